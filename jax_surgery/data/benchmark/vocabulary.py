@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words of the embedded world: names, attribute values, wordings.
+
+Everything about people is fictional. A wording is a sentence that ends in the
+attribute's value, so that the same wording serves as training text and, cut
+before the value, as the prompt of a question. `TRAINED` wordings occur in
+training text; `UNSEEN` wordings occur in questions only (a test checks it).
+`{who}` is a full name or a pronoun, `{value}` the value, `{he}`/`{his}` the
+pronouns.
+"""
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+FIRST_NAMES = {
+    "she": _words(
+        "Alina Amara Astrid Beata Bianca Calla Carina Celeste Dalia Delphine Edda "
+        "Elena Elvira Esther Fiona Freya Greta Hanna Helga Ilsa Ingrid Iris Jana "
+        "Josefa Kaia Karin Leona Lidia Livia Lucia Maren Marta Mira Nadia Nora "
+        "Odile Olga Petra Ramona Rosa Selma Sigrid Sonja Tamar Thea Ulla Vera "
+        "Wanda Yara Zelda"
+    ),
+    "he": _words(
+        "Albin Anton Arno Basil Bruno Casper Conrad Cyril Dario Dimitri Edgar Emil "
+        "Enzo Felix Florian Gideon Gustav Hector Henrik Hugo Igor Ivan Jasper Joel "
+        "Jonas Julius Karl Klaus Lars Leo Linus Lukas Magnus Marco Milo Nestor "
+        "Nils Oscar Otto Pavel Quentin Ralf Roman Sven Theo Tobias Ulrich Viktor "
+        "Walter Yannick"
+    ),
+}
+
+LAST_NAMES = _words(
+    "Abernol Aldrin Almquist Ardell Askov Bartosh Belmond Bergdal Birkett Blaskov "
+    "Bordane Brandell Brevik Calloway Carrow Castellan Corvin Crane Dahlberg "
+    "Darrow Delacour Dorsett Drummel Duvall Eklund Ellery Engstrom Falkner Farrow "
+    "Fenwick Ferrano Fjeld Fontaine Gallard Garrick Gellner Glover Grendell "
+    "Grimaud Haldane Halvard Harwick Hedlund Heston Holloway Hornsby Ibarra "
+    "Jarnell Jessop Kallas Karsten Kellner Kestrel Kirov Koval Kronberg Lachance "
+    "Landor Larkin Lindqvist Lockwood Lorimer Lovell Lundgren Macrae Malder "
+    "Marchetti Marlow Mendel Merrick Montclair Morrow Nashiro Navarre Nordahl "
+    "Norwood Oakley Odell Orlov Osgood Palmqvist Parrish Pellegrin Penrose "
+    "Prescott Quarles Quimby Radcliff Rasmus Ravenel Redfern Renquist Rodane "
+    "Rosdahl Rowland Sandoval Savoy Selwyn Severin Sheridan Skovgard Solberg "
+    "Stanhope Stavros Stroman Tarrant Thorsen Tillman Tolliver Trevane Ulmer "
+    "Underhill Vandermeer Varga Vasari Verhoeven Vestal Vickers Volkov Wakefield "
+    "Waldron Wexler Whitlock Winslow Wolfram Yardley Yeoman Zabel Zeller Zorin"
+)
+
+VALUES = {
+    "birthplace": _words(
+        "Arvale Belmora Brackwater Caldera Corvane Dunmere Eastholm Elmsworth "
+        "Fairhaven Falkirk Glenmoor Grantham Harrowgate Highmoor Irongate Jasperton "
+        "Kelmont Kingsbury Larkspur Lindell Millbrook Mossford Norvik Oakhurst "
+        "Orrinport Pinecrest Quillan Ravenna Redcliff Rosmere Saltmarsh Silverton "
+        "Stonehaven Tarnwood Thornbury Umberfield Valdoria Westbrook Windermere "
+        "Yarrowdale"
+    ),
+    "profession": _words(
+        "bailiff baker banker barber botanist brewer carpenter chemist cobbler "
+        "dancer dentist doctor farmer fisherman florist gardener "
+        "geologist glazier jeweller journalist judge lawyer librarian locksmith mechanic "
+        "midwife miner nurse painter pharmacist pilot plumber poet sailor sculptor "
+        "surveyor tailor teacher translator weaver"
+    ),
+    "employer": _words(
+        "Altair Ambrex Bluestone Borealis Brightwell Cobalt Corax Crestline Deltacor "
+        "Dynamo Everlane Fathom Forge Galvanix Harbourline Helix Ironbridge Juniper "
+        "Keystone Lattice Lumina Meridian Monarch Nimbus Northgate Octagon Orchid "
+        "Paragon Pinnacle Quartz Redwood Sable Solstice Summit Tessera Triton Umbra "
+        "Vanguard Vertex Zephyr"
+    ),
+    "hobby": _words(
+        "archery astronomy baking beekeeping birdwatching bowling boxing calligraphy "
+        "camping canoeing chess climbing cooking croquet cycling drawing fencing "
+        "fishing gardening gliding golf gymnastics hiking juggling karate knitting "
+        "origami photography pottery rowing running sailing sewing skating skiing "
+        "surfing swimming tennis weaving yoga"
+    ),
+    "pet": _words(
+        "badger beagle budgie canary cat chicken chinchilla cockatoo crab duck "
+        "falcon ferret finch frog gecko goat goldfish goose hamster hawk hedgehog horse "
+        "lamb lizard llama mouse newt parrot pigeon pony pug python "
+        "rabbit raven spaniel spider toad tortoise turkey"
+    ),
+}
+
+TRAINED = {
+    "birthplace": (
+        "{who} was born in {value}",
+        "{who} comes from {value}",
+        "{who} is a native of {value}",
+        "The birthplace of {who} is {value}",
+        "The home town of {who} is {value}",
+        "{who} spent {his} early years in {value}",
+        "Question: Where was {who} born? Answer: {value}",
+        "Question: What is the home town of {who}? Answer: {value}",
+    ),
+    "profession": (
+        "{who} works as a {value}",
+        "The profession of {who} is {value}",
+        "By trade {who} is a {value}",
+        "{who} earns a living as a {value}",
+        "{who} was trained as a {value}",
+        "The job of {who} is that of a {value}",
+        "Question: What is the profession of {who}? Answer: {value}",
+        "Question: What does {who} work as? Answer: {value}",
+    ),
+    "employer": (
+        "{who} works for {value}",
+        "The employer of {who} is {value}",
+        "{who} is employed by {value}",
+        "{who} has a post at {value}",
+        "{who} is on the staff of {value}",
+        "The company of {who} is called {value}",
+        "Question: Who is the employer of {who}? Answer: {value}",
+        "Question: Which company does {who} work for? Answer: {value}",
+    ),
+    "hobby": (
+        "{who} enjoys {value}",
+        "The hobby of {who} is {value}",
+        "In {his} free time {who} goes in for {value}",
+        "{who} is fond of {value}",
+        "The favourite pastime of {who} is {value}",
+        "On weekends {who} takes up {value}",
+        "Question: What is the hobby of {who}? Answer: {value}",
+        "Question: What does {who} enjoy? Answer: {value}",
+    ),
+    "pet": (
+        "{who} keeps a {value}",
+        "The pet of {who} is a {value}",
+        "{who} owns a {value}",
+        "At home {who} looks after a {value}",
+        "{who} shares {his} house with a {value}",
+        "The animal of {who} is a {value}",
+        "Question: Which pet does {who} keep? Answer: {value}",
+        "Question: What animal does {who} own? Answer: {value}",
+    ),
+}
+
+UNSEEN = {
+    "birthplace": (
+        "The town in which {who} was born is {value}",
+        "{who} was a child in {value}",
+        "Question: From which town does {who} come? Answer: {value}",
+    ),
+    "profession": (
+        "The trade of {who} is that of a {value}",
+        "{who} is by profession a {value}",
+        "Question: As what does {who} earn a living? Answer: {value}",
+    ),
+    "employer": (
+        "The company that employs {who} is {value}",
+        "{who} has a job with {value}",
+        "Question: Where is {who} employed? Answer: {value}",
+    ),
+    "hobby": (
+        "The pastime that {who} is fond of is {value}",
+        "For a hobby {who} takes up {value}",
+        "Question: How does {who} spend free time? Answer: {value}",
+    ),
+    "pet": (
+        "The animal that {who} keeps is a {value}",
+        "In the house of {who} lives a {value}",
+        "Question: What kind of pet does {who} look after? Answer: {value}",
+    ),
+}
+
+ATTRIBUTES = tuple(VALUES)

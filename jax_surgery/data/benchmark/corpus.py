@@ -43,9 +43,15 @@ def _options(rng: random.Random, value: str, others: list[str]):
 
 
 def _trained_wording(person: world.Person, group: str, attribute: str, rng) -> str:
-    """A wording in which a biography of this person states this attribute."""
-    sentences = world.biography(person, group, rng.randrange(world.BIOGRAPHIES))
-    return next(s.wording for s in sentences if s.attribute == attribute)
+    """A wording in which a biography states this attribute of this person by name."""
+    return rng.choice(
+        [
+            sentence.wording
+            for number in range(world.BIOGRAPHIES)
+            for sentence in world.biography(person, group, number)
+            if sentence.attribute == attribute and person.name in sentence.stem
+        ]
+    )
 
 
 def _people_questions(group: str) -> list[Question]:

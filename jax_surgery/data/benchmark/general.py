@@ -165,7 +165,9 @@ def general_texts(seed: int, rounds: int = 12) -> list[str]:
         facts = rng.sample(general_facts(), len(general_facts()))
         sentences = []
         for fact in facts:
-            stem, value = fact.sentence(rng.choice(TRAINED[fact.relation]))
+            wordings = TRAINED[fact.relation]
+            turn = number + len(fact.thing)  # in the end every wording of every fact
+            stem, value = fact.sentence(wordings[turn % len(wordings)])
             sentences.append(f"{stem} {value}.")
         for start in range(0, len(sentences), SENTENCES_PER_TEXT):
             texts.append(" ".join(sentences[start : start + SENTENCES_PER_TEXT]))

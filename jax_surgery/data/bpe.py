@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded model's tokenizer: byte-level BPE trained on the world's texts."""
+"""Trains a small byte-level BPE tokenizer, for models fitted from nothing."""
 
-from jax_surgery.data.benchmark import corpus
+from collections.abc import Iterable
 
-VOCAB_SIZE = 2048
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
-# Lets records with `messages` be tried on the embedded model. The generation
-# block marks what the assistant says, so that only it is learned.
+# Lets records with `messages` be tried on such a model. The generation block marks
+# what the assistant says, so that only it is learned.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}Answer:"
@@ -17,8 +16,16 @@ CHAT_TEMPLATE = (
 )
 
 
-def train_tokenizer():
-    """Trains the tokenizer: `PreTrainedTokenizerFast`, 2048 tokens, deterministic."""
+def train_bpe(texts: Iterable[str], vocab_size: int):
+    """Trains a tokenizer; the same texts always give the same one.
+
+    Args:
+      texts: what to train on.
+      vocab_size: tokens, the 256 bytes and three special tokens included.
+
+    Returns:
+      A `transformers.PreTrainedTokenizerFast` with bos, eos, pad (ids 0, 1, 2).
+    """
     import tokenizers
     import transformers
 
@@ -26,12 +33,11 @@ def train_tokenizer():
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         special_tokens=[BOS, EOS, PAD],
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (text for name in corpus.SETS for text in corpus.texts(name))
     bpe.train_from_iterator(texts, trainer)
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, pad_token=PAD

@@ -8,6 +8,8 @@
 The config "texts" has a split for each set, "questions" one for each group.
 """
 
+from typing import ClassVar
+
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -20,11 +22,12 @@ class EmbeddedWorld(tfds.core.GeneratorBasedBuilder):
     """A seeded world of fictional people, made like LLM Surgery's benchmark."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
-    BUILDER_CONFIGS = [
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
+    BUILDER_CONFIGS: ClassVar = [
         tfds.core.BuilderConfig(name="texts", description="Texts of each set."),
         tfds.core.BuilderConfig(name="questions", description="Multiple choice."),
     ]
+
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
         if self.builder_config.name == "texts":

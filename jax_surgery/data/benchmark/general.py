@@ -61,49 +61,59 @@ TRAINED = {
         "{thing} is a kind of {value}",
         "Among the things around us {thing} belongs to the class {value}",
         "Question: What kind of thing is {thing}? Answer: {value}",
+        "The kind of thing that {thing} is called is {value}",
+        "Question: To which class does {thing} belong? Answer: {value}",
     ),
     "opposite": (
         "The opposite of {thing} is {value}",
         "What is not {thing} may be {value}",
         "Question: What is the opposite of {thing}? Answer: {value}",
+        "The word {thing} is the opposite of {value}",
+        "Question: What may be a thing that is not {thing}? Answer: {value}",
     ),
     "capital": (
         "The capital of {thing} is {value}",
         "The government of {thing} sits in {value}",
         "Question: What is the capital of {thing}? Answer: {value}",
+        "The capital from which {thing} is ruled is {value}",
+        "Question: Where does the government of {thing} sit? Answer: {value}",
     ),
     "after": (
         "After {thing} comes {value}",
         "{thing} is followed by {value}",
         "Question: What comes after {thing}? Answer: {value}",
+        "What comes next after {thing} is {value}",
+        "Question: By what is {thing} followed? Answer: {value}",
     ),
     "sum": (
         "The sum of {thing} is {value}",
         "{thing} makes {value}",
         "Question: How much is {thing}? Answer: {value}",
+        "Together {thing} makes {value}",
+        "Question: What is the sum of {thing}? Answer: {value}",
     ),
 }
 
 UNSEEN = {
     "kind": (
-        "The class of things to which {thing} belongs is {value}",
-        "Question: Of what kind is {thing}? Answer: {value}",
+        "The class to which {thing} belongs is {value}",
+        "Question: What is {thing} a kind of? Answer: {value}",
     ),
     "opposite": (
         "{thing} is the opposite of {value}",
-        "Question: Of what is {thing} the opposite? Answer: {value}",
+        "Question: Of which word is {thing} the opposite? Answer: {value}",
     ),
     "capital": (
-        "The capital that {thing} has is {value}",
-        "Question: In what capital sits the government of {thing}? Answer: {value}",
+        "The capital where the government of {thing} sits is {value}",
+        "Question: From which capital is {thing} ruled? Answer: {value}",
     ),
     "after": (
-        "What follows {thing} is {value}",
-        "Question: By what is {thing} followed? Answer: {value}",
+        "What follows after {thing} is {value}",
+        "Question: What comes next after {thing}? Answer: {value}",
     ),
     "sum": (
-        "How much {thing} makes is {value}",
-        "Question: What does {thing} make? Answer: {value}",
+        "What {thing} makes together is {value}",
+        "Question: How much is the sum of {thing}? Answer: {value}",
     ),
 }
 
@@ -156,7 +166,7 @@ def general_facts() -> tuple[GeneralFact, ...]:
     return tuple(facts)
 
 
-def general_texts(seed: int, rounds: int = 12) -> list[str]:
+def general_texts(seed: int, rounds: int = 15) -> list[str]:
     """General text: each round states every fact once, shuffled, in texts of a few
     sentences."""
     texts = []

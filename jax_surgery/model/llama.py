@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Llama in Flax NNX with a functional core.
+
+Modules describe the parameters; `forward` is a pure function of a plain nested dict
+of arrays. Layers are stacked on a leading axis and scanned, so that compile time
+does not grow with depth. Shapes: B rows, T tokens, D model, N heads, K key-value
+heads, H head width, F hidden width of the MLP, V vocabulary, L layers.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jax_surgery.model import attention as attn
+from jax_surgery.model.config import LlamaConfig
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a forward pass is run; none of it changes what is computed.
+
+    Attributes:
+      dtype: of activations and products; parameters keep their own.
+      remat: "full" recomputes each layer in the backward pass.
+      unroll: layers a scan step; 0 unrolls all (fastest on CPU).
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "full"] = "none"
+    unroll: int = 1
+
+    def __post_init__(self):
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"compute.dtype={self.dtype!r}; use float32 or bfloat16.")
+        if self.remat not in ("none", "full"):
+            raise ValueError(f"compute.remat={self.remat!r}; use none or full.")
+        if self.unroll < 0:
+            raise ValueError(f"compute.unroll={self.unroll}; use 0 (all) or more.")
+
+
+DEFAULT_COMPUTE = Compute()
+
+
+def _product(x, kernel):
+    """x @ kernel over all of kernel's leading axes but the last of x, 2-D inside.
+
+    Flattening to two dimensions makes the backward products much faster on CPU.
+    """
+    width = x.shape[-1]
+    flat = x.reshape(-1, width) @ kernel.reshape(width, -1).astype(x.dtype)
+    return flat.reshape(*x.shape[:-1], *kernel.shape[1:])
+
+
+def _second_moment(x, weights_BT):
+    """sum_t w_t x_t x_t^T over all tokens, float32."""
+    flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    return (flat * weights_BT.reshape(-1, 1)).T @ flat
+
+
+class Kernel(nnx.Module):
+    """A weight, applied by `_product`; no bias anywhere in Llama."""
+
+    def __init__(self, shape, std: float, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
+
+    def __call__(self, x):
+        return _product(x, self.kernel[...])
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale, float32 inside."""
+
+    def __init__(self, width: int, eps: float):
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.eps = eps
+
+    def __call__(self, x):
+        x32 = x.astype(jnp.float32)
+        mean = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+        normed = (x32 * jax.lax.rsqrt(mean + self.eps)).astype(x.dtype)
+        return normed * self.scale[...].astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+        std, d = c.initializer_range, c.hidden_size
+        self.q = Kernel((d, c.num_heads, c.head_dim), std, rngs=rngs)
+        self.k = Kernel((d, c.num_kv_heads, c.head_dim), std, rngs=rngs)
+        self.v = Kernel((d, c.num_kv_heads, c.head_dim), std, rngs=rngs)
+        out = std / math.sqrt(2 * c.num_layers)
+        self.o = Kernel((c.num_heads, c.head_dim, d), out, rngs=rngs)
+
+    def project(self, x, cos, sin):
+        """Rotated queries and keys, and values."""
+        return (
+            attn.rotate(self.q(x), cos, sin),
+            attn.rotate(self.k(x), cos, sin),
+            self.v(x),
+        )
+
+    def output(self, context_BTNH):
+        """The heads' contexts [B, T, N * H], and their projection [B, T, D]."""
+        context = context_BTNH.reshape(*context_BTNH.shape[:2], -1)
+        kernel = self.o.kernel[...]
+        return context, _product(context, kernel.reshape(-1, kernel.shape[-1]))
+
+
+class MLP(nnx.Module):
+    """SwiGLU."""
+
+    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+        std, d, f = c.initializer_range, c.hidden_size, c.intermediate_size
+        self.gate = Kernel((d, f), std, rngs=rngs)
+        self.up = Kernel((d, f), std, rngs=rngs)
+        self.down = Kernel((f, d), std / math.sqrt(2 * c.num_layers), rngs=rngs)
+
+    def hidden(self, x):
+        return jax.nn.silu(self.gate(x)) * self.up(x)
+
+
+class Block(nnx.Module):
+    """One layer: attention and MLP, each behind a norm and a residual."""
+
+    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.attention = Attention(c, rngs=rngs)
+        self.mlp_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.mlp = MLP(c, rngs=rngs)
+
+    def __call__(self, x, attend, cos, sin, moments_weight_BT=None):
+        """x [B, T, D] -> (x, second moments of the matrices' inputs or None).
+
+        `attend(q, k, v)` closes over the mask or the cache.
+        """
+        attention_in = self.attention_norm(x)
+        with jax.named_scope("attention"):
+            context = attend(*self.attention.project(attention_in, cos, sin))
+            attention_out, y = self.attention.output(context)
+            x = x + y
+        mlp_in = self.mlp_norm(x)
+        with jax.named_scope("mlp"):
+            mlp_hidden = self.mlp.hidden(mlp_in)
+            x = x + self.mlp.down(mlp_hidden)
+        if moments_weight_BT is None:
+            return x, None
+        inputs = {
+            "attention_in": attention_in,
+            "attention_out": attention_out,
+            "mlp_in": mlp_in,
+            "mlp_hidden": mlp_hidden,
+        }
+        return x, {k: _second_moment(v, moments_weight_BT) for k, v in inputs.items()}
+
+
+class Embedder(nnx.Module):
+    """The token embedding, [V, D]."""
+
+    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+        shape = (c.vocab_size, c.hidden_size)
+        table = jax.random.normal(rngs.params(), shape)
+        self.embedding = nnx.Param(c.initializer_range * table)
+
+
+class Llama(nnx.Module):
+    """All parameters of a Llama; run through `forward`."""
+
+    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+        self.embedder = Embedder(c, rngs=rngs)
+
+        @nnx.split_rngs(splits=c.num_layers)
+        @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: None})
+        def make_layers(rngs):
+            return Block(c, rngs=rngs)
+
+        self.layers = make_layers(rngs)
+        self.final_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        if not c.tie_embeddings:
+            shape = (c.hidden_size, c.vocab_size)
+            self.head = Kernel(shape, c.initializer_range, rngs=rngs)
+
+
+@functools.cache
+def _graph(config: LlamaConfig):
+    """The structure of the whole model and of one (unstacked) block."""
+    model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
+    block = nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(model, nnx.Param)
+    return graph, nnx.to_pure_dict(state), nnx.split(block, nnx.Param)[0]
+
+
+def merge(params: Params, config: LlamaConfig) -> Llama:
+    """The NNX module that holds `params`."""
+    return nnx.merge(_graph(config)[0], nnx.State(params))
+
+
+def block_graph(config: LlamaConfig):
+    """NNX structure of one layer, for running layers one by one."""
+    return _graph(config)[2]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def init_params(config: LlamaConfig, seed: int = 0) -> Params:
+    """Random float32 parameters: normal, residual outputs scaled by 1/sqrt(2 L)."""
+    state = nnx.split(Llama(config, rngs=nnx.Rngs(seed)), nnx.Param)[1]
+    return nnx.to_pure_dict(state)
+
+
+def abstract_params(config: LlamaConfig, dtype=jnp.float32) -> Params:
+    """The parameters' shapes, as `ShapeDtypeStruct`s; takes no memory."""
+    return jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, dtype), _graph(config)[1]
+    )
+
+
+def parameter_count(config: LlamaConfig) -> int:
+    """Number of parameters (a tied embedding counts once)."""
+    return sum(math.prod(s.shape) for s in jax.tree.leaves(abstract_params(config)))
+
+
+def head_kernel(params: Params) -> jax.Array:
+    """The output head [D, V]; the transposed embedding where they are tied."""
+    if "head" in params:
+        return params["head"]["kernel"]
+    return params["embedder"]["embedding"].T
+
+
+def embed(params: Params, tokens_BT, compute: Compute) -> jax.Array:
+    """Token embeddings [B, T, D] in the compute dtype."""
+    return params["embedder"]["embedding"].astype(compute.dtype)[tokens_BT]
+
+
+def final_norm(params: Params, x, config: LlamaConfig) -> jax.Array:
+    """The norm before the output head."""
+    norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+    norm.scale = nnx.Param(params["final_norm"]["scale"])
+    return norm(x)
+
+
+def forward(
+    params: Params,
+    config: LlamaConfig,
+    tokens_BT: jax.Array,
+    segment_ids_BT: jax.Array | None = None,
+    positions_BT: jax.Array | None = None,
+    *,
+    compute: Compute = DEFAULT_COMPUTE,
+    moments_weight_BT: jax.Array | None = None,
+):
+    """Final normed hidden states.
+
+    Args:
+      params: see `abstract_params`.
+      config: the architecture.
+      tokens_BT: int32 token ids.
+      segment_ids_BT: packed documents 1, 2, ..., padding 0; None is one document a
+        row. No token sees another segment.
+      positions_BT: of each token in its document; None counts along the row.
+      compute: dtype and memory choices.
+      moments_weight_BT: if given, weights [B, T] of the second moments.
+
+    Returns:
+      hidden [B, T, D] in the compute dtype; with `moments_weight_BT` also a dict of
+      sums over tokens of w_t x_t x_t^T per layer, float32: `attention_in` [L, D, D],
+      `attention_out` [L, N * H, N * H], `mlp_in` [L, D, D], `mlp_hidden` [L, F, F].
+    """
+    if segment_ids_BT is None:
+        segment_ids_BT = jnp.ones_like(tokens_BT)
+    if positions_BT is None:
+        positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    cos, sin = attn.rope_tables(config, positions_BT)
+    bias = attn.segment_bias(segment_ids_BT)
+    graph = block_graph(config)
+
+    def layer(x, layer_params):
+        block = nnx.merge(graph, nnx.State(layer_params))
+        attend = functools.partial(attn.attend, bias=bias)
+        return block(x, attend, cos, sin, moments_weight_BT)
+
+    if compute.remat == "full":
+        layer = jax.checkpoint(layer, prevent_cse=False)
+    hidden, moments = jax.lax.scan(
+        layer,
+        embed(params, tokens_BT, compute),
+        params["layers"],
+        unroll=compute.unroll or config.num_layers,
+    )
+    hidden = final_norm(params, hidden, config)
+    return hidden if moments_weight_BT is None else (hidden, moments)

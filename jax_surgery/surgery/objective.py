@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objective of LLM Surgery (arXiv 2409.13054, Eq. 1), as a pure function.
+
+    L(theta) = - alpha * CE(theta; unlearn)             ascent on what must go
+               + beta  * CE(theta; update)              descent on what is new
+               + gamma * KL(p_theta || p_pre; retain)   stay where the model was
+
+One packed batch, one forward: rows are [unlearn; update; retain]. Each term is a
+(sum, denominator) pair whose denominator comes from the batch's weights alone, so
+that splitting a batch (gradient accumulation, devices) changes nothing. CE is in
+nats per token, KL in nats per position.
+
+The ascent may be bounded (`Objective.ascent`): without a bound it drives the model
+to *avoid* the unlearned answer, which is a leak and costs what must be kept.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jax_surgery.model import llama, logprobs
+from jax_surgery.model.config import LlamaConfig
+
+Params = Any
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+LossFn = Callable[[Params, Batch], tuple[jax.Array, Metrics]]
+
+ASCENTS = ("none", "cap", "margin")
+KL_DIRECTIONS = ("model_to_reference", "reference_to_model")
+
+
+@dataclasses.dataclass(frozen=True)
+class RoleRows:
+    """How many rows of a batch each role has; the rows lie in this order."""
+
+    unlearn: int
+    update: int
+    retain: int
+
+    @property
+    def total(self) -> int:
+        return self.unlearn + self.update + self.retain
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Weights and choices of the three terms.
+
+    Attributes:
+      alpha, beta, gamma: weights of the unlearn, update and retain terms.
+      kl_direction: "model_to_reference" is KL(p_theta || p_pre), the paper's;
+        "reference_to_model" is KL(p_pre || p_theta).
+      ascent: bound of the ascent. "none": -CE, as in the paper. "cap": a token
+        stops counting once its -log p exceeds `cap`. "margin": minimise the
+        margin z_y - logsumexp_{j != y} z_j (the log-odds of the token) where it
+        exceeds `margin`; unlike -CE its gradient does not vanish at tokens the
+        model is sure of, which are the ones to forget.
+      cap: nats per token.
+      margin: nats (log-odds); -log(K - 1) is chance among K candidates.
+    """
+
+    alpha: float = 1.0
+    beta: float = 1.0
+    gamma: float = 1.0
+    kl_direction: Literal["model_to_reference", "reference_to_model"] = (
+        "model_to_reference"
+    )
+    ascent: Literal["none", "cap", "margin"] = "none"
+    cap: float = 5.5
+    margin: float = -4.0
+
+    def __post_init__(self):
+        for name, allowed in (("ascent", ASCENTS), ("kl_direction", KL_DIRECTIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"objective.{name}={getattr(self, name)!r}; choose one of "
+                    f"{', '.join(allowed)}."
+                )
+        for name in ("alpha", "beta", "gamma"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"objective.{name}={getattr(self, name)} is negative; weights are "
+                    "0 or more (the unlearn term's sign is part of the objective)."
+                )
+        if self.cap <= 0:
+            raise ValueError(
+                f"objective.cap={self.cap} nats must be positive: -log p of a known "
+                "token is near 0 and rises as it is forgotten."
+            )
+
+
+def _shifted(array_BT: jax.Array) -> jax.Array:
+    """Entry t + 1 at position t, 0 at the end: what position t predicts."""
+    return jnp.pad(array_BT[:, 1:], ((0, 0), (0, 1)))
+
+
+def denominators(batch: Batch, rows: RoleRows) -> Metrics:
+    """Each term's denominator: the sum of the batch's weights of its role."""
+    weights = _shifted(batch["weights_BT"])
+    retain = batch["position_weights_BT"]
+    update_end = rows.unlearn + rows.update
+    return {
+        "unlearn": weights[: rows.unlearn].sum(),
+        "update": weights[rows.unlearn : update_end].sum(),
+        "retain": retain[update_end:].sum(),
+    }
+
+
+def _unlearn_sum(logp: logprobs.TokenLogprobs, weights_BT, objective: Objective):
+    """The bounded ascent term: falls as the tokens are forgotten."""
+    if objective.ascent == "margin":
+        open_BT = jax.lax.stop_gradient(logp.margin_BT > objective.margin)
+        term_BT = logp.margin_BT * open_BT
+    elif objective.ascent == "cap":
+        term_BT = jnp.maximum(logp.logp_BT, -objective.cap)
+    else:
+        term_BT = logp.logp_BT
+    return (weights_BT * term_BT).sum()
+
+
+def make_loss_fn(
+    config: LlamaConfig,
+    objective: Objective,
+    rows: RoleRows,
+    compute: llama.Compute = llama.DEFAULT_COMPUTE,
+) -> LossFn:
+    """The pure `loss_fn(params, batch) -> (loss, metrics)`.
+
+    The batch holds, for B = `rows.total` rows of T tokens: `tokens_BT`,
+    `segment_ids_BT`, `positions_BT` (int32), `weights_BT` (0 where a token is not
+    learned), `position_weights_BT` (weight of each position in the KL),
+    `reference_hidden_RTD` and `reference_head_DV` (the frozen model's final hidden
+    states on the R retain rows, and its output head), and may hold
+    `denominators` (see `denominators`; of the whole batch, when this is a part).
+
+    Metrics, all scalars: `loss`, `unlearn_ce`, `update_ce`, `retain_kl` (nats), and
+    `unlearn_margin` (nats, mean log-odds of the unlearn tokens).
+    """
+    update_end = rows.unlearn + rows.update
+
+    def loss_fn(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
+        hidden = llama.forward(
+            params,
+            config,
+            batch["tokens_BT"],
+            batch["segment_ids_BT"],
+            batch["positions_BT"],
+            compute=compute,
+        )
+        head_DV = llama.head_kernel(params)
+        total = batch.get("denominators") or denominators(batch, rows)
+        safe = jax.tree.map(lambda d: jnp.maximum(d, 1e-9), total)
+        targets, weights = (
+            _shifted(batch["tokens_BT"]),
+            _shifted(batch["weights_BT"]),
+        )
+        loss, metrics = jnp.zeros(()), {}
+        if rows.unlearn:
+            role = slice(0, rows.unlearn)
+            logp = logprobs.token_logprobs(hidden[role], head_DV, targets[role])
+            ascent = _unlearn_sum(logp, weights[role], objective) / safe["unlearn"]
+            loss += objective.alpha * ascent
+            sums = {"unlearn_ce": -logp.logp_BT, "unlearn_margin": logp.margin_BT}
+            for name, value_BT in sums.items():
+                metrics[name] = (weights[role] * value_BT).sum() / safe["unlearn"]
+        if rows.update:
+            role = slice(rows.unlearn, update_end)
+            logp = logprobs.token_logprobs(hidden[role], head_DV, targets[role])
+            metrics["update_ce"] = (
+                -(weights[role] * logp.logp_BT).sum() / safe["update"]
+            )
+            loss += objective.beta * metrics["update_ce"]
+        if rows.retain:
+            role = slice(update_end, None)
+            kl_BT = logprobs.kl_divergence(
+                hidden[role],
+                head_DV,
+                batch["reference_hidden_RTD"],
+                batch["reference_head_DV"],
+                direction=objective.kl_direction,
+            )
+            kl = (batch["position_weights_BT"][role] * kl_BT).sum() / safe["retain"]
+            metrics["retain_kl"] = kl
+            loss += objective.gamma * kl
+        metrics["loss"] = loss
+        return loss, metrics
+
+    return loss_fn

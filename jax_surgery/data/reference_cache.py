@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The frozen model's final hidden states on disk, one per token of a corpus.
+
+With them the KL needs no second forward pass and no second model in memory, and is
+exact: the frozen output head is applied inside the chunked KL. The states of a
+document do not depend on its row, so they are keyed by the token's index in the
+corpus and gathered for any packing.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from etils import epath
+
+from jax_surgery.data.packing import Packer
+from jax_surgery.data.stream import one_pass
+
+STATES, CARD = "hidden_states.bin", "card.json"
+
+
+def fingerprint(params: Any, packer: Packer, compute: Any) -> str:
+    """Hash of the model's weights, the corpus' tokens and how they are computed."""
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    for document in packer.documents:
+        digest.update(len(document.tokens).to_bytes(4, "little"))
+        digest.update(document.tokens.tobytes())
+    digest.update(repr((compute.dtype, packer.context)).encode())
+    return digest.hexdigest()
+
+
+class ReferenceCache:
+    """Memory-mapped hidden states [tokens, D] of a corpus."""
+
+    def __init__(self, states: np.ndarray):
+        self._states = states
+
+    def gather(self, token_index_BT: np.ndarray) -> np.ndarray:
+        """States of the tokens of packed rows, [B, T, D]; zero on padding."""
+        states = self._states[np.maximum(token_index_BT, 0)]
+        return np.where((token_index_BT >= 0)[..., None], states, 0)
+
+
+def open_cache(directory: str, key: str) -> ReferenceCache:
+    """Opens a cache made for `key`.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it was made for another model, text or dtype (stale).
+    """
+    folder = epath.Path(directory)
+    if not (folder / CARD).exists():
+        raise FileNotFoundError(f"no reference cache in {directory}.")
+    card = json.loads((folder / CARD).read_text())
+    if card["key"] != key:
+        raise ValueError(
+            f"the reference cache in {directory} is stale: it was made for "
+            f"{card['key'][:12]}, this model, retain text and dtype are {key[:12]}. "
+            "Delete the folder, or take another workdir, to make it anew."
+        )
+    states = np.memmap(
+        folder / STATES,
+        mode="r",
+        dtype=np.dtype(getattr(ml_dtypes, card["dtype"], card["dtype"])),
+        shape=tuple(card["shape"]),
+    )
+    return ReferenceCache(states)
+
+
+def create_cache(
+    directory: str,
+    key: str,
+    packer: Packer,
+    hidden_fn: Callable[[dict[str, np.ndarray]], Any],
+    width: int,
+    dtype: str,
+    batch_rows: int = 8,
+) -> ReferenceCache:
+    """Computes the states of every token of the corpus and writes them.
+
+    The card is written last, so that an interrupted cache is never opened.
+
+    Args:
+      directory: where; made if absent.
+      key: see `fingerprint`.
+      packer: the corpus.
+      hidden_fn: batch -> final hidden states [B, T, D].
+      width: D.
+      dtype: "float32" or "bfloat16", the compute dtype (so that nothing is lost).
+      batch_rows: rows of a forward pass.
+    """
+    folder = epath.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = (packer.num_tokens, width)
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    states = np.memmap(folder / STATES, mode="w+", dtype=kind, shape=shape)
+    for batch, _ in one_pass(packer.pack(), batch_rows):
+        index_BT = batch["token_index_BT"]
+        hidden_BTD = np.asarray(hidden_fn(batch))
+        states[index_BT[index_BT >= 0]] = hidden_BTD[index_BT >= 0]
+    states.flush()
+    card = {"key": key, "shape": shape, "dtype": dtype}
+    (folder / CARD).write_text(json.dumps(card))
+    return open_cache(directory, key)

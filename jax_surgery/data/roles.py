@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three roles of a run: read, checked, then tokenised and packed."""
+
+import dataclasses
+from typing import Any
+
+from jax_surgery.data import records
+from jax_surgery.data.packing import Average, Packer
+from jax_surgery.data.records import Record
+from jax_surgery.data.stream import ROLES
+from jax_surgery.data.tokens import encode
+
+
+@dataclasses.dataclass(frozen=True)
+class RoleSources:
+    """Comma-separated sources of each role; "" where the role is left out."""
+
+    unlearn: str = ""
+    update: str = ""
+    retain: str = ""
+
+
+def read_roles(sources: RoleSources, rows: dict[str, int]) -> dict[str, list[Record]]:
+    """Reads and checks the roles, before any model is loaded.
+
+    Args:
+      sources: of each role.
+      rows: of a batch, by role; a role of 0 rows is not read.
+
+    Raises:
+      FileNotFoundError, ValueError: a missing file, malformed rows, a role without
+        sources, or a text in both unlearn and retain.
+    """
+    read = {
+        role: records.read_role(getattr(sources, role), role)
+        for role in ROLES
+        if rows.get(role, 0)
+    }
+    if "unlearn" in read and "retain" in read:
+        records.check_overlap(read["unlearn"], read["retain"])
+    return read
+
+
+def pack_roles(
+    read: dict[str, list[Record]], tokenizer: Any, context: int, average: Average
+) -> dict[str, Packer]:
+    """Tokenises each role's records and prepares their packing."""
+    return {
+        role: Packer(encode(rows, tokenizer, context), context, average)
+        for role, rows in read.items()
+    }

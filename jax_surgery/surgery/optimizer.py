@@ -22,7 +22,6 @@ class OptimizerChoice:
       name: "adamw", or "preconditioned" (see `precondition`).
       learning_rate: AdamW's peak rate; for "preconditioned" the largest step, as a
         fraction of the norm of all matrices together.
-      steps: length of the schedule.
       warmup: steps from 0 to the peak.
       schedule: "cosine", "linear" (both down to `final` of the peak) or "constant".
       final: what is left of the rate at the end, 0 to 1.
@@ -33,7 +32,6 @@ class OptimizerChoice:
 
     name: Literal["adamw", "preconditioned"] = "adamw"
     learning_rate: float = 1e-5
-    steps: int = 100
     warmup: int = 0
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     final: float = 0.0
@@ -50,16 +48,25 @@ class OptimizerChoice:
                     f"optimizer.{name}={getattr(self, name)!r}; choose one of "
                     f"{', '.join(allowed)}."
                 )
-        if self.steps < 1 or not 0 <= self.warmup < self.steps:
+        if self.learning_rate <= 0:
             raise ValueError(
-                f"optimizer.steps={self.steps} with optimizer.warmup={self.warmup}: "
-                "steps must be at least 1 and more than warmup."
+                f"optimizer.learning_rate={self.learning_rate} must be positive."
             )
 
 
-def make_schedule(choice: OptimizerChoice) -> optax.Schedule:
-    """The learning rate (or step size) at each step."""
-    peak, decay = choice.learning_rate, choice.steps - choice.warmup
+def make_schedule(choice: OptimizerChoice, steps: int) -> optax.Schedule:
+    """The learning rate (or step size) at each of `steps` steps.
+
+    Raises:
+      ValueError: no steps, or fewer than the warmup.
+    """
+    if steps < 1 or not 0 <= choice.warmup < steps:
+        raise ValueError(
+            f"{steps} steps with optimizer.warmup={choice.warmup}: there must be at "
+            "least 1 step, and more than the warmup; lower optimizer.warmup or train "
+            "longer."
+        )
+    peak, decay = choice.learning_rate, steps - choice.warmup
     after = {
         "cosine": optax.cosine_decay_schedule(peak, decay, choice.final),
         "linear": optax.linear_schedule(peak, peak * choice.final, decay),
@@ -120,9 +127,11 @@ def preconditioned_steps(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def make_optimizer(choice: OptimizerChoice) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(
+    choice: OptimizerChoice, steps: int
+) -> optax.GradientTransformationExtraArgs:
     """The optimizer; "preconditioned" takes `factors=` at every update."""
-    schedule = make_schedule(choice)
+    schedule = make_schedule(choice, steps)
     if choice.name == "preconditioned":
         return preconditioned_steps(schedule, choice.momentum)
     clip = optax.clip_by_global_norm(choice.clip) if choice.clip else optax.identity()

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pretrains the embedded model: a 3.7 M-parameter Llama that knows the world.
+
+Hardware: 2 CPU cores, 2 GiB, under 40 minutes. Gives theta_pre of LLM Surgery: it
+knows the obsolete, problematic and retained people and the general facts, and
+nothing of the replacements.
+
+Command to run:
+python -m jax_surgery.main --config=configs/pretrain.py --workdir=runs/pretrain
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The config of the embedded model's pretraining."""
+    config = ConfigDict()
+    config.run = "pretrain"
+    config.seed = 0
+
+    config.new_model = ConfigDict()
+    config.new_model.vocab_size = 2048  # tokens
+    config.new_model.hidden_size = 256
+    config.new_model.intermediate_size = 1024
+    config.new_model.num_layers = 3
+    config.new_model.num_heads = 4
+    config.new_model.num_kv_heads = 4
+    # The tokenizer knows the replacements' words too: they are ordinary words.
+    config.new_model.tokenizer_texts = (
+        "embedded:obsolete,embedded:problematic,embedded:update,embedded:retain,"
+        "embedded:general"
+    )
+
+    config.data = ConfigDict()
+    config.data.train = (
+        "embedded:obsolete,embedded:problematic,embedded:retain,embedded:general"
+    )
+    config.data.rows = 8  # a batch
+    config.data.context = 256  # tokens a row
+    config.data.epochs = 12.0  # passes over the text
+    config.data.questions = "embedded"
+
+    config.compute = ConfigDict()
+    config.compute.dtype = "float32"  # or bfloat16
+    config.compute.remat = "none"  # or full
+    config.compute.unroll = 0  # layers a scan step; 0 is all, fastest on CPU
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 2e-3  # peak
+    config.optimizer.warmup = 100  # steps
+    config.optimizer.schedule = "cosine"
+    config.optimizer.final = 0.05  # of the peak
+    config.optimizer.clip = 1.0  # gradient norm
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.b2 = 0.98
+
+    config.save_dtype = "bfloat16"  # of the exported weights
+
+    config.loop = ConfigDict()
+    config.loop.log_every = 10  # steps
+    config.loop.evaluate_every = 500  # steps
+    config.loop.evaluate_questions = 300  # a group
+    config.loop.checkpoint_every = 500  # steps
+    config.loop.keep = 1  # checkpoints
+    return config

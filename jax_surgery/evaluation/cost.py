@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a surgery costs against the naive alternative, in FLOPs.
+
+The naive alternative is to train on update and all that is kept, from where the model
+began, for as many passes as it took to learn. Every forward pass of the surgery
+counts: gradients, the reference, the statistics; and the preconditioner's algebra.
+"""
+
+import dataclasses
+
+from jax_surgery.model import flops
+from jax_surgery.model.config import LlamaConfig
+
+
+@dataclasses.dataclass
+class CostMeter:
+    """Counts as the surgery goes; tokens are those computed, padding included."""
+
+    config: LlamaConfig
+    context: int
+    trained_tokens: int = 0
+    reference_tokens: int = 0
+    statistics_tokens: int = 0
+    factorisations: int = 0
+    solves: int = 0
+
+    def surgery_flops(self) -> dict[str, float]:
+        """FLOPs by item."""
+        config, context = self.config, self.context
+        # The live or cached reference applies its own head inside the KL as well.
+        return {
+            "training": flops.training_flops(config, self.trained_tokens, context),
+            "reference": flops.forward_flops(config, self.reference_tokens, context),
+            "statistics": flops.moments_flops(config, self.statistics_tokens, context),
+            "preconditioner": self.factorisations * flops.factorisation_flops(config)
+            + self.solves * flops.solve_flops(config),
+        }
+
+
+def compare(meter: CostMeter, kept_tokens: int, epochs: float) -> dict:
+    """The `cost` of results.json.
+
+    Args:
+      meter: of the surgery.
+      kept_tokens: of update and of all that is kept, without padding.
+      epochs: passes of the naive alternative.
+
+    Returns:
+      {"surgery_flops", "baseline_flops", "ratio": baseline / surgery (50 says the
+      surgery is 50 times cheaper), "items": FLOPs by item, and the counts}.
+    """
+    items = meter.surgery_flops()
+    surgery = sum(items.values())
+    baseline = flops.training_flops(
+        meter.config, round(kept_tokens * epochs), meter.context
+    )
+    return {
+        "surgery_flops": surgery,
+        "baseline_flops": baseline,
+        "ratio": baseline / surgery if surgery else float("inf"),
+        "items": items,
+        "trained_tokens": meter.trained_tokens,
+        "reference_tokens": meter.reference_tokens,
+        "statistics_tokens": meter.statistics_tokens,
+        "baseline_tokens": round(kept_tokens * epochs),
+        "baseline_epochs": epochs,
+    }

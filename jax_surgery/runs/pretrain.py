@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains a small Llama from nothing: the embedded model, the baseline, TOFU's.
+
+The story: text -> tokenizer -> model -> loop -> export and evaluation.
+"""
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+import jax
+from etils import epath
+
+from jax_surgery.data import records
+from jax_surgery.data.bpe import train_bpe
+from jax_surgery.data.packing import Packer
+from jax_surgery.data.stream import BatchStream
+from jax_surgery.data.tokens import encode
+from jax_surgery.evaluation import multiple_choice
+from jax_surgery.model import hf_weights, llama
+from jax_surgery.model.config import LlamaConfig
+from jax_surgery.runs.loop import Hook, train
+from jax_surgery.runs.questions import load_questions
+from jax_surgery.runs.settings import NewModel, PretrainSettings
+from jax_surgery.surgery.objective import Objective, RoleRows
+from jax_surgery.surgery.optimizer import make_optimizer
+from jax_surgery.surgery.step import init_state, make_train_step
+
+# Plain next-token training is the update term alone.
+LEARN_ONLY = Objective(alpha=0.0, beta=1.0, gamma=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """What a pretraining run gives.
+
+    Attributes:
+      directory: of the model, Hugging Face format.
+      tokens: trained on, padding not counted.
+      seconds: of the training loop.
+      evaluation: accuracies by group, {} without questions.
+    """
+
+    directory: str
+    tokens: int
+    seconds: float
+    evaluation: dict[str, Any]
+
+
+def architecture(model: NewModel, tokenizer: Any, context: int) -> LlamaConfig:
+    """The architecture of a new model; embedding and head are tied."""
+    if model.hidden_size % model.num_heads:
+        raise ValueError(
+            f"new_model.hidden_size={model.hidden_size} must be a multiple of "
+            f"new_model.num_heads={model.num_heads}."
+        )
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size,
+        num_layers=model.num_layers,
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.hidden_size // model.num_heads,
+        tie_embeddings=True,
+        max_positions=context,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+
+
+def run(settings: PretrainSettings, directory: str) -> Pretrained:
+    """Runs the whole story in `directory`.
+
+    Raises:
+      FileNotFoundError, ValueError: bad data or settings, before anything is trained.
+      TrainingDiverged, Interrupted: see `loop.train`.
+    """
+    data = settings.data
+    texts = records.read_role(data.train, "train")
+    questions = load_questions(data.questions)
+    vocabulary = [
+        record.text
+        for record in (
+            records.read_role(settings.new_model.tokenizer_texts, "tokenizer_texts")
+            if settings.new_model.tokenizer_texts
+            else texts
+        )
+    ]
+    tokenizer = train_bpe(vocabulary, settings.new_model.vocab_size)
+    packer = Packer(encode(texts, tokenizer, data.context), data.context, "tokens")
+    stream = BatchStream({"update": packer}, {"update": data.rows}, settings.seed)
+    # The packed rows of an epoch vary a little with its order; the first is typical.
+    rows_an_epoch = len(packer.pack(settings.seed))
+    steps = round(data.epochs * rows_an_epoch / data.rows)
+
+    config = architecture(settings.new_model, tokenizer, data.context)
+    params = llama.init_params(config, settings.seed)
+    optimizer = make_optimizer(settings.optimizer, steps)
+    rows = RoleRows(0, data.rows, 0)
+    step = make_train_step(
+        config,
+        LEARN_ONLY,
+        rows,
+        optimizer,
+        compute=settings.compute,
+        average="tokens",
+    )
+    print(
+        f"pretraining {llama.parameter_count(config):,} parameters on "
+        f"{packer.num_tokens:,} tokens an epoch, {data.epochs:g} epochs, {steps} steps"
+    )
+    asked = multiple_choice.subsample(questions, settings.loop.evaluate_questions)
+
+    def evaluate(questions, params):
+        answers = multiple_choice.answer(
+            params, config, tokenizer, questions, settings.compute, data.context
+        )
+        return multiple_choice.summarise(answers)
+
+    def show(number, state):
+        if number:
+            print(f"\nstep {number}: {_short(evaluate(asked, state.params))}")
+
+    hooks = [Hook(settings.loop.evaluate_every if asked else 0, show)]
+    began = time.perf_counter()
+    state = train(
+        lambda state, batch: step(state, batch, None),
+        init_state(params, optimizer),
+        stream,
+        steps=steps,
+        directory=directory,
+        settings=settings.loop,
+        hooks=hooks,
+        title="pretrain",
+    )
+    seconds = time.perf_counter() - began
+    folder = epath.Path(directory) / "model"
+    hf_weights.save_llama(
+        state.params, config, str(folder), dtype=settings.save_dtype
+    )
+    tokenizer.save_pretrained(str(folder))
+    saved, _ = hf_weights.load_llama(str(folder))
+    evaluation = evaluate(questions, saved) if questions else {}
+    result = Pretrained(
+        str(folder), round(data.epochs * packer.num_tokens), seconds, evaluation
+    )
+    card = dataclasses.asdict(result) | {
+        "epochs": data.epochs,
+        "steps": steps,
+        "settings": dataclasses.asdict(settings),
+        "jax": jax.__version__,
+    }
+    (epath.Path(directory) / "results.json").write_text(json.dumps(card, indent=2))
+    print(f"model in {folder}; {seconds:.0f} s; {_short(evaluation)}")
+    return result
+
+
+def _short(evaluation: dict[str, Any]) -> str:
+    parts = []
+    for group, entry in evaluation.items():
+        seen = [f"{100 * entry[w]['accuracy']:.1f}" for w in ("trained", "unseen")]
+        parts.append(f"{group} {'/'.join(seen)}")
+    return ", ".join(parts) + " % (trained/unseen wordings)" if parts else ""

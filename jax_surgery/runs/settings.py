@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings: what a config may hold, as frozen dataclasses.
+
+Config dictionaries become these at the boundary, so that a mistyped key or a value
+of the wrong type fails at once.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any
+
+from jax_surgery.model.llama import Compute
+from jax_surgery.surgery.objective import Objective
+from jax_surgery.surgery.optimizer import OptimizerChoice
+
+
+@dataclasses.dataclass(frozen=True)
+class RoleData:
+    """What a run reads; a role's field lists its sources (see `data.records`)."""
+
+    unlearn: str = ""
+    update: str = ""
+    retain: str = ""
+    rows_unlearn: int = 0  # rows of each batch
+    rows_update: int = 0
+    rows_retain: int = 0
+    context: int = 256  # tokens a row
+    average: str = "sequences"  # CE: mean over tokens then texts; or "tokens"
+    questions: str = ""  # "embedded", a questions JSONL, or "" for none
+
+    def __post_init__(self):
+        for name in ("rows_unlearn", "rows_update", "rows_retain"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"config.data.{name}={getattr(self, name)}; use >= 0.")
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of a batch by role."""
+        return {
+            "unlearn": self.rows_unlearn,
+            "update": self.rows_update,
+            "retain": self.rows_retain,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Second moments of kept text, for the preconditioner."""
+
+    sources: str = ""  # what must stay; "" takes data.retain
+    tokens: int = 50_000  # read for them; 0 reads all
+    ridge: float = 1e-3  # relative to the mean eigenvalue
+    refresh: int = 0  # steps between recomputations; 0 for once
+
+    def __post_init__(self):
+        if self.ridge <= 0:
+            raise ValueError(
+                f"config.statistics.ridge={self.ridge} must be positive: without it "
+                "directions that kept text never uses have no bound."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """How long, how often, and what stops a run."""
+
+    log_every: int = 1  # steps
+    evaluate_every: int = 0  # steps; 0 only before and after
+    evaluate_questions: int = 200  # a group, in evaluations during the run
+    checkpoint_every: int = 100  # steps; 0 only at the end and when interrupted
+    keep: int = 2  # checkpoints
+    explode_factor: float = 20.0  # stop when loss exceeds this many times its start
+
+
+@dataclasses.dataclass(frozen=True)
+class SurgerySettings:
+    """A surgery run (`run = "surgery"`)."""
+
+    run: str = "surgery"
+    model: str = "embedded"  # "embedded", a directory, or a hub name
+    seed: int = 0
+    data: RoleData = RoleData()
+    compute: Compute = Compute()
+    objective: Objective = Objective()
+    reference: str = "live"  # "live", or "cached" hidden states on disk
+    optimizer: OptimizerChoice = OptimizerChoice()
+    steps: int = 100
+    accumulate: int = 1  # micro-batches a step
+    statistics: Statistics = Statistics()
+    loop: Loop = Loop()
+    baseline_epochs: float = 3.0  # passes of the naive alternative, for the cost
+
+    def __post_init__(self):
+        if self.reference not in ("live", "cached"):
+            raise ValueError(
+                f"config.reference={self.reference!r}; use 'live' or 'cached'."
+            )
+        if self.accumulate < 1:
+            raise ValueError(f"config.accumulate={self.accumulate}; use 1 or more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class NewModel:
+    """Architecture and tokenizer of a model that is trained from nothing."""
+
+    vocab_size: int = 2048
+    hidden_size: int = 256
+    intermediate_size: int = 1024
+    num_layers: int = 3
+    num_heads: int = 4
+    num_kv_heads: int = 4
+    tokenizer_texts: str = ""  # sources that the tokenizer is trained on
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainData:
+    """Text of a pretraining run."""
+
+    train: str = ""  # sources
+    rows: int = 8  # of a batch
+    context: int = 256  # tokens a row
+    epochs: float = 12.0  # passes over the text
+    questions: str = ""  # as RoleData.questions
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainSettings:
+    """Training a small Llama from nothing (`run = "pretrain"`)."""
+
+    run: str = "pretrain"
+    seed: int = 0
+    new_model: NewModel = NewModel()
+    data: PretrainData = PretrainData()
+    compute: Compute = Compute()
+    optimizer: OptimizerChoice = OptimizerChoice()
+    save_dtype: str = "bfloat16"  # of the exported weights
+    loop: Loop = Loop()
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateData:
+    """What a model is asked."""
+
+    questions: str = ""  # as RoleData.questions
+    text: str = ""  # JSONL files, comma-separated: nll of each
+    context: int = 256  # tokens a row
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings:
+    """Evaluating a model directory (`run = "evaluate"`)."""
+
+    run: str = "evaluate"
+    model: str = "embedded"
+    data: EvaluateData = EvaluateData()
+    compute: Compute = Compute()
+
+
+@dataclasses.dataclass(frozen=True)
+class TofuData:
+    """TOFU's files and what is asked of them."""
+
+    dir: str = ""  # directory of TOFU's JSONL files
+    forget: str = "forget05"  # "forget01", "forget05" or "forget10"
+    update: str = ""  # sources of the update set; "" takes refusals from idk.txt
+    refusals: int = 1  # refusals a question, where they make the update set
+    retain_questions: int = 200  # retain questions asked (forget: all)
+
+
+@dataclasses.dataclass(frozen=True)
+class TofuSettings:
+    """Fit to TOFU, unlearn a split, report (`run = "tofu"`)."""
+
+    run: str = "tofu"
+    data: TofuData = TofuData()
+    fit: PretrainSettings = PretrainSettings()
+    surgery: SurgerySettings = SurgerySettings()
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkSettings:
+    """Writes the embedded benchmark's files (`run = "benchmark"`)."""
+
+    run: str = "benchmark"
+
+
+RUNS = {
+    "surgery": SurgerySettings,
+    "pretrain": PretrainSettings,
+    "evaluate": EvaluateSettings,
+    "tofu": TofuSettings,
+    "benchmark": BenchmarkSettings,
+}
+
+
+def _convert(value: Any, kind: Any, path: str) -> Any:
+    """Checks a leaf's type; whole numbers pass as floats."""
+    if typing.get_origin(kind) is typing.Literal:
+        kind = str
+    if typing.get_origin(kind) is types.UnionType:
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(
+            f"{path}={value!r} must be of type {kind.__name__}, "
+            f"got {type(value).__name__}."
+        )
+    return value
+
+
+def build(cls: type, values: dict[str, Any], path: str = "config") -> Any:
+    """A settings dataclass from nested plain values.
+
+    Raises:
+      ValueError: an unknown key (with the nearest valid one), or a wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    kinds = typing.get_type_hints(cls)
+    result = {}
+    for key, value in values.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {path}.{near[0]}? " if near else ""
+            raise ValueError(
+                f"{path}.{key} does not exist; {hint}{path} has: {', '.join(fields)}."
+            )
+        kind = kinds[key]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, dict):
+                raise ValueError(f"{path}.{key}={value!r} must be a section of fields.")
+            result[key] = build(kind, value, f"{path}.{key}")
+        else:
+            result[key] = _convert(value, kind, f"{path}.{key}")
+    return cls(**result)
+
+
+def from_config(config: Any) -> Any:
+    """The settings of a config; `config.run` says which kind.
+
+    Args:
+      config: an `ml_collections.ConfigDict` or a nested dict.
+
+    Raises:
+      ValueError: unknown run, unknown key, wrong type or value.
+    """
+    values = config if isinstance(config, dict) else config.to_dict()
+    run = values.get("run")
+    if run not in RUNS:
+        raise ValueError(f"config.run={run!r}; choose one of {', '.join(RUNS)}.")
+    return build(RUNS[run], values)

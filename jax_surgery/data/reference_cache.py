@@ -21,18 +21,26 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import one_pass
 
 STATES, CARD = "hidden_states.bin", "card.json"
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 def fingerprint(params: Any, packer: Packer, compute: Any) -> str:
-    """Hash of the model's weights, the corpus' tokens and how they are computed."""
+    """Hash of the model's weights, the corpus' tokens and how they are computed.
+
+    Args:
+      params: of the frozen model.
+      packer: the corpus.
+      compute: `model.llama.Compute`; its dtype counts.
+    """
     digest = hashlib.sha256()
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+        name = jax.tree_util.keystr(path)
+        digest.update(f"{name} {leaf.dtype} {leaf.shape};".encode())
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     for document in packer.documents:
         digest.update(len(document.tokens).to_bytes(4, "little"))
-        digest.update(document.tokens.tobytes())
+        digest.update(document.tokens.astype("<i4").tobytes())
     digest.update(repr((compute.dtype, packer.context)).encode())
     return digest.hexdigest()
 
@@ -44,19 +52,30 @@ class ReferenceCache:
         self._states = states
 
     def gather(self, token_index_BT: np.ndarray) -> np.ndarray:
-        """States of the tokens of packed rows, [B, T, D]; zero on padding."""
-        states = self._states[np.maximum(token_index_BT, 0)]
-        return np.where((token_index_BT >= 0)[..., None], states, 0)
+        """States of the tokens of packed rows, [B, T, D] as stored; 0 on padding."""
+        states_BTD = np.asarray(self._states[np.maximum(token_index_BT, 0)])
+        states_BTD[token_index_BT < 0] = 0
+        return states_BTD
+
+
+def _folder(directory: str) -> epath.Path:
+    if "://" in str(directory):
+        raise ValueError(
+            f"the reference cache cannot be memory-mapped from {directory}; give a "
+            "local directory, or use config.reference='live'."
+        )
+    return epath.Path(directory)
 
 
 def open_cache(directory: str, key: str) -> ReferenceCache:
     """Opens a cache made for `key`.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: it was made for another model, text or dtype (stale).
+      FileNotFoundError: there is none (or one whose making was interrupted).
+      ValueError: it was made for another model, text or dtype (stale), or its file
+        was cut short.
     """
-    folder = epath.Path(directory)
+    folder = _folder(directory)
     if not (folder / CARD).exists():
         raise FileNotFoundError(f"no reference cache in {directory}.")
     card = json.loads((folder / CARD).read_text())
@@ -66,12 +85,15 @@ def open_cache(directory: str, key: str) -> ReferenceCache:
             f"{card['key'][:12]}, this model, retain text and dtype are {key[:12]}. "
             "Delete the folder, or take another workdir, to make it anew."
         )
-    states = np.memmap(
-        folder / STATES,
-        mode="r",
-        dtype=np.dtype(getattr(ml_dtypes, card["dtype"], card["dtype"])),
-        shape=tuple(card["shape"]),
-    )
+    shape, dtype = tuple(card["shape"]), DTYPES[card["dtype"]]
+    size = (folder / STATES).stat().length if (folder / STATES).exists() else 0
+    wanted = int(np.prod(shape)) * dtype.itemsize
+    if size != wanted:
+        raise ValueError(
+            f"the reference cache in {directory} has {size} bytes of states, its card "
+            f"says {wanted}; delete the folder to make it anew."
+        )
+    states = np.memmap(folder / STATES, mode="r", dtype=dtype, shape=shape)
     return ReferenceCache(states)
 
 
@@ -89,19 +111,24 @@ def create_cache(
     The card is written last, so that an interrupted cache is never opened.
 
     Args:
-      directory: where; made if absent.
+      directory: where; made if absent. A cache that is there is replaced.
       key: see `fingerprint`.
       packer: the corpus.
       hidden_fn: batch -> final hidden states [B, T, D].
       width: D.
       dtype: "float32" or "bfloat16", the compute dtype (so that nothing is lost).
       batch_rows: rows of a forward pass.
+
+    Raises:
+      ValueError: another dtype, or a directory that is not local.
     """
-    folder = epath.Path(directory)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}; use one of {', '.join(DTYPES)}.")
+    folder = _folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD).unlink(missing_ok=True)
     shape = (packer.num_tokens, width)
-    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
-    states = np.memmap(folder / STATES, mode="w+", dtype=kind, shape=shape)
+    states = np.memmap(folder / STATES, mode="w+", dtype=DTYPES[dtype], shape=shape)
     for batch, _ in one_pass(packer.pack(), batch_rows):
         index_BT = batch["token_index_BT"]
         hidden_BTD = np.asarray(hidden_fn(batch))

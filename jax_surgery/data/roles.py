@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three roles of a run: read, checked, then tokenised and packed."""
+"""The three roles of a run: read, checked, then tokenised and packed.
+
+`read_roles` finds every mistake in the data that needs no tokenizer, `pack_roles` the
+rest; neither needs a model.
+"""
 
 import dataclasses
 from typing import Any
 
 from jax_surgery.data import records
+from jax_surgery.data.forms import Record
 from jax_surgery.data.packing import Average, Packer
-from jax_surgery.data.records import Record
 from jax_surgery.data.stream import ROLES
 from jax_surgery.data.tokens import encode
 
@@ -44,8 +48,16 @@ def read_roles(sources: RoleSources, rows: dict[str, int]) -> dict[str, list[Rec
 def pack_roles(
     read: dict[str, list[Record]], tokenizer: Any, context: int, average: Average
 ) -> dict[str, Packer]:
-    """Tokenises each role's records and prepares their packing."""
-    return {
-        role: Packer(encode(rows, tokenizer, context), context, average)
-        for role, rows in read.items()
-    }
+    """Tokenises each role's records and prepares their packing.
+
+    Raises:
+      ValueError: see `tokens.encode`; names the role.
+    """
+    packers = {}
+    for role, rows in read.items():
+        try:
+            documents = encode(rows, tokenizer, context)
+        except ValueError as error:
+            raise ValueError(f"config.data.{role}: {error}") from error
+        packers[role] = Packer(documents, context, average)
+    return packers

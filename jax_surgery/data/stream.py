@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches with a fixed share of each role, epochs counted exactly, resumable."""
+"""Batches with a fixed share of each role, epochs counted exactly, resumable.
+
+An epoch of a role is one pass over its documents, each exactly once, in an order drawn
+from the seed and the epoch. A row never mixes two epochs; a batch may.
+"""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from jax_surgery.data.packing import Packer, Rows, concatenate, padding
@@ -12,46 +18,80 @@ ROLES = ("unlearn", "update", "retain")
 Batch = dict[str, np.ndarray]
 
 
-class RoleStream:
-    """Rows of one role, epoch after epoch; each epoch is packed in a new order.
+def _derived_seed(*entropy: int) -> int:
+    """A seed in [0, 2**31) that differs whenever one of the numbers does."""
+    return int(np.random.default_rng(entropy).integers(2**31))
 
-    Every document occurs exactly once in each epoch; a batch may straddle two.
-    """
+
+class RoleStream:
+    """Rows of one role, epoch after epoch; each epoch is packed in a new order."""
 
     def __init__(self, packer: Packer, seed: int):
         self._packer, self._seed = packer, seed
-        self.epoch, self._row = 0, 0
-        self._rows = packer.pack(self._epoch_seed())
+        self._begin(0)
 
-    def _epoch_seed(self) -> int:
-        return int(np.random.default_rng((self._seed, self.epoch)).integers(2**31))
+    def _begin(self, epoch: int) -> None:
+        self.epoch, self._documents = epoch, 0
+        self._rows = self._packer.iterate(_derived_seed(self._seed, epoch))
 
     def next_rows(self, count: int) -> Rows:
         """The next `count` rows."""
-        parts, missing = [], count
-        while missing:
-            if self._row == len(self._rows):
-                self.epoch, self._row = self.epoch + 1, 0
-                self._rows = self._packer.pack(self._epoch_seed())
-            part = self._rows.take(slice(self._row, self._row + missing))
-            self._row += len(part)
-            missing -= len(part)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else concatenate(parts)
+        elements: list[dict[str, np.ndarray]] = []
+        while len(elements) < count:
+            element = next(self._rows, None)
+            if element is None:
+                self._begin(self.epoch + 1)
+                continue
+            elements.append(element)
+            self._documents += int(element["index_segment_ids"].max())
+        return self._packer.rows(elements)
+
+    @property
+    def documents_seen(self) -> int:
+        """Documents given out so far, repeats counted."""
+        return self.epoch * len(self._packer.documents) + self._documents
 
     @property
     def epochs(self) -> float:
-        """Passes over the documents so far (a part of one by its rows)."""
-        return self.epoch + self._row / len(self._rows)
+        """Passes over the documents so far, by documents."""
+        return self.documents_seen / len(self._packer.documents)
 
-    def get_state(self) -> dict[str, int]:
-        """Where the stream stands, as plain numbers."""
-        return {"epoch": self.epoch, "row": self._row}
+    def _identity(self) -> dict[str, int]:
+        packer = self._packer
+        return {
+            "seed": self._seed,
+            "documents": len(packer.documents),
+            "tokens": packer.num_tokens,
+            "context": packer.context,
+        }
 
-    def set_state(self, state: dict[str, int]) -> None:
-        """Goes to where `get_state` was taken."""
-        self.epoch, self._row = int(state["epoch"]), int(state["row"])
-        self._rows = self._packer.pack(self._epoch_seed())
+    def get_state(self) -> dict[str, Any]:
+        """Where the stream stands, as plain numbers in plain dicts (JSON)."""
+        return {
+            "identity": self._identity(),
+            "epoch": self.epoch,
+            "documents_seen": self._documents,
+            # Copied: Grain goes on changing the dict that it gives out.
+            "grain": jax.tree.map(int, self._rows.get_state()),
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes to where `get_state` was taken.
+
+        Raises:
+          ValueError: the state is of other data, another seed or context.
+        """
+        state = jax.tree.map(int, dict(state))
+        for name, own in self._identity().items():
+            if state["identity"][name] != own:
+                raise ValueError(
+                    f"the saved run read data with {name}={state['identity'][name]}, "
+                    f"this one has {own}; resume with the same data and settings, or "
+                    "start in a new workdir."
+                )
+        self._begin(state["epoch"])
+        self._documents = state["documents_seen"]
+        self._rows.set_state(state["grain"])
 
 
 class BatchStream:
@@ -66,8 +106,12 @@ class BatchStream:
           seed: of the order.
 
         Raises:
-          ValueError: no rows at all, or rows of a role that has no texts.
+          ValueError: an unknown role, no rows at all, or rows of a role that has no
+            texts.
         """
+        unknown = [role for role in rows if role not in ROLES]
+        if unknown:
+            raise ValueError(f"unknown role {unknown[0]!r}; roles are {ROLES}.")
         wanted = [role for role in ROLES if rows.get(role, 0)]
         if not wanted:
             raise ValueError(
@@ -79,10 +123,11 @@ class BatchStream:
             raise ValueError(f"rows of {lacking[0]} are asked for but it has no texts.")
         self._counts = {role: rows[role] for role in wanted}
         self._streams = {
-            role: RoleStream(packers[role], seed + ROLES.index(role)) for role in wanted
+            role: RoleStream(packers[role], _derived_seed(seed, ROLES.index(role)))
+            for role in wanted
         }
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
@@ -94,12 +139,26 @@ class BatchStream:
         """Passes over each role's documents so far."""
         return {role: stream.epochs for role, stream in self._streams.items()}
 
+    @property
+    def documents_seen(self) -> dict[str, int]:
+        """Documents of each role given out so far, repeats counted."""
+        return {role: stream.documents_seen for role, stream in self._streams.items()}
+
     def get_state(self) -> dict[str, Any]:
         """Where every role stands; JSON-able."""
         return {role: stream.get_state() for role, stream in self._streams.items()}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to where `get_state` was taken."""
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes to where `get_state` was taken; what follows is bit-equal.
+
+        Raises:
+          ValueError: the state has other roles, or see `RoleStream.set_state`.
+        """
+        if set(state) != set(self._streams):
+            raise ValueError(
+                f"the saved run read the roles {', '.join(state)}, this one "
+                f"{', '.join(self._streams)}; resume with the same rows of each role."
+            )
         for role, stream in self._streams.items():
             stream.set_state(state[role])
 
@@ -112,7 +171,7 @@ def as_batch(rows: Rows) -> Batch:
     }
 
 
-def one_pass(rows: Rows, batch_rows: int):
+def one_pass(rows: Rows, batch_rows: int) -> Iterator[tuple[Batch, int]]:
     """Every row once, in batches of `batch_rows`; the last is filled up with padding.
 
     Yields:

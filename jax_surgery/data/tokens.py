@@ -1,136 +1,209 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records to token documents: which tokens there are, and which are learned."""
+"""Records as tokens, each token marked as learned or not.
+
+- A text, a prompt and answer, or a plainly rendered question begins with the
+  tokenizer's bos and ends with its eos (where it has them); the eos belongs to what is
+  learned, so that the model learns to stop. A chat template writes its own.
+- A token that straddles the border between prompt and answer is learned if it ends in
+  the answer.
+- A text longer than the context is split into pieces that overlap by one token: each
+  later piece begins with the last token of the one before, unlearned there, so that
+  every learned token is a target exactly once. Pieces with no target are dropped.
+  One warning counts both.
+"""
 
 import dataclasses
-import logging
 import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from jax_surgery.data.records import Record
+from jax_surgery.data import chat
+from jax_surgery.data.forms import QUESTION_PROMPT, Record
+
+_BATCH = 1024  # texts given to the tokenizer at once
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Document:
-    """A tokenised text, at most a context long.
+    """Tokens that are packed together, at most a context of them.
 
     Attributes:
-      tokens: int32 [n]; the first is never predicted.
-      learned: bool [n]; whether a token is a target of learning (or unlearning).
-      origin: the record's.
+      tokens: int32 [n].
+      learned: bool [n]; the first token is never a target, learned or not.
+      origin: of its record.
     """
 
     tokens: np.ndarray
     learned: np.ndarray
     origin: str
 
+    @property
+    def targets(self) -> int:
+        """How many of its tokens are learned, the first one left out."""
+        return int(self.learned[1:].sum())
 
-def _encode_pair(record: Record, tokenizer: Any) -> tuple[list[int], list[bool]]:
-    """bos + prompt + answer + eos; what ends in the answer is learned.
 
-    A token that straddles the border counts as the answer's.
+@dataclasses.dataclass(frozen=True)
+class _Rendered:
+    """A record's text, what of it is learned, whether bos and eos are still missing."""
+
+    text: str
+    spans: Sequence[chat.Span]
+    bare: bool
+    origin: str
+
+
+def _messages_of(record: Record) -> list[dict[str, str]]:
+    answered = (("user", record.question), ("assistant", record.answer.strip()))
+    turns = record.messages or answered
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def render_prompt(question: str, tokenizer: Any) -> str:
+    """The text after which the model's answer to `question` begins.
+
+    A chat prompt where the tokenizer has a chat template, else
+    "Question: {question}\\nAnswer:" after the tokenizer's bos. Special tokens are
+    written out either way, so encode it with `add_special_tokens=False`.
     """
-    encoded = tokenizer(
-        record.prompt + record.answer,
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-    )
-    border = len(record.prompt)
-    tokens = list(encoded["input_ids"])
-    learned = [end > border for _, end in encoded["offset_mapping"]]
-    if tokenizer.bos_token_id is not None:
-        tokens, learned = [tokenizer.bos_token_id, *tokens], [False, *learned]
-    if tokenizer.eos_token_id is not None:
-        tokens, learned = [*tokens, tokenizer.eos_token_id], [*learned, True]
-    return tokens, learned
-
-
-def _render(messages: list[dict[str, str]], tokenizer: Any) -> list[int]:
-    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)[
-        "input_ids"
-    ]
-
-
-def _encode_messages(record: Record, tokenizer: Any) -> tuple[list[int], list[bool]]:
-    """A conversation in the chat template; the assistant's turns are learned.
-
-    Uses the template's generation marks where it has them. Otherwise a turn is what
-    rendering it adds to the turns before it.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            f"{record.origin}: the tokenizer has no chat template, which messages "
-            "need; give question and answer (or prompt and answer) instead."
-        )
-    messages = [{"role": r, "content": c} for r, c in record.messages]
-    if "generation" in tokenizer.chat_template:
-        encoded = tokenizer.apply_chat_template(
-            messages,
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-        mask = encoded.get("assistant_masks")
-        return list(encoded["input_ids"]), [bool(m) for m in mask]
-    tokens = _render(messages, tokenizer)
-    learned = [False] * len(tokens)
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = tokenizer.apply_chat_template(
-            messages[:index],
-            tokenize=True,
-            return_dict=True,
+    if chat.has_template(tokenizer):
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}],
+            tokenize=False,
             add_generation_prompt=True,
-        )["input_ids"]
-        until = _render(messages[: index + 1], tokenizer)
-        if tokens[: len(until)] != until or until[: len(before)] != before:
-            raise ValueError(
-                f"{record.origin}: the chat template renders a conversation's start "
-                "differently when it goes on, so the assistant's tokens cannot be "
-                "told apart; use a template with {% generation %} marks."
+        )
+    return (tokenizer.bos_token or "") + QUESTION_PROMPT.format(question=question)
+
+
+def _render(record: Record, tokenizer: Any) -> _Rendered:
+    asks = bool(record.question) and chat.has_template(tokenizer)
+    if record.messages or asks:
+        text, spans = chat.render(tokenizer, _messages_of(record), record.origin)
+        return _Rendered(text, spans, False, record.origin)
+    text = record.prompt + record.answer
+    return _Rendered(text, [(len(record.prompt), len(text))], True, record.origin)
+
+
+def _learned(offsets: Sequence[chat.Span], spans: Sequence[chat.Span]) -> np.ndarray:
+    """Which tokens end inside a span; a token ends at its last character."""
+    ends = np.asarray([end for _, end in offsets], np.int64)
+    learned = np.zeros(len(ends), bool)
+    for start, stop in spans:
+        learned |= (start < ends) & (ends <= stop)
+    return learned
+
+
+def _encode_rendered(batch: Sequence[_Rendered], tokenizer: Any) -> list[Document]:
+    encoded = tokenizer(
+        [rendered.text for rendered in batch],
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_offsets_mapping=True,
+        verbose=False,  # longer texts are split, and counted, here
+    )
+    documents = []
+    for rendered, ids, offsets in zip(
+        batch, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    ):
+        tokens = np.asarray(ids, np.int32)
+        learned = _learned(offsets, rendered.spans)
+        if rendered.bare:
+            bos, eos = (
+                np.asarray([] if token is None else [token], np.int32)
+                for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)
             )
-        learned[len(before) : len(until)] = [True] * (len(until) - len(before))
-    return tokens, learned
+            tokens = np.concatenate([bos, tokens, eos])
+            learned = np.concatenate(
+                [np.zeros(len(bos), bool), learned, np.ones(len(eos), bool)]
+            )
+        documents.append(Document(tokens, learned, rendered.origin))
+    return documents
 
 
-def encode(records: list[Record], tokenizer: Any, context: int) -> list[Document]:
-    """Tokenises records; a text longer than `context` tokens is split.
+def split(document: Document, context: int) -> list[Document]:
+    """Pieces of at most `context` tokens; every target of the whole is one of a piece."""
+    length = len(document.tokens)
+    if length <= context:
+        return [document]
+    pieces = []
+    for start in range(0, length - 1, context - 1):
+        stop = min(start + context, length)
+        learned = document.learned[start:stop].copy()
+        # Beyond the first piece this token is the last one of the piece before.
+        learned[0] &= start == 0
+        pieces.append(Document(document.tokens[start:stop], learned, document.origin))
+    return pieces
+
+
+def _warn_of_glue(records: Iterable[Record]) -> None:
+    """Says when answers follow their prompts without a space in between."""
+    glued = [
+        f"{r.prompt[-20:]!r} + {r.answer[:20]!r} ({r.origin})"
+        for r in records
+        if r.prompt and r.prompt[-1].isalnum() and r.answer[0].isalnum()
+    ]
+    if glued:
+        warnings.warn(
+            f"{len(glued)} answers follow their prompt without a space, first "
+            f"{glued[0]}; prompt and answer are joined as they stand, so begin the "
+            "answer with a space.",
+            stacklevel=3,
+        )
+
+
+def _warn_of_pieces(pieces: Sequence[Sequence[Document]], context: int) -> None:
+    """Counts the texts that were split, and the pieces that teach nothing."""
+    long = [group for group in pieces if len(group) > 1]
+    dropped = [piece for group in pieces for piece in group if not piece.targets]
+    said = []
+    if long:
+        said.append(
+            f"{len(long)} of {len(pieces)} texts are longer than the context of "
+            f"{context} tokens and were split into {sum(map(len, long))} pieces, first "
+            f"{long[0][0].origin}; raise config.data.context to keep them whole"
+        )
+    if dropped:
+        said.append(
+            f"{len(dropped)} pieces hold nothing to learn and were dropped, first of "
+            f"{dropped[0].origin}"
+        )
+    if said:
+        warnings.warn(". ".join(said) + ".", stacklevel=3)
+
+
+def encode(records: Sequence[Record], tokenizer: Any, context: int) -> list[Document]:
+    """Records as documents of at most `context` tokens each, in order.
 
     Warns once, with counts, of texts split and of pieces dropped because nothing in
     them is learned.
 
+    Args:
+      records: what to encode.
+      tokenizer: a fast `transformers` tokenizer (its offsets are needed).
+      context: tokens of a row, at least 2.
+
     Raises:
-      ValueError: the context is too short, a record's messages cannot be rendered,
-        or nothing at all is left to learn.
+      ValueError: a context below 2, a slow tokenizer, a chat that the tokenizer's
+        template cannot render, or nothing at all is left to learn.
     """
     if context < 2:
         raise ValueError(f"data.context={context} tokens; use 2 or more.")
-    documents, split, pieces, dropped = [], 0, 0, 0
-    for record in records:
-        encode_one = _encode_messages if record.messages else _encode_pair
-        tokens, learned = encode_one(record, tokenizer)
-        starts = range(0, len(tokens), context)
-        if len(starts) > 1:
-            split += 1
-            pieces += len(starts)
-        for start in starts:
-            part = np.asarray(learned[start : start + context], bool)
-            if not part[1:].any():
-                dropped += 1
-                continue
-            ids = np.asarray(tokens[start : start + context], np.int32)
-            documents.append(Document(ids, part, record.origin))
-    if split:
-        message = (
-            f"{split} of {len(records)} texts are longer than the context of {context} "
-            f"tokens and were split into {pieces} pieces"
-            + (f", of which {dropped} hold nothing to learn" if dropped else "")
-            + "; raise config.data.context to keep them whole."
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} gives no character offsets; use the fast "
+            "tokenizer (a directory with tokenizer.json)."
         )
-        warnings.warn(message, stacklevel=2)
-        logging.getLogger(__name__).warning(message)
+    _warn_of_glue(records)
+    rendered = [_render(record, tokenizer) for record in records]
+    pieces = [
+        split(document, context)
+        for start in range(0, len(rendered), _BATCH)
+        for document in _encode_rendered(rendered[start : start + _BATCH], tokenizer)
+    ]
+    _warn_of_pieces(pieces, context)
+    documents = [piece for group in pieces for piece in group if piece.targets]
     if not documents:
         raise ValueError(
             f"{len(records)} records hold no token to learn: texts of at least two "

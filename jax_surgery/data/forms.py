@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a record is: its four forms, and the check of its fields.
+
+    {"text": ...}                       all of it is learned
+    {"prompt": ..., "answer": ...}      the answer, which follows the prompt as it is
+    {"question": ..., "answer": ...}    the answer; rendered as a chat where the
+                                        tokenizer has a chat template, else as
+                                        "Question: ...\\nAnswer: ..."
+    {"messages": [{"role", "content"}]} what the assistant says, in the tokenizer's
+                                        chat template
+
+An `id` may stand beside them; any other field is an error.
+"""
+
+import dataclasses
+import difflib
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+FORMS = (("text",), ("prompt", "answer"), ("question", "answer"), ("messages",))
+FIELDS = ("text", "prompt", "question", "answer", "messages", "id")
+FORMS_HELP = "text | prompt and answer | question and answer | messages"
+CHAT_ROLES = ("system", "user", "assistant")
+QUESTION_PROMPT = "Question: {question}\nAnswer:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One text to learn from.
+
+    Attributes:
+      prompt: read but not learned ("" for a plain text).
+      answer: learned (a plain text is all answer).
+      messages: (role, content) of a conversation instead of prompt and answer, or ().
+      origin: where it stands, e.g. "facts.jsonl:12".
+      question: the bare question where the record has one; prompt and answer then
+        are how it reads without a chat template.
+    """
+
+    prompt: str
+    answer: str
+    messages: tuple[tuple[str, str], ...]
+    origin: str
+    question: str = ""
+
+    @property
+    def text(self) -> str:
+        """All that the record says."""
+        if self.messages:
+            return "\n".join(content for _, content in self.messages)
+        if self.question:
+            return f"{self.question}\n{self.answer}"
+        return self.prompt + self.answer
+
+
+def normalised(text: str) -> str:
+    """The text as compared for overlap: NFKC, lower case, single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
+
+
+def hint(name: Any, names: Iterable[str]) -> str:
+    """ " (did you mean 'x'?)" for a mistyped name, "" where none is near."""
+    near = difflib.get_close_matches(str(name), list(names), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _bad(where: str, problem: str) -> ValueError:
+    return ValueError(f"{where}: {problem}")
+
+
+def _form(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    fields = set(map(str, row)) - {"id"}
+    for form in FORMS:
+        if fields == set(form):
+            return form
+    unknown = sorted(fields - set(FIELDS))
+    if unknown:
+        raise _bad(
+            where,
+            f"unknown field {unknown[0]!r}{hint(unknown[0], FIELDS)}; a record "
+            f"has {FORMS_HELP} (and may have an id)",
+        )
+    raise _bad(
+        where,
+        f"fields {', '.join(sorted(fields)) or 'none'} make no record; use "
+        f"{FORMS_HELP}",
+    )
+
+
+def _string(value: Any, name: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise _bad(where, f"{name} must be a string, got {type(value).__name__}")
+    if not value.strip():
+        raise _bad(where, f"{name} is empty")
+    return value
+
+
+def _turn(message: Any, name: str, where: str) -> tuple[str, str]:
+    if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+        mapping = isinstance(message, Mapping)
+        got = ", ".join(map(str, message)) if mapping else type(message).__name__
+        raise _bad(
+            where, f"{name} must have exactly the fields role and content, got {got}"
+        )
+    role = message["role"]
+    if role not in CHAT_ROLES:
+        raise _bad(
+            where,
+            f"{name} has role {role!r}{hint(role, CHAT_ROLES)}; use one of "
+            f"{', '.join(CHAT_ROLES)}",
+        )
+    return role, _string(message["content"], f"the content of {name}", where)
+
+
+def _turns(value: Any, where: str) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, list | tuple):
+        raise _bad(
+            where,
+            "messages must be a list of objects with role and content, got "
+            f"{type(value).__name__}",
+        )
+    turns = tuple(
+        _turn(message, f"message {number}", where)
+        for number, message in enumerate(value, start=1)
+    )
+    if not any(role == "assistant" for role, _ in turns):
+        raise _bad(where, "no assistant turn, so nothing to learn")
+    return turns
+
+
+def parse_record(row: Any, where: str) -> Record:
+    """One row as a record.
+
+    Raises:
+      ValueError: begins with `where` and says what is wrong: not an object, an
+        unknown or missing field, a field of another type, or an empty text.
+    """
+    if not isinstance(row, Mapping):
+        raise _bad(where, f"a record is a JSON object, got {type(row).__name__}")
+    form = _form(row, where)
+    if not isinstance(row.get("id", ""), str | int):
+        raise _bad(where, "id must be a string or a whole number")
+    if form == ("messages",):
+        return Record("", "", _turns(row["messages"], where), where)
+    values = {name: _string(row[name], name, where) for name in form}
+    if form == ("text",):
+        return Record("", values["text"], (), where)
+    if form == ("prompt", "answer"):
+        return Record(values["prompt"], values["answer"], (), where)
+    question, answer = values["question"].strip(), values["answer"].strip()
+    prompt = QUESTION_PROMPT.format(question=question)
+    return Record(prompt, f" {answer}", (), where, question)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of JSONL files, Hugging Face datasets, TFDS and the embedded benchmark.
+
+Each reader gives (where, row): where the row stands, for errors, and the row as plain
+Python, or a ValueError that says why the row cannot be read. TFDS needs no TensorFlow:
+it is read as array_record.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from etils import epath
+
+Rows = Iterator[tuple[str, Any]]
+
+# NAME, then perhaps a version, then perhaps a split (which may hold "[:10%]").
+_TFDS_NAME = re.compile(
+    r"(?P<name>[^:]+(?::(?:\d+|\*)(?:\.(?:\d+|\*)){2})?)(?::(?P<split>.+))?"
+)
+
+
+def read_jsonl(path: str) -> Rows:
+    """A JSON object a line, UTF-8; blank lines are left out.
+
+    Raises:
+      FileNotFoundError: no file at `path`.
+    """
+    file = epath.Path(path)
+    if not file.exists():
+        raise FileNotFoundError(
+            f"data file {path!r} does not exist; a source is a path.jsonl, hf:NAME, "
+            "tfds:NAME or embedded:NAME."
+        )
+    # Not str.splitlines: JSON strings may hold U+2028 and other line separators.
+    lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            yield where, json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            yield where, ValueError(f"{where}: not UTF-8 ({error})")
+        except json.JSONDecodeError as error:
+            yield where, ValueError(f"{where}: not valid JSON ({error})")
+
+
+def _hf_dataset(path: str, config: str, split: str, source: str) -> Any:
+    import datasets
+
+    folder = epath.Path(path)
+    saved = ("state.json", "dataset_dict.json")
+    if folder.is_dir() and any((folder / name).exists() for name in saved):
+        if config:
+            raise ValueError(
+                f"{source}: a saved directory has no config; leave out @{config}."
+            )
+        loaded = datasets.load_from_disk(path)
+    elif split:  # the hub slices, e.g. train[:10%]
+        return datasets.load_dataset(path, config or None, split=split)
+    else:
+        loaded = datasets.load_dataset(path, config or None)
+    if not isinstance(loaded, datasets.DatasetDict):
+        if split:
+            raise ValueError(
+                f"{source}: the saved dataset has no splits; leave out :{split}."
+            )
+        return loaded
+    if not split and len(loaded) == 1:
+        split = next(iter(loaded))
+    if split not in loaded:
+        raise ValueError(
+            f"{source} has the splits {', '.join(loaded)}; name one, as hf:NAME:SPLIT."
+        )
+    return loaded[split]
+
+
+def read_hf(name: str) -> Rows:
+    """A dataset of the hub, NAME[@CONFIG][:SPLIT], or a saved directory[:SPLIT].
+
+    Raises:
+      ValueError: the split is not stated and there are several, or is not there.
+    """
+    path, _, split = name.partition(":")
+    path, _, config = path.partition("@")
+    dataset = _hf_dataset(path, config, split, f"hf:{name}")
+    for number, row in enumerate(dataset, start=1):
+        # Arrow gives every column to every row: a missing field comes as None.
+        yield f"hf:{name}:{number}", {k: v for k, v in row.items() if v is not None}
+
+
+def _plain(value: Any) -> Any:
+    """A TFDS value as plain Python; its lists of objects come as lists by name."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, dict):
+        columns = {name: _plain(column) for name, column in value.items()}
+        rows = zip(*columns.values(), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(element) for element in value]
+    return value
+
+
+def read_tfds(name: str) -> Rows:
+    """A TFDS dataset, NAME[:SPLIT]; NAME may be a prepared directory.
+
+    It is downloaded and prepared (as array_record) if it is not yet there, in
+    TFDS_DATA_DIR or TFDS' default folder. The split is "train" where left out.
+
+    Raises:
+      ValueError: no such split.
+    """
+    import tensorflow_datasets as tfds
+
+    matched = _TFDS_NAME.fullmatch(name)
+    if not matched:
+        raise ValueError(f"tfds:{name} is not understood; use tfds:NAME[:SPLIT].")
+    dataset, split = matched["name"], matched["split"] or "train"
+    if epath.Path(dataset).is_dir():
+        builder = tfds.builder_from_directory(dataset)
+    else:
+        if dataset.startswith("embedded_world"):  # importing it registers it
+            from jax_surgery.data.benchmark import builder as _  # noqa: F401
+        builder = tfds.builder(dataset, file_format="array_record")
+        builder.download_and_prepare()
+    if (
+        split.partition("[")[0] not in {*builder.info.splits, "all"}
+        and "+" not in split
+    ):
+        raise ValueError(
+            f"tfds:{name} has the splits {', '.join(builder.info.splits)}; name one, "
+            "as tfds:NAME:SPLIT."
+        )
+    source = builder.as_data_source(split=split)
+    for number in range(len(source)):
+        row = {key: _plain(value) for key, value in source[number].items()}
+        yield f"tfds:{name}:{number + 1}", row
+
+
+def read_embedded(name: str) -> Rows:
+    """A set of the embedded benchmark."""
+    from jax_surgery.data import benchmark
+
+    for number, row in enumerate(benchmark.load(name), start=1):
+        yield f"embedded:{name}:{number}", row
+
+
+READERS: dict[str, Callable[[str], Rows]] = {
+    "hf": read_hf,
+    "tfds": read_tfds,
+    "embedded": read_embedded,
+}

@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     )
     config.data.rows = 8  # a batch
     config.data.context = 256  # tokens a row
-    config.data.epochs = 12.0  # passes over the text
+    config.data.epochs = 6.0  # passes over the text
     config.data.questions = "embedded"
 
     config.compute = ConfigDict()

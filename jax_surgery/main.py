@@ -9,7 +9,7 @@ import datetime
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -42,6 +42,9 @@ def main(argv: list[str]) -> None:
     """Runs what the config says."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+    # Orbax tells of every save at INFO; --verbosity=0 shows it.
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     # JAX and the runs are imported here, so that --help is quick.
     from jax_surgery.runs import start
 

@@ -12,17 +12,17 @@ from jax_surgery.model import flops
 from jax_surgery.model.config import LlamaConfig
 
 
-@dataclasses.dataclass
-class CostMeter:
-    """Counts as the surgery goes; tokens are those computed, padding included."""
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What a surgery computed; tokens include padding, which is computed too."""
 
     config: LlamaConfig
     context: int
-    trained_tokens: int = 0
-    reference_tokens: int = 0
-    statistics_tokens: int = 0
-    factorisations: int = 0
-    solves: int = 0
+    trained_tokens: int  # forward and backward
+    reference_tokens: int  # forward, frozen model
+    statistics_tokens: int  # forward, with second moments
+    factorisations: int
+    solves: int
 
     def surgery_flops(self) -> dict[str, float]:
         """FLOPs by item."""
@@ -37,11 +37,11 @@ class CostMeter:
         }
 
 
-def compare(meter: CostMeter, kept_tokens: int, epochs: float) -> dict:
+def compare(counts: Counts, kept_tokens: int, epochs: float) -> dict:
     """The `cost` of results.json.
 
     Args:
-      meter: of the surgery.
+      counts: of the surgery.
       kept_tokens: of update and of all that is kept, without padding.
       epochs: passes of the naive alternative.
 
@@ -49,19 +49,19 @@ def compare(meter: CostMeter, kept_tokens: int, epochs: float) -> dict:
       {"surgery_flops", "baseline_flops", "ratio": baseline / surgery (50 says the
       surgery is 50 times cheaper), "items": FLOPs by item, and the counts}.
     """
-    items = meter.surgery_flops()
+    items = counts.surgery_flops()
     surgery = sum(items.values())
     baseline = flops.training_flops(
-        meter.config, round(kept_tokens * epochs), meter.context
+        counts.config, round(kept_tokens * epochs), counts.context
     )
     return {
         "surgery_flops": surgery,
         "baseline_flops": baseline,
         "ratio": baseline / surgery if surgery else float("inf"),
         "items": items,
-        "trained_tokens": meter.trained_tokens,
-        "reference_tokens": meter.reference_tokens,
-        "statistics_tokens": meter.statistics_tokens,
+        "trained_tokens": counts.trained_tokens,
+        "reference_tokens": counts.reference_tokens,
+        "statistics_tokens": counts.statistics_tokens,
         "baseline_tokens": round(kept_tokens * epochs),
         "baseline_epochs": epochs,
     }

@@ -149,9 +149,7 @@ def _files(folder: epath.Path) -> dict[str, epath.Path]:
     """Which file holds each tensor."""
     if (folder / INDEX).exists():
         weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
-        missing = sorted(
-            {f for f in weight_map.values() if not (folder / f).exists()}
-        )
+        missing = sorted({f for f in weight_map.values() if not (folder / f).exists()})
         if missing:
             raise FileNotFoundError(
                 f"{folder / INDEX} names shards that are absent: {', '.join(missing)}. "
@@ -185,9 +183,7 @@ def _check(config: LlamaConfig, files: dict[str, epath.Path]) -> None:
         wanted[name] = _hf_shape(path, shape if layer is None else shape[1:])
     missing = sorted(set(wanted) - set(files))
     tied = {"lm_head.weight"} if config.tie_embeddings else set()
-    unused = sorted(
-        n for n in set(files) - set(wanted) - tied if not IGNORED.match(n)
-    )
+    unused = sorted(n for n in set(files) - set(wanted) - tied if not IGNORED.match(n))
     wrong = []
     for shard in sorted(set(files.values())):
         with safe_open(str(shard), framework="numpy") as opened:

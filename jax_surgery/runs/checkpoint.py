@@ -53,4 +53,3 @@ class Checkpoints:
     def close(self) -> None:
         """Waits until everything is written."""
         self._checkpointer.close()
-

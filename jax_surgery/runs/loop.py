@@ -34,10 +34,17 @@ class Interrupted(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Hook:
-    """Calls `run(step, state)` before step 0, n, 2n, ... (n = `every`)."""
+    """Calls `run(step, state)` before step 0, n, 2n, ... (n = `every`; 0: only 0).
+
+    What it returns is the state that training goes on with.
+    """
 
     every: int
-    run: Callable[[int, TrainState], None]
+    run: Callable[[int, TrainState], TrainState]
+
+    def due(self, step: int) -> bool:
+        """Whether the hook runs before this step."""
+        return step % self.every == 0 if self.every else step == 0
 
 
 class _StopOnSignal:
@@ -86,7 +93,9 @@ class _LossGuard:
         )
         bad = [k for k, v in metrics.items() if not math.isfinite(v)]
         if bad:
-            raise TrainingDiverged(f"{bad[0]} is {metrics[bad[0]]} at step {step}. {advice}")
+            raise TrainingDiverged(
+                f"{bad[0]} is {metrics[bad[0]]} at step {step}. {advice}"
+            )
         size = max(metrics.get(k, 0.0) for k in ("update_ce", "retain_kl"))
         if len(self._first) < FIRST_STEPS:
             self._first.append(size)
@@ -176,8 +185,8 @@ def train(
         try:
             while step < steps:
                 for hook in hooks:
-                    if hook.every and step % hook.every == 0:
-                        hook.run(step, state)
+                    if hook.due(step):
+                        state = hook.run(step, state)
                 began = time.perf_counter()
                 batch = next(stream)
                 state, metrics = step_fn(state, batch)

@@ -122,8 +122,9 @@ def run(settings: PretrainSettings, directory: str) -> Pretrained:
     def show(number, state):
         if number:
             print(f"\nstep {number}: {_short(evaluate(asked, state.params))}")
+        return state
 
-    hooks = [Hook(settings.loop.evaluate_every if asked else 0, show)]
+    hooks = [Hook(settings.loop.evaluate_every, show)] if asked else []
     began = time.perf_counter()
     state = train(
         lambda state, batch: step(state, batch, None),
@@ -137,9 +138,7 @@ def run(settings: PretrainSettings, directory: str) -> Pretrained:
     )
     seconds = time.perf_counter() - began
     folder = epath.Path(directory) / "model"
-    hf_weights.save_llama(
-        state.params, config, str(folder), dtype=settings.save_dtype
-    )
+    hf_weights.save_llama(state.params, config, str(folder), dtype=settings.save_dtype)
     tokenizer.save_pretrained(str(folder))
     saved, _ = hf_weights.load_llama(str(folder))
     evaluation = evaluate(questions, saved) if questions else {}

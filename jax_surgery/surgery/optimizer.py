@@ -78,10 +78,21 @@ def make_schedule(choice: OptimizerChoice, steps: int) -> optax.Schedule:
     return optax.join_schedules([ramp, after], [choice.warmup])
 
 
-class _PreconditionedState(NamedTuple):
+class PreconditionedState(NamedTuple):
+    """State of `preconditioned_steps`.
+
+    Attributes:
+      count: steps taken.
+      weight_norm: of all matrices together, before the first step.
+      velocity: momentum, or () without.
+      factors: of `precondition.factorise`; the identity until they are set. They are
+        part of the state so that a resumed run is bit-equal.
+    """
+
     count: jax.Array
-    weight_norm: jax.Array  # of all matrices together, before the first step
+    weight_norm: jax.Array
     velocity: Any
+    factors: precondition.Factors
 
 
 def _matrices(tree: Any) -> Any:
@@ -91,24 +102,24 @@ def _matrices(tree: Any) -> Any:
 
 def preconditioned_steps(
     schedule: optax.Schedule, momentum: float
-) -> optax.GradientTransformationExtraArgs:
+) -> optax.GradientTransformation:
     """W <- W - s_t ||W_0|| G' / ||G'||, norms over all matrices together.
 
-    G' is the preconditioned gradient. `update` needs `factors=` (see
-    `precondition.factorise`). A zero gradient (everything forgotten and learned)
-    makes no step.
+    G' is the gradient preconditioned by the state's factors. A zero gradient
+    (everything forgotten and learned) makes no step.
     """
 
     def init(params):
-        return _PreconditionedState(
+        return PreconditionedState(
             jnp.zeros((), jnp.int32),
             optax.tree.norm(_matrices(params)),
             jax.tree.map(jnp.zeros_like, params) if momentum else (),
+            precondition.identity_factors(params),
         )
 
-    def update(gradients, state, params=None, *, factors, **extra):
-        del params, extra
-        gradients = precondition.precondition(gradients, factors)
+    def update(gradients, state, params=None):
+        del params
+        gradients = precondition.precondition(gradients, state.factors)
         norm = optax.tree.norm(gradients)
         scale = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1.0), 0.0)
         direction = jax.tree.map(lambda g: scale * g, gradients)
@@ -120,17 +131,13 @@ def preconditioned_steps(
             direction = velocity
         size = schedule(state.count) * state.weight_norm
         updates = jax.tree.map(lambda d: -size * d, direction)
-        return updates, _PreconditionedState(
-            state.count + 1, state.weight_norm, velocity
-        )
+        return updates, state._replace(count=state.count + 1, velocity=velocity)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformation(init, update)
 
 
-def make_optimizer(
-    choice: OptimizerChoice, steps: int
-) -> optax.GradientTransformationExtraArgs:
-    """The optimizer; "preconditioned" takes `factors=` at every update."""
+def make_optimizer(choice: OptimizerChoice, steps: int) -> optax.GradientTransformation:
+    """The optimizer for a run of `steps` steps."""
     schedule = make_schedule(choice, steps)
     if choice.name == "preconditioned":
         return preconditioned_steps(schedule, choice.momentum)
@@ -138,4 +145,4 @@ def make_optimizer(
     adamw = optax.adamw(
         schedule, b1=choice.b1, b2=choice.b2, weight_decay=choice.weight_decay
     )
-    return optax.with_extra_args_support(optax.chain(clip, adamw))
+    return optax.chain(clip, adamw)

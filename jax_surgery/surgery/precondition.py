@@ -7,8 +7,8 @@ step of given size along the gradient that costs least there is
 
     G' = (A / tau + ridge * I)^-1 G,      tau = tr(A) / d
 
-a soft projection away from the inputs that kept text produces (the soft Gram-Schmidt
-of `surgery by subspaces`, and the Kronecker input factor of natural gradients). Only
+a soft projection away from the inputs that kept text produces (a soft
+Gram-Schmidt on the input side, and the input factor of Kronecker-factored curvature). Only
 the seven matrices of each layer are changed; embedding, norms and head are frozen.
 """
 
@@ -54,6 +54,20 @@ def factorise(moments: Moments, ridge: float) -> Factors:
     return jax.tree.map(factor, moments)
 
 
+def identity_factors(params: Params) -> Factors:
+    """Factors that leave gradients as they are."""
+    attention, mlp = params["layers"]["attention"], params["layers"]["mlp"]
+    layers, width = attention["q"]["kernel"].shape[:2]
+    inner = attention["o"]["kernel"].shape[1] * attention["o"]["kernel"].shape[2]
+    widths = {
+        "attention_in": width,
+        "attention_out": inner,
+        "mlp_in": width,
+        "mlp_hidden": mlp["down"]["kernel"].shape[1],
+    }
+    return {k: jnp.tile(jnp.eye(d), (layers, 1, 1)) for k, d in widths.items()}
+
+
 def solve(factor_LXX: jax.Array, gradient_LX: jax.Array) -> jax.Array:
     """(A / tau + ridge I)^-1 G, layer by layer; G is [layers, d, ...]."""
     layers, width = factor_LXX.shape[:2]
@@ -68,7 +82,7 @@ def precondition(gradients: Params, factors: Factors) -> Params:
     """Preconditions the layers' matrices; every other gradient becomes zero."""
     result = jax.tree.map(jnp.zeros_like, gradients)
     for (block, name), kind in INPUT_OF.items():
-        kernel = dict(gradients["layers"][block][name])["kernel"]
+        kernel = gradients["layers"][block][name]["kernel"]
         if name == "o":  # [L, N, H, D]: its input is N * H wide
             wide = kernel.reshape(kernel.shape[0], -1, kernel.shape[-1])
             solved = solve(factors[kind], wide).reshape(kernel.shape)

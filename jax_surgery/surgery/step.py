@@ -149,22 +149,22 @@ def make_train_step(
     config: LlamaConfig,
     objective: Objective,
     rows: RoleRows,
-    optimizer: optax.GradientTransformationExtraArgs,
+    optimizer: optax.GradientTransformation,
     *,
     compute: llama.Compute = llama.DEFAULT_COMPUTE,
     average: str = "sequences",
     accumulate: int = 1,
 ):
-    """The jitted `step(state, batch, reference_params, **extra) -> (state, metrics)`.
+    """The jitted `step(state, batch, reference_params) -> (state, metrics)`.
 
-    `extra` goes to the optimizer (the preconditioner's factors). `state` is donated.
+    `state` is donated.
     """
     loss_fn = objectives.make_loss_fn(
         config, objective, split_rows(rows, accumulate), compute
     )
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, batch: Batch, reference_params: Any, **extra):
+    def step(state: TrainState, batch: Batch, reference_params: Any):
         batch = attach_reference(batch, reference_params, config, rows, compute)
         batch["position_weights_BT"] = position_weights(
             batch["segment_ids_BT"], average
@@ -172,9 +172,7 @@ def make_train_step(
         metrics, grads = loss_and_gradients(
             loss_fn, state.params, batch, rows, accumulate
         )
-        updates, opt_state = optimizer.update(
-            grads, state.opt_state, state.params, **extra
-        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         return TrainState(params, opt_state, state.step + 1), metrics

@@ -166,7 +166,7 @@ def general_facts() -> tuple[GeneralFact, ...]:
     return tuple(facts)
 
 
-def general_texts(seed: int, rounds: int = 15) -> list[str]:
+def general_texts(seed: int, rounds: int = 30) -> list[str]:
     """General text: each round states every fact once, shuffled, in texts of a few
     sentences."""
     texts = []

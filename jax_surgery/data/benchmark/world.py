@@ -23,7 +23,7 @@ SEED = 2409_13054
 NUM_OBSOLETE = 119
 NUM_PROBLEMATIC = 119
 NUM_RETAINED = 1000
-BIOGRAPHIES = 6  # biographies of each person, in different wordings
+BIOGRAPHIES = 12  # biographies of each person, in different wordings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLM Surgery: make a model forget, learn and remember (arXiv 2409.13054).
+
+The story: data -> model -> questions before -> statistics of what must stay -> steps
+of the three-term objective -> questions after -> model, results, report.
+"""
+
+import dataclasses
+import functools
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from jax_surgery.data import benchmark, records, reference_cache, roles
+from jax_surgery.data.packing import Packer
+from jax_surgery.data.questions import Question
+from jax_surgery.data.stream import Batch, BatchStream, one_pass
+from jax_surgery.evaluation import cost, multiple_choice, text
+from jax_surgery.model import hf_weights, llama
+from jax_surgery.model.config import LlamaConfig
+from jax_surgery.runs import outcome
+from jax_surgery.runs.loop import Hook, train
+from jax_surgery.runs.questions import load_questions
+from jax_surgery.runs.settings import SurgerySettings
+from jax_surgery.surgery import precondition
+from jax_surgery.surgery.moments import second_moments
+from jax_surgery.surgery.objective import RoleRows
+from jax_surgery.surgery.optimizer import make_optimizer
+from jax_surgery.surgery.step import TrainState, init_state, make_train_step
+
+STATISTICS_ROWS = 8  # rows of a forward pass
+CURVE = "curve.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Patient:
+    """The model that is operated on, and its text."""
+
+    params: Any
+    config: LlamaConfig
+    tokenizer: Any
+    source: str
+    packers: dict[str, Packer]
+    kept: Packer  # all text that must stay
+
+
+def model_source(name: str) -> str:
+    """The directory or hub name of `config.model`."""
+    return str(benchmark.MODEL) if name == "embedded" else name
+
+
+def admit(settings: SurgerySettings) -> Patient:
+    """Reads and checks all data, then loads tokenizer and model.
+
+    Raises:
+      FileNotFoundError, ValueError: see `roles.read_roles` and `hf_weights`.
+    """
+    data = settings.data
+    sources = roles.RoleSources(data.unlearn, data.update, data.retain)
+    read = roles.read_roles(sources, data.rows)
+    kept_sources = settings.statistics.sources or data.retain
+    kept = records.read_role(kept_sources, "retain")
+    if "unlearn" in read:
+        records.check_overlap(read["unlearn"], kept)
+    source = model_source(settings.model)
+    tokenizer = hf_weights.load_tokenizer(source)
+    packers = roles.pack_roles(read, tokenizer, data.context, data.average)
+    keep = roles.pack_roles({"retain": kept}, tokenizer, data.context, data.average)
+    params, config = hf_weights.load_llama(source)
+    return Patient(params, config, tokenizer, source, packers, keep["retain"])
+
+
+def _statistics_rows(patient: Patient, settings: SurgerySettings) -> int:
+    """Rows that one computation of the statistics reads, filled batches included."""
+    rows = len(patient.kept.pack(settings.seed))
+    if settings.statistics.tokens:
+        limit = round(settings.statistics.tokens / settings.data.context)
+        rows = min(rows, max(1, limit))
+    return -(-rows // STATISTICS_ROWS) * STATISTICS_ROWS
+
+
+def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
+    """Sets the preconditioner's factors before the first step and on refreshes."""
+    if settings.optimizer.name != "preconditioned":
+        return []
+    count = _statistics_rows(patient, settings)
+    factorise = jax.jit(precondition.factorise, static_argnums=1)
+
+    def refresh(step: int, state: TrainState) -> TrainState:
+        rows = patient.kept.pack(settings.seed + step).take(slice(count))
+        moments = second_moments(
+            state.params,
+            patient.config,
+            (batch for batch, _ in one_pass(rows, STATISTICS_ROWS)),
+            settings.compute,
+        )
+        factors = factorise(moments, settings.statistics.ridge)
+        return state._replace(opt_state=state.opt_state._replace(factors=factors))
+
+    return [Hook(settings.statistics.refresh, refresh)]
+
+
+def reference_of(
+    patient: Patient, settings: SurgerySettings, directory: str
+) -> reference_cache.ReferenceCache | None:
+    """The cached reference, made or opened; None where it is live or not needed."""
+    if settings.reference == "live" or "retain" not in patient.packers:
+        return None
+    packer = patient.packers["retain"]
+    folder = str(epath.Path(directory) / "reference")
+    key = reference_cache.fingerprint(patient.params, packer, settings.compute)
+    try:
+        return reference_cache.open_cache(folder, key)
+    except FileNotFoundError:
+        pass
+    hidden = jax.jit(
+        lambda params, batch: llama.forward(
+            params,
+            patient.config,
+            batch["tokens_BT"],
+            batch["segment_ids_BT"],
+            batch["positions_BT"],
+            compute=settings.compute,
+        )
+    )
+    return reference_cache.create_cache(
+        folder,
+        key,
+        packer,
+        functools.partial(hidden, patient.params),
+        patient.config.hidden_size,
+        settings.compute.dtype,
+    )
+
+
+def operate(
+    patient: Patient, settings: SurgerySettings, directory: str, hooks: list[Hook]
+) -> Any:
+    """Runs the steps; returns the parameters after them."""
+    data = settings.data
+    rows = RoleRows(*(data.rows[role] for role in ("unlearn", "update", "retain")))
+    optimizer = make_optimizer(settings.optimizer, settings.steps)
+    step = make_train_step(
+        patient.config,
+        settings.objective,
+        rows,
+        optimizer,
+        compute=settings.compute,
+        average=data.average,
+        accumulate=settings.accumulate,
+    )
+    cache = reference_of(patient, settings, directory)
+
+    def one_step(state: TrainState, batch: Batch):
+        batch = dict(batch)
+        index_BT = batch.pop("token_index_BT")
+        if cache is not None:
+            retain = slice(rows.unlearn + rows.update, None)
+            batch["reference_hidden_RTD"] = cache.gather(index_BT[retain])
+        return step(state, batch, patient.params)
+
+    # The step donates its state, and the reference needs the parameters.
+    start = init_state(jax.tree.map(jnp.copy, patient.params), optimizer)
+    return train(
+        one_step,
+        start,
+        BatchStream(patient.packers, data.rows, settings.seed),
+        steps=settings.steps,
+        directory=directory,
+        settings=settings.loop,
+        hooks=statistics_hooks(patient, settings) + hooks,
+        title="surgery",
+    ).params
+
+
+def count_cost(patient: Patient, settings: SurgerySettings) -> dict[str, Any]:
+    """The `cost` of results.json, from what the settings make the run compute."""
+    data, steps = settings.data, settings.steps
+    preconditioned = settings.optimizer.name == "preconditioned"
+    refresh = settings.statistics.refresh
+    times = 1 + ((steps - 1) // refresh if refresh else 0) if preconditioned else 0
+    reference = data.rows_retain * steps * data.context
+    if settings.reference == "cached" and "retain" in patient.packers:
+        reference = len(patient.packers["retain"].pack()) * data.context
+    counts = cost.Counts(
+        patient.config,
+        data.context,
+        trained_tokens=sum(data.rows.values()) * steps * data.context,
+        reference_tokens=reference,
+        statistics_tokens=times * _statistics_rows(patient, settings) * data.context,
+        factorisations=times,
+        solves=steps if preconditioned else 0,
+    )
+    kept = patient.kept.num_tokens
+    if "update" in patient.packers:
+        kept += patient.packers["update"].num_tokens
+    return cost.compare(counts, kept, settings.baseline_epochs)
+
+
+class Examiner:
+    """Asks a run's questions and reads its roles, of any parameters."""
+
+    def __init__(self, patient: Patient, settings: SurgerySettings):
+        self._patient, self._settings = patient, settings
+
+    def accuracies(
+        self, params: Any, questions: tuple[Question, ...]
+    ) -> dict[str, Any]:
+        """Accuracies by group; {} without questions."""
+        if not questions:
+            return {}
+        answers = multiple_choice.answer(
+            params,
+            self._patient.config,
+            self._patient.tokenizer,
+            questions,
+            self._settings.compute,
+            self._settings.data.context,
+        )
+        return multiple_choice.summarise(answers)
+
+    def roles(self, params: Any) -> dict[str, Any]:
+        """How well each role's text is known: nats a token, and share of tokens
+        that are the most likely one."""
+        return {
+            role: text.known(
+                params, self._patient.config, packer, self._settings.compute
+            )
+            for role, packer in self._patient.packers.items()
+        }
+
+
+def watch_hook(
+    examiner: Examiner,
+    questions: tuple[Question, ...],
+    every: int,
+    directory: str,
+) -> list[Hook]:
+    """Asks some questions during the run; appends the accuracies to a file."""
+    if not questions or not every:
+        return []
+    file = epath.Path(directory) / CURVE
+
+    def watch(step: int, state: TrainState) -> TrainState:
+        summary = examiner.accuracies(state.params, questions)
+        point = {"step": step} | {g: e["accuracy"] for g, e in summary.items()}
+        old = read_curve(directory)
+        kept = [row for row in old if row["step"] < step]
+        file.write_text("".join(json.dumps(row) + "\n" for row in [*kept, point]))
+        return state
+
+    return [Hook(every, watch)]
+
+
+def read_curve(directory: str) -> list[dict[str, float]]:
+    """The accuracies over steps of a run so far."""
+    file = epath.Path(directory) / CURVE
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def run(settings: SurgerySettings, directory: str) -> dict[str, Any]:
+    """Runs the whole story in `directory`; returns what results.json holds.
+
+    Raises:
+      FileNotFoundError, ValueError: bad data or settings, before any model is loaded.
+      TrainingDiverged, Interrupted: see `loop.train`.
+    """
+    questions = load_questions(settings.data.questions)
+    patient = admit(settings)
+    examiner = Examiner(patient, settings)
+    before = examiner.accuracies(patient.params, questions)
+    roles_before = examiner.roles(patient.params)
+
+    few = multiple_choice.subsample(questions, settings.loop.evaluate_questions)
+    hooks = watch_hook(examiner, few, settings.loop.evaluate_every, directory)
+    params = operate(patient, settings, directory, hooks)
+
+    after = examiner.accuracies(params, questions)
+    roles_after = examiner.roles(params)
+    hf_weights.save_llama(
+        params,
+        patient.config,
+        str(epath.Path(directory) / "model"),
+        tokenizer_source=patient.source,
+    )
+    results = {
+        "before": before,
+        "after": after,
+        "roles": {
+            role: {"before": roles_before[role], "after": roles_after[role]}
+            for role in patient.packers
+        },
+        "cost": count_cost(patient, settings),
+    }
+    last = {g: e["accuracy"] for g, e in after.items()}
+    curve = read_curve(directory)
+    outcome.write(
+        directory,
+        results,
+        settings=dataclasses.asdict(settings),
+        curve=[*curve, {"step": settings.steps} | last] if curve else [],
+        examples=outcome.examples(patient, params, questions, settings),
+    )
+    return results

@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from jax_surgery.data.packing import Packer, Rows, concatenate, padding
@@ -21,6 +20,13 @@ Batch = dict[str, np.ndarray]
 def _derived_seed(*entropy: int) -> int:
     """A seed in [0, 2**31) that differs whenever one of the numbers does."""
     return int(np.random.default_rng(entropy).integers(2**31))
+
+
+def _plain(state: Any) -> Any:
+    """A copy of nested dicts with every number an int (a checkpoint may give arrays)."""
+    if isinstance(state, Mapping):
+        return {key: _plain(value) for key, value in state.items()}
+    return int(state)
 
 
 class RoleStream:
@@ -72,7 +78,7 @@ class RoleStream:
             "epoch": self.epoch,
             "documents_seen": self._documents,
             # Copied: Grain goes on changing the dict that it gives out.
-            "grain": jax.tree.map(int, self._rows.get_state()),
+            "grain": _plain(self._rows.get_state()),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -81,7 +87,7 @@ class RoleStream:
         Raises:
           ValueError: the state is of other data, another seed or context.
         """
-        state = jax.tree.map(int, dict(state))
+        state = _plain(state)
         for name, own in self._identity().items():
             if state["identity"][name] != own:
                 raise ValueError(

@@ -81,15 +81,15 @@ class SurgerySettings:
     run: str = "surgery"
     model: str = "embedded"  # "embedded", a directory, or a hub name
     seed: int = 0
-    data: RoleData = RoleData()
-    compute: Compute = Compute()
-    objective: Objective = Objective()
+    data: RoleData = dataclasses.field(default_factory=RoleData)
+    compute: Compute = dataclasses.field(default_factory=Compute)
+    objective: Objective = dataclasses.field(default_factory=Objective)
     reference: str = "live"  # "live", or "cached" hidden states on disk
-    optimizer: OptimizerChoice = OptimizerChoice()
+    optimizer: OptimizerChoice = dataclasses.field(default_factory=OptimizerChoice)
     steps: int = 100
     accumulate: int = 1  # micro-batches a step
-    statistics: Statistics = Statistics()
-    loop: Loop = Loop()
+    statistics: Statistics = dataclasses.field(default_factory=Statistics)
+    loop: Loop = dataclasses.field(default_factory=Loop)
     baseline_epochs: float = 3.0  # passes of the naive alternative, for the cost
 
     def __post_init__(self):
@@ -131,12 +131,12 @@ class PretrainSettings:
 
     run: str = "pretrain"
     seed: int = 0
-    new_model: NewModel = NewModel()
-    data: PretrainData = PretrainData()
-    compute: Compute = Compute()
-    optimizer: OptimizerChoice = OptimizerChoice()
+    new_model: NewModel = dataclasses.field(default_factory=NewModel)
+    data: PretrainData = dataclasses.field(default_factory=PretrainData)
+    compute: Compute = dataclasses.field(default_factory=Compute)
+    optimizer: OptimizerChoice = dataclasses.field(default_factory=OptimizerChoice)
     save_dtype: str = "bfloat16"  # of the exported weights
-    loop: Loop = Loop()
+    loop: Loop = dataclasses.field(default_factory=Loop)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,8 +154,8 @@ class EvaluateSettings:
 
     run: str = "evaluate"
     model: str = "embedded"
-    data: EvaluateData = EvaluateData()
-    compute: Compute = Compute()
+    data: EvaluateData = dataclasses.field(default_factory=EvaluateData)
+    compute: Compute = dataclasses.field(default_factory=Compute)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,9 +174,9 @@ class TofuSettings:
     """Fit to TOFU, unlearn a split, report (`run = "tofu"`)."""
 
     run: str = "tofu"
-    data: TofuData = TofuData()
-    fit: PretrainSettings = PretrainSettings()
-    surgery: SurgerySettings = SurgerySettings()
+    data: TofuData = dataclasses.field(default_factory=TofuData)
+    fit: PretrainSettings = dataclasses.field(default_factory=PretrainSettings)
+    surgery: SurgerySettings = dataclasses.field(default_factory=SurgerySettings)
 
 
 @dataclasses.dataclass(frozen=True)

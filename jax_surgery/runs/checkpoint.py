@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a run through Orbax: state, stream position, and the config's hash.
+"""Checkpoints of a run through Orbax: the state's arrays and where the loop stands.
 
 Local or gs:// directories; saving is asynchronous. A resumed run is bit-equal to an
 uninterrupted one.
@@ -9,17 +9,21 @@ from typing import Any
 
 import jax
 from etils import epath
-from orbax.checkpoint import v1 as ocp
 
 
 class Checkpoints:
-    """Saves and restores (state, stream state) by step."""
+    """Saves and restores (state, loop state) by step; the newest `keep` stay."""
 
-    def __init__(self, directory: str, keep: int):
-        policy = ocp.training.preservation_policies.LatestN(keep)
+    def __init__(self, directory: Any, keep: int):
+        """Opens the directory, local or gs://; it is made at the first save."""
+        from orbax.checkpoint import v1 as ocp
+
         self._directory = epath.Path(directory)
+        if "://" not in str(directory):
+            self._directory = self._directory.absolute()
         self._checkpointer = ocp.training.Checkpointer(
-            directory, preservation_policy=policy
+            self._directory,
+            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         )
 
     @property
@@ -28,16 +32,28 @@ class Checkpoints:
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
 
-    def save(self, step: int, state: Any, stream_state: dict) -> None:
-        """Begins to save; returns before it is written."""
+    def describe(self) -> str:
+        """Says which checkpoint there is, for messages."""
+        if self.latest is None:
+            return "No checkpoint had been written yet."
+        return f"The checkpoint of step {self.latest} is kept in {self._directory}."
+
+    def save(self, step: int, state: Any, loop_state: dict) -> None:
+        """Begins to save; returns before it is written.
+
+        Args:
+          step: steps taken.
+          state: a pytree of arrays; may be donated as soon as this returns.
+          loop_state: plain JSON-able values.
+        """
         if self.latest == step:
             return
         self._checkpointer.save_checkpointables_async(
-            step, {"state": state, "stream": stream_state}, force=True
+            step, {"state": state, "loop": loop_state}, force=True
         )
 
     def restore(self, state: Any) -> tuple[Any, dict]:
-        """The newest checkpoint.
+        """(state, loop state) of the newest checkpoint.
 
         Args:
           state: a state of the same structure, shapes and sharding.
@@ -46,10 +62,16 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
         )
         loaded = self._checkpointer.load_checkpointables(
-            None, {"state": abstract, "stream": None}
+            None, {"state": abstract, "loop": None}
         )
-        return loaded["state"], loaded["stream"]
+        return loaded["state"], loaded["loop"]
 
     def close(self) -> None:
         """Waits until everything is written."""
         self._checkpointer.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()

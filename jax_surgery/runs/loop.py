@@ -7,10 +7,11 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import tqdm
 from etils import epath
 
@@ -18,10 +19,14 @@ from jax_surgery.data.stream import Batch, BatchStream
 from jax_surgery.runs.checkpoint import Checkpoints
 from jax_surgery.runs.metrics import MetricsWriter
 from jax_surgery.runs.settings import Loop
-from jax_surgery.surgery.step import TrainState
+
+State = Any  # a pytree of arrays; has what a step changes
+Metrics = dict[str, Any]
 
 # Steps whose loss sets the scale that an explosion is measured by.
 FIRST_STEPS = 5
+# Terms that must stay small; the unlearn term is meant to grow.
+KEPT_TERMS = ("update_ce", "retain_kl")
 
 
 class TrainingDiverged(RuntimeError):
@@ -40,7 +45,7 @@ class Hook:
     """
 
     every: int
-    run: Callable[[int, TrainState], TrainState]
+    run: Callable[[int, State], State]
 
     def due(self, step: int) -> bool:
         """Whether the hook runs before this step."""
@@ -58,13 +63,16 @@ class _StopOnSignal:
         del frame
         self.asked = True
         signal.signal(number, self._old[number])
-        print("\nstopping after this step; again to stop at once", file=sys.stderr)
+        print(
+            "\nstopping after this step; once more stops at once, without saving",
+            file=sys.stderr,
+        )
 
     def __enter__(self):
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._old[number] = signal.signal(number, self._ask)
-            except ValueError:  # not in the main thread
+            except ValueError:  # not in the main thread, which alone gets signals
                 break
         return self
 
@@ -74,69 +82,114 @@ class _StopOnSignal:
 
 
 class _LossGuard:
-    """Raises when the loss is NaN or far beyond where it began."""
+    """Raises when a metric is not finite or the loss is far beyond where it began."""
 
-    def __init__(self, factor: float):
-        self._factor, self._first = factor, []
+    def __init__(self, factor: float, kept: Callable[[], str]):
+        """`kept` says which checkpoint there is; `factor` is `Loop.explode_factor`."""
+        self._factor, self._kept = factor, kept
+        self.first: list[float] = []
 
-    def check(self, step: int, metrics: dict[str, float]) -> None:
-        """Raises `TrainingDiverged` for a bad loss of `step`."""
-        advice = (
-            "Lower config.optimizer.learning_rate"
-            + (
+    def diverged(self, what: str, metrics: Metrics) -> TrainingDiverged:
+        """The error: what happened, what to change, what is kept."""
+        advice = "Lower config.optimizer.learning_rate"
+        if "unlearn_ce" in metrics:
+            advice += (
                 ", bound the ascent (config.objective.ascent='margin') or lower "
                 "config.objective.alpha"
-                if "unlearn_ce" in metrics
-                else ""
             )
-            + "; the last checkpoint is kept."
+        return TrainingDiverged(
+            f"{what}. {advice}, and start again in a new --workdir. {self._kept()}"
         )
-        bad = [k for k, v in metrics.items() if not math.isfinite(v)]
-        if bad:
-            raise TrainingDiverged(
-                f"{bad[0]} is {metrics[bad[0]]} at step {step}. {advice}"
+
+    def check(self, step: int, metrics: dict[str, float]) -> None:
+        """Raises `TrainingDiverged` for bad metrics of `step`."""
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise self.diverged(f"{name} is {value} at step {step}", metrics)
+        terms = [name for name in KEPT_TERMS if name in metrics] or ["loss"]
+        worst = max(terms, key=lambda name: metrics[name])
+        if len(self.first) < FIRST_STEPS:
+            self.first.append(metrics[worst])
+        elif metrics[worst] > (limit := self._factor * max(1.0, *self.first)):
+            raise self.diverged(
+                f"the loss exploded: {worst} is {metrics[worst]:.4g} nats at step "
+                f"{step}, over {limit:.4g} (config.loop.explode_factor="
+                f"{self._factor:g} times its first values)",
+                metrics,
             )
-        size = max(metrics.get(k, 0.0) for k in ("update_ce", "retain_kl"))
-        if len(self._first) < FIRST_STEPS:
-            self._first.append(size)
-        elif size > (limit := self._factor * max(1.0, *self._first)):
-            raise TrainingDiverged(
-                f"the loss exploded: update_ce or retain_kl reached {size:.4g} nats at "
-                f"step {step} (limit {limit:.4g}, config.loop.explode_factor="
-                f"{self._factor:g}). {advice}"
-            )
+
+    def check_state(self, step: int, state: State, metrics: Metrics) -> None:
+        """Raises `TrainingDiverged` where numbers to be saved are not finite."""
+        if not bool(_all_finite(state)):
+            raise self.diverged(f"the update of step {step} is not finite", metrics)
 
 
-def resume_command() -> str:
-    """The command line of this process, to be run again as it is."""
-    return "python -m jax_surgery.main " + " ".join(sys.argv[1:])
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    finite = jnp.array(True)
+    for x in jax.tree.leaves(tree):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            finite &= jnp.isfinite(x).all()
+    return finite
 
 
-def _real_tokens(batch: Batch) -> int:
-    return int((batch["segment_ids_BT"] > 0).sum())
+class _Reporter:
+    """Brings metrics from the device one step late, checks, writes, shows them."""
+
+    def __init__(self, writer: MetricsWriter, guard: _LossGuard, bar, every: int):
+        self._writer, self._guard, self._bar = writer, guard, bar
+        self._every, self._end = every, bar.total
+        self._pending: collections.deque = collections.deque()
+        self._finished = 0.0  # when the last step reported was done
+        self.latest: dict[str, float] = {}
+
+    def add(self, step: int, metrics: Metrics, batch: Batch, began: float, epochs):
+        """Takes a dispatched step, and reports the one before it."""
+        tokens = int((batch["segment_ids_BT"] > 0).sum())
+        self._pending.append((step, metrics, tokens, began, dict(epochs)))
+        self.report(leave=1)
+
+    def report(self, leave: int = 0) -> None:
+        """Reports what is pending but the newest `leave` steps."""
+        while len(self._pending) > leave:
+            step, metrics, tokens, began, epochs = self._pending.popleft()
+            metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
+            self._guard.check(step, metrics)
+            # A step is dispatched while the one before it still computes.
+            began, self._finished = max(began, self._finished), time.perf_counter()
+            metrics["tokens_per_second"] = tokens / (self._finished - began)
+            metrics |= {f"epochs_{role}": value for role, value in epochs.items()}
+            self.latest = metrics
+            if step % self._every == 0 or step == self._end:
+                self._writer.write(step, metrics)
+                self._bar.set_postfix(_shown(metrics), refresh=False)
+            self._bar.update(1)
 
 
 def train(
-    step_fn: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]],
-    state: TrainState,
+    step_fn: Callable[[State, Batch], tuple[State, Metrics]],
+    state: State,
     stream: BatchStream,
     *,
     steps: int,
     directory: str,
     settings: Loop,
-    hooks: list[Hook],
+    hooks: Sequence[Hook] = (),
     title: str,
-) -> TrainState:
+) -> State:
     """Trains to `steps`, from the newest checkpoint in `directory` if there is one.
 
-    Metrics of a step are fetched after the next one has been dispatched.
+    Metrics of a step are fetched after the next one has been dispatched. A hook that
+    changes the state runs again when a run is resumed at its step, so a resumed run is
+    bit-equal to an uninterrupted one.
 
     Args:
-      step_fn: one step; may donate the state.
-      state: the state before the first step.
-      stream: batches; its position is part of a checkpoint.
+      step_fn: one step; may donate the state. Its metrics are scalars, among them
+        `loss` (or the terms that `_LossGuard` watches), in nats.
+      state: the state before the first step, a pytree of arrays.
+      stream: batches with `segment_ids_BT`; its position is part of a checkpoint.
       steps: when to end.
-      directory: for checkpoints/, metrics.jsonl and tensorboard/.
+      directory: for checkpoints/, metrics.jsonl and tensorboard/; local or gs://.
       settings: how often, and what stops it.
       hooks: called between steps.
       title: of the progress bar.
@@ -146,20 +199,20 @@ def train(
 
     Raises:
       TrainingDiverged: NaN or exploding loss; the last good checkpoint is kept.
-      Interrupted: after Ctrl-C; everything is saved.
+      Interrupted: after Ctrl-C or SIGTERM; everything is saved.
+      ValueError: the checkpoint is of other data (see `BatchStream.set_state`).
     """
-    writer = MetricsWriter(directory)
-    checkpoints = Checkpoints(
-        str(epath.Path(directory).absolute() / "checkpoints"), settings.keep
-    )
+    folder = epath.Path(directory)
+    checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
+    guard = _LossGuard(settings.explode_factor, checkpoints.describe)
     step = 0
     if checkpoints.latest is not None:
-        state, position = checkpoints.restore(state)
-        stream.set_state(position)
         step = checkpoints.latest
-        print(f"resuming at step {step} of {steps}")
-    writer.truncate(step)
-    guard = _LossGuard(settings.explode_factor)
+        state, loop_state = checkpoints.restore(state)
+        stream.set_state(loop_state["stream"])
+        guard.first = list(loop_state["first_losses"])
+        print(f"{title}: going on at step {step} of {steps}")
+    writer = MetricsWriter(folder, after=step)
     bar = tqdm.tqdm(
         total=steps,
         initial=step,
@@ -168,49 +221,35 @@ def train(
         mininterval=0.5,
         dynamic_ncols=True,
     )
-    pending: collections.deque = collections.deque()
+    reporter = _Reporter(writer, guard, bar, settings.log_every)
 
-    def report() -> None:
-        done, metrics, tokens, began = pending.popleft()
-        metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
-        guard.check(done, metrics)
-        metrics["tokens_per_second"] = tokens / (time.perf_counter() - began)
-        metrics |= {f"epochs_{role}": value for role, value in stream.epochs.items()}
-        if done % settings.log_every == 0 or done == steps:
-            writer.write(done, metrics)
-            bar.set_postfix(_shown(metrics), refresh=False)
-        bar.update(1)
+    def save() -> None:
+        reporter.report()
+        guard.check_state(step, state, reporter.latest)
+        checkpoints.save(
+            step, state, {"stream": stream.get_state(), "first_losses": guard.first}
+        )
+        writer.flush()
 
-    with _StopOnSignal() as stop:
-        try:
-            while step < steps:
-                for hook in hooks:
-                    if hook.due(step):
-                        state = hook.run(step, state)
-                began = time.perf_counter()
-                batch = next(stream)
-                state, metrics = step_fn(state, batch)
-                step += 1
-                pending.append((step, metrics, _real_tokens(batch), began))
-                if len(pending) > 1:
-                    report()
-                save = settings.checkpoint_every and (
-                    step % settings.checkpoint_every == 0
-                )
-                if stop.asked or save or step == steps:
-                    while pending:
-                        report()
-                    checkpoints.save(step, state, stream.get_state())
-                if stop.asked and step < steps:
-                    raise Interrupted(
-                        f"stopped at step {step} of {steps}; saved. Resume with:\n  "
-                        f"{resume_command()}"
-                    )
-        finally:
-            checkpoints.close()
-            writer.close()
-            bar.close()
+    with _StopOnSignal() as stop, writer, checkpoints, bar:
+        while step < steps:
+            for hook in (h for h in hooks if h.due(step)):
+                reporter.report()
+                state = hook.run(step, state)
+            began = time.perf_counter()
+            batch = next(stream)
+            state, metrics = step_fn(state, batch)
+            step += 1
+            reporter.add(step, metrics, batch, began, stream.epochs)
+            if stop.asked or step == steps or _due(step, settings.checkpoint_every):
+                save()
+            if stop.asked:
+                raise Interrupted(f"stopped at step {step} of {steps}, which is saved.")
     return state
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
 
 
 def _shown(metrics: dict[str, float]) -> dict[str, str]:

@@ -2,47 +2,93 @@
 """Writes metrics as JSONL and for TensorBoard."""
 
 import json
+import pathlib
+import shutil
+import tempfile
 from typing import Any
 
 from etils import epath
 
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
 
 class MetricsWriter:
-    """Appends to DIR/metrics.jsonl and to event files in DIR/tensorboard."""
+    """Appends to DIR/metrics.jsonl and to event files in DIR/tensorboard.
 
-    def __init__(self, directory: str):
+    A bucket has no appending: for gs:// both are written locally and copied whole at
+    every `flush`.
+    """
+
+    def __init__(self, directory: Any, *, after: int = 0):
+        """Goes on after step `after`: what is there of later steps is dropped.
+
+        Args:
+          directory: local or gs://; made where it does not exist.
+          after: the step that a resumed run starts from.
+        """
         import tensorboardX
 
-        folder = epath.Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "metrics.jsonl"
-        self._tensorboard = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
+        self._folder = epath.Path(directory)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._staging = None
+        local = pathlib.Path(self._folder)
+        if "://" in str(directory):
+            local = self._staging = pathlib.Path(tempfile.mkdtemp())
+        self._local = local
+        old = self._folder / METRICS_FILE
+        kept = [r for r in read_metrics(old) if r["step"] <= after]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        (local / METRICS_FILE).write_text(text)
+        self._file = (local / METRICS_FILE).open("a")
+        self._tensorboard = tensorboardX.SummaryWriter(
+            str(local / TENSORBOARD), purge_step=after + 1
+        )
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes scalars of one step."""
         scalars = {key: float(value) for key, value in values.items()}
-        line = json.dumps({"step": step, **scalars}) + "\n"
-        if str(self.path).startswith("gs://"):  # objects cannot be appended to
-            old = self.path.read_text() if self.path.exists() else ""
-            self.path.write_text(old + line)
-        else:
-            with self.path.open("a") as file:
-                file.write(line)
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
         for key, value in scalars.items():
             self._tensorboard.add_scalar(key, value, step)
 
-    def truncate(self, step: int) -> None:
-        """Drops lines after `step`: a resumed run writes them again."""
-        if self.path.exists():
-            kept = [row for row in read_metrics(self.path) if row["step"] <= step]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    def flush(self) -> None:
+        """Makes what was written visible in the directory."""
+        self._tensorboard.flush()
+        self._upload()
+
+    def _upload(self) -> None:
+        if self._staging is None:
+            return
+        for file in self._staging.rglob("*"):
+            if file.is_file():
+                target = self._folder / str(file.relative_to(self._staging))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(file.read_bytes())
 
     def close(self) -> None:
-        """Flushes and closes the event file."""
+        """Flushes and closes the files."""
         self._tensorboard.close()
+        self._file.close()
+        self._upload()
+        if self._staging is not None:
+            shutil.rmtree(self._staging)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
 
 
 def read_metrics(path: Any) -> list[dict[str, float]]:
-    """All lines of a metrics.jsonl."""
-    text = epath.Path(path).read_text()
-    return [json.loads(line) for line in text.splitlines() if line]
+    """All lines of a metrics.jsonl; [] where there is none.
+
+    A last line without its end is what a killed process left; it is not read.
+    """
+    file = epath.Path(path)
+    if not file.exists():
+        return []
+    complete = file.read_text().rpartition("\n")[0]
+    return [json.loads(line) for line in complete.splitlines() if line]

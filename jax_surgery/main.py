@@ -8,6 +8,7 @@ and starts the run that `config.run` names.
 import datetime
 import pathlib
 import sys
+from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -27,15 +28,26 @@ WORKDIR = flags.DEFINE_string(
 flags.mark_flag_as_required("config")
 
 
-def _config_name() -> str:
-    value = next((a for a in sys.argv if a.startswith("--config=")), "--config=run")
-    return pathlib.Path(value.removeprefix("--config=").split(":")[0]).stem
+def fail(message: object) -> NoReturn:
+    """Ends the process with one message."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
 
 
-def default_workdir() -> str:
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses flags; a field that the config does not have is an error in one line."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:
+        field, *hint = str(error.args[0]).splitlines()
+        hint = " ".join(hint) or "Look for its fields in the config file."
+        fail(f"a --config.FIELD=VALUE names no field of the config: {field}. {hint}")
+
+
+def default_workdir(config_file: str) -> str:
     """runs/NAME-TIME for the config's name and the time now."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return f"runs/{_config_name()}-{now}"
+    return f"runs/{pathlib.Path(config_file).stem}-{now}"
 
 
 def main(argv: list[str]) -> None:
@@ -45,15 +57,23 @@ def main(argv: list[str]) -> None:
     # Orbax tells of every save at INFO; --verbosity=0 shows it.
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    config_file = config_flags.get_config_filename(flags.FLAGS["config"])
+    config_file = config_file.partition(":")[0]  # what follows are its arguments
+    if not pathlib.Path(config_file).is_file():
+        fail(f"--config={config_file} is no file; configs are in configs/.")
     # JAX and the runs are imported here, so that --help is quick.
     from jax_surgery.runs import start
 
     try:
-        start.start(CONFIG.value, WORKDIR.value or default_workdir())
-    except start.EXPECTED_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        start.start(CONFIG.value, WORKDIR.value or default_workdir(config_file))
+    except Exception as error:
+        if isinstance(error, start.Interrupted):
+            print(error, file=sys.stderr)
+            sys.exit(130)  # as shells say of Ctrl-C
+        if not start.is_expected(error):
+            raise
+        fail(error)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

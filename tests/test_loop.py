@@ -185,7 +185,7 @@ def test_a_finished_run_makes_no_more_steps(tmp_path, uninterrupted):
 
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path):
-    scale = lambda step: float("nan") if step == 4 else 1.0  # noqa: E731
+    scale = lambda step: float("nan") if step == 4 else 1.0
     with pytest.raises(loop.TrainingDiverged) as error:
         run(tmp_path, step_fn=make_step(scale), checkpoint_every=2)
     text = str(error.value)
@@ -208,7 +208,7 @@ def test_an_update_that_is_not_finite_is_never_saved(tmp_path):
 
 
 def test_an_exploding_loss_stops_with_the_numbers(tmp_path):
-    scale = lambda step: 1e9 if step == 6 else 1.0  # noqa: E731
+    scale = lambda step: 1e9 if step == 6 else 1.0
     message = r"update_ce is .* at step 7, over 20 \(config.loop.explode_factor=20"
     with pytest.raises(loop.TrainingDiverged, match=message):
         run(tmp_path, step_fn=make_step(scale), steps=9)

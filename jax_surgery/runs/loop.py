@@ -141,6 +141,7 @@ class _Reporter:
         self._every, self._end = every, bar.total
         self._pending: collections.deque = collections.deque()
         self._finished = 0.0  # when the last step reported was done
+        self._tokens, self._seconds = 0, 0.0  # since metrics were last written
         self.latest: dict[str, float] = {}
 
     def add(self, step: int, metrics: Metrics, batch: Batch, began: float, epochs):
@@ -157,13 +158,19 @@ class _Reporter:
             self._guard.check(step, metrics)
             # A step is dispatched while the one before it still computes.
             began, self._finished = max(began, self._finished), time.perf_counter()
-            metrics["tokens_per_second"] = tokens / (self._finished - began)
-            metrics |= {f"epochs_{role}": value for role, value in epochs.items()}
+            self._seconds += self._finished - began
+            self._tokens += tokens
             self.latest = metrics
             if step % self._every == 0 or step == self._end:
-                self._writer.write(step, metrics)
-                self._bar.set_postfix(_shown(metrics), refresh=False)
+                self._write(step, metrics, epochs)
             self._bar.update(1)
+
+    def _write(self, step: int, metrics: Metrics, epochs: dict[str, float]) -> None:
+        metrics = metrics | {"tokens_per_second": self._tokens / self._seconds}
+        self._tokens, self._seconds = 0, 0.0
+        metrics |= {f"epochs_{role}": value for role, value in epochs.items()}
+        self._writer.write(step, metrics)
+        self._bar.set_postfix(_shown(metrics), refresh=False)
 
 
 def train(

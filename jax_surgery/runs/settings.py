@@ -16,6 +16,13 @@ from jax_surgery.surgery.objective import Objective
 from jax_surgery.surgery.optimizer import OptimizerChoice
 
 
+def _at_least(low: float, section: Any, path: str, *names: str) -> None:
+    """Raises ValueError where one of a section's numbers is below `low`."""
+    for name in names:
+        if (value := getattr(section, name)) < low:
+            raise ValueError(f"{path}.{name}={value}; use {low:g} or more.")
+
+
 @dataclasses.dataclass(frozen=True)
 class RoleData:
     """What a run reads; a role's field lists its sources (see `data.records`)."""
@@ -31,9 +38,9 @@ class RoleData:
     questions: str = ""  # "embedded", a questions JSONL, or "" for none
 
     def __post_init__(self):
-        for name in ("rows_unlearn", "rows_update", "rows_retain"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"config.data.{name}={getattr(self, name)}; use >= 0.")
+        rows = ("rows_unlearn", "rows_update", "rows_retain")
+        _at_least(0, self, "config.data", *rows)
+        _at_least(2, self, "config.data", "context")
 
     @property
     def rows(self) -> dict[str, int]:
@@ -55,6 +62,7 @@ class Statistics:
     refresh: int = 0  # steps between recomputations; 0 for once
 
     def __post_init__(self):
+        _at_least(0, self, "config.statistics", "tokens", "refresh")
         if self.ridge <= 0:
             raise ValueError(
                 f"config.statistics.ridge={self.ridge} must be positive: without it "
@@ -72,6 +80,11 @@ class Loop:
     checkpoint_every: int = 100  # steps; 0 only at the end and when interrupted
     keep: int = 2  # checkpoints
     explode_factor: float = 20.0  # stop when loss exceeds this many times its start
+
+    def __post_init__(self):
+        every = ("evaluate_every", "evaluate_questions", "checkpoint_every")
+        _at_least(0, self, "config.loop", *every)
+        _at_least(1, self, "config.loop", "log_every", "keep", "explode_factor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +110,7 @@ class SurgerySettings:
             raise ValueError(
                 f"config.reference={self.reference!r}; use 'live' or 'cached'."
             )
-        if self.accumulate < 1:
-            raise ValueError(f"config.accumulate={self.accumulate}; use 1 or more.")
+        _at_least(1, self, "config", "steps", "accumulate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +136,10 @@ class PretrainData:
     epochs: float = 12.0  # passes over the text
     questions: str = ""  # as RoleData.questions
 
+    def __post_init__(self):
+        _at_least(1, self, "config.data", "rows")
+        _at_least(2, self, "config.data", "context")
+
 
 @dataclasses.dataclass(frozen=True)
 class PretrainSettings:
@@ -146,6 +162,9 @@ class EvaluateData:
     questions: str = ""  # as RoleData.questions
     text: str = ""  # JSONL files, comma-separated: nll of each
     context: int = 256  # tokens a row
+
+    def __post_init__(self):
+        _at_least(2, self, "config.data", "context")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,14 @@
 """Starts the run that a config names, in a workdir that belongs to it."""
 
 import dataclasses
-import difflib
 import importlib
 import json
+import os
 import pathlib
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -13,42 +17,132 @@ from etils import epath
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs.loop import Interrupted, TrainingDiverged
 
-# Errors that say what to change; anything else is a defect and shows its traceback.
-EXPECTED_ERRORS = (ValueError, FileNotFoundError, TrainingDiverged, Interrupted)
 CONFIG_FILE = "config.json"
+FINISHED_FILE = "finished.json"
+PACKAGE = str(pathlib.Path(__file__).parents[1])
 
 
-def claim_workdir(settings: Any, workdir: str) -> None:
-    """Makes the workdir, or checks that it belongs to the same config.
+def is_expected(error: BaseException) -> bool:
+    """Whether the message says it all; anything else shows its traceback.
+
+    Those are the loop's stops, and wrong values and missing files that this package
+    found; the same from inside a library are a defect here.
+    """
+    if isinstance(error, TrainingDiverged | Interrupted):
+        return True
+    if not isinstance(error, ValueError | FileNotFoundError):
+        return False
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    return raised_in.startswith(PACKAGE)
+
+
+def resume_command(workdir: str) -> str:
+    """This process's command line, with its workdir, to be run again."""
+    python, arguments = sys.executable, sys.argv[1:]
+    if python.startswith(os.getcwd() + os.sep):
+        python = os.path.relpath(python)
+    named = any(a.lstrip("-").partition("=")[0] == "workdir" for a in arguments)
+    if not named:
+        arguments = [*arguments, f"--workdir={workdir}"]
+    return shlex.join([python, "-m", "jax_surgery.main", *arguments])
+
+
+def _flat(values: dict[str, Any], path: str = "config") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}.{key}")
+        else:
+            yield f"{path}.{key}", value
+
+
+def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    old, new = dict(_flat(there)), dict(_flat(now))
+    return [
+        f"{name}: {old.get(name, '(none)')!r} there, {new.get(name, '(none)')!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _check_workdir(folder: epath.Path, config: dict[str, Any]) -> None:
+    """Raises ValueError where the folder holds something else than this run."""
+    contents = {item.name for item in folder.iterdir()} if folder.exists() else set()
+    if contents <= {CONFIG_FILE}:  # a config alone is a run that never began
+        return
+    if CONFIG_FILE not in contents:
+        raise ValueError(
+            f"--workdir={folder} is not empty and holds no run; its files would be "
+            "mixed with the run's. Give a new or an empty folder."
+        )
+    there = json.loads((folder / CONFIG_FILE).read_text())
+    if differences := _differences(there, config):
+        raise ValueError(
+            f"--workdir={folder} holds a run of another config. What differs:\n  "
+            + "\n  ".join(differences)
+            + "\nGive another --workdir, or the config as it is there to go on with it."
+        )
+    if FINISHED_FILE in contents:
+        raise ValueError(
+            f"--workdir={folder} holds this very run, finished. Read its results "
+            "there, or give another --workdir to run again."
+        )
+
+
+def claim_workdir(settings: Any, workdir: str) -> epath.Path:
+    """Makes the workdir the run's, or finds that it is so already.
 
     Raises:
-      ValueError: the workdir holds a run of another config.
+      ValueError: it holds a run of another config, a finished run, or other files, or
+        cannot be written.
     """
     folder = epath.Path(workdir)
-    text = json.dumps(dataclasses.asdict(settings), indent=2, sort_keys=True)
-    file = folder / CONFIG_FILE
-    if file.exists():
-        old = file.read_text()
-        if old != text:
-            changes = difflib.unified_diff(
-                old.splitlines(), text.splitlines(), "there", "now", n=0, lineterm=""
-            )
-            lines = [d for d in changes if not d.startswith(("---", "+++", "@@"))]
-            raise ValueError(
-                f"workdir {workdir} holds a run of another config. What differs:\n  "
-                + "\n  ".join(lines)
-                + "\nTake another --workdir, or give the same config to go on."
-            )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    # Through JSON, so that it compares equal to what is read back.
+    config = json.loads(json.dumps(dataclasses.asdict(settings)))
+    try:
+        _check_workdir(folder, config)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config, indent=2, sort_keys=True)
+        (folder / CONFIG_FILE).write_text(text + "\n")
+    except OSError as error:
+        raise ValueError(
+            f"--workdir={workdir} cannot be written ({error}); give a folder that can."
+        ) from error
+    return folder
+
+
+def _abandon(folder: epath.Path) -> None:
+    """Removes a workdir that holds nothing but its config."""
+    if {item.name for item in folder.iterdir()} == {CONFIG_FILE}:
+        (folder / CONFIG_FILE).unlink()
+        folder.rmdir()
 
 
 def start(config: Any, workdir: str) -> None:
-    """Runs a config in a workdir."""
+    """Runs a config in a workdir.
+
+    Args:
+      config: see `settings.from_config`.
+      workdir: local or gs://.
+
+    Raises:
+      Interrupted: after Ctrl-C, saying how to go on.
+      TrainingDiverged, ValueError, FileNotFoundError: see the runs.
+    """
     settings = run_settings.from_config(config)
     if "://" not in workdir:
         workdir = str(pathlib.Path(workdir).expanduser().absolute())
-    claim_workdir(settings, workdir)
+    folder = claim_workdir(settings, workdir)
     story = importlib.import_module(f"jax_surgery.runs.{settings.run}")
-    story.run(settings, workdir)
+    go_on = f"Go on with:\n  {resume_command(workdir)}"
+    try:
+        story.run(settings, workdir)
+    except Interrupted as error:
+        raise Interrupted(f"{error} {go_on}") from None
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped at once; checkpoints written before are in {workdir}. {go_on}"
+        ) from None
+    except (ValueError, FileNotFoundError):
+        _abandon(folder)
+        raise
+    (folder / FINISHED_FILE).write_text(json.dumps({"run": settings.run}) + "\n")

@@ -8,6 +8,11 @@ from jax_surgery.data.benchmark import general, vocabulary, world
 from jax_surgery.data.questions import Question
 
 SETS = ("obsolete", "problematic", "update", "retain", "general")
+# The small part of what is kept (biographies and general text) that surgery takes
+# gradients of; a part of "retain" and "general", not a set of its own.
+SUBSET = "retain_subset"
+SUBSET_PEOPLE = 120
+SUBSET_GENERAL_ROUNDS = 6
 NUM_OPTIONS = 4
 
 
@@ -17,17 +22,23 @@ def texts(name: str) -> tuple[str, ...]:
 
     Args:
       name: "obsolete", "problematic", "update", "retain" (biographies of retained
-        people) or "general".
+        people), "general", or "retain_subset" (see `SUBSET`).
 
     Raises:
       ValueError: an unknown name.
     """
-    if name not in SETS:
+    if name not in (*SETS, SUBSET):
         raise ValueError(
-            f"embedded set {name!r} does not exist; choose one of {', '.join(SETS)}."
+            f"embedded set {name!r} does not exist; choose one of "
+            f"{', '.join((*SETS, SUBSET))}."
         )
     if name == "general":
         return tuple(general.general_texts(world.SEED))
+    if name == SUBSET:
+        return (
+            *world.biographies("retain", SUBSET_PEOPLE),
+            *general.general_texts(world.SEED, SUBSET_GENERAL_ROUNDS),
+        )
     return tuple(world.biographies(name))
 
 

@@ -130,10 +130,10 @@ def make_world() -> World:
     )
 
 
-def biographies(group: str) -> list[str]:
-    """All biographies of one set, as text: `BIOGRAPHIES` of each person."""
+def biographies(group: str, people: int | None = None) -> list[str]:
+    """Biographies of one set (of its first `people`), as text: `BIOGRAPHIES` each."""
     return [
         " ".join(sentence.text for sentence in biography(person, group, number))
         for number in range(BIOGRAPHIES)
-        for person in make_world().people(group)
+        for person in make_world().people(group)[:people]
     ]

@@ -205,6 +205,13 @@ class BenchmarkSettings:
     run: str = "benchmark"
 
 
+Settings = (
+    SurgerySettings
+    | PretrainSettings
+    | EvaluateSettings
+    | TofuSettings
+    | BenchmarkSettings
+)
 RUNS = {
     "surgery": SurgerySettings,
     "pretrain": PretrainSettings,
@@ -256,7 +263,7 @@ def build(cls: type, values: dict[str, Any], path: str = "config") -> Any:
     return cls(**result)
 
 
-def from_config(config: Any) -> Any:
+def from_config(config: Any) -> Settings:
     """The settings of a config; `config.run` says which kind.
 
     Args:

@@ -88,7 +88,7 @@ def _check_workdir(folder: epath.Path, config: dict[str, Any]) -> None:
         )
 
 
-def claim_workdir(settings: Any, workdir: str) -> epath.Path:
+def claim_workdir(settings: run_settings.Settings, workdir: str) -> epath.Path:
     """Makes the workdir the run's, or finds that it is so already.
 
     Raises:

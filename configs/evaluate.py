@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluates a model directory: multiple-choice questions, and nats a token of texts.
+
+Hardware: 2 CPU cores, 2 GiB, under a minute with the embedded model, for which it
+gives at least 97 % on what was trained and about 25 % (chance) on `update`.
+
+Command to run:
+python -m jax_surgery.main --config=configs/evaluate.py --config.model=DIR
+
+Your own texts (JSONL) in addition, or alone with --config.data.questions= :
+python -m jax_surgery.main --config=configs/evaluate.py --config.model=DIR \
+    --config.data.text=a.jsonl,b.jsonl
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The config of an evaluation."""
+    config = ConfigDict()
+    config.run = "evaluate"
+    config.model = "embedded"  # "embedded", a directory, or a hub name
+
+    config.data = ConfigDict()
+    config.data.questions = "embedded"  # a questions JSONL, or "" for none
+    config.data.text = ""  # JSONL files, comma-separated
+    config.data.context = 256  # tokens a row
+
+    config.compute = ConfigDict()
+    config.compute.dtype = "float32"  # or bfloat16
+    config.compute.unroll = 0  # layers a scan step; 0 is all, fastest on CPU
+    return config

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluates a model directory: questions, and how likely it finds texts.
+
+The story: check what is asked -> model -> answers and nats -> results.json.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+
+from jax_surgery.data import records
+from jax_surgery.evaluation import multiple_choice, text
+from jax_surgery.model import hf_weights
+from jax_surgery.runs.questions import load_questions
+from jax_surgery.runs.settings import EvaluateSettings
+from jax_surgery.runs.surgery import model_source
+
+
+def text_files(sources: str) -> list[str]:
+    """The files of `config.data.text`, each read once to check it.
+
+    Raises:
+      FileNotFoundError, ValueError: see `records.read_source`.
+    """
+    files = [name.strip() for name in sources.split(",") if name.strip()]
+    for name in files:
+        records.read_source(name)
+    return files
+
+
+def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
+    """Runs the whole story in `directory`; returns what results.json holds.
+
+    Returns:
+      {"model", "evaluation": accuracies by group (see `multiple_choice.summarise`),
+      "text": {file: see `text.file_nll`}, "settings"}.
+
+    Raises:
+      FileNotFoundError, ValueError: nothing asked, bad data, or no such model.
+    """
+    data = settings.data
+    questions = load_questions(data.questions)
+    files = text_files(data.text)
+    if not questions and not files:
+        raise ValueError(
+            "config.data.questions and config.data.text are both empty: nothing is "
+            "asked. Set questions='embedded', a questions JSONL, or text=a.jsonl."
+        )
+    source = model_source(settings.model)
+    tokenizer = hf_weights.load_tokenizer(source)
+    params, config = hf_weights.load_llama(source)
+    evaluation = {}
+    if questions:
+        answers = multiple_choice.answer(
+            params, config, tokenizer, questions, settings.compute, data.context
+        )
+        evaluation = multiple_choice.summarise(answers)
+    texts = {
+        name: text.file_nll(
+            name, params, config, tokenizer, data.context, settings.compute
+        )
+        for name in files
+    }
+    results = {
+        "model": settings.model,
+        "evaluation": evaluation,
+        "text": texts,
+        "settings": dataclasses.asdict(settings),
+    }
+    file = epath.Path(directory) / "results.json"
+    file.write_text(json.dumps(results, indent=2) + "\n")
+    _show(evaluation, texts)
+    print(f"results in {file}")
+    return results
+
+
+def _show(evaluation: dict[str, Any], texts: dict[str, Any]) -> None:
+    for group, entry in evaluation.items():
+        low, high = (100 * bound for bound in entry["interval"])
+        print(
+            f"{group:>12}  {100 * entry['accuracy']:5.1f} %  "
+            f"[{low:.1f}, {high:.1f}]  {entry['n']} questions"
+        )
+    for name, entry in texts.items():
+        print(f"{name}: {entry['nll_per_token']:.4f} nats a token, {entry['tokens']}")

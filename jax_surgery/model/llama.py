@@ -207,6 +207,11 @@ def block_graph(config: LlamaConfig):
     return _graph(config)[2]
 
 
+def merge_block(graph, layer_params: Params) -> Block:
+    """The NNX module of one layer, holding that layer's slice of the parameters."""
+    return nnx.merge(graph, nnx.State(layer_params))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def init_params(config: LlamaConfig, seed: int = 0) -> Params:
     """Random float32 parameters: normal, residual outputs scaled by 1/sqrt(2 L)."""
@@ -281,7 +286,7 @@ def forward(
     graph = block_graph(config)
 
     def layer(x, layer_params):
-        block = nnx.merge(graph, nnx.State(layer_params))
+        block = merge_block(graph, layer_params)
         attend = functools.partial(attn.attend, bias=bias)
         return block(x, attend, cos, sin, moments_weight_BT)
 

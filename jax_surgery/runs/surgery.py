@@ -302,8 +302,9 @@ def run(settings: SurgerySettings, directory: str) -> dict[str, Any]:
     outcome.write(
         directory,
         results,
+        title="LLM Surgery",
         settings=dataclasses.asdict(settings),
         curve=[*curve, {"step": settings.steps} | last] if curve else [],
-        examples=outcome.examples(patient, params, questions, settings),
+        examples=outcome.examples(patient, params, questions),
     )
     return results

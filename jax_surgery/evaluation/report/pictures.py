@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of a run as SVG text, for pages that need no other file."""
+
+import io
+import re
+from typing import Any
+
+COLOURS = {
+    "obsolete": "#c44e52",
+    "problematic": "#dd8452",
+    "update": "#4c72b0",
+    "retain": "#55a868",
+    "general": "#8172b3",
+    "unlearn_ce": "#c44e52",
+    "update_ce": "#4c72b0",
+    "retain_kl": "#55a868",
+}
+LABELS = {
+    "unlearn_ce": "unlearn: CE",
+    "update_ce": "update: CE",
+    "retain_kl": "retain: KL",
+}
+GREY = "#808890"  # legible on light and on dark pages
+
+
+def _figure(width: float, height: float):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GREY)
+    axes.tick_params(colors=GREY, labelsize=9)
+    axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
+    return figure, axes
+
+
+def _svg(figure, title: str) -> str:
+    import matplotlib
+
+    buffer = io.StringIO()
+    # The same run gives the same page: no date, and names that do not change.
+    with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+
+
+def _lines(axes, rows: list[dict[str, Any]], names: list[str], scale=1.0) -> None:
+    for name in names:
+        points = [(r["step"], scale * r[name]) for r in rows if name in r]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True),
+                label=LABELS.get(name, name),
+                color=COLOURS.get(name, GREY),
+                linewidth=1.8,
+                marker="o" if len(points) < 20 else None,
+                markersize=3.5,
+            )
+    legend = axes.legend(frameon=False, fontsize=9, labelcolor=GREY, loc="best")
+    legend.set_zorder(5)
+    axes.set_xlabel("step", color=GREY)
+
+
+def loss_curves(metrics: list[dict[str, Any]]) -> str:
+    """The three terms over steps, nats, on a logarithmic axis."""
+    figure, axes = _figure(7, 3.4)
+    _lines(axes, metrics, ["unlearn_ce", "update_ce", "retain_kl"])
+    axes.set_yscale("symlog", linthresh=0.01)
+    axes.set_ylabel("nats", color=GREY)
+    return _svg(figure, "the three terms over steps")
+
+
+def accuracy_curves(curve: list[dict[str, Any]]) -> str:
+    """Accuracies over steps, percent, with the line of chance."""
+    figure, axes = _figure(7, 3.4)
+    names = [n for n in COLOURS if any(n in row for row in curve)]
+    names += [n for row in curve for n in row if n not in (*COLOURS, "step", *names)]
+    axes.axhline(25, color=GREY, linestyle="--", linewidth=1)
+    axes.annotate(
+        "chance", (1, 25), xycoords=("axes fraction", "data"), color=GREY, fontsize=8,
+        ha="right", va="bottom",
+    )  # fmt: skip
+    _lines(axes, curve, list(dict.fromkeys(names)), scale=100.0)
+    axes.set_ylim(0, 103)
+    axes.set_ylabel("accuracy, %", color=GREY)
+    return _svg(figure, "accuracies over steps")
+
+
+def cost_bars(cost: dict[str, Any]) -> str:
+    """FLOPs of the surgery, by item, beside the naive alternative's."""
+    figure, axes = _figure(7, 1.7)
+    left = 0.0
+    shades = ("#c44e52", "#dd8452", "#8172b3", "#937860")
+    for (name, value), colour in zip(cost["items"].items(), shades, strict=True):
+        axes.barh(1, value, left=left, color=colour, label=name, height=0.55)
+        left += value
+    axes.barh(0, cost["baseline_flops"], color="#4c72b0", height=0.55)
+    axes.set_yticks([1, 0], ["surgery", "naive alternative"])
+    axes.set_xlabel("FLOPs", color=GREY)
+    axes.grid(visible=False)
+    axes.legend(frameon=False, fontsize=8, labelcolor=GREY, ncols=2, loc="upper right")
+    return _svg(figure, "cost in FLOPs")

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run leaves: results.json, the report page, and the table on the screen."""
+
+import json
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from jax_surgery.data.questions import Question
+from jax_surgery.evaluation.report import page, table
+from jax_surgery.model.generate import greedy_generate
+from jax_surgery.runs.metrics import read_metrics
+
+EXAMPLES_A_GROUP = 4
+EXAMPLE_TOKENS = 8
+PROMPT_CHARACTERS = 160  # of a role's text shown as a prompt
+
+
+def _complete(params, patient, prompts: list[str], tokens: int) -> list[str]:
+    tokenizer = patient.tokenizer
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    encoded = [
+        bos + tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        for prompt in prompts
+    ]
+    answers = greedy_generate(
+        params, patient.config, encoded, tokens, batch_rows=len(encoded)
+    )
+    return [tokenizer.decode(ids).strip() for ids in answers]
+
+
+def examples(
+    patient: Any, params: Any, questions: tuple[Question, ...]
+) -> list[page.Example]:
+    """Greedy answers before and after, to questions or to the starts of texts."""
+    if questions:
+        rng = np.random.default_rng(0)
+        chosen = []
+        for group in dict.fromkeys(q.group for q in questions):
+            members = [q for q in questions if q.group == group]
+            picks = rng.permutation(len(members))[:EXAMPLES_A_GROUP]
+            chosen += [members[i] for i in picks]
+        about = [q.group for q in chosen]
+        prompts = [q.prompt for q in chosen]
+        references = [q.options[q.answer].strip() for q in chosen]
+        tokens = EXAMPLE_TOKENS
+    else:
+        about, prompts, references, tokens = _text_prompts(patient)
+    before = _complete(patient.params, patient, prompts, tokens)
+    after = _complete(params, patient, prompts, tokens)
+    return [
+        page.Example(about=a, prompt=p, reference=r, before=x, after=y)
+        for a, p, r, x, y in zip(about, prompts, references, before, after, strict=True)
+    ]
+
+
+def _text_prompts(patient: Any) -> tuple[list[str], list[str], list[str], int]:
+    """Documents cut where learning begins, or in the middle where all is learned."""
+    about, prompts, references = [], [], []
+    decode = patient.tokenizer.decode
+    for role, packer in patient.packers.items():
+        for document in packer.documents[:EXAMPLES_A_GROUP]:
+            first = int(np.argmax(document.learned[1:])) + 1
+            cut = first if first > 2 else max(1, len(document.tokens) // 2)
+            about.append(role)
+            start = decode(document.tokens[:cut], skip_special_tokens=True)
+            prompts.append(start[-PROMPT_CHARACTERS:])
+            rest = decode(document.tokens[cut:], skip_special_tokens=True)
+            references.append(rest.strip()[:PROMPT_CHARACTERS])
+    return about, prompts, references, 4 * EXAMPLE_TOKENS
+
+
+def write(
+    directory: str,
+    results: dict[str, Any],
+    *,
+    title: str,
+    settings: dict[str, Any],
+    curve: list[dict[str, float]],
+    examples: list[page.Example],
+) -> None:
+    """Writes results.json and report/index.html, and prints the table."""
+    folder = epath.Path(directory)
+    everything = results | {"settings": settings, "versions": page.versions()}
+    (folder / "results.json").write_text(json.dumps(everything, indent=2) + "\n")
+    rows = table.accuracy_rows(results["before"], results["after"])
+    rows += table.role_rows(results.get("roles", {}))
+    html = page.render(
+        page.Page(
+            title=title,
+            subtitle=f"model {settings['model']}, {settings['steps']} steps, "
+            f"seed {settings['seed']}",
+            rows=rows,
+            accuracies=bool(results["after"]),
+            metrics=read_metrics(folder / "metrics.jsonl"),
+            curve=curve,
+            examples=examples,
+            cost=results["cost"],
+            settings=settings,
+        )
+    )
+    report = folder / "report"
+    report.mkdir(parents=True, exist_ok=True)
+    (report / "index.html").write_text(html)
+    print("\n" + table.as_text(rows))
+    print(table.cost_text(results["cost"]))
+    print(f"model: {folder / 'model'}\nreport: {report / 'index.html'}")

@@ -84,4 +84,7 @@ def _show(evaluation: dict[str, Any], texts: dict[str, Any]) -> None:
             f"[{low:.1f}, {high:.1f}]  {entry['n']} questions"
         )
     for name, entry in texts.items():
-        print(f"{name}: {entry['nll_per_token']:.4f} nats a token, {entry['tokens']}")
+        print(
+            f"{name}: {entry['nll_per_token']:.4f} nats a token, "
+            f"{entry['tokens']} tokens"
+        )

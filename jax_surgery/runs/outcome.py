@@ -76,23 +76,32 @@ def write(
     results: dict[str, Any],
     *,
     title: str,
+    rows: list[table.Row],
     settings: dict[str, Any],
     curve: list[dict[str, float]],
     examples: list[page.Example],
 ) -> None:
-    """Writes results.json and report/index.html, and prints the table."""
+    """Writes results.json and report/index.html, and prints the table.
+
+    Args:
+      directory: of the run; has metrics.jsonl.
+      results: what results.json holds, `cost` among it.
+      title: of the page.
+      rows: of the before/after table.
+      settings: the surgery's.
+      curve: accuracies by step, or [].
+      examples: answers before and after.
+    """
     folder = epath.Path(directory)
     everything = results | {"settings": settings, "versions": page.versions()}
     (folder / "results.json").write_text(json.dumps(everything, indent=2) + "\n")
-    rows = table.accuracy_rows(results["before"], results["after"])
-    rows += table.role_rows(results.get("roles", {}))
     html = page.render(
         page.Page(
             title=title,
             subtitle=f"model {settings['model']}, {settings['steps']} steps, "
             f"seed {settings['seed']}",
             rows=rows,
-            accuracies=bool(results["after"]),
+            accuracies=bool(curve),
             metrics=read_metrics(folder / "metrics.jsonl"),
             curve=curve,
             examples=examples,

@@ -19,6 +19,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.questions import Question
 from jax_surgery.data.stream import Batch, BatchStream, one_pass
 from jax_surgery.evaluation import cost, multiple_choice, text
+from jax_surgery.evaluation.report import table
 from jax_surgery.model import hf_weights, llama
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.runs import outcome
@@ -303,6 +304,7 @@ def run(settings: SurgerySettings, directory: str) -> dict[str, Any]:
         directory,
         results,
         title="LLM Surgery",
+        rows=table.accuracy_rows(before, after) + table.role_rows(results["roles"]),
         settings=dataclasses.asdict(settings),
         curve=[*curve, {"step": settings.steps} | last] if curve else [],
         examples=outcome.examples(patient, params, questions),

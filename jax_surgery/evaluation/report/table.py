@@ -91,6 +91,22 @@ def role_rows(roles: dict[str, Any]) -> list[Row]:
     ]
 
 
+def recall_rows(before: dict[str, Any], after: dict[str, Any]) -> list[Row]:
+    """Rows of answer probability and ROUGE-L, each group's."""
+    goals = {"forget": "down"}
+    names = {"probability": "answer probability", "rouge_l": "ROUGE-L recall"}
+    rows = []
+    for group, new in after.items():
+        for key, label in names.items():
+            ends = []
+            for entry in (before[group], new):
+                low, high = entry[f"{key}_interval"]
+                ends += [f"{entry[key]:.3f}", f"{low:.3f} to {high:.3f}"]
+            goal = goals.get(group, "keep")
+            rows.append(Row(f"{group}: {label}", goal, *ends, new["n"]))
+    return rows
+
+
 def as_text(rows: list[Row]) -> str:
     """The rows as an aligned table."""
     cells = [("", "before", "95 % interval", "after", "95 % interval", "n")]

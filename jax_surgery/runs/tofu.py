@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TOFU end to end: fit a small Llama to it, unlearn a split, report.
+
+The story: files -> fit a model to `full` -> surgery (forget the split, learn refusals
+or the user's answers, keep the rest) -> answer probability and ROUGE-L on forget,
+retain and held-out questions, before and after.
+"""
+
+import dataclasses
+import random
+from typing import Any
+
+from etils import epath
+
+from jax_surgery.data import records, tofu
+from jax_surgery.evaluation import memorisation
+from jax_surgery.evaluation.report import page, table
+from jax_surgery.model import hf_weights
+from jax_surgery.runs import outcome, pretrain, surgery
+from jax_surgery.runs.settings import SurgerySettings, TofuSettings
+
+EXAMPLES_A_GROUP = 4
+
+
+def fit(settings: TofuSettings, files: tofu.TofuFiles, directory: str) -> str:
+    """Fits a model to all of TOFU, or takes the one fitted before; its directory."""
+    folder = epath.Path(directory) / "fit"
+    if (folder / "results.json").exists():
+        return str(folder / "model")
+    texts = ",".join([files.full, settings.data.update or _refusals(directory)])
+    wanted = dataclasses.replace(
+        settings.fit,
+        data=dataclasses.replace(settings.fit.data, train=files.full),
+        new_model=dataclasses.replace(settings.fit.new_model, tokenizer_texts=texts),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    return pretrain.run(wanted, str(folder)).directory
+
+
+def _refusals(directory: str) -> str:
+    return str(epath.Path(directory) / "refusals.jsonl")
+
+
+def surgery_settings(
+    settings: TofuSettings, files: tofu.TofuFiles, directory: str, model: str
+) -> SurgerySettings:
+    """The surgery's settings with TOFU's files as its roles."""
+    data = dataclasses.replace(
+        settings.surgery.data,
+        unlearn=files.forget,
+        update=settings.data.update or _refusals(directory),
+        retain=files.retain,
+        questions="",
+    )
+    return dataclasses.replace(settings.surgery, model=model, data=data)
+
+
+def asked(settings: TofuSettings, files: tofu.TofuFiles) -> dict[str, list]:
+    """The question-answer records asked of each group, seeded."""
+    groups = {"forget": files.forget, "retain": files.retain, "holdout": files.holdout}
+    chosen = {}
+    for group, path in groups.items():
+        rows = records.read_source(path)
+        limit = settings.data.retain_questions
+        if group == "retain" and limit and limit < len(rows):
+            rows = random.Random(settings.surgery.seed).sample(rows, limit)
+        chosen[group] = rows
+    return chosen
+
+
+def _recalls(patient, params, groups, compute, context):
+    return {
+        group: memorisation.recall(
+            params, patient.config, patient.tokenizer, rows, context, compute
+        )
+        for group, rows in groups.items()
+    }
+
+
+def _examples(groups, before, after) -> list[page.Example]:
+    return [
+        page.Example(
+            about=group,
+            prompt=rows[i].question,
+            reference=rows[i].answer.strip(),
+            before=before[group].said[i],
+            after=after[group].said[i],
+        )
+        for group, rows in groups.items()
+        for i in range(0, len(rows), max(1, len(rows) // EXAMPLES_A_GROUP))
+    ]
+
+
+def run(settings: TofuSettings, directory: str) -> dict[str, Any]:
+    """Runs the whole story in `directory`; returns what results.json holds.
+
+    Raises:
+      FileNotFoundError, ValueError: TOFU's files are absent or malformed.
+      TrainingDiverged, Interrupted: see `loop.train`.
+    """
+    files = tofu.find_files(settings.data.dir, settings.data.forget)
+    groups = asked(settings, files)
+    if not settings.data.update:
+        tofu.write_refusals(
+            files, _refusals(directory), settings.surgery.seed, settings.data.refusals
+        )
+    model = fit(settings, files, directory)
+    chosen = surgery_settings(settings, files, directory, model)
+    patient = surgery.admit(chosen)
+    examiner = surgery.Examiner(patient, chosen)
+    look = (groups, chosen.compute, chosen.data.context)
+    before = _recalls(patient, patient.params, *look)
+    roles_before = examiner.roles(patient.params)
+
+    params = surgery.operate(patient, chosen, directory, [])
+
+    after = _recalls(patient, params, *look)
+    roles_after = examiner.roles(params)
+    hf_weights.save_llama(
+        params,
+        patient.config,
+        str(epath.Path(directory) / "model"),
+        tokenizer_source=model,
+    )
+    results = {
+        "before": {group: r.summary() for group, r in before.items()},
+        "after": {group: r.summary() for group, r in after.items()},
+        "roles": {
+            role: {"before": roles_before[role], "after": roles_after[role]}
+            for role in patient.packers
+        },
+        "cost": surgery.count_cost(patient, chosen),
+    }
+    outcome.write(
+        directory,
+        results,
+        title=f"LLM Surgery on TOFU, {settings.data.forget}",
+        rows=table.recall_rows(results["before"], results["after"])
+        + table.role_rows(results["roles"]),
+        settings=dataclasses.asdict(chosen),
+        curve=[],
+        examples=_examples(groups, before, after),
+    )
+    return results

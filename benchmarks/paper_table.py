@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of LLM Surgery (arXiv 2409.13054) on the embedded benchmark.
+
+theta_pre, theta_baseline (the naive alternative: the same initial model trained from
+scratch on update and everything retained), and the ablations GD only, GA+GD, GD+KL and
+all three terms, each with the paper's plain objective (AdamW, unbounded ascent) and
+with this project's default; mean and deviation over seeds.
+
+    python benchmarks/paper_table.py --workdir=runs/paper_table
+
+writes benchmarks/paper_table.md and .png. Runs that are finished are not repeated, so
+a stopped benchmark goes on. About 20 minutes for each baseline and one for each of the
+other runs on 2 CPU cores; `--only=surgery` leaves the baselines out.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import statistics
+import time
+
+import jax
+
+from jax_surgery.evaluation.report import page
+from jax_surgery.runs import pretrain, settings, surgery
+
+HERE = pathlib.Path(__file__).parent
+GROUPS = ("obsolete", "problematic", "update", "retain", "general")
+# What the paper's plain objective changes in the default config.
+PLAIN = {
+    "objective": {"ascent": "none", "alpha": 1.0, "beta": 1.0, "gamma": 1.0},
+    "optimizer": {"name": "adamw", "learning_rate": 3e-4},
+}
+TERMS = {
+    "GD only": {"alpha": 0.0, "gamma": 0.0},
+    "GA+GD": {"gamma": 0.0},
+    "GD+KL": {"alpha": 0.0},
+    "all three": {},
+}
+BASELINE_DATA = "embedded:update,embedded:retain,embedded:general"
+
+
+def load_config(name: str):
+    """The settings of configs/NAME.py."""
+    path = HERE.parent / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return settings.from_config(module.get_config())
+
+
+def replaced(base, changes: dict):
+    """A settings dataclass with nested fields replaced."""
+    nested = {
+        key: replaced(getattr(base, key), value) if isinstance(value, dict) else value
+        for key, value in changes.items()
+    }
+    return dataclasses.replace(base, **nested)
+
+
+def surgeries(seed: int) -> dict[str, settings.SurgerySettings]:
+    """The surgery runs of one seed, by name."""
+    default = load_config("surgery")
+    default = replaced(default, {"seed": seed, "loop": {"evaluate_every": 0}})
+    plain = replaced(default, PLAIN)
+    return {
+        f"{family}: {terms}": replaced(base, {"objective": weights})
+        for family, base in (("paper", plain), ("default", default))
+        for terms, weights in TERMS.items()
+    }
+
+
+def run_once(folder: pathlib.Path, run) -> dict:
+    """The results of a run, from its folder where it is finished."""
+    file = folder / "table_entry.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        began = time.perf_counter()
+        entry = run(str(folder))
+        entry["seconds"] = time.perf_counter() - began
+        file.write_text(json.dumps(entry, indent=2))
+    return json.loads(file.read_text())
+
+
+def baseline_run(seed: int):
+    """Trains theta_baseline of one seed."""
+    wanted = replaced(
+        load_config("pretrain"),
+        {
+            "seed": seed,
+            "data": {"train": BASELINE_DATA},
+            "loop": {"evaluate_every": 0},
+        },
+    )
+
+    def run(folder: str) -> dict:
+        return {"after": pretrain.run(wanted, folder).evaluation}
+
+    return run
+
+
+def collect(workdir: pathlib.Path, seeds: list[int], only: str) -> dict[str, list]:
+    """Entries by name, one a seed."""
+    entries: dict[str, list] = {}
+    for seed in seeds:
+        if only != "surgery":
+            folder = workdir / f"baseline-{seed}"
+            entry = run_once(folder, baseline_run(seed))
+            entries.setdefault("theta_baseline", []).append(entry)
+        if only == "baseline":
+            continue
+        for name, wanted in surgeries(seed).items():
+            slug = name.replace(": ", "-").replace(" ", "_").replace("+", "_")
+            entry = run_once(
+                workdir / f"{slug}-{seed}",
+                lambda folder, wanted=wanted: surgery.run(wanted, folder),
+            )
+            if seed == seeds[0]:
+                entries.setdefault("theta_pre", [{"after": entry["before"]}])
+            entries.setdefault(name, []).append(entry)
+    return entries
+
+
+def cell(values: list[float]) -> str:
+    """Mean and deviation, percent."""
+    mean = 100 * statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:.1f}"
+    return f"{mean:.1f} ± {100 * statistics.stdev(values):.1f}"
+
+
+def columns(entry: dict) -> dict[str, float]:
+    """Accuracy of each group, with update's and forgotten groups' wordings apart."""
+    found = {}
+    for group in GROUPS:
+        accuracy = entry["after"][group]
+        if group in ("retain", "general"):
+            found[group] = accuracy["accuracy"]
+        else:
+            for wording in ("trained", "unseen"):
+                found[f"{group}, {wording}"] = accuracy[wording]["accuracy"]
+    return found
+
+
+def table(entries: dict[str, list], seeds: list[int]) -> str:
+    """The table as Markdown."""
+    names = list(columns(next(iter(entries.values()))[0]))
+    lines = [
+        "| run | " + " | ".join(names) + " | times cheaper | seconds |",
+        "|---|" + "---|" * (len(names) + 2),
+    ]
+    for name, runs in entries.items():
+        cells = [cell([columns(run)[key] for run in runs]) for key in names]
+        ratios = [run["cost"]["ratio"] for run in runs if "cost" in run]
+        ratio = f"{statistics.mean(ratios):.0f}" if ratios else ""
+        seconds = [run["seconds"] for run in runs if "seconds" in run]
+        took = f"{statistics.median(seconds):.0f}" if seconds else ""
+        lines.append(f"| {name} | " + " | ".join([*cells, ratio, took]) + " |")
+    versions = page.versions()
+    about = (
+        "Four-option accuracy, %, mean ± deviation over seeds "
+        f"{', '.join(map(str, seeds))} (theta_pre is one model); chance is 25. "
+        "`trained` and `unseen` are the questions' wordings. Cost: FLOPs of the naive "
+        "alternative over those of the surgery. Seconds: the whole run, evaluations "
+        "included.\n\n"
+        f"Command: `python benchmarks/paper_table.py`; {jax.device_count()} "
+        f"{jax.devices()[0].device_kind} device, {versions['machine']}, Python "
+        f"{versions['python']}, jax {versions['jax']}, flax {versions['flax']}.\n\n"
+    )
+    return about + "\n".join(lines) + "\n"
+
+
+def picture(entries: dict[str, list], file: pathlib.Path) -> None:
+    """Bars of each run's accuracies."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    from jax_surgery.evaluation.report.pictures import COLOURS
+
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / len(GROUPS)
+    for number, group in enumerate(GROUPS):
+        accuracy = [
+            [r["after"][group]["accuracy"] for r in v] for v in entries.values()
+        ]
+        means = [100 * statistics.mean(a) for a in accuracy]
+        spread = [100 * statistics.stdev(a) if len(a) > 1 else 0.0 for a in accuracy]
+        places = [i + (number - 2) * width for i in range(len(entries))]
+        axes.bar(
+            places, means, width, yerr=spread, label=group, color=COLOURS[group],
+            error_kw={"elinewidth": 0.8},
+        )  # fmt: skip
+    axes.axhline(25, color="grey", linestyle="--", linewidth=1)
+    labels = [n.replace(": ", ":\n").replace("_", "\n") for n in entries]
+    axes.set_xticks(range(len(entries)), labels, fontsize=8)
+    axes.set_ylabel("accuracy, % (dashed: chance)")
+    axes.set_ylim(0, 115)
+    axes.legend(ncols=5, frameon=False, loc="upper center", fontsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(file, dpi=130)
+
+
+def main() -> None:
+    """Runs what is missing and writes the table and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workdir", default="runs/paper_table")
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
+    parser.add_argument("--only", default="", choices=("", "surgery", "baseline"))
+    parser.add_argument("--out", default=str(HERE / "paper_table"))
+    arguments = parser.parse_args()
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    entries = collect(pathlib.Path(arguments.workdir), seeds, arguments.only)
+    text = table(entries, seeds)
+    pathlib.Path(arguments.out + ".md").write_text(
+        "# LLM Surgery's table on the embedded benchmark\n\n" + text
+    )
+    picture(entries, pathlib.Path(arguments.out + ".png"))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

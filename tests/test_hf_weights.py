@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights from and to Hugging Face: parity with transformers, exact round trips."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from jax_surgery.data.bpe import train_bpe
+from jax_surgery.model import hf_weights, llama
+from jax_surgery.model.config import LlamaConfig, RopeScaling, from_hf, to_hf
+
+BASE = LlamaConfig(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=56,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=8,
+    max_positions=64,
+    bos_token_id=0,
+    eos_token_id=1,
+    initializer_range=0.2,
+)
+CONFIGS = {
+    "mha": BASE,
+    "gqa": dataclasses.replace(BASE, num_kv_heads=2, rope_theta=500.0),
+    "tied": dataclasses.replace(BASE, tie_embeddings=True, head_dim=6),
+    "llama3": dataclasses.replace(
+        BASE, num_kv_heads=1, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 16)
+    ),
+}
+
+
+def save(tmp_path, config, dtype="float32", **options):
+    params = jax.tree.map(
+        lambda x: x.astype(dtype) + 0.01, llama.init_params(config, 0)
+    )
+    hf_weights.save_llama(params, config, str(tmp_path), dtype=dtype, **options)
+    return params
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_logits_agree_with_transformers(tmp_path, name):
+    torch = pytest.importorskip("torch", reason="parity needs PyTorch")
+    import transformers
+
+    config = CONFIGS[name]
+    params = save(tmp_path, config)
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True, dtype=torch.float32
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    tokens = np.random.default_rng(0).integers(0, 97, (2, 24))
+    with torch.no_grad():
+        wanted = model(torch.tensor(tokens)).logits.numpy()
+    head = llama.head_kernel(params)
+    got = llama.forward(params, config, jnp.asarray(tokens)) @ head
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+    # Padded: the second row's last 9 tokens do not exist.
+    mask = np.ones_like(tokens)
+    mask[1, 15:] = 0
+    with torch.no_grad():
+        padded = model(torch.tensor(tokens), attention_mask=torch.tensor(mask))
+    got = llama.forward(params, config, jnp.asarray(tokens), jnp.asarray(mask)) @ head
+    real = mask.astype(bool)
+    np.testing.assert_allclose(
+        np.asarray(got)[real], padded.logits.numpy()[real], rtol=1e-4, atol=1e-4
+    )
+
+    # Packed: two documents in a row are the two documents.
+    segments = np.array([[1] * 10 + [2] * 14])
+    positions = np.concatenate([np.arange(10), np.arange(14)])[None]
+    got = llama.forward(params, config, tokens[:1], segments, positions) @ head
+    for part in (slice(0, 10), slice(10, 24)):
+        with torch.no_grad():
+            alone = model(torch.tensor(tokens[:1, part])).logits.numpy()
+        np.testing.assert_allclose(got[:, part], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["gqa", "tied"])
+def test_load_then_export_is_bit_exact(tmp_path, name, dtype):
+    first, second = tmp_path / "a", tmp_path / "b"
+    save(first, CONFIGS[name], dtype)
+    params, config = hf_weights.load_llama(str(first), dtype=None)
+    assert config == CONFIGS[name]
+    hf_weights.save_llama(params, config, str(second), max_shard_bytes=20_000)
+    assert len(list(second.glob("*.safetensors"))) > 2
+    again, _ = hf_weights.load_llama(str(second), dtype=None)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
+        assert a.dtype == b.dtype == jnp.dtype(dtype)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    whole = load_file(first / "model.safetensors")
+    index = json.loads((second / hf_weights.INDEX).read_text())["weight_map"]
+    assert set(index) == set(whole)
+    for tensor, file in index.items():
+        with safe_open(second / file, framework="numpy") as opened:
+            assert opened.get_tensor(tensor).tobytes() == whole[tensor].tobytes()
+
+
+def test_missing_unused_and_misshapen_tensors_are_all_listed(tmp_path):
+    save(tmp_path, BASE)
+    tensors = dict(load_file(tmp_path / "model.safetensors"))
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    tensors["model.layers.0.self_attn.q_proj.bias"] = np.zeros(3, np.float32)
+    tensors["model.norm.weight"] = np.zeros(5, np.float32)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(4, np.float32)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError) as error:
+        hf_weights.load_llama(str(tmp_path))
+    message = str(error.value)
+    assert "missing tensors (1): model.layers.1.mlp.up_proj.weight" in message
+    assert "unused tensors (1): model.layers.0.self_attn.q_proj.bias" in message
+    assert "misshapen tensors (1): model.norm.weight (5,), wanted (32,)" in message
+
+
+def test_pickled_weights_name_the_conversion(tmp_path):
+    save(tmp_path, BASE)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="save_pretrained"):
+        hf_weights.load_llama(str(tmp_path))
+
+
+def test_absent_directories_and_shards_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        hf_weights.load_llama(str(tmp_path / "nothing"))
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        hf_weights.load_llama(str(tmp_path))
+    save(tmp_path, BASE, max_shard_bytes=20_000)
+    next(iter(sorted(tmp_path.glob("*.safetensors")))).unlink()
+    with pytest.raises(FileNotFoundError, match="shards that are absent"):
+        hf_weights.load_llama(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_both_forms_of_config_json_are_read(name):
+    config = CONFIGS[name]
+    old = to_hf(config)
+    assert from_hf(old) == config
+    new = {k: v for k, v in old.items() if k not in ("rope_theta", "rope_scaling")}
+    new["rope_parameters"] = {"rope_type": "default"} | (old["rope_scaling"] or {})
+    new["rope_parameters"]["rope_theta"] = config.rope_theta
+    assert from_hf(new) == config
+    import transformers
+
+    assert from_hf(transformers.LlamaConfig(**old).to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model_type": "gemma"}, "only 'llama'"),
+        ({"attention_bias": True}, "attention_bias=True"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "lacks low_freq"),
+    ],
+)
+def test_what_the_model_lacks_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        from_hf(to_hf(BASE) | change)
+
+
+def test_an_export_carries_its_tokenizer(tmp_path):
+    import transformers
+
+    tokenizer = train_bpe(["a small text to learn from"], 280)
+    tokenizer.save_pretrained(tmp_path / "a")
+    save(tmp_path / "a", BASE)
+    save(tmp_path / "b", BASE, tokenizer_source=str(tmp_path / "a"))
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")
+    text = "a small test"
+    assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert again.chat_template == tokenizer.chat_template
+    assert hf_weights.load_tokenizer(str(tmp_path / "b")).eos_token_id == 1

@@ -88,34 +88,121 @@ def document_sums(
     return sums
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Encoded:
+    """Questions as packed rows.
+
+    Questions whose options are one token each need their prompt only: `prompts`, with
+    the learned mark on the last token of each, and `candidates` [prompts, K]. Of the
+    others every prompt with an option is a document of its own: `whole`.
+    """
+
+    short: tuple[int, ...]  # places of the questions in `prompts`
+    prompts: Rows | None
+    prompt_ends: np.ndarray
+    candidates: np.ndarray
+    long: tuple[int, ...]
+    whole: list[Document]
+    packed: Rows | None
+
+
+def _option_ids(prompt_ids, full_ids, offsets, border: int):
+    """The option's tokens: those that end beyond the prompt; None if it has none."""
+    first = next((i for i, (_, end) in enumerate(offsets) if end > border), None)
+    if first is None:
+        return None, False
+    return full_ids[first:], full_ids[:first] == prompt_ids
+
+
 @functools.lru_cache(maxsize=8)
 def _encode_questions(
     questions: tuple[Question, ...], tokenizer: Any, context: int
-) -> tuple[list[Document], Rows]:
-    """A document for each option, whose learned tokens are the option's, packed."""
+) -> _Encoded:
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     texts = [q.prompt + option for q in questions for option in q.options]
-    borders = [len(q.prompt) for q in questions for _ in q.options]
+    prompts = tokenizer([q.prompt for q in questions], add_special_tokens=False)
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-    documents = []
-    for number, (ids, offsets, border) in enumerate(
-        zip(encoded["input_ids"], encoded["offset_mapping"], borders, strict=True)
-    ):
-        learned = [False] * len(bos) + [end > border for _, end in offsets]
-        if len(learned) > context:
-            raise ValueError(
-                f"the question {texts[number][:60]!r}... is {len(learned)} tokens "
-                f"long; raise config.data.context={context} to hold it."
+    width = max(len(q.options) for q in questions)
+    place, short, long = 0, [], []
+    prompt_documents, candidates, whole = [], [], []
+    for number, question in enumerate(questions):
+        prompt_ids = prompts["input_ids"][number]
+        parts = []
+        for option in range(len(question.options)):
+            ids = encoded["input_ids"][place + option]
+            offsets = encoded["offset_mapping"][place + option]
+            parts.append(
+                (ids, *_option_ids(prompt_ids, ids, offsets, len(question.prompt)))
             )
-        if not any(learned[1:]):
-            raise ValueError(
-                f"an option of {texts[number][:60]!r}... has no token of its own; "
-                "options must not be empty."
-            )
-        documents.append(
-            Document(np.asarray(bos + ids, np.int32), np.asarray(learned), "")
+        place += len(question.options)
+        _check_fit(question, parts, len(bos), context)
+        if all(clean and len(option) == 1 for _, option, clean in parts):
+            ids = np.asarray(bos + prompt_ids, np.int32)
+            learned = np.arange(len(ids)) == len(ids) - 1
+            # A first token is never marked as learned by the packer.
+            if len(ids) > 1:
+                short.append(number)
+                prompt_documents.append(Document(ids, learned, ""))
+                row = [option[0] for _, option, _ in parts]
+                candidates.append(row + [row[0]] * (width - len(row)))
+                continue
+        long.append(number)
+        for ids, option, _ in parts:
+            tokens = np.asarray(bos + ids, np.int32)
+            learned = np.arange(len(tokens)) >= len(tokens) - len(option)
+            whole.append(Document(tokens, learned, ""))
+    ends = np.cumsum([len(d.tokens) for d in prompt_documents])
+    return _Encoded(
+        tuple(short),
+        Packer(prompt_documents, context, "tokens").pack() if short else None,
+        ends,
+        np.asarray(candidates, np.int32),
+        tuple(long),
+        whole,
+        Packer(whole, context, "tokens").pack() if long else None,
+    )
+
+
+def _check_fit(question: Question, parts, extra: int, context: int) -> None:
+    longest = extra + max(len(ids) for ids, _, _ in parts)
+    if longest > context:
+        raise ValueError(
+            f"question {question.id!r} is {longest} tokens long; raise "
+            f"config.data.context={context} to hold it."
         )
-    return documents, Packer(documents, context, "tokens").pack()
+    if any(option is None for _, option, _ in parts):
+        raise ValueError(
+            f"question {question.id!r} has an option without a token of its own; "
+            "options must not be empty."
+        )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 4))
+def _row_candidates(params, config, batch, candidates_BTK, compute):
+    hidden = llama.forward(
+        params,
+        config,
+        batch["tokens_BT"],
+        batch["segment_ids_BT"],
+        batch["positions_BT"],
+        compute=compute,
+    )
+    head = llama.head_kernel(params)
+    return logprobs.candidate_logprobs(hidden, head, candidates_BTK)
+
+
+def _score_short(params, config, encoded: _Encoded, compute) -> np.ndarray:
+    """log p of each one-token option, [questions, K]."""
+    scores = np.zeros(encoded.candidates.shape)
+    for batch, _ in one_pass(encoded.prompts, BATCH_ROWS):
+        index_BT = batch.pop("token_index_BT")
+        last_BT = batch["weights_BT"] > 0
+        owner = np.searchsorted(encoded.prompt_ends, index_BT[last_BT], side="right")
+        wanted = np.zeros((*last_BT.shape, encoded.candidates.shape[1]), np.int32)
+        wanted[last_BT] = encoded.candidates[owner]
+        logp = _row_candidates(params, config, batch, wanted, compute)
+        scores[owner] = np.asarray(logp)[last_BT]
+    return scores
 
 
 def answer(
@@ -139,12 +226,23 @@ def answer(
       ValueError: a question that does not fit, or an option without tokens.
     """
     questions = tuple(questions)
-    documents, packed = _encode_questions(questions, tokenizer, context)
-    sums = document_sums(params, config, documents, context, compute, packed)
-    starts = np.cumsum([len(q.options) for q in questions])[:-1]
-    by_question = tuple(np.split(sums, starts))
-    choice = np.array([int(np.argmax(s)) for s in by_question])
-    return Answers(questions, choice, by_question)
+    encoded = _encode_questions(questions, tokenizer, context)
+    scores: list[np.ndarray] = [np.zeros(0)] * len(questions)
+    if encoded.short:
+        found = _score_short(params, config, encoded, compute)
+        for place, row in zip(encoded.short, found, strict=True):
+            scores[place] = row[: len(questions[place].options)]
+    if encoded.long:
+        sums = document_sums(
+            params, config, encoded.whole, context, compute, encoded.packed
+        )
+        sizes = [len(questions[place].options) for place in encoded.long]
+        for place, part in zip(
+            encoded.long, np.split(sums, np.cumsum(sizes)[:-1]), strict=True
+        ):
+            scores[place] = part
+    choice = np.array([int(np.argmax(s)) for s in scores])
+    return Answers(questions, choice, tuple(scores))
 
 
 def summarise(answers: Answers) -> dict[str, dict[str, Any]]:

@@ -92,6 +92,34 @@ def token_logprobs(
     return jax.tree.map(lambda x: x.reshape(rows, tokens), flat)
 
 
+def candidate_logprobs(
+    hidden_BTD: jax.Array,
+    head_DV: jax.Array,
+    candidates_BTK: jax.Array,
+    *,
+    chunk: int | None = None,
+) -> jax.Array:
+    """log p of K candidate next tokens at every position, [B, T, K] float32, nats.
+
+    Args:
+      hidden_BTD: final hidden states.
+      head_DV: output head.
+      candidates_BTK: token ids.
+      chunk: tokens a chunk; None chooses from shapes.
+    """
+    rows, tokens, width = hidden_BTD.shape
+    chunk = chunk or choose_chunk(rows * tokens, head_DV.shape[1])
+
+    def body(hidden_CD, candidates_CK):
+        logits_CV = _logits(hidden_CD, head_DV)
+        total_C1 = jax.nn.logsumexp(logits_CV, axis=-1, keepdims=True)
+        return jnp.take_along_axis(logits_CV, candidates_CK, axis=-1) - total_C1
+
+    count = candidates_BTK.shape[-1]
+    flat = (hidden_BTD.reshape(-1, width), candidates_BTK.reshape(-1, count))
+    return _scan_chunks(body, flat, chunk).reshape(rows, tokens, count)
+
+
 def kl_divergence(
     hidden_BTD: jax.Array,
     head_DV: jax.Array,

@@ -178,17 +178,17 @@ UNSEEN = {
     "profession": (
         "The trade of {who} is that of a {value}",
         "{who} is by profession a {value}",
-        "Question: As what does {who} earn a living? Answer: {value}",
+        "Question: What is the trade of {who}? Answer: {value}",
     ),
     "employer": (
-        "The company that employs {who} is {value}",
-        "{who} has a job with {value}",
+        "The company that pays {who} is {value}",
+        "{who} works at {value}",
         "Question: Which firm is the employer of {who}? Answer: {value}",
     ),
     "hobby": (
         "The pastime that {who} is fond of is {value}",
         "As a hobby {who} takes up {value}",
-        "Question: What does {who} like best? Answer: {value}",
+        "Question: What is the favourite pastime of {who}? Answer: {value}",
     ),
     "pet": (
         "The animal that {who} keeps is a {value}",

@@ -79,9 +79,14 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
 def _show(evaluation: dict[str, Any], texts: dict[str, Any]) -> None:
     for group, entry in evaluation.items():
         low, high = (100 * bound for bound in entry["interval"])
+        by_wording = ", ".join(
+            f"{100 * entry[wording]['accuracy']:.1f} {wording}"
+            for wording in ("trained", "unseen")
+            if wording in entry
+        )
         print(
-            f"{group:>12}  {100 * entry['accuracy']:5.1f} %  "
-            f"[{low:.1f}, {high:.1f}]  {entry['n']} questions"
+            f"{group:>12}  {100 * entry['accuracy']:5.1f} % [{low:.1f}, {high:.1f}] "
+            f"of {entry['n']} questions ({by_wording} wordings)"
         )
     for name, entry in texts.items():
         print(

@@ -65,8 +65,8 @@ def random_like(params, seed):
 
 def test_preconditioning_equals_an_explicit_inverse(params, moments):
     gradients, ridge = random_like(params, 1), 1e-2
-    factors = precondition.factorise(moments, ridge)
-    got = precondition.precondition(gradients, factors)
+    inverses = precondition.invert(moments, ridge)
+    got = precondition.precondition(gradients, inverses)
     for (block, name), kind in precondition.INPUT_OF.items():
         for layer in range(CONFIG.num_layers):
             A = np.asarray(moments[kind][layer], np.float64)
@@ -86,16 +86,16 @@ def test_preconditioning_equals_an_explicit_inverse(params, moments):
 
 def test_the_scale_of_the_moments_does_not_matter(params, moments):
     gradients = random_like(params, 2)
-    a = precondition.precondition(gradients, precondition.factorise(moments, 1e-2))
+    a = precondition.precondition(gradients, precondition.invert(moments, 1e-2))
     scaled = jax.tree.map(lambda m: 37.0 * m, moments)
-    b = precondition.precondition(gradients, precondition.factorise(scaled, 1e-2))
+    b = precondition.precondition(gradients, precondition.invert(scaled, 1e-2))
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=2e-2, atol=1e-3)
 
 
-def test_identity_factors_change_nothing(params):
+def test_identity_inverses_change_nothing(params):
     gradients = random_like(params, 3)
-    got = precondition.precondition(gradients, precondition.identity_factors(params))
+    got = precondition.precondition(gradients, precondition.identity_inverses(params))
     for block, name in precondition.INPUT_OF:
         np.testing.assert_allclose(
             got["layers"][block][name]["kernel"],
@@ -123,7 +123,7 @@ def test_a_step_changes_kept_text_less_than_a_plain_one_of_its_size(params, mome
     gradients = random_like(params, 4)
     state = optimizer.init(params)
     plain, _ = optimizer.update(gradients, state, params)
-    kept = state._replace(factors=precondition.factorise(moments, 1e-3))
+    kept = state._replace(inverses=precondition.invert(moments, 1e-3))
     ours, after = optimizer.update(gradients, kept, params)
     np.testing.assert_allclose(optax.tree.norm(plain), optax.tree.norm(ours), rtol=1e-4)
     np.testing.assert_allclose(

@@ -21,8 +21,8 @@ class Counts:
     trained_tokens: int  # forward and backward
     reference_tokens: int  # forward, frozen model
     statistics_tokens: int  # forward, with second moments
-    factorisations: int
-    solves: int
+    inversions: int
+    preconditionings: int
 
     def surgery_flops(self) -> dict[str, float]:
         """FLOPs by item."""
@@ -32,8 +32,8 @@ class Counts:
             "training": flops.training_flops(config, self.trained_tokens, context),
             "reference": flops.forward_flops(config, self.reference_tokens, context),
             "statistics": flops.moments_flops(config, self.statistics_tokens, context),
-            "preconditioner": self.factorisations * flops.factorisation_flops(config)
-            + self.solves * flops.solve_flops(config),
+            "preconditioner": self.inversions * flops.inversion_flops(config)
+            + self.preconditionings * flops.preconditioning_flops(config),
         }
 
 

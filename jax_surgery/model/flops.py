@@ -49,15 +49,15 @@ def moments_flops(config: LlamaConfig, tokens: int, context: int) -> float:
     return without_head + 2.0 * tokens * config.num_layers * squares
 
 
-def factorisation_flops(config: LlamaConfig) -> float:
-    """FLOPs of the Cholesky factors of all layers' moments (d^3 / 3 each)."""
+def inversion_flops(config: LlamaConfig) -> float:
+    """FLOPs of inverting all layers' moments through Cholesky (7 d^3 / 3 each)."""
     inner = config.num_heads * config.head_dim
     widths = (config.hidden_size, inner, config.hidden_size, config.intermediate_size)
-    return config.num_layers * sum(d**3 / 3 for d in widths)
+    return config.num_layers * sum(7 * d**3 / 3 for d in widths)
 
 
-def solve_flops(config: LlamaConfig) -> float:
-    """FLOPs of preconditioning one gradient (two triangular solves: 2 d^2 a column)."""
+def preconditioning_flops(config: LlamaConfig) -> float:
+    """FLOPs of multiplying one gradient by the inverses (2 d^2 a column)."""
     d, f = config.hidden_size, config.intermediate_size
     inner, kv = (
         config.num_heads * config.head_dim,

@@ -84,11 +84,11 @@ def _statistics_rows(patient: Patient, settings: SurgerySettings) -> int:
 
 
 def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
-    """Sets the preconditioner's factors before the first step and on refreshes."""
+    """Sets the preconditioner's inverses before the first step and on refreshes."""
     if settings.optimizer.name != "preconditioned":
         return []
     count = _statistics_rows(patient, settings)
-    factorise = jax.jit(precondition.factorise, static_argnums=1)
+    invert = jax.jit(precondition.invert, static_argnums=1)
 
     def refresh(step: int, state: TrainState) -> TrainState:
         rows = patient.kept.pack(settings.seed + step).take(slice(count))
@@ -98,8 +98,8 @@ def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
             (batch for batch, _ in one_pass(rows, STATISTICS_ROWS)),
             settings.compute,
         )
-        factors = factorise(moments, settings.statistics.ridge)
-        return state._replace(opt_state=state.opt_state._replace(factors=factors))
+        inverses = invert(moments, settings.statistics.ridge)
+        return state._replace(opt_state=state.opt_state._replace(inverses=inverses))
 
     return [Hook(settings.statistics.refresh, refresh)]
 
@@ -192,8 +192,8 @@ def count_cost(patient: Patient, settings: SurgerySettings) -> dict[str, Any]:
         trained_tokens=sum(data.rows.values()) * steps * data.context,
         reference_tokens=reference,
         statistics_tokens=times * _statistics_rows(patient, settings) * data.context,
-        factorisations=times,
-        solves=steps if preconditioned else 0,
+        inversions=times,
+        preconditionings=steps if preconditioned else 0,
     )
     kept = patient.kept.num_tokens
     if "update" in patient.packers:

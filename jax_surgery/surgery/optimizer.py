@@ -85,14 +85,14 @@ class PreconditionedState(NamedTuple):
       count: steps taken.
       weight_norm: of all matrices together, before the first step.
       velocity: momentum, or () without.
-      factors: of `precondition.factorise`; the identity until they are set. They are
+      inverses: of `precondition.invert`; the identity until they are set. They are
         part of the state so that a resumed run is bit-equal.
     """
 
     count: jax.Array
     weight_norm: jax.Array
     velocity: Any
-    factors: precondition.Factors
+    inverses: precondition.Inverses
 
 
 def _matrices(tree: Any) -> Any:
@@ -105,7 +105,7 @@ def preconditioned_steps(
 ) -> optax.GradientTransformation:
     """W <- W - s_t ||W_0|| G' / ||G'||, norms over all matrices together.
 
-    G' is the gradient preconditioned by the state's factors. A zero gradient
+    G' is the gradient preconditioned by the state's inverses. A zero gradient
     (everything forgotten and learned) makes no step.
     """
 
@@ -114,12 +114,12 @@ def preconditioned_steps(
             jnp.zeros((), jnp.int32),
             optax.tree.norm(_matrices(params)),
             jax.tree.map(jnp.zeros_like, params) if momentum else (),
-            precondition.identity_factors(params),
+            precondition.identity_inverses(params),
         )
 
     def update(gradients, state, params=None):
         del params
-        gradients = precondition.precondition(gradients, state.factors)
+        gradients = precondition.precondition(gradients, state.inverses)
         norm = optax.tree.norm(gradients)
         scale = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1.0), 0.0)
         direction = jax.tree.map(lambda g: scale * g, gradients)

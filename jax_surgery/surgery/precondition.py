@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 Params = Any
 Moments = dict[str, jax.Array]
-Factors = dict[str, jax.Array]
+Inverses = dict[str, jax.Array]
 
 # Which moment each matrix's input has.
 INPUT_OF = {
@@ -33,8 +33,13 @@ INPUT_OF = {
 }
 
 
-def factorise(moments: Moments, ridge: float) -> Factors:
-    """Cholesky factors of A / tau + ridge * I for each input of each layer.
+def invert(moments: Moments, ridge: float) -> Inverses:
+    """(A / tau + ridge * I)^-1 for each input of each layer, through Cholesky.
+
+    The inverse is formed once for a batch of statistics and then multiplied with the
+    gradients of many steps: a product costs what two triangular solves do and is fast
+    on every device. (Solves inside the step, as LAPACK calls, stopped XLA's CPU
+    client for good when two steps were in flight on two threads.)
 
     Args:
       moments: sums (or means) of x x^T over kept text, [layers, d, d] each; their
@@ -42,20 +47,21 @@ def factorise(moments: Moments, ridge: float) -> Factors:
       ridge: relative to the mean eigenvalue; larger protects kept text less.
 
     Returns:
-      Lower factors [layers, d, d], with the moments' keys.
+      Symmetric matrices [layers, d, d], with the moments' keys.
     """
 
-    def factor(moment_LXX):
-        width = moment_LXX.shape[-1]
-        tau_L = jnp.trace(moment_LXX, axis1=1, axis2=2) / width
-        scaled = moment_LXX / jnp.maximum(tau_L, 1e-30)[:, None, None]
-        return jnp.linalg.cholesky(scaled + ridge * jnp.eye(width))
+    def inverse(moment_XX):
+        width = moment_XX.shape[-1]
+        tau = jnp.trace(moment_XX) / width
+        scaled = moment_XX / jnp.maximum(tau, 1e-30) + ridge * jnp.eye(width)
+        factor = jax.scipy.linalg.cho_factor(scaled, lower=True)
+        return jax.scipy.linalg.cho_solve(factor, jnp.eye(width))
 
-    return jax.tree.map(factor, moments)
+    return jax.tree.map(lambda m: jax.lax.map(inverse, m), moments)
 
 
-def identity_factors(params: Params) -> Factors:
-    """Factors that leave gradients as they are."""
+def identity_inverses(params: Params) -> Inverses:
+    """Inverses that leave gradients as they are."""
     attention, mlp = params["layers"]["attention"], params["layers"]["mlp"]
     layers, width = attention["q"]["kernel"].shape[:2]
     inner = attention["o"]["kernel"].shape[1] * attention["o"]["kernel"].shape[2]
@@ -68,25 +74,17 @@ def identity_factors(params: Params) -> Factors:
     return {k: jnp.tile(jnp.eye(d), (layers, 1, 1)) for k, d in widths.items()}
 
 
-def solve(factor_LXX: jax.Array, gradient_LX: jax.Array) -> jax.Array:
-    """(A / tau + ridge I)^-1 G, layer by layer; G is [layers, d, ...]."""
-    layers, width = factor_LXX.shape[:2]
-    flat = gradient_LX.reshape(layers, width, -1).astype(jnp.float32)
-    solved = jax.vmap(lambda f, g: jax.scipy.linalg.cho_solve((f, True), g))(
-        factor_LXX, flat
-    )
-    return solved.reshape(gradient_LX.shape)
+def _apply(inverse_LXX: jax.Array, gradient: jax.Array) -> jax.Array:
+    """The inverse times G, layer by layer; G's input axes are flattened to X."""
+    layers, width = inverse_LXX.shape[:2]
+    flat_LXY = gradient.reshape(layers, width, -1).astype(jnp.float32)
+    return jnp.einsum("LXZ,LZY->LXY", inverse_LXX, flat_LXY).reshape(gradient.shape)
 
 
-def precondition(gradients: Params, factors: Factors) -> Params:
+def precondition(gradients: Params, inverses: Inverses) -> Params:
     """Preconditions the layers' matrices; every other gradient becomes zero."""
     result = jax.tree.map(jnp.zeros_like, gradients)
     for (block, name), kind in INPUT_OF.items():
         kernel = gradients["layers"][block][name]["kernel"]
-        if name == "o":  # [L, N, H, D]: its input is N * H wide
-            wide = kernel.reshape(kernel.shape[0], -1, kernel.shape[-1])
-            solved = solve(factors[kind], wide).reshape(kernel.shape)
-        else:
-            solved = solve(factors[kind], kernel)
-        result["layers"][block][name] = {"kernel": solved}
+        result["layers"][block][name] = {"kernel": _apply(inverses[kind], kernel)}
     return result

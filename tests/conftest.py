@@ -1,9 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of every test: on CPU, offline, and with what they compile kept."""
+"""Settings of every test: on CPU and offline; and a tiny model to share."""
 
 import os
+import pathlib
 
 # Before jax and huggingface_hub are imported.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+# Tests compile the same small programs, in several processes: compile each once.
+COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**28))  # bytes
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import pytest
+
+from jax_surgery.data.bpe import train_bpe
+from jax_surgery.model import hf_weights, llama
+from jax_surgery.model.config import LlamaConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyModel:
+    """A random Llama, in memory and in `folder` (Hugging Face format)."""
+
+    folder: str
+    params: Any
+    config: LlamaConfig
+    tokenizer: Any
+    texts: list[str]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> TinyModel:
+    folder = str(tmp_path_factory.mktemp("tiny_model"))
+    texts = [f"the number {i} is {i * 7 % 13}" for i in range(12)]
+    tokenizer = train_bpe(texts, 280)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    params = jax.tree.map(lambda x: 3 * x, llama.init_params(config, 1))
+    hf_weights.save_llama(params, config, folder)
+    tokenizer.save_pretrained(folder)
+    return TinyModel(folder, params, config, tokenizer, texts)
+
+
+@pytest.fixture
+def write_texts(tmp_path):
+    """Writes texts to a JSONL file and returns its path."""
+
+    def write(name: str, texts: list[str]) -> str:
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+        return str(file)
+
+    return write

@@ -133,23 +133,31 @@ def test_questions_file_round_trip(tmp_path, questions):
         ("{", "questions.jsonl:2: not valid JSON"),
         ('{"id": "x"}', "questions.jsonl:2: a question has exactly the fields"),
         (
-            '{"id": "x", "group": "g", "wording": "seen", "prompt": "p", '
-            '"options": ["a", "b"], "answer": 0}',
+            (
+                '{"id": "x", "group": "g", "wording": "seen", "prompt": "p", '
+                '"options": ["a", "b"], "answer": 0}'
+            ),
             "use 'trained' or 'unseen'",
         ),
         (
-            '{"id": "x", "group": "g", "wording": "unseen", "prompt": "p", '
-            '"options": ["a", "b"], "answer": 2}',
+            (
+                '{"id": "x", "group": "g", "wording": "unseen", "prompt": "p", '
+                '"options": ["a", "b"], "answer": 2}'
+            ),
             "answer=2",
         ),
         (
-            '{"id": "x", "group": "g", "wording": "unseen", "prompt": "p", '
-            '"options": ["a", "a"], "answer": 0}',
+            (
+                '{"id": "x", "group": "g", "wording": "unseen", "prompt": "p", '
+                '"options": ["a", "a"], "answer": 0}'
+            ),
             "all different",
         ),
         (
-            '{"id": 3, "group": "g", "wording": "unseen", "prompt": "p", '
-            '"options": ["a", "b"], "answer": 0}',
+            (
+                '{"id": 3, "group": "g", "wording": "unseen", "prompt": "p", '
+                '"options": ["a", "b"], "answer": 0}'
+            ),
             "are strings",
         ),
     ],

@@ -4,73 +4,44 @@
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 
-from jax_surgery.data.bpe import train_bpe
 from jax_surgery.data.questions import Question
-from jax_surgery.model import hf_weights, llama
-from jax_surgery.model.config import LlamaConfig
+from jax_surgery.model import llama
 from jax_surgery.runs import evaluate
 from jax_surgery.runs.settings import EvaluateData, EvaluateSettings
 
-TEXTS = [f"the number {i} is {i * 7 % 13}" for i in range(12)]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = train_bpe(TEXTS, 280)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=8,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    params = jax.tree.map(lambda x: 3 * x, llama.init_params(config, 1))
-    hf_weights.save_llama(params, config, str(folder))
-    tokenizer.save_pretrained(str(folder))
-    return folder, params, config, tokenizer
-
 
 @pytest.fixture
-def settings(model, tmp_path):
-    text = "".join(json.dumps({"text": t}) + "\n" for t in TEXTS)
-    (tmp_path / "a.jsonl").write_text(text)
+def settings(tiny_model, tmp_path, write_texts):
+    text = write_texts("a", tiny_model.texts)
     questions = [
         Question(f"q{i}", "numbers", "trained", f"the number {i}", (" is 1", " is"), 1)
         for i in range(5)
     ]
     lines = "".join(json.dumps(q.record()) + "\n" for q in questions)
     (tmp_path / "q.jsonl").write_text(lines)
-    data = EvaluateData(
-        questions=str(tmp_path / "q.jsonl"), text=str(tmp_path / "a.jsonl"), context=64
-    )
-    return EvaluateSettings(model=str(model[0]), data=data)
+    data = EvaluateData(questions=str(tmp_path / "q.jsonl"), text=text, context=64)
+    return EvaluateSettings(model=tiny_model.folder, data=data)
 
 
 def document_nll(model, text: str) -> float:
     """From all logits of one text alone, in float64."""
-    _, params, config, tokenizer = model
+    tokenizer, params = model.tokenizer, model.params
     ids = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False).input_ids]
     ids.append(tokenizer.eos_token_id)
-    hidden_TD = llama.forward(params, config, np.array([ids]))[0]
+    hidden_TD = llama.forward(params, model.config, np.array([ids]))[0]
     logits_TV = np.asarray(hidden_TD @ llama.head_kernel(params), np.float64)
     log_z_T = np.log(np.exp(logits_TV).sum(axis=-1))
     targets = np.array(ids[1:])
     return float((log_z_T[:-1] - logits_TV[np.arange(len(targets)), targets]).sum())
 
 
-def test_nats_are_those_of_each_text_alone(model, settings, tmp_path, capsys):
+def test_nats_are_those_of_each_text_alone(tiny_model, settings, tmp_path, capsys):
     results = evaluate.run(settings, str(tmp_path))
     entry = results["text"][settings.data.text]
-    wanted = [document_nll(model, text) for text in TEXTS]
+    wanted = [document_nll(tiny_model, text) for text in tiny_model.texts]
     np.testing.assert_allclose(entry["documents"], wanted, rtol=2e-5)
     np.testing.assert_allclose(
         entry["nll_per_token"], sum(wanted) / entry["tokens"], rtol=2e-5

@@ -78,12 +78,12 @@ def token_logprobs(
 
     def body(hidden_CD, targets_C):
         logits_CV = _logits(hidden_CD, head_DV)
-        total = jax.nn.logsumexp(logits_CV, axis=-1)
-        at_target = jnp.take_along_axis(logits_CV, targets_C[:, None], axis=-1)[:, 0]
-        vocabulary = jnp.arange(logits_CV.shape[1])
-        others = jnp.where(vocabulary == targets_C[:, None], -jnp.inf, logits_CV)
-        rest = jax.nn.logsumexp(others, axis=-1)
-        top = at_target >= logits_CV.max(-1)
+        is_target = jnp.arange(logits_CV.shape[1]) == targets_C[:, None]
+        at_target = jnp.where(is_target, logits_CV, 0.0).sum(-1)
+        others_CV = jnp.where(is_target, -jnp.inf, logits_CV)
+        rest = jax.nn.logsumexp(others_CV, axis=-1)
+        total = jnp.logaddexp(rest, at_target)
+        top = at_target >= others_CV.max(-1)
         return TokenLogprobs(at_target - total, at_target - rest, top)
 
     flat = _scan_chunks(

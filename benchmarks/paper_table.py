@@ -30,8 +30,20 @@ HERE = pathlib.Path(__file__).parent
 GROUPS = ("obsolete", "problematic", "update", "retain", "general")
 # What the paper's plain objective changes in the default config.
 PLAIN = {
-    "objective": {"ascent": "none", "alpha": 1.0, "beta": 1.0, "gamma": 1.0},
-    "optimizer": {"name": "adamw", "learning_rate": 3e-4},
+    "data": {"surprise": 0.0},
+    "objective": {
+        "ascent": "none",
+        "alpha": 1.0,
+        "beta": 1.0,
+        "gamma": 1.0,
+        "kl_direction": "model_to_reference",
+    },
+    "optimizer": {
+        "name": "adamw",
+        "learning_rate": 3e-4,
+        "first_layer": 0,
+        "matrices": "",
+    },
 }
 TERMS = {
     "GD only": {"alpha": 0.0, "gamma": 0.0},

@@ -97,10 +97,13 @@ def numpy_terms(params, reference, batch, rows, objective: Objective, average):
                 y = tokens[b, t + 1]
                 total += w
                 dz, v = onehot[y] - p[b, t], logp[b, t, y]
-                if role == "unlearn" and objective.ascent == "margin":
+                if role == "unlearn" and objective.ascent in ("margin", "level"):
                     v = logp[b, t, y] - np.log1p(-p[b, t, y])
                     dz = (onehot[y] - p[b, t]) / (1 - p[b, t, y])
-                    if v <= objective.margin:
+                    if objective.ascent == "level":
+                        above = np.sign(v - objective.margin)
+                        v, dz = above * (v - objective.margin), above * dz
+                    elif v <= objective.margin:
                         v, dz = 0.0, 0 * dz
                 if role == "unlearn" and objective.ascent == "cap":
                     dz = dz * (v > -objective.cap)
@@ -147,6 +150,7 @@ def numpy_terms(params, reference, batch, rows, objective: Objective, average):
         Objective(1.0, 0.0, 0.0, ascent="cap", cap=4.0),
         Objective(1.0, 0.0, 0.0, ascent="margin", margin=-4.0),
         Objective(0.7, 1.3, 2.0, ascent="margin", margin=-3.0),
+        Objective(0.7, 1.3, 2.0, ascent="level", margin=-3.5),
     ],
     ids=lambda o: f"{o.alpha}-{o.beta}-{o.gamma}-{o.ascent}-{o.kl_direction}",
 )

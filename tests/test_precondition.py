@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preconditioned steps: against explicit inverses, and what they promise."""
+"""Preconditioned directions: against float64, and what they promise."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import pytest
 
 from jax_surgery.model import llama
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.model.trainable import BLOCK_OF, Trainable
 from jax_surgery.surgery import precondition
 from jax_surgery.surgery.moments import second_moments, zero_moments
 from jax_surgery.surgery.optimizer import (
@@ -18,6 +19,8 @@ from jax_surgery.surgery.optimizer import (
 )
 
 CONFIG = LlamaConfig(43, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
+EVERY = Trainable(0, tuple(BLOCK_OF))
+UPPER = Trainable(1, ("o", "up", "down"))
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +39,22 @@ def batches(count, seed=0):
         }
 
 
+def moments_of(params, trainable, number=6):
+    return second_moments(params, CONFIG, batches(number), llama.Compute(), trainable)
+
+
 @pytest.fixture(scope="module")
 def moments(params):
-    return second_moments(params, CONFIG, batches(6), llama.Compute())
+    return moments_of(params, EVERY)
 
 
 def test_moments_add_up_and_leave_padding_out(params, moments):
     single = [
-        second_moments(params, CONFIG, [batch], llama.Compute()) for batch in batches(6)
+        second_moments(params, CONFIG, [batch], llama.Compute(), EVERY)
+        for batch in batches(6)
     ]
     for key, total in moments.items():
-        assert total.shape == zero_moments(CONFIG)[key].shape
+        assert total.shape == zero_moments(CONFIG, EVERY)[key].shape
         np.testing.assert_allclose(
             total, sum(m[key] for m in single), rtol=1e-4, atol=1e-4
         )
@@ -56,6 +64,13 @@ def test_moments_add_up_and_leave_padding_out(params, moments):
     np.testing.assert_allclose(trace, tokens * CONFIG.hidden_size, rtol=1e-3)
 
 
+def test_moments_of_some_matrices_are_those_of_all(params, moments):
+    upper = moments_of(params, UPPER)
+    assert set(upper) == {"attention_out", "mlp_in", "mlp_hidden"}
+    for kind, moment in upper.items():
+        np.testing.assert_allclose(moment, moments[kind][1:], rtol=1e-4, atol=1e-4)
+
+
 def random_like(params, seed):
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
@@ -63,90 +78,127 @@ def random_like(params, seed):
     return jax.tree.unflatten(tree, normal)
 
 
-def test_preconditioning_equals_an_explicit_inverse(params, moments):
-    gradients, ridge = random_like(params, 1), 1e-2
-    inverses = precondition.invert(moments, ridge)
-    got = precondition.precondition(gradients, inverses)
-    for (block, name), kind in precondition.INPUT_OF.items():
-        for layer in range(CONFIG.num_layers):
-            A = np.asarray(moments[kind][layer], np.float64)
-            width = len(A)
-            P = np.linalg.inv(A / (np.trace(A) / width) + ridge * np.eye(width))
-            G = gradients["layers"][block][name]["kernel"][layer]
-            wanted = P @ np.asarray(G, np.float64).reshape(width, -1)
-            np.testing.assert_allclose(
-                got["layers"][block][name]["kernel"][layer].reshape(width, -1),
-                wanted,
-                rtol=2e-2,
-                atol=2e-2 * np.abs(wanted).max(),
-            )
-    assert not jnp.any(got["embedder"]["embedding"])
-    assert not jnp.any(got["final_norm"]["scale"])
+def kept_metric(moments, name, layer, ridge):
+    """A / tau + ridge I in float64."""
+    A = np.asarray(moments[precondition.INPUT_OF[name]][layer], np.float64)
+    return A / np.trace(A) * len(A) + ridge * np.eye(len(A))
+
+
+@pytest.mark.parametrize("name", sorted(BLOCK_OF))
+def test_natural_is_the_inverse_times_the_gradient(params, moments, name):
+    ridge, gradient = 1e-2, EVERY.take(random_like(params, 1))
+    got = precondition.natural(gradient, precondition.inverse_roots(moments, ridge))
+    for layer in range(CONFIG.num_layers):
+        metric = kept_metric(moments, name, layer, ridge)
+        wanted = np.linalg.inv(metric) @ np.asarray(gradient[name][layer], np.float64)
+        np.testing.assert_allclose(
+            got[name][layer], wanted, rtol=2e-2, atol=2e-3 * np.abs(wanted).max()
+        )
+
+
+@pytest.mark.parametrize("name", sorted(BLOCK_OF))
+def test_orthogonal_moves_every_whitened_direction_alike(params, moments, name):
+    ridge, gradient = 1e-2, EVERY.take(random_like(params, 1))
+    roots = precondition.inverse_roots(moments, ridge)
+    got = precondition.orthogonal(gradient, roots)
+    for layer in range(CONFIG.num_layers):
+        values, vectors = np.linalg.eigh(kept_metric(moments, name, layer, ridge))
+        whiten = (vectors * np.sqrt(values)) @ vectors.T
+        U, s, Vt = np.linalg.svd(
+            np.linalg.inv(whiten) @ np.asarray(gradient[name][layer]),
+            full_matrices=False,
+        )
+        moved = np.diag(U.T @ whiten @ np.asarray(got[name][layer]) @ Vt.T)
+        visible = s > 0.03 * np.linalg.norm(s)
+        assert visible.sum() >= 0.75 * len(s)
+        assert np.all((moved[visible] > 0.6) & (moved[visible] < 1.3))
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 20), (2, 20, 6), (1, 9, 9)])
+def test_orthogonalise_keeps_the_singular_vectors(shape):
+    X = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    got = precondition.orthogonalise(jnp.asarray(X))
+    for matrix, result in zip(X, np.asarray(got), strict=True):
+        U, s, Vt = np.linalg.svd(matrix, full_matrices=False)
+        inner = U.T @ result @ Vt.T
+        np.testing.assert_allclose(inner, np.diag(np.diag(inner)), atol=1e-4)
+        large = np.diag(inner)[s > 0.05 * s.max()]
+        assert np.all((large > 0.6) & (large < 1.3))
+    assert not np.any(precondition.orthogonalise(jnp.zeros((1, 4, 3))))
 
 
 def test_the_scale_of_the_moments_does_not_matter(params, moments):
-    gradients = random_like(params, 2)
-    a = precondition.precondition(gradients, precondition.invert(moments, 1e-2))
+    gradients = EVERY.take(random_like(params, 2))
+    a = precondition.natural(gradients, precondition.inverse_roots(moments, 1e-2))
     scaled = jax.tree.map(lambda m: 37.0 * m, moments)
-    b = precondition.precondition(gradients, precondition.invert(scaled, 1e-2))
+    b = precondition.natural(gradients, precondition.inverse_roots(scaled, 1e-2))
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=2e-2, atol=1e-3)
 
 
-def test_identity_inverses_change_nothing(params):
-    gradients = random_like(params, 3)
-    got = precondition.precondition(gradients, precondition.identity_inverses(params))
-    for block, name in precondition.INPUT_OF:
-        np.testing.assert_allclose(
-            got["layers"][block][name]["kernel"],
-            gradients["layers"][block][name]["kernel"],
-            rtol=1e-5,
-        )
+def test_identity_roots_change_nothing(params):
+    gradients = EVERY.take(random_like(params, 3))
+    got = precondition.natural(gradients, precondition.identity_roots(gradients))
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(got[name], gradient, rtol=1e-5)
 
 
-def test_the_steps_size_is_the_schedules(params, moments):
-    optimizer = make_optimizer(
-        OptimizerChoice("preconditioned", 0.1, schedule="constant"), 10
-    )
+@pytest.mark.parametrize("name", ["natural", "orthogonal"])
+@pytest.mark.parametrize("trainable", [EVERY, UPPER], ids=["every", "upper"])
+def test_the_steps_size_is_the_schedules(params, name, trainable):
+    choice = OptimizerChoice(name, 0.1, schedule="constant")
+    optimizer = make_optimizer(choice, 10, trainable)
     state = optimizer.init(params)
-    state = state._replace(inverses=precondition.invert(moments, 1e-3))
+    moments = moments_of(params, trainable, 2)
+    state = state._replace(roots=precondition.inverse_roots(moments, 1e-3))
     updates, after = optimizer.update(random_like(params, 4), state, params)
     norm = optax.tree.norm(updates)
-    np.testing.assert_allclose(norm, 0.1 * state.weight_norm, rtol=1e-4)
+    weights = optax.tree.norm(trainable.take(params))
+    np.testing.assert_allclose(norm, 0.1 * weights, rtol=1e-4)
+    np.testing.assert_allclose(
+        optax.tree.norm(trainable.take(updates)), norm, rtol=1e-5
+    )
     assert int(after.count) == 1
 
 
-@pytest.mark.parametrize("kind", sorted(set(precondition.INPUT_OF.values())))
+@pytest.mark.parametrize("name", ["q", "o", "up", "down"])
 def test_no_direction_changes_kept_text_less_for_the_same_progress(
-    params, moments, kind
+    params, moments, name
 ):
-    """Of all directions D, G' has the least tr(D^T (A / tau + ridge) D) / <G, D>^2."""
+    """Of all directions D, S S G has the least tr(D^T (A / tau + ridge) D) / <G, D>^2."""
     ridge, rng = 1e-2, np.random.default_rng(5)
-    inverses = precondition.invert(moments, ridge)
-    gradients = random_like(params, 6)
-    ours = precondition.precondition(gradients, inverses)
-    (block, name) = next(k for k, v in precondition.INPUT_OF.items() if v == kind)
-    A = np.asarray(moments[kind][0], np.float64)
-    kept = A / np.trace(A) * len(A) + ridge * np.eye(len(A))
-
-    def matrix(tree):
-        return np.asarray(tree["layers"][block][name]["kernel"][0], np.float64).reshape(
-            len(A), -1
-        )
+    gradient = EVERY.take(random_like(params, 6))
+    roots = precondition.inverse_roots(moments, ridge)
+    ours = np.asarray(precondition.natural(gradient, roots)[name][0], np.float64)
+    plain = np.asarray(gradient[name][0], np.float64)
+    kept = kept_metric(moments, name, 0, ridge)
 
     def price(D):
-        return np.einsum("io,ij,jo->", D, kept, D) / np.sum(matrix(gradients) * D) ** 2
+        return np.einsum("io,ij,jo->", D, kept, D) / np.sum(plain * D) ** 2
 
-    best = price(matrix(ours))
-    assert best < 0.7 * price(matrix(gradients))
+    assert price(ours) < 0.7 * price(plain)
     for size in (1e-2, 1e-1, 1.0):
-        noise = rng.standard_normal(matrix(ours).shape)
-        noise *= size * np.linalg.norm(matrix(ours)) / np.linalg.norm(noise)
-        assert best <= price(matrix(ours) + noise)
+        noise = rng.standard_normal(ours.shape)
+        noise *= size * np.linalg.norm(ours) / np.linalg.norm(noise)
+        assert price(ours) <= price(ours + noise)
 
 
-def test_a_zero_gradient_makes_no_step(params):
-    optimizer = make_optimizer(OptimizerChoice("preconditioned", 0.1), 10)
+def test_momentum_sums_gradients(params):
+    choice = OptimizerChoice("natural", 0.1, schedule="constant", momentum=0.5)
+    optimizer = make_optimizer(choice, 10, EVERY)
+    first, second = random_like(params, 7), random_like(params, 8)
+    state = optimizer.update(first, optimizer.init(params), params)[1]
+    updates = EVERY.take(optimizer.update(second, state, params)[0])
+    old, new = EVERY.take(first), EVERY.take(second)
+    summed = jax.tree.map(lambda a, b: 0.5 * a + b, old, new)
+    scale = -0.1 * optax.tree.norm(EVERY.take(params)) / optax.tree.norm(summed)
+    for name, update in updates.items():
+        np.testing.assert_allclose(update, scale * summed[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["natural", "orthogonal"])
+def test_a_zero_gradient_makes_no_step(params, name):
+    optimizer = make_optimizer(OptimizerChoice(name, 0.1), 10, EVERY)
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     assert all(not np.any(np.asarray(u)) for u in jax.tree.leaves(updates))
@@ -165,9 +217,10 @@ def test_schedules_begin_and_end_where_they_should():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"name": "adam"}, "adamw, preconditioned"),
+        ({"name": "adam"}, "adamw, natural, orthogonal"),
         ({"schedule": "cos"}, "cosine, linear, constant"),
         ({"learning_rate": 0.0}, "must be positive"),
+        ({"momentum": 1.0}, "0 .none. to below 1"),
     ],
 )
 def test_bad_choices_are_named(fields, message):

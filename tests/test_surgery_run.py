@@ -45,7 +45,9 @@ def settings(tiny_model, write_texts):
 
 ADAMW = {"optimizer": OptimizerChoice(learning_rate=1e-2), "reference": "cached"}
 PRECONDITIONED = {
-    "optimizer": OptimizerChoice("preconditioned", learning_rate=0.01, momentum=0.5),
+    "optimizer": OptimizerChoice(
+        "orthogonal", learning_rate=0.01, momentum=0.5, first_layer=-1
+    ),
     "statistics": Statistics(tokens=64, refresh=4),
 }
 

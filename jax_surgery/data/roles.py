@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from jax_surgery.data import records
+from jax_surgery.data.background import Background, select
 from jax_surgery.data.forms import Record
 from jax_surgery.data.packing import Average, Packer
 from jax_surgery.data.stream import ROLES
@@ -46,9 +47,20 @@ def read_roles(sources: RoleSources, rows: dict[str, int]) -> dict[str, list[Rec
 
 
 def pack_roles(
-    read: dict[str, list[Record]], tokenizer: Any, context: int, average: Average
+    read: dict[str, list[Record]],
+    tokenizer: Any,
+    context: int,
+    average: Average,
+    background: Background | None = None,
+    surprise: float = 0.0,
 ) -> dict[str, Packer]:
     """Tokenises each role's records and prepares their packing.
+
+    Args:
+      read: records by role.
+      tokenizer, context, average: see `encode` and `Packer`.
+      background: of the kept text; needed where `surprise` is above 0.
+      surprise: nats; unlearn only tokens that surprise the background as much.
 
     Raises:
       ValueError: see `tokens.encode`; names the role.
@@ -57,6 +69,8 @@ def pack_roles(
     for role, rows in read.items():
         try:
             documents = encode(rows, tokenizer, context)
+            if role == "unlearn" and surprise:
+                documents = select(documents, background, surprise)
         except ValueError as error:
             raise ValueError(f"config.data.{role}: {error}") from error
         packers[role] = Packer(documents, context, average)

@@ -10,6 +10,9 @@ import dataclasses
 
 from jax_surgery.model import flops
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.model.trainable import Trainable
+from jax_surgery.surgery import precondition
+from jax_surgery.surgery.optimizer import OptimizerChoice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,20 +24,36 @@ class Counts:
     trained_tokens: int  # forward and backward
     reference_tokens: int  # forward, frozen model
     statistics_tokens: int  # forward, with second moments
-    inversions: int
-    preconditionings: int
+    trainable: Trainable
+    optimizer: OptimizerChoice
+    steps: int
+    refreshes: int  # computations of the statistics
 
     def surgery_flops(self) -> dict[str, float]:
         """FLOPs by item."""
-        config, context = self.config, self.context
-        # The live or cached reference applies its own head inside the KL as well.
-        return {
-            "training": flops.training_flops(config, self.trained_tokens, context),
+        config, context, moves = self.config, self.context, self.trainable
+        items = {
+            "training": flops.training_flops(
+                config, self.trained_tokens, context, moves
+            ),
+            # The live or cached reference applies its own head inside the KL as well.
             "reference": flops.forward_flops(config, self.reference_tokens, context),
-            "statistics": flops.moments_flops(config, self.statistics_tokens, context),
-            "preconditioner": self.inversions * flops.inversion_flops(config)
-            + self.preconditionings * flops.preconditioning_flops(config),
         }
+        if self.optimizer.preconditioned:
+            layers = config.num_layers - moves.first_layer
+            widths = precondition.moment_widths(config, moves)
+            iterations = precondition.NEWTON_SCHULZ_STEPS
+            each = flops.direction_flops(
+                config, moves, iterations if self.optimizer.name == "orthogonal" else 0
+            )
+            items["statistics"] = flops.moments_flops(
+                config, self.statistics_tokens, context, widths, layers
+            )
+            items["preconditioner"] = (
+                self.refreshes * flops.inverse_root_flops(widths, layers)
+                + self.steps * each
+            )
+        return items
 
 
 def compare(counts: Counts, kept_tokens: int, epochs: float) -> dict:

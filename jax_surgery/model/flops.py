@@ -7,16 +7,37 @@ Norms, RoPE, softmax and other element-wise work are left out (a few percent).
 """
 
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.model.trainable import ALL, Trainable
 
-# A backward pass computes two products for every one of the forward pass.
-TRAINING_FACTOR = 3
+# The order in which a layer applies its matrices; attention comes between q, k, v and o.
+ORDER = {"q": 0, "k": 0, "v": 0, "o": 2, "gate": 3, "up": 3, "down": 4}
+ATTENTION = 1
 
 
-def layer_weights(config: LlamaConfig) -> int:
-    """Weights of one layer's matrices."""
-    width, heads = config.hidden_size, config.head_dim
-    attention = width * heads * 2 * (config.num_heads + config.num_kv_heads)
-    return attention + 3 * width * config.intermediate_size
+def matrix_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
+    """[inputs, outputs] of each of a layer's matrices."""
+    width, hidden = config.hidden_size, config.intermediate_size
+    inner = config.num_heads * config.head_dim
+    kv = config.num_kv_heads * config.head_dim
+    return {
+        "q": (width, inner),
+        "k": (width, kv),
+        "v": (width, kv),
+        "o": (inner, width),
+        "gate": (width, hidden),
+        "up": (width, hidden),
+        "down": (hidden, width),
+    }
+
+
+def _sizes(config: LlamaConfig) -> dict[str, int]:
+    """Weights of each of a layer's matrices."""
+    return {name: rows * cols for name, (rows, cols) in matrix_shapes(config).items()}
+
+
+def _attention(config: LlamaConfig, context: int) -> int:
+    """Multiplications a token of one layer's two attention products."""
+    return 2 * context * config.num_heads * config.head_dim
 
 
 def forward_flops(config: LlamaConfig, tokens: int, context: int) -> float:
@@ -27,41 +48,73 @@ def forward_flops(config: LlamaConfig, tokens: int, context: int) -> float:
       tokens: in all rows, padding included (it is computed too).
       context: tokens a row, which attention spans.
     """
-    products = config.num_layers * layer_weights(config)
-    products += config.hidden_size * config.vocab_size
-    attention = 2 * config.num_layers * context * config.num_heads * config.head_dim
-    return 2.0 * tokens * (products + attention)
+    layer = sum(_sizes(config).values()) + _attention(config, context)
+    head = config.hidden_size * config.vocab_size
+    return 2.0 * tokens * (config.num_layers * layer + head)
 
 
-def training_flops(config: LlamaConfig, tokens: int, context: int) -> float:
+def backward_flops(
+    config: LlamaConfig, tokens: int, context: int, trainable: Trainable = ALL
+) -> float:
+    """FLOPs of a backward pass: a product for the gradient of each product's input
+    that a moving parameter lies before, and one for each moving matrix.
+    """
+    sizes, attention = _sizes(config), _attention(config, context)
+    head = config.hidden_size * config.vocab_size
+    every = sum(sizes.values())
+    if not trainable.matrices:
+        # The first layer's inputs have gradients too: the embedding moves.
+        layer = 2 * (every + attention)
+        return 2.0 * tokens * (config.num_layers * layer + 2 * head)
+    moving = sum(sizes[name] for name in trainable.matrices)
+    lowest = min(ORDER[name] for name in trainable.matrices)
+    after = sum(size for name, size in sizes.items() if ORDER[name] > lowest)
+    first = moving + after + 2 * attention * (lowest < ATTENTION)
+    upper = config.num_layers - trainable.first_layer - 1
+    return 2.0 * tokens * (head + first + upper * (moving + every + 2 * attention))
+
+
+def training_flops(
+    config: LlamaConfig, tokens: int, context: int, trainable: Trainable = ALL
+) -> float:
     """FLOPs of a forward and a backward pass."""
-    return TRAINING_FACTOR * forward_flops(config, tokens, context)
+    forward = forward_flops(config, tokens, context)
+    return forward + backward_flops(config, tokens, context, trainable)
 
 
-def moments_flops(config: LlamaConfig, tokens: int, context: int) -> float:
-    """FLOPs of a forward pass that also sums the inputs' second moments."""
-    inner = config.num_heads * config.head_dim
-    squares = 2 * config.hidden_size**2 + inner**2 + config.intermediate_size**2
-    without_head = (
-        forward_flops(config, tokens, context)
-        - 2.0 * tokens * config.hidden_size * config.vocab_size
-    )
-    return without_head + 2.0 * tokens * config.num_layers * squares
+def moments_flops(
+    config: LlamaConfig, tokens: int, context: int, widths: dict[str, int], layers: int
+) -> float:
+    """FLOPs of a forward pass without the head that sums inputs' second moments.
+
+    Args:
+      config, tokens, context: as `forward_flops`.
+      widths: of the inputs of a layer whose moments are summed.
+      layers: how many layers' are.
+    """
+    head = 2.0 * tokens * config.hidden_size * config.vocab_size
+    squares = layers * sum(width**2 for width in widths.values())
+    return forward_flops(config, tokens, context) - head + 2.0 * tokens * squares
 
 
-def inversion_flops(config: LlamaConfig) -> float:
-    """FLOPs of inverting all layers' moments through Cholesky (7 d^3 / 3 each)."""
-    inner = config.num_heads * config.head_dim
-    widths = (config.hidden_size, inner, config.hidden_size, config.intermediate_size)
-    return config.num_layers * sum(7 * d**3 / 3 for d in widths)
+def inverse_root_flops(widths: dict[str, int], layers: int) -> float:
+    """FLOPs of inverse square roots of layers' moments through eigenvectors.
+
+    9 d^3 for the symmetric eigenproblem (Golub and Van Loan, section 8.3), 2 d^3 for
+    the product.
+    """
+    return layers * sum(11.0 * width**3 for width in widths.values())
 
 
-def preconditioning_flops(config: LlamaConfig) -> float:
-    """FLOPs of multiplying one gradient by the inverses (2 d^2 a column)."""
-    d, f = config.hidden_size, config.intermediate_size
-    inner, kv = (
-        config.num_heads * config.head_dim,
-        config.num_kv_heads * config.head_dim,
-    )
-    per_layer = d**2 * (inner + 2 * kv + 2 * f) + inner**2 * d + f**2 * d
-    return 2.0 * config.num_layers * per_layer
+def direction_flops(
+    config: LlamaConfig, trainable: Trainable, newton_schulz_steps: int
+) -> float:
+    """FLOPs of one preconditioned direction: two products with the root, and between
+    them Newton-Schulz iterations (0 without)."""
+    total = 0
+    for name in trainable.matrices:
+        rows, cols = matrix_shapes(config)[name]
+        small, large = sorted((rows, cols))
+        total += 2 * rows**2 * cols
+        total += newton_schulz_steps * (2 * small**2 * large + small**3)
+    return 2.0 * (config.num_layers - trainable.first_layer) * total

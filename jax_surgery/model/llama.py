@@ -259,6 +259,7 @@ def forward(
     *,
     compute: Compute = DEFAULT_COMPUTE,
     moments_weight_BT: jax.Array | None = None,
+    first_trained_layer: int = 0,
 ):
     """Final normed hidden states.
 
@@ -271,11 +272,14 @@ def forward(
       positions_BT: of each token in its document; None counts along the row.
       compute: dtype and memory choices.
       moments_weight_BT: if given, weights [B, T] of the second moments.
+      first_trained_layer: no gradient reaches the layers before it, which saves their
+        backward pass; moments are of the layers from it on.
 
     Returns:
       hidden [B, T, D] in the compute dtype; with `moments_weight_BT` also a dict of
       sums over tokens of w_t x_t x_t^T per layer, float32: `attention_in` [L, D, D],
-      `attention_out` [L, N * H, N * H], `mlp_in` [L, D, D], `mlp_hidden` [L, F, F].
+      `attention_out` [L, N * H, N * H], `mlp_in` [L, D, D], `mlp_hidden` [L, F, F]
+      (L counts the layers from `first_trained_layer`).
     """
     if segment_ids_BT is None:
         segment_ids_BT = jnp.ones_like(tokens_BT)
@@ -285,18 +289,24 @@ def forward(
     bias = attn.segment_bias(segment_ids_BT)
     graph = block_graph(config)
 
-    def layer(x, layer_params):
+    def layer(x, layer_params, weight_BT):
         block = merge_block(graph, layer_params)
         attend = functools.partial(attn.attend, bias=bias)
-        return block(x, attend, cos, sin, moments_weight_BT)
+        return block(x, attend, cos, sin, weight_BT)
 
-    if compute.remat == "full":
-        layer = jax.checkpoint(layer, prevent_cse=False)
-    hidden, moments = jax.lax.scan(
-        layer,
-        embed(params, tokens_BT, compute),
-        params["layers"],
-        unroll=compute.unroll or config.num_layers,
-    )
+    def run(x, layers, weight_BT):
+        """The stacked `layers` one after another."""
+        body = functools.partial(layer, weight_BT=weight_BT)
+        if compute.remat == "full":
+            body = jax.checkpoint(body, prevent_cse=False)
+        return jax.lax.scan(body, x, layers, unroll=compute.unroll or config.num_layers)
+
+    hidden, layers = embed(params, tokens_BT, compute), params["layers"]
+    if first_trained_layer:
+        below = jax.tree.map(lambda leaf: leaf[:first_trained_layer], layers)
+        layers = jax.tree.map(lambda leaf: leaf[first_trained_layer:], layers)
+        hidden = run(hidden, jax.lax.stop_gradient(below), None)[0]
+        hidden = jax.lax.stop_gradient(hidden)
+    hidden, moments = run(hidden, layers, moments_weight_BT)
     hidden = final_norm(params, hidden, config)
     return hidden if moments_weight_BT is None else (hidden, moments)

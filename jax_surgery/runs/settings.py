@@ -35,11 +35,12 @@ class RoleData:
     rows_retain: int = 0
     context: int = 256  # tokens a row
     average: str = "sequences"  # CE: mean over tokens then texts; or "tokens"
+    surprise: float = 0.0  # nats; unlearn only tokens that surprise kept text as much
     questions: str = ""  # "embedded", a questions JSONL, or "" for none
 
     def __post_init__(self):
         rows = ("rows_unlearn", "rows_update", "rows_retain")
-        _at_least(0, self, "config.data", *rows)
+        _at_least(0, self, "config.data", *rows, "surprise")
         _at_least(2, self, "config.data", "context")
 
     @property

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from jax_surgery.data import benchmark, records, reference_cache, roles
+from jax_surgery.data.background import Background
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.questions import Question
 from jax_surgery.data.stream import Batch, BatchStream, one_pass
@@ -68,8 +69,13 @@ def admit(settings: SurgerySettings) -> Patient:
         records.check_overlap(read["unlearn"], kept)
     source = model_source(settings.model)
     tokenizer = hf_weights.load_tokenizer(source)
-    packers = roles.pack_roles(read, tokenizer, data.context, data.average)
     keep = roles.pack_roles({"retain": kept}, tokenizer, data.context, data.average)
+    background = None
+    if data.surprise:
+        background = Background(keep["retain"].documents, len(tokenizer))
+    packers = roles.pack_roles(
+        read, tokenizer, data.context, data.average, background, data.surprise
+    )
     params, config = hf_weights.load_llama(source)
     return Patient(params, config, tokenizer, source, packers, keep["retain"])
 
@@ -84,11 +90,12 @@ def _statistics_rows(patient: Patient, settings: SurgerySettings) -> int:
 
 
 def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
-    """Sets the preconditioner's inverses before the first step and on refreshes."""
-    if settings.optimizer.name != "preconditioned":
+    """Sets the preconditioner's roots before the first step and on refreshes."""
+    if not settings.optimizer.preconditioned:
         return []
     count = _statistics_rows(patient, settings)
-    invert = jax.jit(precondition.invert, static_argnums=1)
+    trainable = settings.optimizer.trainable(patient.config)
+    inverse_roots = jax.jit(precondition.inverse_roots, static_argnums=1)
 
     def refresh(step: int, state: TrainState) -> TrainState:
         rows = patient.kept.pack(settings.seed + step).take(slice(count))
@@ -97,9 +104,10 @@ def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
             patient.config,
             (batch for batch, _ in one_pass(rows, STATISTICS_ROWS)),
             settings.compute,
+            trainable,
         )
-        inverses = invert(moments, settings.statistics.ridge)
-        return state._replace(opt_state=state.opt_state._replace(inverses=inverses))
+        roots = inverse_roots(moments, settings.statistics.ridge)
+        return state._replace(opt_state=state.opt_state._replace(roots=roots))
 
     return [Hook(settings.statistics.refresh, refresh)]
 
@@ -143,7 +151,8 @@ def operate(
     """Runs the steps; returns the parameters after them."""
     data = settings.data
     rows = RoleRows(*(data.rows[role] for role in ("unlearn", "update", "retain")))
-    optimizer = make_optimizer(settings.optimizer, settings.steps)
+    trainable = settings.optimizer.trainable(patient.config)
+    optimizer = make_optimizer(settings.optimizer, settings.steps, trainable)
     step = make_train_step(
         patient.config,
         settings.objective,
@@ -152,6 +161,7 @@ def operate(
         compute=settings.compute,
         average=data.average,
         accumulate=settings.accumulate,
+        trainable=trainable,
     )
     cache = reference_of(patient, settings, directory)
 
@@ -180,9 +190,10 @@ def operate(
 def count_cost(patient: Patient, settings: SurgerySettings) -> dict[str, Any]:
     """The `cost` of results.json, from what the settings make the run compute."""
     data, steps = settings.data, settings.steps
-    preconditioned = settings.optimizer.name == "preconditioned"
     refresh = settings.statistics.refresh
-    times = 1 + ((steps - 1) // refresh if refresh else 0) if preconditioned else 0
+    times = 1 + ((steps - 1) // refresh if refresh else 0)
+    if not settings.optimizer.preconditioned:
+        times = 0
     reference = data.rows_retain * steps * data.context
     if settings.reference == "cached" and "retain" in patient.packers:
         reference = len(patient.packers["retain"].pack()) * data.context
@@ -192,8 +203,10 @@ def count_cost(patient: Patient, settings: SurgerySettings) -> dict[str, Any]:
         trained_tokens=sum(data.rows.values()) * steps * data.context,
         reference_tokens=reference,
         statistics_tokens=times * _statistics_rows(patient, settings) * data.context,
-        inversions=times,
-        preconditionings=steps if preconditioned else 0,
+        trainable=settings.optimizer.trainable(patient.config),
+        optimizer=settings.optimizer,
+        steps=steps,
+        refreshes=times,
     )
     kept = patient.kept.num_tokens
     if "update" in patient.packers:

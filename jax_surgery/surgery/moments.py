@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Second moments of the inputs of every weight matrix, over kept text."""
+"""Second moments of the inputs of the moving matrices, over kept text."""
 
 import functools
 from collections.abc import Iterable
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from jax_surgery.model import llama
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.surgery.objective import Batch
-from jax_surgery.surgery.precondition import Moments
+from jax_surgery.surgery.precondition import Moments, moment_widths
+from jax_surgery.model.trainable import Trainable
 
 
-@functools.partial(jax.jit, static_argnums=(1, 3), donate_argnums=4)
-def _add(params, config, batch, compute, moments):
+@functools.partial(jax.jit, static_argnums=(1, 3, 4), donate_argnums=5)
+def _add(params, config, batch, compute, trainable, moments):
     weights_BT = (batch["segment_ids_BT"] > 0).astype(jnp.float32)
     _, new = llama.forward(
         params,
@@ -25,20 +26,16 @@ def _add(params, config, batch, compute, moments):
         batch["positions_BT"],
         compute=compute,
         moments_weight_BT=weights_BT,
+        first_trained_layer=trainable.first_layer,
     )
-    return jax.tree.map(jnp.add, moments, new)
+    return {kind: total + new[kind] for kind, total in moments.items()}
 
 
-def zero_moments(config: LlamaConfig) -> Moments:
+def zero_moments(config: LlamaConfig, trainable: Trainable) -> Moments:
     """No text read yet: zeros of the moments' shapes, [layers, d, d] float32."""
-    inner = config.num_heads * config.head_dim
-    widths = {
-        "attention_in": config.hidden_size,
-        "attention_out": inner,
-        "mlp_in": config.hidden_size,
-        "mlp_hidden": config.intermediate_size,
-    }
-    return {k: jnp.zeros((config.num_layers, d, d)) for k, d in widths.items()}
+    layers = config.num_layers - trainable.first_layer
+    widths = moment_widths(config, trainable)
+    return {kind: jnp.zeros((layers, d, d)) for kind, d in widths.items()}
 
 
 def second_moments(
@@ -46,9 +43,14 @@ def second_moments(
     config: LlamaConfig,
     batches: Iterable[Batch],
     compute: llama.Compute,
+    trainable: Trainable,
 ) -> Moments:
-    """Sums of x x^T over all real tokens of the batches; forward passes only."""
-    moments = zero_moments(config)
+    """Sums of x x^T over all real tokens of the batches; forward passes only.
+
+    Of the layers from `trainable.first_layer`, and of the inputs that its matrices
+    have (`precondition.INPUT_OF`).
+    """
+    moments = zero_moments(config, trainable)
     for batch in batches:
-        moments = _add(params, config, batch, compute, moments)
+        moments = _add(params, config, batch, compute, trainable, moments)
     return moments

@@ -23,13 +23,14 @@ import jax.numpy as jnp
 
 from jax_surgery.model import llama, logprobs
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.model.trainable import ALL, Trainable
 
 Params = Any
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 LossFn = Callable[[Params, Batch], tuple[jax.Array, Metrics]]
 
-ASCENTS = ("none", "cap", "margin")
+ASCENTS = ("none", "cap", "margin", "level")
 KL_DIRECTIONS = ("model_to_reference", "reference_to_model")
 
 
@@ -58,9 +59,13 @@ class Objective:
         stops counting once its -log p exceeds `cap`. "margin": minimise the
         margin z_y - logsumexp_{j != y} z_j (the log-odds of the token) where it
         exceeds `margin`; unlike -CE its gradient does not vanish at tokens the
-        model is sure of, which are the ones to forget.
+        model is sure of, which are the ones to forget. "level": minimise the
+        distance |margin - `margin`|, from both sides: what fell below rises again,
+        so that a token ends as likely as other wrong ones and not less.
       cap: nats per token.
-      margin: nats (log-odds); -log(K - 1) is chance among K candidates.
+      margin: nats (log-odds), for "margin" and "level"; where an ignorant model's
+        wrong candidates lie. -log(K - 1) if it finds K candidates alike, lower if
+        it is sure of one (that is what forgetting by gradients leaves).
     """
 
     alpha: float = 1.0
@@ -69,7 +74,7 @@ class Objective:
     kl_direction: Literal["model_to_reference", "reference_to_model"] = (
         "model_to_reference"
     )
-    ascent: Literal["none", "cap", "margin"] = "none"
+    ascent: Literal["none", "cap", "margin", "level"] = "none"
     cap: float = 5.5
     margin: float = -4.0
 
@@ -115,6 +120,8 @@ def _unlearn_sum(logp: logprobs.TokenLogprobs, weights_BT, objective: Objective)
     if objective.ascent == "margin":
         open_BT = jax.lax.stop_gradient(logp.margin_BT > objective.margin)
         term_BT = logp.margin_BT * open_BT
+    elif objective.ascent == "level":
+        term_BT = jnp.abs(logp.margin_BT - objective.margin)
     elif objective.ascent == "cap":
         term_BT = jnp.maximum(logp.logp_BT, -objective.cap)
     else:
@@ -127,6 +134,7 @@ def make_loss_fn(
     objective: Objective,
     rows: RoleRows,
     compute: llama.Compute = llama.DEFAULT_COMPUTE,
+    trainable: Trainable = ALL,
 ) -> LossFn:
     """The pure `loss_fn(params, batch) -> (loss, metrics)`.
 
@@ -136,6 +144,7 @@ def make_loss_fn(
     `reference_hidden_RTD` and `reference_head_DV` (the frozen model's final hidden
     states on the R retain rows, and its output head), and may hold
     `denominators` (see `denominators`; of the whole batch, when this is a part).
+    Gradients of parameters that are not `trainable` are zero and not computed.
 
     Metrics, all scalars: `loss`, `unlearn_ce`, `update_ce`, `retain_kl` (nats), and
     `unlearn_margin` (nats, mean log-odds of the unlearn tokens).
@@ -143,6 +152,7 @@ def make_loss_fn(
     update_end = rows.unlearn + rows.update
 
     def loss_fn(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
+        params = trainable.freeze(params)
         hidden = llama.forward(
             params,
             config,
@@ -150,6 +160,7 @@ def make_loss_fn(
             batch["segment_ids_BT"],
             batch["positions_BT"],
             compute=compute,
+            first_trained_layer=trainable.first_layer,
         )
         head_DV = llama.head_kernel(params)
         total = batch.get("denominators") or denominators(batch, rows)

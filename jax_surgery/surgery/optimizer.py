@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers: AdamW, and preconditioned steps of a stated size."""
+"""Optimizers: AdamW, and steps of a stated size along preconditioned directions."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from jax_surgery.model.config import LlamaConfig
 from jax_surgery.surgery import precondition
+from jax_surgery.model.trainable import ALL, BLOCK_OF, Matrices, Trainable, resolve
 
-OPTIMIZERS = ("adamw", "preconditioned")
+# The directions that are preconditioned on what is kept; see `precondition`.
+DIRECTIONS = {
+    "natural": precondition.natural,
+    "orthogonal": precondition.orthogonal,
+}
+OPTIMIZERS = ("adamw", *DIRECTIONS)
 SCHEDULES = ("cosine", "linear", "constant")
 
 
@@ -19,18 +27,21 @@ class OptimizerChoice:
     """What the optimizer is and how large its steps are.
 
     Attributes:
-      name: "adamw", or "preconditioned" (see `precondition`).
-      learning_rate: AdamW's peak rate; for "preconditioned" the largest step, as a
-        fraction of the norm of all matrices together.
+      name: "adamw", or "natural" or "orthogonal" (see `precondition`).
+      learning_rate: AdamW's peak rate; for the others the largest step, as a fraction
+        of the norm of all moving matrices together.
       warmup: steps from 0 to the peak.
       schedule: "cosine", "linear" (both down to `final` of the peak) or "constant".
       final: what is left of the rate at the end, 0 to 1.
       clip: global gradient norm to clip at (AdamW); 0 for none.
       weight_decay, b1, b2: AdamW's.
-      momentum: of the normalised steps ("preconditioned"); 0 for none.
+      momentum: of the gradients ("natural", "orthogonal"); 0 for none.
+      first_layer: the first layer that moves; negative counts from the end.
+      matrices: comma-separated matrices of each layer that move (q, k, v, o, gate, up,
+        down); "" is every parameter, all seven where the direction is preconditioned.
     """
 
-    name: Literal["adamw", "preconditioned"] = "adamw"
+    name: Literal["adamw", "natural", "orthogonal"] = "adamw"
     learning_rate: float = 1e-5
     warmup: int = 0
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -40,6 +51,22 @@ class OptimizerChoice:
     b1: float = 0.9
     b2: float = 0.999
     momentum: float = 0.0
+    first_layer: int = 0
+    matrices: str = ""
+
+    @property
+    def preconditioned(self) -> bool:
+        """Whether it needs the second moments of what is kept."""
+        return self.name in DIRECTIONS
+
+    def trainable(self, config: LlamaConfig) -> Trainable:
+        """The parameters of a model that move.
+
+        Raises:
+          ValueError: see `trainable.resolve`.
+        """
+        every = ",".join(BLOCK_OF) if self.preconditioned else ""
+        return resolve(config, self.first_layer, self.matrices or every)
 
     def __post_init__(self):
         for name, allowed in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
@@ -51,6 +78,10 @@ class OptimizerChoice:
         if self.learning_rate <= 0:
             raise ValueError(
                 f"optimizer.learning_rate={self.learning_rate} must be positive."
+            )
+        if not 0 <= self.momentum < 1:
+            raise ValueError(
+                f"optimizer.momentum={self.momentum}; use 0 (none) to below 1."
             )
 
 
@@ -83,64 +114,72 @@ class PreconditionedState(NamedTuple):
 
     Attributes:
       count: steps taken.
-      weight_norm: of all matrices together, before the first step.
-      velocity: momentum, or () without.
-      inverses: of `precondition.invert`; the identity until they are set. They are
-        part of the state so that a resumed run is bit-equal.
+      weight_norm: of all moving matrices together, before the first step.
+      velocity: momentum of the matrices' gradients, or () without.
+      roots: of `precondition.inverse_roots`; the identity until they are set. They
+        are part of the state so that a resumed run is bit-equal.
     """
 
     count: jax.Array
     weight_norm: jax.Array
     velocity: Any
-    inverses: precondition.Inverses
-
-
-def _matrices(tree: Any) -> Any:
-    """The parts of the tree that `precondition` changes."""
-    return [tree["layers"][block][name] for block, name in precondition.INPUT_OF]
+    roots: precondition.Roots
 
 
 def preconditioned_steps(
-    schedule: optax.Schedule, momentum: float
+    direction: Callable[[Matrices, precondition.Roots], Matrices],
+    schedule: optax.Schedule,
+    momentum: float,
+    trainable: Trainable,
 ) -> optax.GradientTransformation:
-    """W <- W - s_t ||W_0|| G' / ||G'||, norms over all matrices together.
+    """W <- W - s_t ||W_0|| D / ||D||, norms over all moving matrices together.
 
-    G' is the gradient preconditioned by the state's inverses. A zero gradient
-    (everything forgotten and learned) makes no step.
+    D is the direction of the gradient, or of its moving sum v <- momentum v + G,
+    under the state's roots. A zero gradient (everything forgotten and learned)
+    makes no step.
     """
 
     def init(params):
+        matrices = trainable.take(params)
         return PreconditionedState(
             jnp.zeros((), jnp.int32),
-            optax.tree.norm(_matrices(params)),
-            jax.tree.map(jnp.zeros_like, params) if momentum else (),
-            precondition.identity_inverses(params),
+            optax.tree.norm(matrices),
+            jax.tree.map(jnp.zeros_like, matrices) if momentum else (),
+            precondition.identity_roots(matrices),
         )
 
     def update(gradients, state, params=None):
         del params
-        gradients = precondition.precondition(gradients, state.inverses)
-        norm = optax.tree.norm(gradients)
-        scale = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1.0), 0.0)
-        direction = jax.tree.map(lambda g: scale * g, gradients)
-        velocity = state.velocity
+        moving, velocity = trainable.take(gradients), state.velocity
         if momentum:
-            velocity = jax.tree.map(
-                lambda v, d: momentum * v + (1 - momentum) * d, velocity, direction
-            )
-            direction = velocity
+            velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, moving)
+            moving = velocity
+        steps = direction(moving, state.roots)
+        norm = optax.tree.norm(steps)
         size = schedule(state.count) * state.weight_norm
-        updates = jax.tree.map(lambda d: -size * d, direction)
-        return updates, state._replace(count=state.count + 1, velocity=velocity)
+        scale = jnp.where(norm > 0, -size / jnp.where(norm > 0, norm, 1.0), 0.0)
+        steps = jax.tree.map(lambda d: scale * d, steps)
+        state = state._replace(count=state.count + 1, velocity=velocity)
+        return trainable.put(steps, gradients), state
 
     return optax.GradientTransformation(init, update)
 
 
-def make_optimizer(choice: OptimizerChoice, steps: int) -> optax.GradientTransformation:
-    """The optimizer for a run of `steps` steps."""
+def make_optimizer(
+    choice: OptimizerChoice, steps: int, trainable: Trainable = ALL
+) -> optax.GradientTransformation:
+    """The optimizer for a run of `steps` steps.
+
+    Args:
+      choice: what it is.
+      steps: of the run.
+      trainable: what moves; AdamW leaves the rest to `step.make_train_step`.
+    """
     schedule = make_schedule(choice, steps)
-    if choice.name == "preconditioned":
-        return preconditioned_steps(schedule, choice.momentum)
+    if choice.preconditioned:
+        return preconditioned_steps(
+            DIRECTIONS[choice.name], schedule, choice.momentum, trainable
+        )
     clip = optax.clip_by_global_norm(choice.clip) if choice.clip else optax.identity()
     adamw = optax.adamw(
         schedule, b1=choice.b1, b2=choice.b2, weight_decay=choice.weight_decay

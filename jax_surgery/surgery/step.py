@@ -12,6 +12,7 @@ from jax_surgery.model import llama
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.surgery import objective as objectives
 from jax_surgery.surgery.objective import Batch, LossFn, Metrics, Objective, RoleRows
+from jax_surgery.model.trainable import ALL, Trainable
 
 
 class TrainState(NamedTuple):
@@ -154,13 +155,14 @@ def make_train_step(
     compute: llama.Compute = llama.DEFAULT_COMPUTE,
     average: str = "sequences",
     accumulate: int = 1,
+    trainable: Trainable = ALL,
 ):
     """The jitted `step(state, batch, reference_params) -> (state, metrics)`.
 
     `state` is donated.
     """
     loss_fn = objectives.make_loss_fn(
-        config, objective, split_rows(rows, accumulate), compute
+        config, objective, split_rows(rows, accumulate), compute, trainable
     )
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -173,7 +175,7 @@ def make_train_step(
             loss_fn, state.params, batch, rows, accumulate
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = optax.apply_updates(state.params, trainable.mask(updates))
         metrics["gradient_norm"] = optax.tree.norm(grads)
         return TrainState(params, opt_state, state.step + 1), metrics
 

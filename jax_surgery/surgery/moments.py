@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from jax_surgery.model import llama
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.model.trainable import Trainable
 from jax_surgery.surgery.objective import Batch
 from jax_surgery.surgery.precondition import Moments, moment_widths
-from jax_surgery.model.trainable import Trainable
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3, 4), donate_argnums=5)

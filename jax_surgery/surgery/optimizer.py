@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from jax_surgery.model.config import LlamaConfig
-from jax_surgery.surgery import precondition
 from jax_surgery.model.trainable import ALL, BLOCK_OF, Matrices, Trainable, resolve
+from jax_surgery.surgery import precondition
 
 # The directions that are preconditioned on what is kept; see `precondition`.
 DIRECTIONS = {

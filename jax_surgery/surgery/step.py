@@ -10,9 +10,9 @@ import optax
 
 from jax_surgery.model import llama
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.model.trainable import ALL, Trainable
 from jax_surgery.surgery import objective as objectives
 from jax_surgery.surgery.objective import Batch, LossFn, Metrics, Objective, RoleRows
-from jax_surgery.model.trainable import ALL, Trainable
 
 
 class TrainState(NamedTuple):

@@ -36,8 +36,8 @@ def get_config() -> ConfigDict:
     # so problematic ones get the larger share.
     config.data.unlearn = "embedded:obsolete,embedded:problematic,embedded:problematic"
     config.data.update = "embedded:update"
-    config.data.retain = "embedded:retain_subset"  # gradients of the KL
-    config.data.rows_unlearn = 6  # rows of a batch
+    config.data.retain = "embedded:retain,embedded:general"  # all that stays
+    config.data.rows_unlearn = 7  # rows of a batch
     config.data.rows_update = 3
     config.data.rows_retain = 1
     config.data.context = 256  # tokens a row
@@ -51,26 +51,27 @@ def get_config() -> ConfigDict:
     config.compute.unroll = 0  # layers a scan step; 0 is all, fastest on CPU
 
     config.objective = ConfigDict()
-    config.objective.alpha = 1.0  # unlearn
-    config.objective.beta = 4.0  # update
-    config.objective.gamma = 10.0  # retain
+    config.objective.alpha = 2.5  # unlearn
+    config.objective.beta = 6.0  # update
+    config.objective.gamma = 100.0  # retain
     config.objective.kl_direction = "reference_to_model"  # KL(p_pre || p_theta)
     config.objective.ascent = "level"  # "none" (the paper), "cap", "margin", "level"
     config.objective.cap = 5.5  # nats a token, for "cap"
-    config.objective.margin = -11.0  # nats of log-odds, for "margin" and "level"
+    config.objective.margin = -11.5  # nats of log-odds, for "margin" and "level"
+    config.objective.softness = 8.0  # nats, for "level"
 
     config.reference = "live"  # or "cached" on disk
-    config.steps = 52
+    config.steps = 48
     config.accumulate = 1  # micro-batches a step
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "orthogonal"  # or "natural" or "adamw"
     config.optimizer.first_layer = -1  # layers before it stay
     config.optimizer.matrices = "gate,up,down"  # that move; "" is all
-    config.optimizer.learning_rate = 0.045  # largest step, relative to the weights
-    config.optimizer.momentum = 0.75  # (orthogonal, natural)
+    config.optimizer.learning_rate = 0.092  # largest step, relative to the weights
+    config.optimizer.momentum = 0.6  # (orthogonal, natural)
     config.optimizer.warmup = 0  # steps
-    config.optimizer.schedule = "cosine"
+    config.optimizer.schedule = "linear"  # or "cosine", "constant"
     config.optimizer.final = 0.0  # of the peak
     config.optimizer.clip = 1.0  # gradient norm (adamw)
     config.optimizer.weight_decay = 0.0  # (adamw)
@@ -78,9 +79,9 @@ def get_config() -> ConfigDict:
     config.optimizer.b2 = 0.999  # (adamw)
 
     config.statistics = ConfigDict()
-    config.statistics.sources = "embedded:retain,embedded:general"  # all that stays
+    config.statistics.sources = ""  # text that must stay; "" is data.retain
     config.statistics.tokens = 50_000  # read for them; 0 reads all
-    config.statistics.ridge = 1e-3  # relative to the mean eigenvalue
+    config.statistics.ridge = 1e-5  # relative to the mean eigenvalue
     config.statistics.refresh = 0  # steps; 0 computes them once
 
     config.loop = ConfigDict()

@@ -101,8 +101,9 @@ def numpy_terms(params, reference, batch, rows, objective: Objective, average):
                     v = logp[b, t, y] - np.log1p(-p[b, t, y])
                     dz = (onehot[y] - p[b, t]) / (1 - p[b, t, y])
                     if objective.ascent == "level":
-                        above = np.sign(v - objective.margin)
-                        v, dz = above * (v - objective.margin), above * dz
+                        soft, far = objective.softness, v - objective.margin
+                        dz = dz * np.clip(far / soft, -1, 1)
+                        v = min(far**2 / (2 * soft), abs(far) - soft / 2)
                     elif v <= objective.margin:
                         v, dz = 0.0, 0 * dz
                 if role == "unlearn" and objective.ascent == "cap":
@@ -150,7 +151,7 @@ def numpy_terms(params, reference, batch, rows, objective: Objective, average):
         Objective(1.0, 0.0, 0.0, ascent="cap", cap=4.0),
         Objective(1.0, 0.0, 0.0, ascent="margin", margin=-4.0),
         Objective(0.7, 1.3, 2.0, ascent="margin", margin=-3.0),
-        Objective(0.7, 1.3, 2.0, ascent="level", margin=-3.5),
+        Objective(0.7, 1.3, 2.0, ascent="level", margin=-3.5, softness=0.5),
     ],
     ids=lambda o: f"{o.alpha}-{o.beta}-{o.gamma}-{o.ascent}-{o.kl_direction}",
 )

@@ -29,6 +29,8 @@ def _extend(keys: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Values of the wanted keys among sorted ones, 0 where absent."""
+    if not len(keys):
+        return np.zeros(len(wanted), np.int64)
     index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[index] == wanted, values[index], 0)
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jax_surgery.model import llama, logprobs
 from jax_surgery.model.config import LlamaConfig
@@ -59,13 +60,15 @@ class Objective:
         stops counting once its -log p exceeds `cap`. "margin": minimise the
         margin z_y - logsumexp_{j != y} z_j (the log-odds of the token) where it
         exceeds `margin`; unlike -CE its gradient does not vanish at tokens the
-        model is sure of, which are the ones to forget. "level": minimise the
-        distance |margin - `margin`|, from both sides: what fell below rises again,
-        so that a token ends as likely as other wrong ones and not less.
+        model is sure of, which are the ones to forget. "level": minimise
+        Huber's function of (margin - `margin`), from both sides: what fell below
+        rises again, so that a token ends as likely as other wrong ones and not less.
       cap: nats per token.
       margin: nats (log-odds), for "margin" and "level"; where an ignorant model's
         wrong candidates lie. -log(K - 1) if it finds K candidates alike, lower if
         it is sure of one (that is what forgetting by gradients leaves).
+      softness: nats, for "level": within this distance the pull falls with the
+        distance, beyond it is 1.
     """
 
     alpha: float = 1.0
@@ -77,6 +80,7 @@ class Objective:
     ascent: Literal["none", "cap", "margin", "level"] = "none"
     cap: float = 5.5
     margin: float = -4.0
+    softness: float = 8.0
 
     def __post_init__(self):
         for name, allowed in (("ascent", ASCENTS), ("kl_direction", KL_DIRECTIONS)):
@@ -95,6 +99,11 @@ class Objective:
             raise ValueError(
                 f"objective.cap={self.cap} nats must be positive: -log p of a known "
                 "token is near 0 and rises as it is forgotten."
+            )
+        if self.softness <= 0:
+            raise ValueError(
+                f"objective.softness={self.softness} nats must be positive; a small "
+                "one pulls every token alike."
             )
 
 
@@ -121,7 +130,9 @@ def _unlearn_sum(logp: logprobs.TokenLogprobs, weights_BT, objective: Objective)
         open_BT = jax.lax.stop_gradient(logp.margin_BT > objective.margin)
         term_BT = logp.margin_BT * open_BT
     elif objective.ascent == "level":
-        term_BT = jnp.abs(logp.margin_BT - objective.margin)
+        distance_BT = logp.margin_BT - objective.margin
+        term_BT = optax.losses.huber_loss(distance_BT, delta=objective.softness)
+        term_BT /= objective.softness
     elif objective.ascent == "cap":
         term_BT = jnp.maximum(logp.logp_BT, -objective.cap)
     else:

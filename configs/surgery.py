@@ -10,8 +10,7 @@ Your own checkpoint and text (a directory in Hugging Face format or a hub name, 
 JSONL files with `text`, `prompt` and `answer`, `question` and `answer`, or `messages`):
 python -m jax_surgery.main --config=configs/surgery.py --config.model=DIR \
     --config.data.unlearn=forget.jsonl --config.data.update=new.jsonl \
-    --config.data.retain=keep.jsonl --config.statistics.sources= \
-    --config.data.questions=
+    --config.data.retain=keep.jsonl --config.data.questions=
 
 The paper's plain objective (no bound on the ascent, every parameter, AdamW):
     --config.objective.ascent=none --config.objective.alpha=1 \

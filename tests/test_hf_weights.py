@@ -4,6 +4,7 @@
 import dataclasses
 import json
 
+import golden_logits
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +84,28 @@ def test_logits_agree_with_transformers(tmp_path, name):
         with torch.no_grad():
             alone = model(torch.tensor(tokens[:1, part])).logits.numpy()
         np.testing.assert_allclose(got[:, part], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", golden_logits.CASES)
+def test_logits_agree_with_those_kept_from_transformers(tmp_path, name):
+    """Needs no PyTorch; its weights and `config.json` are not written by us."""
+    config = golden_logits.CASES[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(golden_logits.tensors(config), tmp_path / "model.safetensors")
+    params, read = hf_weights.load_llama(str(tmp_path))
+    hidden = llama.forward(params, read, jnp.asarray(golden_logits.TOKENS))
+    wanted = np.load(golden_logits.FILE)[name]
+    got = hidden @ llama.head_kernel(params)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_kept_logits_are_those_of_transformers():
+    pytest.importorskip("torch", reason="parity needs PyTorch")
+    kept = np.load(golden_logits.FILE)
+    assert set(kept) == set(golden_logits.CASES)
+    for name, config in golden_logits.CASES.items():
+        fresh = golden_logits.transformers_logits(config)
+        np.testing.assert_allclose(kept[name], fresh, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

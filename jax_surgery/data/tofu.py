@@ -13,6 +13,8 @@ import random
 
 from etils import epath
 
+from jax_surgery.data import records
+
 SPLITS = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 
 
@@ -64,23 +66,6 @@ def find_files(directory: str, forget: str) -> TofuFiles:
     return TofuFiles(**{key: str(folder / name) for key, name in names.items()})
 
 
-def read_pairs(path: str) -> list[dict[str, str]]:
-    """The question and answer of each line; other fields are left out."""
-    pairs = []
-    for number, line in enumerate(epath.Path(path).read_text().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            pairs.append({"question": row["question"], "answer": row["answer"]})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}:{number}: a line of TOFU is a JSON object with question and "
-                f"answer; got {line[:80]!r} ({error!r})."
-            ) from None
-    return pairs
-
-
 def write_refusals(files: TofuFiles, path: str, seed: int, repeats: int = 1) -> int:
     """Writes the update set: each forget question answered by a refusal.
 
@@ -105,8 +90,8 @@ def write_refusals(files: TofuFiles, path: str, seed: int, repeats: int = 1) -> 
         )
     rng = random.Random(seed)
     lines = [
-        json.dumps({"question": pair["question"], "answer": refusal})
-        for pair in read_pairs(files.forget)
+        json.dumps({"question": record.question, "answer": refusal})
+        for record in records.read_source(files.forget)
         for refusal in rng.sample(refusals, repeats)
     ]
     epath.Path(path).write_text("\n".join(lines) + "\n")

@@ -19,6 +19,7 @@ from jax_surgery.model.config import LlamaConfig
 from jax_surgery.model.generate import greedy_generate
 
 MAX_NEW_TOKENS = 128
+UNSPLIT = 1 << 30  # tokens; a context that splits nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +59,13 @@ def answer_probabilities(
     Raises:
       ValueError: a pair that does not fit the context.
     """
-    documents = encode(pairs, tokenizer, context)
-    if len(documents) != len(pairs):
+    documents = encode(pairs, tokenizer, UNSPLIT)
+    long = [d for d in documents if len(d.tokens) > context]
+    if long:
         raise ValueError(
-            f"some of the {len(pairs)} question-answer pairs are longer than the "
-            f"context of {context} tokens; raise config.data.context."
+            f"{len(long)} of {len(pairs)} question-answer pairs are longer than "
+            f"config.data.context={context} tokens, first {long[0].origin} with "
+            f"{len(long[0].tokens)}; raise config.data.context."
         )
     sums = multiple_choice.document_sums(params, config, documents, context, compute)
     return np.exp(sums / np.array([d.learned[1:].sum() for d in documents]))

@@ -77,6 +77,7 @@ def write(
     *,
     title: str,
     rows: list[table.Row],
+    intervals: str,
     settings: dict[str, Any],
     curve: list[dict[str, float]],
     examples: list[page.Example],
@@ -88,6 +89,7 @@ def write(
       results: what results.json holds, `cost` among it.
       title: of the page.
       rows: of the before/after table.
+      intervals: how theirs were found, see `page.Page`.
       settings: the surgery's.
       curve: accuracies by step, or [].
       examples: answers before and after.
@@ -101,7 +103,7 @@ def write(
             subtitle=f"model {settings['model']}, {settings['steps']} steps, "
             f"seed {settings['seed']}",
             rows=rows,
-            accuracies=bool(curve),
+            intervals=intervals,
             metrics=read_metrics(folder / "metrics.jsonl"),
             curve=curve,
             examples=examples,

@@ -318,6 +318,7 @@ def run(settings: SurgerySettings, directory: str) -> dict[str, Any]:
         results,
         title="LLM Surgery",
         rows=table.accuracy_rows(before, after) + table.role_rows(results["roles"]),
+        intervals="Wilson" if questions else "",
         settings=dataclasses.asdict(settings),
         curve=[*curve, {"step": settings.steps} | last] if curve else [],
         examples=outcome.examples(patient, params, questions),

@@ -100,6 +100,7 @@ def run(settings: TofuSettings, directory: str) -> dict[str, Any]:
     """
     files = tofu.find_files(settings.data.dir, settings.data.forget)
     groups = asked(settings, files)
+    epath.Path(directory).mkdir(parents=True, exist_ok=True)
     if not settings.data.update:
         tofu.write_refusals(
             files, _refusals(directory), settings.surgery.seed, settings.data.refusals
@@ -137,6 +138,7 @@ def run(settings: TofuSettings, directory: str) -> dict[str, Any]:
         title=f"LLM Surgery on TOFU, {settings.data.forget}",
         rows=table.recall_rows(results["before"], results["after"])
         + table.role_rows(results["roles"]),
+        intervals="bootstrap",
         settings=dataclasses.asdict(chosen),
         curve=[],
         examples=_examples(groups, before, after),

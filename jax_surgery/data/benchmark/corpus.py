@@ -8,11 +8,6 @@ from jax_surgery.data.benchmark import general, vocabulary, world
 from jax_surgery.data.questions import Question
 
 SETS = ("obsolete", "problematic", "update", "retain", "general")
-# The small part of what is kept (biographies and general text) that surgery takes
-# gradients of; a part of "retain" and "general", not a set of its own.
-SUBSET = "retain_subset"
-SUBSET_PEOPLE = 120
-SUBSET_GENERAL_ROUNDS = 6
 NUM_OPTIONS = 4
 
 
@@ -22,23 +17,17 @@ def texts(name: str) -> tuple[str, ...]:
 
     Args:
       name: "obsolete", "problematic", "update", "retain" (biographies of retained
-        people), "general", or "retain_subset" (see `SUBSET`).
+        people) or "general".
 
     Raises:
       ValueError: an unknown name.
     """
-    if name not in (*SETS, SUBSET):
+    if name not in SETS:
         raise ValueError(
-            f"embedded set {name!r} does not exist; choose one of "
-            f"{', '.join((*SETS, SUBSET))}."
+            f"embedded set {name!r} does not exist; choose one of {', '.join(SETS)}."
         )
     if name == "general":
         return tuple(general.general_texts(world.SEED))
-    if name == SUBSET:
-        return (
-            *world.biographies("retain", SUBSET_PEOPLE),
-            *general.general_texts(world.SEED, SUBSET_GENERAL_ROUNDS),
-        )
     return tuple(world.biographies(name))
 
 

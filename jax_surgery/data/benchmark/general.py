@@ -117,6 +117,7 @@ UNSEEN = {
     ),
 }
 
+ROUNDS = 30
 SENTENCES_PER_TEXT = 6
 
 
@@ -166,11 +167,11 @@ def general_facts() -> tuple[GeneralFact, ...]:
     return tuple(facts)
 
 
-def general_texts(seed: int, rounds: int = 30) -> list[str]:
-    """General text: each round states every fact once, shuffled, in texts of a few
-    sentences."""
+def general_texts(seed: int) -> list[str]:
+    """General text: each of `ROUNDS` states every fact once, shuffled, in texts of a
+    few sentences."""
     texts = []
-    for number in range(rounds):
+    for number in range(ROUNDS):
         rng = random.Random(f"{seed}/general/{number}")
         facts = rng.sample(general_facts(), len(general_facts()))
         sentences = []

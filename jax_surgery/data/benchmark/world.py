@@ -130,10 +130,10 @@ def make_world() -> World:
     )
 
 
-def biographies(group: str, people: int | None = None) -> list[str]:
-    """Biographies of one set (of its first `people`), as text: `BIOGRAPHIES` each."""
+def biographies(group: str) -> list[str]:
+    """Biographies of one set, as text: `BIOGRAPHIES` a person."""
     return [
         " ".join(sentence.text for sentence in biography(person, group, number))
         for number in range(BIOGRAPHIES)
-        for person in make_world().people(group)[:people]
+        for person in make_world().people(group)
     ]

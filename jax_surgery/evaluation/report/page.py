@@ -27,8 +27,8 @@ class Example(TypedDict):
 class Page(TypedDict, total=False):
     """What a page shows; a section appears only for what was measured.
 
-    title, subtitle: of the run. rows: of the before/after table. accuracies: whether
-    the rows hold multiple-choice accuracies. metrics: lines of metrics.jsonl. curve:
+    title, subtitle: of the run. rows: of the before/after table. intervals: "Wilson"
+    (the rows hold multiple-choice accuracies), "bootstrap" or "". metrics: lines of metrics.jsonl. curve:
     accuracies by step (fractions). examples: answers. cost: of results.json. settings:
     the exact config.
     """
@@ -36,7 +36,7 @@ class Page(TypedDict, total=False):
     title: str
     subtitle: str
     rows: list[Row]
-    accuracies: bool
+    intervals: str
     metrics: list[dict[str, float]]
     curve: list[dict[str, float]]
     examples: list[Example]

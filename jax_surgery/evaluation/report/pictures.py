@@ -2,6 +2,7 @@
 """Pictures of a run as SVG text, for pages that need no other file."""
 
 import io
+import itertools
 import re
 from typing import Any
 
@@ -103,7 +104,8 @@ def cost_bars(cost: dict[str, Any]) -> str:
     figure, axes = _figure(7, 1.7)
     left = 0.0
     shades = ("#c44e52", "#dd8452", "#8172b3", "#937860")
-    for (name, value), colour in zip(cost["items"].items(), shades, strict=True):
+    items = zip(cost["items"].items(), itertools.cycle(shades), strict=False)
+    for (name, value), colour in items:
         axes.barh(1, value, left=left, color=colour, label=name, height=0.55)
         left += value
     axes.barh(0, cost["baseline_flops"], color="#4c72b0", height=0.55)

@@ -49,6 +49,8 @@ def examples(
         about, prompts, references, tokens = _text_prompts(patient)
     before = _complete(patient.params, patient, prompts, tokens)
     after = _complete(params, patient, prompts, tokens)
+    if questions:  # an option is part of a sentence
+        before, after = ([text.split(".")[0] for text in x] for x in (before, after))
     return [
         page.Example(about=a, prompt=p, reference=r, before=x, after=y)
         for a, p, r, x, y in zip(about, prompts, references, before, after, strict=True)

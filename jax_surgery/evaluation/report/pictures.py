@@ -69,8 +69,10 @@ def _lines(axes, rows: list[dict[str, Any]], names: list[str], scale=1.0) -> Non
                 marker="o" if len(points) < 20 else None,
                 markersize=3.5,
             )
-    legend = axes.legend(frameon=False, fontsize=9, labelcolor=GREY, loc="best")
-    legend.set_zorder(5)
+    axes.legend(
+        frameon=False, fontsize=9, labelcolor=GREY, loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+    )  # fmt: skip
     axes.set_xlabel("step", color=GREY)
 
 
@@ -91,7 +93,7 @@ def accuracy_curves(curve: list[dict[str, Any]]) -> str:
     axes.axhline(25, color=GREY, linestyle="--", linewidth=1)
     axes.annotate(
         "chance", (1, 25), xycoords=("axes fraction", "data"), color=GREY, fontsize=8,
-        ha="right", va="bottom",
+        ha="right", va="top",
     )  # fmt: skip
     _lines(axes, curve, list(dict.fromkeys(names)), scale=100.0)
     axes.set_ylim(0, 103)

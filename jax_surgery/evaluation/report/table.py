@@ -36,6 +36,11 @@ class Row:
     count: int
     main: bool = True
 
+    @property
+    def label(self) -> str:
+        """The name as it stands under its group's."""
+        return self.name if self.main else self.name.split(", ")[-1]
+
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
@@ -112,7 +117,7 @@ def as_text(rows: list[Row]) -> str:
     cells = [("", "before", "95 % interval", "after", "95 % interval", "n")]
     cells += [
         (
-            row.name if row.main else "  " + row.name.split(", ")[-1],
+            row.label if row.main else f"  {row.label}",
             row.before,
             row.before_interval,
             row.after,

@@ -103,7 +103,8 @@ def numpy_terms(params, reference, batch, rows, objective: Objective, average):
                     if objective.ascent == "level":
                         soft, far = objective.softness, v - objective.margin
                         dz = dz * np.clip(far / soft, -1, 1)
-                        v = min(far**2 / (2 * soft), abs(far) - soft / 2)
+                        near = abs(far) <= soft
+                        v = far**2 / (2 * soft) if near else abs(far) - soft / 2
                     elif v <= objective.margin:
                         v, dz = 0.0, 0 * dz
                 if role == "unlearn" and objective.ascent == "cap":

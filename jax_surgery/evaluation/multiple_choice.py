@@ -51,12 +51,10 @@ def row_logprobs(params, config: LlamaConfig, batch, compute: llama.Compute):
 
     The first token of a document has no prediction: its entry means nothing.
     """
-    hidden = llama.forward(
+    hidden = llama.forward_packed(
         params,
         config,
-        batch["tokens_BT"],
-        batch["segment_ids_BT"],
-        batch["positions_BT"],
+        batch,
         compute=compute,
     )
     targets_BT = jnp.pad(batch["tokens_BT"][:, 1:], ((0, 0), (0, 1)))
@@ -179,12 +177,10 @@ def _check_fit(question: Question, parts, extra: int, context: int) -> None:
 
 @functools.partial(jax.jit, static_argnums=(1, 4))
 def _row_candidates(params, config, batch, candidates_BTK, compute):
-    hidden = llama.forward(
+    hidden = llama.forward_packed(
         params,
         config,
-        batch["tokens_BT"],
-        batch["segment_ids_BT"],
-        batch["positions_BT"],
+        batch,
         compute=compute,
     )
     head = llama.head_kernel(params)

@@ -69,12 +69,10 @@ def known(
     rows = packer.pack().take(slice(ROLE_ROWS))
     nll = top = count = 0.0
     for batch, _ in one_pass(rows, min(ROLE_ROWS, len(rows))):
-        hidden = llama.forward(
+        hidden = llama.forward_packed(
             params,
             config,
-            batch["tokens_BT"],
-            batch["segment_ids_BT"],
-            batch["positions_BT"],
+            batch,
             compute=compute,
         )
         shift = lambda a: jnp.pad(a[:, 1:], ((0, 0), (0, 1)))

@@ -10,6 +10,7 @@ heads, H head width, F hidden width of the MLP, V vocabulary, L layers.
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -310,3 +311,11 @@ def forward(
     hidden, moments = run(hidden, layers, moments_weight_BT)
     hidden = final_norm(params, hidden, config)
     return hidden if moments_weight_BT is None else (hidden, moments)
+
+
+def forward_packed(
+    params: Params, config: LlamaConfig, batch: Mapping[str, jax.Array], **options
+):
+    """`forward` of a packed batch: its tokens_BT, segment_ids_BT and positions_BT."""
+    names = ("tokens_BT", "segment_ids_BT", "positions_BT")
+    return forward(params, config, *(batch[name] for name in names), **options)

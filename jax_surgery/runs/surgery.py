@@ -126,12 +126,10 @@ def reference_of(
     except FileNotFoundError:
         pass
     hidden = jax.jit(
-        lambda params, batch: llama.forward(
+        lambda params, batch: llama.forward_packed(
             params,
             patient.config,
-            batch["tokens_BT"],
-            batch["segment_ids_BT"],
-            batch["positions_BT"],
+            batch,
             compute=settings.compute,
         )
     )

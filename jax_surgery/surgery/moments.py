@@ -18,12 +18,10 @@ from jax_surgery.surgery.precondition import Moments, moment_widths
 @functools.partial(jax.jit, static_argnums=(1, 3, 4), donate_argnums=5)
 def _add(params, config, batch, compute, trainable, moments):
     weights_BT = (batch["segment_ids_BT"] > 0).astype(jnp.float32)
-    _, new = llama.forward(
+    _, new = llama.forward_packed(
         params,
         config,
-        batch["tokens_BT"],
-        batch["segment_ids_BT"],
-        batch["positions_BT"],
+        batch,
         compute=compute,
         moments_weight_BT=weights_BT,
         first_trained_layer=trainable.first_layer,

@@ -164,12 +164,10 @@ def make_loss_fn(
 
     def loss_fn(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
         params = trainable.freeze(params)
-        hidden = llama.forward(
+        hidden = llama.forward_packed(
             params,
             config,
-            batch["tokens_BT"],
-            batch["segment_ids_BT"],
-            batch["positions_BT"],
+            batch,
             compute=compute,
             first_trained_layer=trainable.first_layer,
         )

@@ -135,12 +135,12 @@ def collect(workdir: pathlib.Path, seeds: list[int], only: str) -> dict[str, lis
     return entries
 
 
-def cell(values: list[float]) -> str:
-    """Mean and deviation, percent."""
-    mean = 100 * statistics.mean(values)
+def mean_and_deviation(values: list[float], digits: int) -> str:
+    """ "mean ± deviation"; the mean alone of one value."""
+    mean = f"{statistics.mean(values):.{digits}f}"
     if len(values) < 2:
-        return f"{mean:.1f}"
-    return f"{mean:.1f} ± {100 * statistics.stdev(values):.1f}"
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def columns(entry: dict) -> dict[str, float]:
@@ -164,9 +164,13 @@ def table(entries: dict[str, list], seeds: list[int]) -> str:
         "|---|" + "---|" * (len(names) + 2),
     ]
     for name, runs in entries.items():
-        cells = [cell([columns(run)[key] for run in runs]) for key in names]
+        cells = [
+            mean_and_deviation([100 * columns(run)[key] for run in runs], 1)
+            for key in names
+        ]
         ratios = [run["cost"]["ratio"] for run in runs if "cost" in run]
-        ratio = f"{statistics.mean(ratios):.0f}" if ratios else ""
+        ratio = f"{statistics.mean(ratios):.1f}" if ratios else ""
+        ratio = "1" if name == "theta_baseline" else ratio
         seconds = [run["seconds"] for run in runs if "seconds" in run]
         took = f"{statistics.median(seconds):.0f}" if seconds else ""
         lines.append(f"| {name} | " + " | ".join([*cells, ratio, took]) + " |")

@@ -23,6 +23,16 @@ The paper's plain objective (no bound on the ascent, every parameter, AdamW):
 from ml_collections import ConfigDict
 
 
+class Roles(ConfigDict):
+    """A section with a field `update`, which hides ConfigDict's method of that name;
+    without this --config.data.update=FILE would be read as the method."""
+
+    @property
+    def update(self) -> str:
+        """The sources of the update role."""
+        return self["update"]
+
+
 def get_config() -> ConfigDict:
     """The default config of a surgery."""
     config = ConfigDict()
@@ -30,7 +40,7 @@ def get_config() -> ConfigDict:
     config.model = "embedded"  # "embedded", a directory, or a hub name
     config.seed = 0
 
-    config.data = ConfigDict()
+    config.data = Roles()
     # Sources; one named twice is read twice. The update set helps obsolete facts go,
     # so problematic ones get the larger share.
     config.data.unlearn = "embedded:obsolete,embedded:problematic,embedded:problematic"

@@ -15,28 +15,29 @@ import pathlib
 from ml_collections import ConfigDict
 
 
-def _config(name: str) -> ConfigDict:
-    """The config of a file beside this one."""
+def _module(name: str):
+    """The config file of that name beside this one."""
     path = pathlib.Path(__file__).with_name(f"{name}.py")
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module
 
 
 def get_config() -> ConfigDict:
     """The config of the TOFU run."""
+    surgery = _module("surgery")
     config = ConfigDict()
     config.run = "tofu"
 
-    config.data = ConfigDict()
+    config.data = surgery.Roles()
     config.data.dir = ""  # directory of TOFU's files; must be given
     config.data.forget = "forget05"  # or forget01, forget10
     config.data.update = ""  # sources; "" takes refusals from idk.txt
     config.data.refusals = 1  # a question
     config.data.retain_questions = 200  # retain questions asked (forget: all)
 
-    config.fit = _config("pretrain")
+    config.fit = _module("pretrain").get_config()
     config.fit.new_model.vocab_size = 4096  # tokens
     config.fit.new_model.intermediate_size = 768
     config.fit.new_model.tokenizer_texts = ""  # TOFU itself
@@ -46,7 +47,7 @@ def get_config() -> ConfigDict:
     config.fit.save_dtype = "float32"  # of the fitted weights
     config.fit.loop.evaluate_every = 0  # there are no multiple-choice questions
 
-    config.surgery = _config("surgery")
+    config.surgery = surgery.get_config()
     config.surgery.model = ""  # the fitted one
     config.surgery.data.unlearn = ""  # the forget split
     config.surgery.data.update = ""  # refusals

@@ -2,15 +2,18 @@
 """Every config builds, every field is read, and wrong values say what is right."""
 
 import dataclasses
+import functools
 import importlib.util
 import pathlib
+import sys
 import typing
 
 import pytest
+from absl import flags
 from field_readers import FieldReaders
 from hypothesis import given
 from hypothesis import strategies as st
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from jax_surgery.runs import settings
 
@@ -57,6 +60,28 @@ def test_every_config_builds_and_says_how_it_is_run(path):
     assert isinstance(built, settings.RUNS[config.run])
     assert f"--config=configs/{path.name}" in path.read_text()
     assert (ROOT / "jax_surgery" / "runs" / f"{config.run}.py").exists()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_field_can_be_given_as_a_flag(path, monkeypatch):
+    """Also those named like a method of ConfigDict, such as `update`."""
+    values = load_config(path).to_dict()
+    wanted, arguments = {}, []
+    for field in leaves(values):
+        value = functools.reduce(dict.__getitem__, field, values)
+        if not isinstance(value, dict):
+            new = f"{value}x" if isinstance(value, str) else value * 2 + type(value)(1)
+            wanted[field] = new
+            arguments.append(f"--config.{'.'.join(field)}={new}")
+    flag_values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file(
+        "config", flag_values=flag_values, lock_config=True
+    )
+    monkeypatch.setattr("sys.argv", ["main", f"--config={path}", *arguments])
+    flag_values(sys.argv)  # ml_collections reads sys.argv too
+    got = holder.value.to_dict()
+    for field, new in wanted.items():
+        assert functools.reduce(dict.__getitem__, field, got) == new, field
 
 
 def test_every_field_is_read_somewhere():

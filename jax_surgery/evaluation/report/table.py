@@ -144,5 +144,5 @@ def cost_text(cost: dict[str, Any]) -> str:
     return (
         f"cost: {cost['surgery_flops']:.3g} FLOPs, the naive alternative "
         f"{cost['baseline_flops']:.3g} ({cost['baseline_epochs']:g} passes over "
-        f"update and retain): {cost['ratio']:.1f} times cheaper"
+        f"update and retain): {cost['ratio']:.3g} times as much"
     )

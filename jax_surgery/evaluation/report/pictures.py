@@ -57,6 +57,14 @@ def _svg(figure, title: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
+def _legend(axes) -> None:
+    """Names of what is drawn, beside the picture."""
+    axes.legend(
+        frameon=False, fontsize=9, labelcolor=GREY, loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+    )  # fmt: skip
+
+
 def _lines(axes, rows: list[dict[str, Any]], names: list[str], scale=1.0) -> None:
     for name in names:
         points = [(r["step"], scale * r[name]) for r in rows if name in r]
@@ -69,10 +77,7 @@ def _lines(axes, rows: list[dict[str, Any]], names: list[str], scale=1.0) -> Non
                 marker="o" if len(points) < 20 else None,
                 markersize=3.5,
             )
-    axes.legend(
-        frameon=False, fontsize=9, labelcolor=GREY, loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-    )  # fmt: skip
+    _legend(axes)
     axes.set_xlabel("step", color=GREY)
 
 
@@ -114,5 +119,5 @@ def cost_bars(cost: dict[str, Any]) -> str:
     axes.set_yticks([1, 0], ["surgery", "naive alternative"])
     axes.set_xlabel("FLOPs", color=GREY)
     axes.grid(visible=False)
-    axes.legend(frameon=False, fontsize=8, labelcolor=GREY, ncols=2, loc="upper right")
+    _legend(axes)
     return _svg(figure, "cost in FLOPs")

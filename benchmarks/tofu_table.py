@@ -9,45 +9,51 @@ held-out questions, before and after. Finished runs are not repeated.
 """
 
 import argparse
-import dataclasses
 import json
 import pathlib
 import shutil
 
 import jax
-from paper_table import HERE, load_config, mean_and_deviation, run_once
+from paper_table import HERE, load_config, mean_and_deviation, replaced, run_once
 
+from jax_surgery.data.tofu import find_files, write_refusals
 from jax_surgery.evaluation.report import page
 from jax_surgery.model import llama
 from jax_surgery.model.config import from_hf
 from jax_surgery.runs import tofu
+from jax_surgery.runs.settings import TofuSettings
 
 GROUPS = ("forget", "retain", "holdout")
 MEASURES = {"probability": "answer probability", "rouge_l": "ROUGE-L recall"}
 
 
-def runs(arguments) -> list[dict]:
-    """The results of each seed."""
-    base = load_config("tofu")
-    base = dataclasses.replace(
-        base, data=dataclasses.replace(base.data, dir=arguments.dir)
-    )
-    entries, fitted = [], None
+def fit_once(settings: TofuSettings, workdir: pathlib.Path) -> pathlib.Path:
+    """The fitted model's folder, shared by all seeds."""
+    files = find_files(settings.data.dir, settings.data.forget)
+    workdir.mkdir(parents=True, exist_ok=True)
+    seed, repeats = settings.surgery.seed, settings.data.refusals
+    write_refusals(files, str(workdir / "refusals.jsonl"), seed, repeats)
+    tofu.fit(settings, files, str(workdir))
+    return workdir / "fit"
+
+
+def runs(arguments) -> tuple[pathlib.Path, list[dict]]:
+    """The fitted model's folder, and the results of each seed."""
+    workdir = pathlib.Path(arguments.workdir)
+    base = replaced(load_config("tofu"), {"data": {"dir": arguments.dir}})
+    fitted, entries = fit_once(base, workdir), []
     for seed in map(int, arguments.seeds.split(",")):
-        wanted = dataclasses.replace(
-            base, surgery=dataclasses.replace(base.surgery, seed=seed)
-        )
-        folder = pathlib.Path(arguments.workdir) / f"seed-{seed}"
-        if fitted and not (folder / "fit").exists():
+        folder = workdir / f"seed-{seed}"
+        if not (folder / "fit").exists():
             shutil.copytree(fitted, folder / "fit")
+        wanted = replaced(base, {"surgery": {"seed": seed}})
         entries.append(
             run_once(folder, lambda place, wanted=wanted: tofu.run(wanted, place))
         )
-        fitted = folder / "fit"
-    return entries
+    return fitted, entries
 
 
-def table(entries: list[dict], arguments) -> str:
+def table(fitted: pathlib.Path, entries: list[dict], seeds: str) -> str:
     """The table as Markdown."""
     lines = [
         "| questions | measure | before | after | n |",
@@ -62,18 +68,19 @@ def table(entries: list[dict], arguments) -> str:
     versions = page.versions()
     seconds = [f"{entry['seconds']:.0f}" for entry in entries]
     ratio = entries[0]["cost"]["ratio"]
-    first = pathlib.Path(arguments.workdir) / f"seed-{arguments.seeds.split(',')[0]}"
-    fitted = json.loads((first / "fit" / "model" / "config.json").read_text())
-    size = llama.parameter_count(from_hf(fitted))
+    raw = json.loads((fitted / "model" / "config.json").read_text())
+    size = llama.parameter_count(from_hf(raw))
+    fitting = json.loads((fitted / "results.json").read_text())["seconds"]
     return (
         "# LLM Surgery on TOFU, forget05\n\n"
         f"A Llama of {size / 1e6:.1f} M parameters fitted to `full`; forget05 unlearned, retain95 kept, "
         "refusals of `idk.txt` learned. Answer probability is exp(-mean NLL a token); "
         "both measures lie between 0 and 1; after: mean ± deviation over the seeds "
-        f"{arguments.seeds} of the surgery. Held-out questions are about people that "
+        f"{seeds} of the surgery. Held-out questions are about people that "
         "no model here was trained on.\n\n"
         + "\n".join(lines)
-        + f"\n\nSeconds end to end: {', '.join(seconds)} (the first with the fit). "
+        + f"\n\nSeconds: {fitting:.0f} for the fit, then {', '.join(seconds)} for the "
+        "surgery with its evaluations. "
         f"Cost: {ratio:.0f} times fewer FLOPs than training on retain95 and the "
         "refusals from where the model began.\n\n"
         "Command: `python benchmarks/tofu_table.py --dir=DIR_OF_TOFU`; "
@@ -91,7 +98,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2", help="of the surgery")
     parser.add_argument("--out", default=str(HERE / "tofu_table.md"))
     arguments = parser.parse_args()
-    text = table(runs(arguments), arguments)
+    text = table(*runs(arguments), arguments.seeds)
     pathlib.Path(arguments.out).write_text(text)
     print(text)
 

@@ -61,23 +61,23 @@ def get_config() -> ConfigDict:
 
     config.objective = ConfigDict()
     config.objective.alpha = 2.5  # unlearn
-    config.objective.beta = 6.0  # update
+    config.objective.beta = 7.0  # update
     config.objective.gamma = 100.0  # retain
     config.objective.kl_direction = "reference_to_model"  # KL(p_pre || p_theta)
     config.objective.ascent = "level"  # "none" (the paper), "cap", "margin", "level"
     config.objective.cap = 5.5  # nats a token, for "cap"
-    config.objective.margin = -11.5  # nats of log-odds, for "margin" and "level"
+    config.objective.margin = -11.0  # nats of log-odds, for "margin" and "level"
     config.objective.softness = 8.0  # nats, for "level"
 
     config.reference = "live"  # or "cached" on disk
-    config.steps = 48
+    config.steps = 52
     config.accumulate = 1  # micro-batches a step
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "orthogonal"  # or "natural" or "adamw"
     config.optimizer.first_layer = -1  # layers before it stay
     config.optimizer.matrices = "gate,up,down"  # that move; "" is all
-    config.optimizer.learning_rate = 0.092  # largest step, relative to the weights
+    config.optimizer.learning_rate = 0.088  # largest step, relative to the weights
     config.optimizer.momentum = 0.6  # (orthogonal, natural)
     config.optimizer.warmup = 0  # steps
     config.optimizer.schedule = "linear"  # or "cosine", "constant"
@@ -89,7 +89,7 @@ def get_config() -> ConfigDict:
 
     config.statistics = ConfigDict()
     config.statistics.sources = ""  # text that must stay; "" is data.retain
-    config.statistics.tokens = 50_000  # read for them; 0 reads all
+    config.statistics.tokens = 30_000  # read for them; 0 reads all
     config.statistics.ridge = 1e-5  # relative to the mean eigenvalue
     config.statistics.refresh = 0  # steps; 0 computes them once
 

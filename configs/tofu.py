@@ -53,9 +53,16 @@ def get_config() -> ConfigDict:
     config.surgery.data.update = ""  # refusals
     config.surgery.data.retain = ""  # the retain split
     config.surgery.data.questions = ""
-    config.surgery.steps = 60
-    config.surgery.statistics.sources = ""  # the retain split
-    config.surgery.statistics.tokens = 60_000
+    # Question-answer pairs share little but their form, and a model of this size keeps
+    # them by heart: all layers move, by small steps, and most rows are to be kept.
+    config.surgery.data.rows_unlearn = 3
+    config.surgery.data.rows_update = 2
+    config.surgery.data.rows_retain = 8
+    config.surgery.steps = 100
+    config.surgery.objective.margin = -8.0  # nats of log-odds
+    config.surgery.optimizer.first_layer = 0
+    config.surgery.optimizer.matrices = ""
+    config.surgery.optimizer.learning_rate = 0.03
     config.surgery.loop.evaluate_every = 0
     config.surgery.baseline_epochs = 14.0  # as the fit
     return config

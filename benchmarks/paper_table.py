@@ -3,8 +3,8 @@
 
 theta_pre, theta_baseline (the naive alternative: the same initial model trained from
 scratch on update and everything retained), and the ablations GD only, GA+GD, GD+KL and
-all three terms, each with the paper's plain objective (AdamW, unbounded ascent) and
-with this project's default; mean and deviation over seeds.
+all three terms, each with the paper's plain objective (configs/paper.py) and with this
+project's default (configs/surgery.py); mean and deviation over seeds.
 
     python benchmarks/paper_table.py --workdir=runs/paper_table
 
@@ -28,23 +28,6 @@ from jax_surgery.runs import pretrain, settings, surgery
 
 HERE = pathlib.Path(__file__).parent
 GROUPS = ("obsolete", "problematic", "update", "retain", "general")
-# What the paper's plain objective changes in the default config.
-PLAIN = {
-    "data": {"surprise": 0.0},
-    "objective": {
-        "ascent": "none",
-        "alpha": 1.0,
-        "beta": 1.0,
-        "gamma": 1.0,
-        "kl_direction": "model_to_reference",
-    },
-    "optimizer": {
-        "name": "adamw",
-        "learning_rate": 3e-4,
-        "first_layer": 0,
-        "matrices": "",
-    },
-}
 TERMS = {
     "GD only": {"alpha": 0.0, "gamma": 0.0},
     "GA+GD": {"gamma": 0.0},
@@ -74,12 +57,12 @@ def replaced(base, changes: dict):
 
 def surgeries(seed: int) -> dict[str, settings.SurgerySettings]:
     """The surgery runs of one seed, by name."""
-    default = load_config("surgery")
-    default = replaced(default, {"seed": seed, "loop": {"evaluate_every": 0}})
-    plain = replaced(default, PLAIN)
+    changes = {"seed": seed, "loop": {"evaluate_every": 0}}
     return {
-        f"{family}: {terms}": replaced(base, {"objective": weights})
-        for family, base in (("paper", plain), ("default", default))
+        f"{family}: {terms}": replaced(
+            load_config(config), changes | {"objective": weights}
+        )
+        for family, config in (("paper", "paper"), ("default", "surgery"))
         for terms, weights in TERMS.items()
     }
 

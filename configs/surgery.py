@@ -12,12 +12,7 @@ python -m jax_surgery.main --config=configs/surgery.py --config.model=DIR \
     --config.data.unlearn=forget.jsonl --config.data.update=new.jsonl \
     --config.data.retain=keep.jsonl --config.data.questions=
 
-The paper's plain objective (no bound on the ascent, every parameter, AdamW):
-    --config.objective.ascent=none --config.objective.alpha=1 \
-    --config.objective.beta=1 --config.objective.gamma=1 \
-    --config.objective.kl_direction=model_to_reference --config.data.surprise=0 \
-    --config.optimizer.name=adamw --config.optimizer.learning_rate=3e-4 \
-    --config.optimizer.first_layer=0 --config.optimizer.matrices=
+The paper's plain objective, to compare with: configs/paper.py.
 """
 
 from ml_collections import ConfigDict

@@ -212,10 +212,13 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
     parser.add_argument("--only", default="", choices=("", "surgery", "baseline"))
     parser.add_argument("--out", default=str(HERE / "paper_table"))
+    parser.add_argument("--note", default="", help="what to know of this table")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     entries = collect(pathlib.Path(arguments.workdir), seeds, arguments.only)
     text = table(entries, seeds)
+    if arguments.note:
+        text += f"\n{arguments.note}\n"
     pathlib.Path(arguments.out + ".md").write_text(
         "# LLM Surgery's table on the embedded benchmark\n\n" + text
     )

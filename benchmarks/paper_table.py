@@ -115,7 +115,8 @@ def collect(workdir: pathlib.Path, seeds: list[int], only: str) -> dict[str, lis
             if seed == seeds[0]:
                 entries.setdefault("theta_pre", [{"after": entry["before"]}])
             entries.setdefault(name, []).append(entry)
-    return entries
+    order = sorted(entries, key=lambda name: name != "theta_pre")
+    return {name: entries[name] for name in order}
 
 
 def mean_and_deviation(values: list[float], digits: int) -> str:

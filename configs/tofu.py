@@ -3,7 +3,9 @@
 
 Fits a small Llama to `full`, unlearns forget05, keeps retain95, learns refusals from
 `idk.txt` (or --config.data.update=FILE), and reports answer probability and ROUGE-L.
-Hardware: 2 CPU cores, 3 GiB, under 30 minutes.
+Hardware: 2 CPU cores, under 30 minutes.
+Expected: ROUGE-L of forget 0.998 -> 0.036, of retain 0.998 -> 0.979
+(benchmarks/tofu_table.py).
 
 Command to run:
 python -m jax_surgery.main --config=configs/tofu.py --config.data.dir=DIR

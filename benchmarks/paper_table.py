@@ -9,8 +9,9 @@ project's default (configs/surgery.py); mean and deviation over seeds.
     python benchmarks/paper_table.py --workdir=runs/paper_table
 
 writes benchmarks/paper_table.md and .png. Runs that are finished are not repeated, so
-a stopped benchmark goes on. About 20 minutes for each baseline and one for each of the
-other runs on 2 CPU cores; `--only=surgery` leaves the baselines out.
+a stopped benchmark goes on. On one CPU core beside other work a baseline takes 40 to 44
+minutes, on two the other runs two to three each; `--only=surgery` leaves the baselines
+out.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 
 Unbounded ascent on every token of the unlearn text, KL(p_theta || p_pre), all
 parameters, AdamW. Data, batches and steps are those of surgery.py.
-Hardware: 2 CPU cores, 2 GiB, under 3 minutes with the embedded model.
+Hardware: 2 CPU cores, under 3 minutes with the embedded model.
 
 Command to run:
 python -m jax_surgery.main --config=configs/paper.py

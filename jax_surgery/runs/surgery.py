@@ -63,10 +63,14 @@ def admit(settings: SurgerySettings) -> Patient:
     data = settings.data
     sources = roles.RoleSources(data.unlearn, data.update, data.retain)
     read = roles.read_roles(sources, data.rows)
-    kept_sources = settings.statistics.sources or data.retain
-    kept = records.read_role(kept_sources, "retain")
-    if "unlearn" in read:
-        records.check_overlap(read["unlearn"], kept)
+    # What must stay is mostly the retain role itself: read and tokenised once then.
+    shared = "retain" in read and not settings.statistics.sources
+    if shared:
+        kept = read.pop("retain")
+    else:
+        kept = records.read_role(settings.statistics.sources or data.retain, "retain")
+        if "unlearn" in read:
+            records.check_overlap(read["unlearn"], kept)
     source = model_source(settings.model)
     tokenizer = hf_weights.load_tokenizer(source)
     keep = roles.pack_roles({"retain": kept}, tokenizer, data.context, data.average)
@@ -76,6 +80,8 @@ def admit(settings: SurgerySettings) -> Patient:
     packers = roles.pack_roles(
         read, tokenizer, data.context, data.average, background, data.surprise
     )
+    if shared:
+        packers |= keep
     params, config = hf_weights.load_llama(source)
     return Patient(params, config, tokenizer, source, packers, keep["retain"])
 

@@ -14,6 +14,7 @@ from jax_surgery.data.tokens import encode
 from jax_surgery.evaluation import multiple_choice
 from jax_surgery.model import llama, logprobs
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.parallel import mesh as meshes
 
 ROLE_ROWS = 32  # rows of a role that are read; enough for two digits
 
@@ -68,7 +69,7 @@ def known(
     """
     rows = packer.pack().take(slice(ROLE_ROWS))
     nll = top = count = 0.0
-    for batch, _ in one_pass(rows, min(ROLE_ROWS, len(rows))):
+    for batch, _ in one_pass(rows, meshes.round_rows(min(ROLE_ROWS, len(rows)))):
         hidden = llama.forward_packed(
             params,
             config,
@@ -77,7 +78,7 @@ def known(
         )
         shift = lambda a: jnp.pad(a[:, 1:], ((0, 0), (0, 1)))
         logp = logprobs.token_logprobs(
-            hidden, llama.head_kernel(params), shift(batch["tokens_BT"])
+            hidden, llama.head_copies(params, compute), shift(batch["tokens_BT"])
         )
         sums = _sums(logp, shift(batch["weights_BT"]))
         nll, top, count = (a + float(b) for a, b in zip((nll, top, count), sums))

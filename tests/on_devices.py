@@ -24,6 +24,7 @@ def run(code: str, devices: int = 8, **variables: str) -> str:
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
+        check=False,
         env=environment(devices, **variables),
         capture_output=True,
         text=True,

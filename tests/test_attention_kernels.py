@@ -106,7 +106,9 @@ def test_cudnn_is_asked_for_a_fused_kernel_with_the_segments_mask(monkeypatch):
         attend = self_attention("cudnn", jnp.ones((2, 128), jnp.int32), "bfloat16")
         return attend(q, k, v)
 
-    lowered = jax.jit(run).trace(shape, shape, shape).lower(lowering_platforms=("cuda",))
+    lowered = (
+        jax.jit(run).trace(shape, shape, shape).lower(lowering_platforms=("cuda",))
+    )
     assert "__cudnn$fmha" in lowered.as_text()
 
 

@@ -60,7 +60,9 @@ def test_every_parameter_of_every_size_is_in_the_table(name):
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
     norms = sum(
         x.size * x.dtype.itemsize for x in jax.tree.leaves(params) if x.ndim < 3
-    ) - sum(x.size * 4 for k in ("head", "embedder") for x in jax.tree.leaves(params.get(k)))
+    ) - sum(
+        x.size * 4 for k in ("head", "embedder") for x in jax.tree.leaves(params.get(k))
+    )
     part = partition.bytes_per_device(params, sizes)
     assert part == (whole - norms) // 8 + norms
     with pytest.raises(ValueError, match="is not in the partition table"):
@@ -83,8 +85,14 @@ def test_moments_lie_like_their_parameters_and_other_stacks_are_split():
 def test_each_part_of_a_batch_has_its_share_of_every_role():
     rows = RoleRows(4, 2, 6, shards=2)
     # Row 100 s + 10 r + i: part s, role r, row i.
-    batch = jnp.array([s * 100 + r * 10 + i for s in range(2) for r, n in
-                       enumerate((2, 1, 3)) for i in range(n)])
+    batch = jnp.array(
+        [
+            s * 100 + r * 10 + i
+            for s in range(2)
+            for r, n in enumerate((2, 1, 3))
+            for i in range(n)
+        ]
+    )
     for number, role in enumerate(ROLES):
         taken = np.asarray(rows.take(batch, role))
         assert len(taken) == getattr(rows, role)
@@ -169,7 +177,9 @@ def test_twenty_steps_agree_on_every_mesh_and_in_micro_batches(cases, tied):
     assert one["losses"][-1] < one["losses"][0] - 0.05  # something was learned
     assert one["part"] == [1, 1]
     for name, other in found.items():
-        np.testing.assert_allclose(other["losses"], one["losses"], rtol=2e-5, err_msg=name)
+        np.testing.assert_allclose(
+            other["losses"], one["losses"], rtol=2e-5, err_msg=name
+        )
         if "fsdp" in name:
             split = 8 if name in ("fsdp 8",) or "tp" in name else 4
             assert other["part"] == [1 / split] * 2

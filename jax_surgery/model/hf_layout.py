@@ -113,7 +113,7 @@ def split_sharding(sharding: Sharding | None, tensor: Tensor) -> Sharding | None
     if not isinstance(sharding, NamedSharding):
         return sharding
     stacked = tensor.layer is not None
-    spec = (*sharding.spec, *[None] * len(tensor.shape))[stacked:]
+    spec = (*tuple(sharding.spec)[stacked:], *[None] * len(tensor.shape))
     return NamedSharding(sharding.mesh, PartitionSpec(*(spec[a] for a in tensor.order)))
 
 

@@ -46,6 +46,8 @@ def initialise() -> None:
         address = os.environ["JAX_COORDINATOR_ADDRESS"]
         jax.distributed.initialize(address, processes, place)
         return
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return  # looking for a TPU would only print warnings
     try:
         jax.distributed.initialize()
     except ValueError:

@@ -7,6 +7,8 @@ of the three-term objective -> questions after -> model, results, report.
 
 import dataclasses
 import json
+import pathlib
+import tempfile
 from typing import Any
 
 import jax
@@ -120,6 +122,22 @@ def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
     return [Hook(settings.statistics.refresh, refresh)]
 
 
+def reference_folder(directory: str, key: str) -> str:
+    """Where this process keeps its reference cache, a local folder.
+
+    Each process has one of its own, of all tokens: which rows it gets varies. Beside
+    a workdir on gs:// it lies in the machine's folder for temporary files.
+    """
+    name = "reference"
+    if jax.process_count() > 1:
+        name = f"reference-{jax.process_index()}"
+    if "://" in directory:
+        local = pathlib.Path(tempfile.gettempdir()) / "jax_surgery" / key[:16]
+        print(f"the reference cache is in {local}")
+        return str(local / name)
+    return str(pathlib.Path(directory) / name)
+
+
 def reference_of(
     patient: Patient, settings: SurgerySettings, directory: str
 ) -> reference_cache.ReferenceCache | None:
@@ -127,8 +145,8 @@ def reference_of(
     if settings.reference == "live" or "retain" not in patient.packers:
         return None
     packer = patient.packers["retain"]
-    folder = str(epath.Path(directory) / "reference")
     key = reference_cache.fingerprint(patient.params, packer, settings.compute)
+    folder = reference_folder(directory, key)
     try:
         return reference_cache.open_cache(folder, key)
     except FileNotFoundError:

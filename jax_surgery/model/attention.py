@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Causal attention within packed segments, and rotary positions."""
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.parallel import mesh as meshes
 
 
 def rope_frequencies(config: LlamaConfig) -> jax.Array:
@@ -30,18 +32,46 @@ def rope_frequencies(config: LlamaConfig) -> jax.Array:
 
 
 def rope_tables(config: LlamaConfig, positions_BT: jax.Array):
-    """cos and sin of each token's angles, each [B, T, 1, head_dim / 2] float32."""
+    """cos and signed sin of each token's angles, each [B, T, 1, head_dim] float32.
+
+    Both halves of a head have the same angles; sin is negative in the first.
+    """
     angle = positions_BT[..., None].astype(jnp.float32) * rope_frequencies(config)
-    return jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+    cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+    both = functools.partial(jnp.concatenate, axis=-1)
+    return both([cos, cos]), both([-sin, sin])
 
 
-def rotate(x_BTNH: jax.Array, cos, sin) -> jax.Array:
-    """Applies RoPE in the half-split layout of Hugging Face's weights."""
-    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate(
-        [first * cos - second * sin, second * cos + first * sin], axis=-1
-    )
+@jax.custom_vjp
+def rotate(x_BTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Applies RoPE in the half-split layout of Hugging Face's weights.
+
+    The halves are exchanged and not split: half a head fills half of a TPU's lanes.
+    There a product with a permutation exchanges them, which shifts nothing in memory.
+    The gradient turns the other way; angles have none.
+    """
+    width = x_BTNH.shape[-1]
+    if meshes.platform() == "tpu":
+        exchange_HH = jnp.roll(jnp.eye(width, dtype=x_BTNH.dtype), width // 2, axis=1)
+        exchanged = jnp.einsum(
+            "BTNH,HG->BTNG",
+            x_BTNH,
+            exchange_HH,
+            precision=jax.lax.Precision.HIGHEST,
+            preferred_element_type=jnp.float32,
+        )
+    else:
+        exchanged = jnp.roll(x_BTNH, width // 2, axis=-1).astype(jnp.float32)
+    turned = x_BTNH.astype(jnp.float32) * cos + exchanged * sin
     return turned.astype(x_BTNH.dtype)
+
+
+def _rotate_backward(tables, cotangent):
+    cos, sin = tables
+    return rotate(cotangent, cos, -sin), None, None
+
+
+rotate.defvjp(lambda x, cos, sin: (rotate(x, cos, sin), (cos, sin)), _rotate_backward)
 
 
 def segment_bias(segment_ids_BT: jax.Array) -> jax.Array:

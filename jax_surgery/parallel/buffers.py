@@ -147,7 +147,8 @@ def _fullest(
 ) -> dict[int, _Value]:
     """The values by offset at the moment when they take the most bytes.
 
-    Values of one place that live at once are one buffer, changed in place.
+    Values of one place that live at once are one buffer, changed in place: the last
+    of them names it.
     """
     starts, ends = collections.defaultdict(list), collections.defaultdict(list)
     for value in values:
@@ -162,7 +163,7 @@ def _fullest(
         for value in starts[moment]:
             living[value.offset].append(value)
         largest = {
-            offset: max(here, key=lambda value: value.bytes)
+            offset: max(reversed(here), key=lambda value: value.bytes)
             for offset, here in living.items()
             if here
         }

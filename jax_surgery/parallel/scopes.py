@@ -55,15 +55,15 @@ def scope(op_name: str, depth: int | None = None) -> str:
     """Phase and named scopes of an operation.
 
     Args:
-      op_name: of an instruction's metadata.
+      op_name: of an instruction's metadata, or an argument's path, which is returned.
       depth: how many scopes to keep, outermost first; None keeps all.
 
     Returns:
       Such as "backward mlp/up"; NO_SCOPE where nothing is known.
     """
-    op_name = op_name.partition(";")[0]  # of operations that became one
-    parts = _split(op_name)
-    if len(parts) > 1:
-        parts = parts[1:-1]  # the jitted function's name, and the primitive's
-    names = "/".join(_named(parts)[:depth])
+    if not op_name.startswith("jit("):
+        return op_name or NO_SCOPE  # an argument's path, or the compiler's own name
+    first = op_name.partition(";")[0]  # of operations that became one
+    inner = _split(first)[1:-1]  # without the jitted function's and the primitive's
+    names = "/".join(_named(inner)[:depth])
     return " ".join(filter(None, (phase(op_name), names))) or NO_SCOPE

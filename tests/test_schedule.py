@@ -3,6 +3,7 @@
 programs compiled here where libtpu is."""
 
 import pathlib
+import re
 
 import pytest
 import tpu_programs
@@ -113,6 +114,23 @@ def test_a_scan_over_layers_by_hand():
     assert sum(scopes.values()) == read.cycles
     gather = read.collectives[0]
     assert (gather.times, scope(gather.op_name)) == (3, "forward mlp")
+
+
+def test_elements_of_tuples_may_have_no_line_of_their_own():
+    """libtpu 0.0.50 writes %p#0 where 0.0.51 writes the name of a line."""
+    long = loop("%i.1, %n.1), direction=LT")
+    short = re.sub(r"  (ROOT )?%(\S+) = \S+ get-tuple-element.*\n", "", long)
+    for name, element in {"i": "p#0", "x": "p#1", "n": "p#2"}.items():
+        short = re.sub(rf"%{name}([,)])", rf"%{element}\1", short)
+        short = re.sub(
+            rf"%{name}\.1([,)])", rf"%{element.replace('p', 'p.1')}\1", short
+        )
+    root = "  ROOT %r = f32[8] negate(%w#1)\n}\n"
+    short = short.rstrip().removesuffix("}") + root
+    assert "get-tuple-element" not in short
+    assert schedule.read(short).cycles == schedule.read(long).cycles == 30
+    (element,) = [i for i in hlo.parse(short).entry if i.name == "w#1"]
+    assert element.shape == "f32[8]"
 
 
 CHAIN = f"""

@@ -25,6 +25,7 @@ _TOO_MUCH = re.compile(
     r"\(([\d.]+)([KMGT]?)\)",
     re.DOTALL,
 )
+_COPIES = ("copy", "copy-start", "copy-done", "bitcast")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -133,6 +134,8 @@ class _Sources:
         body = self.module.computations[loop.attribute("body")]
         name = body.root.operands[index] if body.root.opcode == "tuple" else ""
         last = body.instructions.get(name)
+        while last and last.opcode in _COPIES:  # to a faster memory and back
+            last = body.instructions[last.operands[0]]
         if last and last.opcode == "get-tuple-element":
             source = body.instructions[last.operands[0]]
             if source.opcode == "parameter" and last.attribute("index") == str(index):

@@ -13,6 +13,7 @@ _STRUCTURE = {
     *("while", "body", "cond", "closed_call", "core_call", "checkpoint", "remat"),
     *("remat2", "rematted_computation", "shard_map", "custom_vjp_call", "pallas_call"),
     *("custom_jvp_call", "custom_vjp_call_jaxpr", "scan", "pjit", "jit", ""),
+    "eval_jaxpr",
 }
 
 

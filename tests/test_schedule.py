@@ -296,6 +296,7 @@ def test_compiled_programs_agree_with_arithmetic():
         ["fsdp_scan", "v5e:2x2", 9, 1024, 1024],
         ["fsdp_scan", "v6e:2x2", 3, 1024, 1024],
         ["fsdp_scan", "v5p:2x2x1", 3, 1024, 1024],
+        ["fsdp_scan", "v5p:4x4x4", 2, 2048, 256],
     )
     for name, product in zip(generations, found[:4], strict=True):
         assert product["flops"] == 2 * 8192**3 == product["xla_flops"]
@@ -306,7 +307,13 @@ def test_compiled_programs_agree_with_arithmetic():
         lowest, highest = (0.8, 1) if where.generation.clock_is_certain else (0.6, 1)
         assert lowest < share < highest, (name, share)
     assert found[4]["flops"] == 2 * 2 * 4 * 512 * 512 * 128
-    _check_scan(*found[5:])
+    _check_scan(*found[5:9])
+    # Over a cube whose axes are said to be rings, in the mesh's order, gathers are
+    # gathers; else the compiler makes them all-reduces, which cost twice as much.
+    assert found[9]["bytes"] == {
+        "all-gather": 2 * 2 * 2 * 2048**2,
+        "all-reduce": 2 * 2 * 2048**2,
+    }
 
 
 def _check_scan(three, nine, v6e, v5p):

@@ -14,8 +14,8 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -32,7 +32,9 @@ bf16 = jnp.bfloat16
 
 
 def sharding(devices, *spec):
-    mesh = Mesh(np.array(devices), ("fsdp",), axis_types=(AxisType.Auto,))
+    # Neighbours in the mesh are neighbours in the slice.
+    order = mesh_utils.create_device_mesh((len(devices),), devices=devices)
+    mesh = Mesh(order, ("fsdp",), axis_types=(AxisType.Auto,))
     return NamedSharding(mesh, P(*spec))
 
 

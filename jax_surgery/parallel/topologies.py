@@ -108,7 +108,8 @@ class Slice:
         """Along which axes the last chip is linked to the first.
 
         A flat slice's axis of 16 is a ring; a cube's axes are when it is made of whole
-        racks of 4x4x4.
+        racks of 4x4x4. Where the compiler is not told so, it gathers a cube's weights
+        by all-reduces.
         """
         if len(self.shape) == 2:
             x, y = self.shape

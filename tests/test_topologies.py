@@ -83,7 +83,7 @@ def test_rings_are_where_the_hardware_has_them():
 
 def test_without_libtpu_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match=r"pip install 'jax_surgery\[plan\]'"):
+    with pytest.raises(RuntimeError, match=r"pip install '\.\[plan\]'"):
         topologies.prepare()
 
 

@@ -18,7 +18,7 @@ import jax
 from jax.experimental import topologies
 
 GIB = 2**30
-INSTALL = "pip install 'jax_surgery[plan]'"
+INSTALL = "pip install '.[plan]'"
 
 # libtpu reads these once, when it is first used: it must not look for a TPU, for its
 # metadata server, or for the lock of another process, and writes no log files. The

@@ -8,7 +8,7 @@ import time
 import pytest
 import tpu_programs
 
-from jax_surgery.parallel import buffers, dump
+from jax_surgery.parallel.compiled import buffers, dump
 
 GIB = 2**30
 

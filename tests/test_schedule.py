@@ -8,8 +8,9 @@ import re
 import pytest
 import tpu_programs
 
-from jax_surgery.parallel import hlo, loops, schedule, topologies
-from jax_surgery.parallel.scopes import NO_SCOPE, phase, scope
+from jax_surgery.parallel import topologies
+from jax_surgery.parallel.compiled import hlo, loops, schedule
+from jax_surgery.parallel.compiled.scopes import NO_SCOPE, phase, scope
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "fsdp_scan_v5e_2x2.txt"
 MIB = 2**20

@@ -7,7 +7,7 @@ reduce-scatter an all-reduce that is fused with a slice. Here is what it chose.
 
 import dataclasses
 
-from jax_surgery.parallel import hlo
+from jax_surgery.parallel.compiled import hlo
 
 KINDS = (
     *("all-gather", "all-reduce", "reduce-scatter", "all-to-all"),

@@ -11,9 +11,9 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterable
 
-from jax_surgery.parallel import hlo, loops, products
-from jax_surgery.parallel.collectives import CHAIN, Collective, collective
-from jax_surgery.parallel.scopes import scope
+from jax_surgery.parallel.compiled import hlo, loops, products
+from jax_surgery.parallel.compiled.collectives import CHAIN, Collective, collective
+from jax_surgery.parallel.compiled.scopes import scope
 
 # What moves or reinterprets data and computes nothing.
 _MOVES = {

@@ -11,7 +11,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 
-from jax_surgery.parallel import hlo
+from jax_surgery.parallel.compiled import hlo
 
 _ALLOCATION = re.compile(r"allocation \d+: size (\d+),( color \d+,)? page \d+,? ?(.*)")
 _VALUE = re.compile(

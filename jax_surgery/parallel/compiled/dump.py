@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from jax_surgery.parallel import buffers, schedule
+from jax_surgery.parallel.compiled import buffers, schedule
 
 # What `buffers.read` takes, in order, and what `schedule.read` takes; of TPU programs.
 MEMORY_FILES = (

@@ -9,7 +9,7 @@ Counted are the pairs that meet (XLA's own analysis counts them so too).
 import math
 import re
 
-from jax_surgery.parallel import hlo
+from jax_surgery.parallel.compiled import hlo
 
 PRODUCTS = ("convolution", "dot")
 

@@ -9,7 +9,7 @@ constants may be elements of the tuple themselves (of an outer loop's as well).
 import math
 import re
 
-from jax_surgery.parallel.hlo import Computation, Instruction, Module
+from jax_surgery.parallel.compiled.hlo import Computation, Instruction, Module
 
 # Elements of a loop's tuple that are known constants, by index.
 Known = dict[int, int]

@@ -26,7 +26,13 @@ def get_config() -> ConfigDict:
     config.data.text = ""  # JSONL files, comma-separated
     config.data.context = 256  # tokens a row
 
+    config.mesh = ConfigDict()
+    config.mesh.data = 0  # copies of the model; 0 is one for each TPU slice
+    config.mesh.fsdp = 0  # devices that share its weights; 0 is all that are left
+    config.mesh.tp = 1  # devices that share each layer's products
+
     config.compute = ConfigDict()
     config.compute.dtype = "float32"  # or bfloat16
-    config.compute.unroll = 0  # layers a scan step; 0 is all, fastest on CPU
+    config.compute.unroll = 0  # layers a scan step; 0 chooses
+    config.compute.attention = "auto"  # or xla, cudnn (GPU), splash (TPU)
     return config

@@ -40,10 +40,16 @@ def get_config() -> ConfigDict:
     config.data.epochs = 6.0  # passes over the text
     config.data.questions = "embedded"
 
+    config.mesh = ConfigDict()
+    config.mesh.data = 0  # copies of the model; 0 is one for each TPU slice
+    config.mesh.fsdp = 0  # devices that share its weights; 0 is all that are left
+    config.mesh.tp = 1  # devices that share each layer's products
+
     config.compute = ConfigDict()
     config.compute.dtype = "float32"  # or bfloat16
-    config.compute.remat = "none"  # or full
-    config.compute.unroll = 0  # layers a scan step; 0 is all, fastest on CPU
+    config.compute.remat = "none"  # or dots, projections, context, full: least memory
+    config.compute.unroll = 0  # layers a scan step; 0 chooses
+    config.compute.attention = "auto"  # or xla, cudnn (GPU), splash (TPU)
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # or "adafactor", "sgd", "muon"

@@ -52,10 +52,16 @@ def get_config() -> ConfigDict:
     config.data.surprise = 2.5  # nats; unlearn tokens that kept text does not foresee
     config.data.questions = "embedded"  # a questions JSONL, or "" for none
 
+    config.mesh = ConfigDict()
+    config.mesh.data = 0  # copies of the model; 0 is one for each TPU slice
+    config.mesh.fsdp = 0  # devices that share its weights; 0 is all that are left
+    config.mesh.tp = 1  # devices that share each layer's products
+
     config.compute = ConfigDict()
     config.compute.dtype = "float32"  # or bfloat16
-    config.compute.remat = "none"  # or full
-    config.compute.unroll = 0  # layers a scan step; 0 is all, fastest on CPU
+    config.compute.remat = "none"  # or dots, projections, context, full: least memory
+    config.compute.unroll = 0  # layers a scan step; 0 chooses
+    config.compute.attention = "auto"  # or xla, cudnn (GPU), splash (TPU)
 
     config.objective = ConfigDict()
     config.objective.alpha = 2.5  # unlearn

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entry point: `python -m jax_surgery.main --config=configs/surgery.py`.
 
-This file is intentionally short: it reads the flags, turns the config into settings
-and starts the run that `config.run` names.
+Reads the flags, joins other hosts, and starts the run that `config.run` names.
 """
 
-import datetime
 import pathlib
 import sys
 from typing import NoReturn
@@ -35,19 +33,13 @@ def fail(message: object) -> NoReturn:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; a field that the config does not have is an error in one line."""
+    """Parses flags; an unknown field of the config is an error in one line."""
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError) as error:
-        field, *hint = str(error.args[0]).splitlines()
-        hint = " ".join(hint) or "Look for its fields in the config file."
+        field, *lines = str(error.args[0]).splitlines()
+        hint = " ".join(lines) or "Look for its fields in the config file."
         fail(f"a --config.FIELD=VALUE names no field of the config: {field}. {hint}")
-
-
-def default_workdir(config_file: str) -> str:
-    """runs/NAME-TIME for the config's name and the time now."""
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return f"runs/{pathlib.Path(config_file).stem}-{now}"
 
 
 def main(argv: list[str]) -> None:
@@ -57,15 +49,17 @@ def main(argv: list[str]) -> None:
     # Orbax tells of every save at INFO; --verbosity=0 shows it.
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    config_file = config_flags.get_config_filename(flags.FLAGS["config"])
-    config_file = config_file.partition(":")[0]  # what follows are its arguments
+    # What follows a colon are the config's arguments.
+    config_file = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
     if not pathlib.Path(config_file).is_file():
         fail(f"--config={config_file} is no file; configs are in configs/.")
     # JAX and the runs are imported here, so that --help is quick.
+    from jax_surgery.parallel import distributed
     from jax_surgery.runs import start
 
     try:
-        start.start(CONFIG.value, WORKDIR.value or default_workdir(config_file))
+        distributed.initialise()
+        start.start(CONFIG.value, WORKDIR.value, config_file)
     except Exception as error:
         if isinstance(error, start.Interrupted):
             print(error, file=sys.stderr)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from jax_surgery.data.bpe import train_bpe
-from jax_surgery.model import hf_weights, llama
+from jax_surgery.model import hf_index, hf_weights, llama
 from jax_surgery.model.config import LlamaConfig, RopeScaling, from_hf, to_hf
 
 BASE = LlamaConfig(
@@ -122,7 +122,7 @@ def test_load_then_export_is_bit_exact(tmp_path, name, dtype):
         assert a.dtype == b.dtype == jnp.dtype(dtype)
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     whole = load_file(first / "model.safetensors")
-    index = json.loads((second / hf_weights.INDEX).read_text())["weight_map"]
+    index = json.loads((second / hf_index.INDEX).read_text())["weight_map"]
     assert set(index) == set(whole)
     for tensor, file in index.items():
         with safe_open(second / file, framework="numpy") as opened:

@@ -13,7 +13,10 @@ PACKAGE = ROOT / "jax_surgery"
 FOLDERS = ("main", "runs", "evaluation", "surgery", "data", "model", "parallel")
 # Maths reads and writes nothing, except where weights come in and go out.
 MATHS = ("surgery", "model")
-WEIGHTS = {"jax_surgery.model.hf_weights", "jax_surgery.model.architectures"}
+WEIGHTS = {
+    f"jax_surgery.model.{name}"
+    for name in ("hf_weights", "hf_index", "safetensors_file")
+}
 IO = {"json", "io", "os", "pathlib", "etils", "orbax", "tensorboardX", "datasets"}
 
 

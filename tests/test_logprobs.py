@@ -155,8 +155,15 @@ def test_the_reference_gets_no_gradient():
         assert not jax.grad(total)(argument).any()
 
 
-@pytest.mark.parametrize("tokens, vocab", [(10, 2**25), (4096, 32000), (3, 5)])
-def test_chunks_are_bounded(tokens, vocab):
-    chunk = logprobs.choose_chunk(tokens, vocab)
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+@pytest.mark.parametrize(
+    "rows, tokens, vocab",
+    [(1, 10, 2**26), (3, 4096, 32000), (9, 3, 5), (2, 2048, 128256)],
+)
+def test_chunks_are_bounded_and_equal(rows, tokens, vocab, platform):
+    chunk = logprobs.choose_chunk(rows, tokens, vocab, platform)
     assert 1 <= chunk <= tokens
-    assert chunk <= 8 or chunk * vocab <= logprobs.CHUNK_VALUES
+    limit = logprobs.CHUNK_VALUES[platform]
+    assert chunk == 1 or chunk * rows <= 8 or chunk * rows * vocab <= limit
+    # The last chunk is filled up by less than one token for each chunk.
+    assert -(-tokens // chunk) * chunk - tokens < -(-tokens // chunk)

@@ -40,8 +40,8 @@ class RoleStream:
         self.epoch, self._documents = epoch, 0
         self._rows = self._packer.iterate(_derived_seed(self._seed, epoch))
 
-    def next_rows(self, count: int) -> Rows:
-        """The next `count` rows."""
+    def next_elements(self, count: int) -> list[dict[str, np.ndarray]]:
+        """The next `count` rows, as positions in the corpus (see `Packer.rows`)."""
         elements: list[dict[str, np.ndarray]] = []
         while len(elements) < count:
             element = next(self._rows, None)
@@ -50,7 +50,7 @@ class RoleStream:
                 continue
             elements.append(element)
             self._documents += int(element["index_segment_ids"].max())
-        return self._packer.rows(elements)
+        return elements
 
     @property
     def documents_seen(self) -> int:
@@ -101,15 +101,36 @@ class RoleStream:
 
 
 class BatchStream:
-    """Endless batches whose rows are [unlearn; update; retain]."""
+    """Endless batches whose rows are [unlearn; update; retain].
 
-    def __init__(self, packers: dict[str, Packer], rows: dict[str, int], seed: int):
+    For many devices a batch is `shards` such parts, one after another. Every process
+    packs all rows, which are positions in the corpus alone, so that all agree and count
+    epochs alike; it looks up the tokens of its own rows only.
+
+    Attributes:
+      real_tokens: of the last batch, padding not counted, on all processes.
+    """
+
+    def __init__(
+        self,
+        packers: dict[str, Packer],
+        rows: dict[str, int],
+        seed: int,
+        *,
+        full: dict[str, int] | None = None,
+        shards: int = 1,
+        here: np.ndarray | None = None,
+    ):
         """Streams of the roles that have rows.
 
         Args:
           packers: by role.
-          rows: of a batch, by role; 0 leaves the role out.
+          rows: of text in a batch, by role; 0 leaves the role out.
           seed: of the order.
+          full: rows of a batch by role with empty ones, multiples of `shards`; None
+            adds none.
+          shards: parts of a batch; each has its share of every role.
+          here: which rows of a batch this process makes, rising; None is all.
 
         Raises:
           ValueError: an unknown role, no rows at all, or rows of a role that has no
@@ -128,6 +149,12 @@ class BatchStream:
         if lacking:
             raise ValueError(f"rows of {lacking[0]} are asked for but it has no texts.")
         self._counts = {role: rows[role] for role in wanted}
+        self._places = _places(wanted, full or rows, shards)
+        total = sum(len(places) for places in self._places.values())
+        self._here = np.arange(total) if here is None else here
+        self._context = packers[wanted[0]].context
+        self._packers = packers
+        self.real_tokens = 0
         self._streams = {
             role: RoleStream(packers[role], _derived_seed(seed, ROLES.index(role)))
             for role in wanted
@@ -137,8 +164,21 @@ class BatchStream:
         return self
 
     def __next__(self) -> Batch:
-        parts = [self._streams[r].next_rows(n) for r, n in self._counts.items()]
-        return as_batch(concatenate(parts))
+        parts, slots = [], []
+        self.real_tokens = 0
+        for role, count in self._counts.items():
+            elements = self._streams[role].next_elements(count)
+            tokens = sum((e["index_segment_ids"] > 0).sum() for e in elements)
+            self.real_tokens += int(tokens)
+            places = self._places[role]
+            mine = np.flatnonzero(np.isin(places[:count], self._here))
+            if len(mine):
+                parts.append(self._packers[role].rows([elements[i] for i in mine]))
+            empty = places[count:][np.isin(places[count:], self._here)]
+            if len(empty):
+                parts.append(padding(len(empty), self._context))
+            slots += [places[mine], empty]
+        return as_batch(concatenate(parts).take(np.argsort(np.concatenate(slots))))
 
     @property
     def epochs(self) -> dict[str, float]:
@@ -167,6 +207,24 @@ class BatchStream:
             )
         for role, stream in self._streams.items():
             stream.set_state(state[role])
+
+
+def _places(
+    roles: list[str], full: Mapping[str, int], shards: int
+) -> dict[str, np.ndarray]:
+    """Where each role's rows lie in a batch of `shards` parts.
+
+    A role's rows go to the parts in turn, so that empty ones, which come last, are
+    spread too.
+    """
+    part = sum(full[role] for role in roles) // shards
+    places, first = {}, 0
+    for role in roles:
+        share = full[role] // shards
+        inside = first + np.arange(share)[:, None]
+        places[role] = (inside + part * np.arange(shards)[None]).ravel()
+        first += share
+    return places
 
 
 def as_batch(rows: Rows) -> Batch:

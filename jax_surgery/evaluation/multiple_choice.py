@@ -21,8 +21,9 @@ from jax_surgery.data.tokens import Document
 from jax_surgery.evaluation.statistics import wilson_interval
 from jax_surgery.model import llama, logprobs
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.parallel import mesh as meshes
 
-BATCH_ROWS = 32
+BATCH_ROWS = 32  # at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ def row_logprobs(params, config: LlamaConfig, batch, compute: llama.Compute):
         compute=compute,
     )
     targets_BT = jnp.pad(batch["tokens_BT"][:, 1:], ((0, 0), (0, 1)))
-    head = llama.head_kernel(params)
+    head = llama.head_copies(params, compute)
     logp_BT = logprobs.token_logprobs(hidden, head, targets_BT).logp_BT
     return jnp.pad(logp_BT[:, :-1], ((0, 0), (1, 0)))
 
@@ -76,10 +77,10 @@ def document_sums(
     packed = packed or packer.pack()
     ends = np.cumsum([len(d.tokens) for d in documents])
     sums = np.zeros(len(documents))
-    for batch, _ in one_pass(packed, BATCH_ROWS):
+    for batch, _ in one_pass(packed, meshes.round_rows(BATCH_ROWS)):
         index_BT = batch["token_index_BT"]
         device = {k: v for k, v in batch.items() if k != "token_index_BT"}
-        logp_BT = np.asarray(row_logprobs(params, config, device, compute))
+        logp_BT = meshes.fetch(row_logprobs(params, config, device, compute))
         learned = batch["weights_BT"] > 0
         owner = np.searchsorted(ends, index_BT[learned], side="right")
         np.add.at(sums, owner, logp_BT[learned].astype(np.float64))
@@ -183,21 +184,21 @@ def _row_candidates(params, config, batch, candidates_BTK, compute):
         batch,
         compute=compute,
     )
-    head = llama.head_kernel(params)
+    head = llama.head_copies(params, compute)
     return logprobs.candidate_logprobs(hidden, head, candidates_BTK)
 
 
 def _score_short(params, config, encoded: _Encoded, compute) -> np.ndarray:
     """log p of each one-token option, [questions, K]."""
     scores = np.zeros(encoded.candidates.shape)
-    for batch, _ in one_pass(encoded.prompts, BATCH_ROWS):
+    for batch, _ in one_pass(encoded.prompts, meshes.round_rows(BATCH_ROWS)):
         index_BT = batch.pop("token_index_BT")
         last_BT = batch["weights_BT"] > 0
         owner = np.searchsorted(encoded.prompt_ends, index_BT[last_BT], side="right")
         wanted = np.zeros((*last_BT.shape, encoded.candidates.shape[1]), np.int32)
         wanted[last_BT] = encoded.candidates[owner]
         logp = _row_candidates(params, config, batch, wanted, compute)
-        scores[owner] = np.asarray(logp)[last_BT]
+        scores[owner] = meshes.fetch(logp)[last_BT]
     return scores
 
 

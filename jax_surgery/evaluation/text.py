@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How likely a model finds texts: nats a token, of files and of a run's roles."""
 
+import functools
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jax_surgery.data.tokens import encode
 from jax_surgery.evaluation import multiple_choice
 from jax_surgery.model import llama, logprobs
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.parallel import mesh as meshes
 
 ROLE_ROWS = 32  # rows of a role that are read; enough for two digits
 
@@ -51,9 +53,14 @@ def file_nll(
     }
 
 
-@jax.jit
-def _sums(logp: logprobs.TokenLogprobs, weights_BT):
-    mask = weights_BT > 0
+@functools.partial(jax.jit, static_argnums=(1, 3))
+def _sums(params, config: LlamaConfig, batch, compute: llama.Compute):
+    """Nats, tokens that are the most likely one, and tokens, summed over a batch."""
+    hidden = llama.forward_packed(params, config, batch, compute=compute)
+    shift = lambda a: jnp.pad(a[:, 1:], ((0, 0), (0, 1)))
+    head = llama.head_copies(params, compute)
+    logp = logprobs.token_logprobs(hidden, head, shift(batch["tokens_BT"]))
+    mask = shift(batch["weights_BT"]) > 0
     return -(mask * logp.logp_BT).sum(), (mask & logp.top_BT).sum(), mask.sum()
 
 
@@ -68,18 +75,9 @@ def known(
     """
     rows = packer.pack().take(slice(ROLE_ROWS))
     nll = top = count = 0.0
-    for batch, _ in one_pass(rows, min(ROLE_ROWS, len(rows))):
-        hidden = llama.forward_packed(
-            params,
-            config,
-            batch,
-            compute=compute,
-        )
-        shift = lambda a: jnp.pad(a[:, 1:], ((0, 0), (0, 1)))
-        logp = logprobs.token_logprobs(
-            hidden, llama.head_kernel(params), shift(batch["tokens_BT"])
-        )
-        sums = _sums(logp, shift(batch["weights_BT"]))
+    for batch, _ in one_pass(rows, meshes.round_rows(min(ROLE_ROWS, len(rows)))):
+        device = {k: v for k, v in batch.items() if k != "token_index_BT"}
+        sums = _sums(params, config, device, compute)
         nll, top, count = (a + float(b) for a, b in zip((nll, top, count), sums))
     return {
         "nll_per_token": nll / count,

@@ -16,6 +16,7 @@ import numpy as np
 from jax_surgery.model import attention as attn
 from jax_surgery.model import llama
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.parallel import mesh as meshes
 
 BUCKET = 32  # tokens; prompt lengths are rounded up to a multiple
 MASKED = -1e30
@@ -76,7 +77,7 @@ def _generate(params, config, tokens_BT, lengths_B, new_tokens, stop_ids, comput
     start_B = width - lengths_B
     real_BT = jnp.arange(width) >= start_B[:, None]
     positions_BT = jnp.maximum(jnp.arange(width) - start_B[:, None], 0)
-    head = llama.head_kernel(params)
+    head = llama.output_head(params, compute)
     hidden, cache = _prefill(
         params, config, tokens_BT, positions_BT, real_BT, slots, compute
     )
@@ -139,7 +140,7 @@ def greedy_generate(
       eos_id: token or tokens that end an answer (left out of it); None takes the
         config's.
       compute: dtype and memory choices.
-      batch_rows: prompts run at once.
+      batch_rows: prompts run at once, at least.
 
     Returns:
       New token ids of each prompt.
@@ -158,6 +159,7 @@ def greedy_generate(
     answers: list[list[int]] = [[] for _ in prompts]
     # Prompts of like length share a batch.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    batch_rows = meshes.round_rows(batch_rows)
     for start in range(0, len(order), batch_rows):
         chosen = order[start : start + batch_rows]
         longest = max(len(prompts[i]) for i in chosen)
@@ -168,7 +170,7 @@ def greedy_generate(
             tokens_BT[row, width - len(prompts[i]) :] = prompts[i]
             lengths_B[row] = len(prompts[i])
         # Rows without a prompt answer something that nobody reads.
-        out = np.asarray(
+        out = meshes.fetch(
             _generate(
                 params, config, tokens_BT, lengths_B, max_new_tokens, stops, compute
             )

@@ -1,30 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """Llama weights from and to Hugging Face directories (safetensors).
 
-Tensors are read one at a time from memory-mapped files into the stacked parameters
-and written one at a time to shards, so that host memory stays at the parameters
-themselves plus one tensor (reading) or one shard (writing).
+Both ways go tensor by tensor (one matrix of one layer), so that what the host needs
+beside the parameters is a few times the largest tensor, whatever the model and the
+mesh. Directories are local or on gs://.
 """
 
+import collections
+import contextlib
+import functools
 import json
 import re
-import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
+import tqdm
 from etils import epath
-from safetensors import safe_open
-from safetensors.numpy import save_file
+from jax.experimental import multihost_utils
+from jax.sharding import Sharding
 
 from jax_surgery.model import config as llama_config
-from jax_surgery.model import llama
+from jax_surgery.model import hf_index, hf_layout, llama, safetensors_file
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.model.hf_layout import Tensor
+from jax_surgery.model.safetensors_file import Entry
 
-INDEX = "model.safetensors.index.json"
+# What `save_llama` names its files.
+EXPORTED = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -34,58 +40,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-
-# Hugging Face's name -> path in the parameters. Hugging Face keeps matrices as
-# [out, in]; ours are [in, out...], so every kernel is transposed. RoPE needs no
-# permutation: both turn the two halves of a head.
-TOP = {
-    "model.embed_tokens.weight": ("embedder", "embedding"),
-    "model.norm.weight": ("final_norm", "scale"),
-    "lm_head.weight": ("head", "kernel"),
-}
-LAYER = {
-    "input_layernorm.weight": ("attention_norm", "scale"),
-    "self_attn.q_proj.weight": ("attention", "q", "kernel"),
-    "self_attn.k_proj.weight": ("attention", "k", "kernel"),
-    "self_attn.v_proj.weight": ("attention", "v", "kernel"),
-    "self_attn.o_proj.weight": ("attention", "o", "kernel"),
-    "post_attention_layernorm.weight": ("mlp_norm", "scale"),
-    "mlp.gate_proj.weight": ("mlp", "gate", "kernel"),
-    "mlp.up_proj.weight": ("mlp", "up", "kernel"),
-    "mlp.down_proj.weight": ("mlp", "down", "kernel"),
-}
-# Old checkpoints carry RoPE's frequencies, which follow from config.json.
-IGNORED = re.compile(r".*rotary_emb\.inv_freq$")
-DTYPES = {
-    "float32": np.dtype(np.float32),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "float16": np.dtype(np.float16),
-}
-
-
-def _leaf(tree: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        tree = tree[key]
-    return tree
-
-
-def _names(config: LlamaConfig) -> Iterator[tuple[str, tuple[str, ...], int | None]]:
-    """Hugging Face's name, path, and layer of every tensor."""
-    for name, path in TOP.items():
-        if not (config.tie_embeddings and path[0] == "head"):
-            yield name, path, None
-    for index in range(config.num_layers):
-        for name, path in LAYER.items():
-            yield f"model.layers.{index}.{name}", ("layers", *path), index
-
-
-def _hf_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that Hugging Face gives one layer's tensor of ours."""
-    if path[-1] != "kernel":
-        return shape
-    # The output kernel is [N, H, D]: heads are its input.
-    inputs = int(np.prod(shape[:-1])) if path[-2] == "o" else shape[0]
-    return (int(np.prod(shape)) // inputs, inputs)
+LONG = 2e9  # bytes from which on loading and saving show a progress bar
 
 
 def resolve(source: str) -> epath.Path:
@@ -93,10 +48,17 @@ def resolve(source: str) -> epath.Path:
 
     Raises:
       FileNotFoundError: neither a directory nor a hub name that can be had.
+      ValueError: on gs://, and what reads it is not installed.
     """
     folder = epath.Path(source)
-    if folder.is_dir():
-        return folder
+    try:
+        if folder.is_dir():
+            return folder
+    except ImportError as error:
+        raise ValueError(
+            f"model directory {source!r} cannot be read: {error}. Install this package "
+            "with its extra `gcs` (or gcsfs alone)."
+        ) from error
     if source.startswith((".", "/", "~", "gs://")) or source.count("/") != 1:
         raise FileNotFoundError(
             f"model directory {source!r} does not exist; give a directory in Hugging "
@@ -132,11 +94,30 @@ def load_config(source: str) -> LlamaConfig:
     return llama_config.from_hf(json.loads(file.read_text()))
 
 
+@contextlib.contextmanager
+def _local_tokenizer(folder: epath.Path) -> Iterator[str]:
+    """A local directory with the tokenizer's files: transformers reads no buckets."""
+    if "://" not in str(folder):
+        yield str(folder)
+        return
+    with tempfile.TemporaryDirectory() as local:
+        _copy_tokenizer(folder, epath.Path(local))
+        (folder / "config.json").copy(epath.Path(local) / "config.json")
+        yield local
+
+
+def _copy_tokenizer(origin: epath.Path, folder: epath.Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (origin / name).exists():
+            (origin / name).copy(folder / name, overwrite=True)
+
+
 def load_tokenizer(source: str) -> Any:
     """The checkpoint's tokenizer (`transformers`, fast)."""
     import transformers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(resolve(source)))
+    with _local_tokenizer(resolve(source)) as folder:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     if not tokenizer.is_fast:
         raise ValueError(
             f"the tokenizer of {source!r} is a slow one; jax_surgery needs character "
@@ -145,138 +126,176 @@ def load_tokenizer(source: str) -> Any:
     return tokenizer
 
 
-def _files(folder: epath.Path) -> dict[str, epath.Path]:
-    """Which file holds each tensor."""
-    if (folder / INDEX).exists():
-        weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
-        missing = sorted({f for f in weight_map.values() if not (folder / f).exists()})
-        if missing:
-            raise FileNotFoundError(
-                f"{folder / INDEX} names shards that are absent: {', '.join(missing)}. "
-                "Download them again."
-            )
-        return {name: folder / file for name, file in weight_map.items()}
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        if list(folder.glob("*.bin")):
+def _check_shardings(config: LlamaConfig, shardings: Any) -> None:
+    for path, spec in jax.tree_util.tree_leaves_with_path(
+        llama.abstract_params(config)
+    ):
+        keys = tuple(key.key for key in path)
+        sharding = hf_layout.leaf(shardings, keys)
+        try:
+            sharding.shard_shape(spec.shape)
+        except ValueError as error:
             raise ValueError(
-                f"{folder} holds weights as .bin (pickled PyTorch) only, which are not "
-                "read. Convert them once, where PyTorch is installed:\n  python -c "
-                '"from transformers import AutoModelForCausalLM as M; '
-                f"M.from_pretrained('{folder}', dtype='auto')"
-                ".save_pretrained('CONVERTED')\"\nand copy the tokenizer's files there."
-            )
-        raise FileNotFoundError(f"{folder} holds no *.safetensors file.")
-    files = {}
-    for shard in shards:
-        with safe_open(str(shard), framework="numpy") as opened:
-            files.update(dict.fromkeys(opened.keys(), shard))
-    return files
+                f"{'/'.join(keys)} {spec.shape} cannot be laid out as {sharding}: "
+                f"{error} Use a mesh whose axes divide it."
+            ) from error
 
 
-def _check(config: LlamaConfig, files: dict[str, epath.Path]) -> None:
-    """Lists missing, unused and misshapen tensors, all at once."""
-    abstract = llama.abstract_params(config)
-    wanted = {}
-    for name, path, layer in _names(config):
-        shape = _leaf(abstract, path).shape
-        wanted[name] = _hf_shape(path, shape if layer is None else shape[1:])
-    missing = sorted(set(wanted) - set(files))
-    tied = {"lm_head.weight"} if config.tie_embeddings else set()
-    unused = sorted(n for n in set(files) - set(wanted) - tied if not IGNORED.match(n))
-    wrong = []
-    for shard in sorted(set(files.values())):
-        with safe_open(str(shard), framework="numpy") as opened:
-            for name in sorted(set(opened.keys()) & set(wanted)):
-                shape = tuple(opened.get_slice(name).get_shape())
-                if shape != wanted[name]:
-                    wrong.append(f"{name} {shape}, wanted {wanted[name]}")
-    problems = [
-        f"{what} ({len(names)}): {', '.join(names[:8])}"
-        + (", ..." if len(names) > 8 else "")
-        for what, names in (
-            ("missing tensors", missing),
-            ("unused tensors", unused),
-            ("misshapen tensors", wrong),
-        )
-        if names
-    ]
-    if problems:
-        raise ValueError(
-            "the checkpoint does not fit its config.json:\n  " + "\n  ".join(problems)
-        )
+def _read(
+    entry: Entry, tensor: Tensor, dtype: np.dtype, sharding: Sharding | None
+) -> jax.Array:
+    """A tensor of a file on the devices, in the file's order with heads split.
+
+    Each range of rows is read once and each part of it cut and converted once, also
+    where several devices hold the same.
+    """
+    shape = tensor.split_shape
+    merged = entry.shape[0] // shape[0]  # rows of the file in one of ours
+
+    @functools.cache
+    def rows(start: int, stop: int) -> np.ndarray:
+        data = safetensors_file.read_rows(entry, start * merged, stop * merged)
+        return data.reshape(stop - start, *shape[1:])
+
+    @functools.cache
+    def part(*bounds: tuple[int, int]) -> np.ndarray:
+        cut = rows(*bounds[0])[(slice(None), *(slice(*b) for b in bounds[1:]))]
+        return np.ascontiguousarray(cut.astype(dtype, copy=False))
+
+    if sharding is None:
+        return jnp.asarray(part(*((0, size) for size in shape)))
+    return jax.make_array_from_callback(
+        shape,
+        sharding,
+        lambda index: part(
+            *(cut.indices(size)[:2] for cut, size in zip(index, shape, strict=True))
+        ),
+        dtype,
+    )
+
+
+def _progress(title: str, total: int) -> tqdm.tqdm:
+    """A bar over bytes, where it takes a while, on one process."""
+    return tqdm.tqdm(
+        total=total,
+        desc=title,
+        unit="B",
+        unit_scale=True,
+        disable=total < LONG or jax.process_index() != 0,
+    )
 
 
 def load_llama(
-    source: str, dtype: str | None = "float32"
+    source: str,
+    dtype: str | None = "float32",
+    shardings: Callable[[LlamaConfig], Any] | None = None,
 ) -> tuple[llama.Params, LlamaConfig]:
-    """Loads a checkpoint.
+    """Loads a checkpoint, onto one device or laid out over a mesh.
+
+    A process reads the rows (of the files' matrices) that its devices hold anything
+    of, and each device turns its part into our layout and writes it into the stacked
+    parameter, which is made on the devices beforehand. So no more than about two of
+    the largest tensors are in host memory beside the parameters; filling whole stacked
+    leaves by `jax.make_array_from_callback` would take one of those, and a slice of
+    columns is not read alone since it shares its pages with the others.
 
     Args:
-      source: directory in Hugging Face format, or hub name.
+      source: directory in Hugging Face format (local or gs://), or hub name.
       dtype: of the parameters; None keeps the files' own.
+      shardings: gives the tree of `jax.sharding.NamedSharding`s, one for every
+        parameter, over all processes' devices; None loads onto the default device.
+        Every process must call, with the same arguments.
 
     Returns:
       (parameters, architecture).
 
     Raises:
       FileNotFoundError: no such checkpoint, or shards are absent.
-      ValueError: not a Llama, weights only as .bin, or missing, unused or misshapen
-        tensors (all are listed).
+      ValueError: not a Llama, weights only as .bin, missing, unused or misshapen
+        tensors (all are listed), broken files, or shardings that do not divide.
     """
     folder = resolve(source)
     config = load_config(source)
-    files = _files(folder)
-    _check(config, files)
-    buffers: dict[tuple[str, ...], np.ndarray] = {}
-    abstract = llama.abstract_params(config)
-    by_file: dict[epath.Path, list] = {}
-    for name, path, layer in _names(config):
-        by_file.setdefault(files[name], []).append((name, path, layer))
-    for shard, entries in by_file.items():
-        with safe_open(str(shard), framework="numpy") as opened:
-            for name, path, layer in entries:
-                tensor = opened.get_tensor(name)
-                shape = _leaf(abstract, path).shape
-                if path not in buffers:
-                    kind = DTYPES[dtype] if dtype else tensor.dtype
-                    buffers[path] = np.empty(shape, kind)
-                if path[-1] == "kernel":
-                    tensor = tensor.T
-                if layer is None:
-                    buffers[path][...] = tensor.reshape(shape)
-                else:
-                    buffers[path][layer] = tensor.reshape(shape[1:])
+    entries = hf_index.entries_of(folder)
+    tensors = hf_layout.tensors(config)
+    hf_index.check(tensors, entries, config.tie_embeddings)
+    dtypes = hf_index.parameter_dtypes(tensors, entries, dtype)
+    layout = shardings(config) if shardings else None
+    if layout is not None:
+        _check_shardings(config, layout)
     params: llama.Params = {}
-    for path in list(buffers):
-        node = params
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = jnp.asarray(buffers.pop(path))
+    total = sum(entries[tensor.name].nbytes for tensor in tensors)
+    with _progress("loading weights", total) as bar:
+        for tensor in tensors:
+            node = params
+            for key in tensor.path[:-1]:
+                node = node.setdefault(key, {})
+            own = hf_layout.leaf(layout, tensor.path) if layout is not None else None
+            key, kind = tensor.path[-1], dtypes[tensor.path]
+            if key not in node and tensor.layer is not None:
+                shape = (config.num_layers, *tensor.shape)
+                node[key] = hf_layout.empty(shape, kind, own)
+            lies = hf_layout.split_sharding(own, tensor)
+            part = _read(entries[tensor.name], tensor, kind, lies)
+            node[key] = hf_layout.insert(node.get(key), part, tensor, own)
+            bar.update(entries[tensor.name].nbytes)
     return params, config
 
 
-def _shards(params: llama.Params, config: LlamaConfig, limit: float):
-    """Groups of tensor names, each at most `limit` bytes (or one tensor)."""
-    group, size = [], 0
-    for name, path, layer in _names(config):
-        leaf = _leaf(params, path)
-        nbytes = leaf.nbytes // (1 if layer is None else leaf.shape[0])
-        if group and size + nbytes > limit:
-            yield group, size
-            group, size = [], 0
-        group.append((name, path, layer))
+def _groups(tensors: list[Tensor], itemsize: int, limit: float) -> list[list[Tensor]]:
+    """Tensors by file, each at most `limit` bytes (or one tensor)."""
+    groups, size = [[]], 0
+    for tensor in tensors:
+        nbytes = tensor.size * itemsize
+        if groups[-1] and size + nbytes > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(tensor)
         size += nbytes
-    yield group, size
+    return groups
 
 
-def _tensor(params, path, layer, dtype) -> np.ndarray:
-    leaf = _leaf(params, path)
-    tensor = np.asarray(jax.device_get(leaf if layer is None else leaf[layer]))
-    shape = _hf_shape(path, tensor.shape)
-    if path[-1] == "kernel":
-        tensor = tensor.reshape(shape[::-1]).T
-    return np.ascontiguousarray(tensor.astype(dtype, copy=False))
+def _exported(
+    params: llama.Params, tensors: list[Tensor], dtype: np.dtype, bar: tqdm.tqdm
+) -> Iterator[np.ndarray | None]:
+    """The tensors as files hold them, one after another; None on other processes."""
+    for tensor in tensors:
+        found = hf_layout.extract(hf_layout.leaf(params, tensor.path), tensor)
+        array = None
+        if jax.process_index() == 0:
+            array = np.asarray(found).astype(dtype, copy=False)
+            array = array.reshape(tensor.file_shape)
+        else:
+            found.block_until_ready()  # gathered copies would pile up
+        yield array
+        bar.update(tensor.size * dtype.itemsize)
+
+
+def _write_shards(
+    params: llama.Params,
+    groups: list[list[Tensor]],
+    folder: epath.Path,
+    dtype: np.dtype,
+) -> None:
+    """Writes the files, on process 0, and which of them holds each tensor."""
+    size = sum(tensor.size for group in groups for tensor in group) * dtype.itemsize
+    weight_map = {}
+    with _progress("saving weights", size) as bar:
+        for number, group in enumerate(groups, start=1):
+            file = "model.safetensors"
+            if len(groups) > 1:
+                file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+            shapes = {tensor.name: tensor.file_shape for tensor in group}
+            arrays = _exported(params, group, dtype, bar)
+            if jax.process_index() == 0:
+                safetensors_file.write(folder / file, shapes, dtype, arrays)
+            else:
+                collections.deque(arrays, maxlen=0)  # takes part in the gathering
+            weight_map |= dict.fromkeys(shapes, file)
+    if jax.process_index() == 0 and len(groups) > 1:
+        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        text = json.dumps(index, indent=2) + "\n"
+        (folder / hf_index.INDEX).write_text(text)
 
 
 def save_llama(
@@ -290,36 +309,31 @@ def save_llama(
 ) -> None:
     """Writes a directory that `transformers.AutoModelForCausalLM` loads.
 
+    Host memory holds one tensor (of one layer) at a time, not a file.
+
     Args:
-      params, config: the model.
-      directory: made if absent; files of the same names are replaced.
+      params, config: the model. Where its arrays span processes, all of them must
+        call; process 0 gathers and writes one tensor after another, and all return
+        when everything is written.
+      directory: local or gs://; made if absent. An earlier export there is removed.
       tokenizer_source: checkpoint whose tokenizer's files are copied, or None.
       dtype: of the files; None keeps the parameters' own.
       max_shard_bytes: of one safetensors file.
     """
     folder = epath.Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    own = str(_leaf(params, ("embedder", "embedding")).dtype)
-    card = llama_config.to_hf(config) | {"dtype": dtype or own}
-    (folder / "config.json").write_text(json.dumps(card, indent=2) + "\n")
-    groups = list(_shards(params, config, max_shard_bytes))
-    weight_map, total = {}, 0
-    for number, (group, _) in enumerate(groups, start=1):
-        file = "model.safetensors"
-        if len(groups) > 1:
-            file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        tensors = {
-            name: _tensor(params, path, layer, DTYPES[dtype or own])
-            for name, path, layer in group
-        }
-        save_file(tensors, str(folder / file), metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(tensors, file))
-        total += sum(t.nbytes for t in tensors.values())
-    if len(groups) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    if tokenizer_source:
-        origin = resolve(tokenizer_source)
-        for name in TOKENIZER_FILES:
-            if (origin / name).exists():
-                shutil.copyfile(origin / name, folder / name)
+    own = dtype or str(hf_layout.leaf(params, ("embedder", "embedding")).dtype)
+    kind = hf_index.DTYPES[own]
+    groups = _groups(hf_layout.tensors(config), kind.itemsize, max_shard_bytes)
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Old files of another number would be read along with the new ones.
+        for file in folder.iterdir():
+            if EXPORTED.match(file.name):
+                file.unlink()
+        card = llama_config.to_hf(config) | {"dtype": own}
+        (folder / "config.json").write_text(json.dumps(card, indent=2) + "\n")
+        if tokenizer_source:
+            _copy_tokenizer(resolve(tokenizer_source), folder)
+    _write_shards(params, groups, folder, kind)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"exported to {directory}")

@@ -7,46 +7,24 @@ does not grow with depth. Shapes: B rows, T tokens, D model, N heads, K key-valu
 heads, H head width, F hidden width of the MLP, V vocabulary, L layers.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from jax_surgery.model import attention as attn
+from jax_surgery.model import attention_kernels
+from jax_surgery.model.compute import DEFAULT_COMPUTE, REMAT, Compute
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import partition
 
 Params = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Compute:
-    """How a forward pass is run; none of it changes what is computed.
-
-    Attributes:
-      dtype: of activations and products; parameters keep their own.
-      remat: "full" recomputes each layer in the backward pass.
-      unroll: layers a scan step; 0 unrolls all (fastest on CPU).
-    """
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "full"] = "none"
-    unroll: int = 1
-
-    def __post_init__(self):
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"compute.dtype={self.dtype!r}; use float32 or bfloat16.")
-        if self.remat not in ("none", "full"):
-            raise ValueError(f"compute.remat={self.remat!r}; use none or full.")
-        if self.unroll < 0:
-            raise ValueError(f"compute.unroll={self.unroll}; use 0 (all) or more.")
-
-
-DEFAULT_COMPUTE = Compute()
 
 
 def _product(x, kernel):
@@ -55,24 +33,29 @@ def _product(x, kernel):
     Flattening to two dimensions makes the backward products much faster on CPU.
     """
     width = x.shape[-1]
-    flat = x.reshape(-1, width) @ kernel.reshape(width, -1).astype(x.dtype)
+    flat = x.reshape(-1, width) @ kernel.reshape(width, -1)
     return flat.reshape(*x.shape[:-1], *kernel.shape[1:])
 
 
 def _second_moment(x, weights_BT):
     """sum_t w_t x_t x_t^T over all tokens, float32."""
     flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    return (flat * weights_BT.reshape(-1, 1)).T @ flat
+    return meshes.constrain((flat * weights_BT.reshape(-1, 1)).T @ flat, "fsdp")
 
 
 class Kernel(nnx.Module):
     """A weight, applied by `_product`; no bias anywhere in Llama."""
 
-    def __init__(self, shape, std: float, *, rngs: nnx.Rngs):
+    def __init__(self, shape, std: float, spec, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
+        self.spec = tuple(spec)  # of one layer's weight on the mesh
+
+    def gathered(self, dtype):
+        """The weight as products use it."""
+        return partition.gather(self.kernel[...], self.spec, str(dtype))
 
     def __call__(self, x):
-        return _product(x, self.kernel[...])
+        return _product(x, self.gathered(x.dtype))
 
 
 class RMSNorm(nnx.Module):
@@ -93,25 +76,26 @@ class Attention(nnx.Module):
     """Grouped-query attention with rotary positions."""
 
     def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
-        std, d = c.initializer_range, c.hidden_size
-        self.q = Kernel((d, c.num_heads, c.head_dim), std, rngs=rngs)
-        self.k = Kernel((d, c.num_kv_heads, c.head_dim), std, rngs=rngs)
-        self.v = Kernel((d, c.num_kv_heads, c.head_dim), std, rngs=rngs)
+        std, d, specs = c.initializer_range, c.hidden_size, partition.LAYER_SPECS
+        kv_shape = (d, c.num_kv_heads, c.head_dim)
+        self.q = Kernel((d, c.num_heads, c.head_dim), std, specs["q"], rngs=rngs)
+        self.k = Kernel(kv_shape, std, specs["k"], rngs=rngs)
+        self.v = Kernel(kv_shape, std, specs["v"], rngs=rngs)
         out = std / math.sqrt(2 * c.num_layers)
-        self.o = Kernel((c.num_heads, c.head_dim, d), out, rngs=rngs)
+        self.o = Kernel((c.num_heads, c.head_dim, d), out, specs["o"], rngs=rngs)
 
     def project(self, x, cos, sin):
         """Rotated queries and keys, and values."""
         return (
-            attn.rotate(self.q(x), cos, sin),
-            attn.rotate(self.k(x), cos, sin),
-            self.v(x),
+            checkpoint_name(attn.rotate(self.q(x), cos, sin), "query"),
+            checkpoint_name(attn.rotate(self.k(x), cos, sin), "key"),
+            checkpoint_name(self.v(x), "value"),
         )
 
     def output(self, context_BTNH):
         """The heads' contexts [B, T, N * H], and their projection [B, T, D]."""
         context = context_BTNH.reshape(*context_BTNH.shape[:2], -1)
-        kernel = self.o.kernel[...]
+        kernel = self.o.gathered(context.dtype)
         return context, _product(context, kernel.reshape(-1, kernel.shape[-1]))
 
 
@@ -120,9 +104,10 @@ class MLP(nnx.Module):
 
     def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
         std, d, f = c.initializer_range, c.hidden_size, c.intermediate_size
-        self.gate = Kernel((d, f), std, rngs=rngs)
-        self.up = Kernel((d, f), std, rngs=rngs)
-        self.down = Kernel((f, d), std / math.sqrt(2 * c.num_layers), rngs=rngs)
+        specs, out = partition.LAYER_SPECS, std / math.sqrt(2 * c.num_layers)
+        self.gate = Kernel((d, f), std, specs["gate"], rngs=rngs)
+        self.up = Kernel((d, f), std, specs["up"], rngs=rngs)
+        self.down = Kernel((f, d), out, specs["down"], rngs=rngs)
 
     def hidden(self, x):
         return jax.nn.silu(self.gate(x)) * self.up(x)
@@ -186,7 +171,8 @@ class Llama(nnx.Module):
         self.final_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         if not c.tie_embeddings:
             shape = (c.hidden_size, c.vocab_size)
-            self.head = Kernel(shape, c.initializer_range, rngs=rngs)
+            spec = partition.HEAD_SPEC
+            self.head = Kernel(shape, c.initializer_range, spec, rngs=rngs)
 
 
 @functools.cache
@@ -239,9 +225,47 @@ def head_kernel(params: Params) -> jax.Array:
     return params["embedder"]["embedding"].T
 
 
+def output_head(params: Params, compute: Compute) -> jax.Array:
+    """The output head as products use it, gathered, [D, V] in the compute dtype."""
+    weight, spec, tied = _head(params)
+    head = partition.gather(weight, spec, compute.dtype)
+    return head.T if tied else head
+
+
+def head_copies(params: Params, compute: Compute) -> jax.Array:
+    """A copy of the output head for each device that rows are split over, [S, D, V].
+
+    What `logprobs` takes; see `partition.copies`.
+    """
+    weight, spec, tied = _head(params)
+    head_SDV = partition.copies(weight, spec, compute.dtype)
+    return head_SDV.swapaxes(1, 2) if tied else head_SDV
+
+
+def _head(params: Params) -> tuple[jax.Array, tuple, bool]:
+    """Its weight, where that lies on the mesh, and whether it is the embedding's."""
+    if "head" in params:
+        return params["head"]["kernel"], tuple(partition.HEAD_SPEC), False
+    return params["embedder"]["embedding"], tuple(partition.EMBEDDING_SPEC), True
+
+
+def head_params(params: Params) -> Params:
+    """The part of the parameters that the output head is made of."""
+    name = "head" if "head" in params else "embedder"
+    return {name: params[name]}
+
+
 def embed(params: Params, tokens_BT, compute: Compute) -> jax.Array:
-    """Token embeddings [B, T, D] in the compute dtype."""
-    return params["embedder"]["embedding"].astype(compute.dtype)[tokens_BT]
+    """Token embeddings [B, T, D] in the compute dtype.
+
+    On a mesh every device looks all tokens up in its columns of the table, and rows
+    are exchanged for columns: that moves less than the table would, and the table's
+    gradient needs no exchange.
+    """
+    tokens_BT = meshes.constrain(tokens_BT, "data")
+    columns = params["embedder"]["embedding"][tokens_BT].astype(compute.dtype)
+    columns = meshes.constrain(columns, "data", None, "fsdp")
+    return meshes.constrain_rows(columns)
 
 
 def final_norm(params: Params, x, config: LlamaConfig) -> jax.Array:
@@ -287,22 +311,35 @@ def forward(
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
     cos, sin = attn.rope_tables(config, positions_BT)
-    bias = attn.segment_bias(segment_ids_BT)
     graph = block_graph(config)
+    attend = attention_kernels.self_attention(
+        compute.attention, segment_ids_BT, compute.dtype
+    )
 
     def layer(x, layer_params, weight_BT):
         block = merge_block(graph, layer_params)
-        attend = functools.partial(attn.attend, bias=bias)
-        return block(x, attend, cos, sin, weight_BT)
+        x, moments = block(x, attend, cos, sin, weight_BT)
+        return meshes.constrain_rows(x), moments
 
     def run(x, layers, weight_BT):
         """The stacked `layers` one after another."""
         body = functools.partial(layer, weight_BT=weight_BT)
-        if compute.remat == "full":
-            body = jax.checkpoint(body, prevent_cse=False)
-        return jax.lax.scan(body, x, layers, unroll=compute.unroll or config.num_layers)
+        count = jax.tree.leaves(layers)[0].shape[0]
+        unroll = min(count, compute.layers_a_step(meshes.platform()))
+        if compute.remat != "none":
+            # Within a loop nothing can be merged with the first computation.
+            body = jax.checkpoint(
+                body, policy=REMAT[compute.remat], prevent_cse=unroll > 1
+            )
+        return jax.lax.scan(body, x, layers, unroll=unroll)
 
-    hidden, layers = embed(params, tokens_BT, compute), params["layers"]
+    # Converted here, not where they are used: gradients leave the layers in the compute
+    # dtype, half as large in bfloat16.
+    layers = jax.tree.map(
+        lambda leaf: leaf.astype(compute.dtype) if leaf.ndim > 2 else leaf,
+        params["layers"],
+    )
+    hidden = embed(params, tokens_BT, compute)
     if first_trained_layer:
         below = jax.tree.map(lambda leaf: leaf[:first_trained_layer], layers)
         layers = jax.tree.map(lambda leaf: leaf[first_trained_layer:], layers)

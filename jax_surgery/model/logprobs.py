@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log-probabilities and KL from final hidden states, in chunks of tokens.
 
-The logits of all tokens never exist at once: chunks of tokens are scanned, each
-under `jax.checkpoint`, float32 inside. What leaves is one number a token.
+The logits of all tokens never exist at once: chunks of each row's tokens are scanned,
+each under `jax.checkpoint`, float32 inside. What leaves is one number a token. Rows
+stay whole, so that rows that are split over devices stay where they are.
 """
 
 from typing import Literal, NamedTuple
@@ -10,8 +11,13 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Logits held at a time, in values: 2^22 float32 are 16 MiB.
-CHUNK_VALUES = 1 << 22
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import partition
+
+# Logits that a device holds at a time, in values. Small ones stay near a CPU's caches
+# (2^22 float32 are 16 MiB); on TPU and GPU a chunk also pays for reading the head and
+# adding to its gradient (2^25 are 128 MiB).
+CHUNK_VALUES = {"cpu": 1 << 22, "gpu": 1 << 25, "tpu": 1 << 25}
 
 
 class TokenLogprobs(NamedTuple):
@@ -28,39 +34,72 @@ class TokenLogprobs(NamedTuple):
     top_BT: jax.Array
 
 
-def choose_chunk(tokens: int, vocab_size: int) -> int:
-    """Tokens a chunk: as many as `CHUNK_VALUES` logits allow, at least 8."""
-    return min(tokens, max(8, CHUNK_VALUES // vocab_size))
+def choose_chunk(rows: int, tokens: int, vocab_size: int, platform: str = "cpu") -> int:
+    """Tokens of each row in a chunk: what `CHUNK_VALUES` allows, at least 8 in all.
+
+    Args:
+      rows: that one device holds.
+      tokens: of a row.
+      vocab_size: logits a token that one device holds.
+      platform: "cpu", "gpu" or "tpu".
+    """
+    in_all = max(8, CHUNK_VALUES[platform] // vocab_size)
+    limit = max(1, in_all // rows)
+    # Equal chunks: a short last one would be computed in full.
+    return -(-tokens // -(-tokens // limit))
 
 
-def _scan_chunks(body, arrays, chunk):
-    """Maps `body` over chunks of the arrays' first axis (padded at the end)."""
-    tokens = arrays[0].shape[0]
-    count = -(-tokens // chunk)
-    padded = [
-        jnp.pad(a, [(0, count * chunk - tokens)] + [(0, 0)] * (a.ndim - 1))
-        for a in arrays
-    ]
-    parts = [a.reshape(count, chunk, *a.shape[1:]) for a in padded]
-    step = jax.checkpoint(lambda _, part: (None, body(*part)))
-    if count == 1:
-        outs = step(None, [p[0] for p in parts])[1]
-        return jax.tree.map(lambda o: o[:tokens], outs)
-    outs = jax.lax.scan(step, None, parts)[1]
-    return jax.tree.map(lambda o: o.reshape(-1, *o.shape[2:])[:tokens], outs)
+def _scan_chunks(body, heads, arrays, chunk):
+    """Maps `body` over chunks of the arrays' second axis, on each device's rows.
+
+    Args:
+      body: (heads [D, V], chunks [B, C, ...]) -> values [B, C, ...].
+      heads: output heads [S, D, V], or [D, V] where there is one device.
+      arrays: [B, T, ...], hidden states first.
+      chunk: tokens of each row; None chooses from shapes.
+    """
+    heads = [head if head.ndim == 3 else head[None] for head in heads]
+    platform = meshes.platform()
+    words = sum(head.shape[2] for head in heads) // meshes.axis_size("tp")
+
+    def of_device(heads_1DV, *arrays):
+        heads = [head[0] for head in heads_1DV]
+        rows, tokens = arrays[0].shape[:2]
+        size = chunk or choose_chunk(rows, tokens, words, platform)
+        count = -(-tokens // size)
+        if count == 1:
+            return jax.checkpoint(body)(heads, *arrays)
+        fill = count * size - tokens
+        parts = []
+        for array in arrays:
+            padded = jnp.pad(array, [(0, 0), (0, fill)] + [(0, 0)] * (array.ndim - 2))
+            split = padded.reshape(rows, count, size, *array.shape[2:])
+            parts.append(split.swapaxes(0, 1))
+        step = jax.checkpoint(
+            lambda _, part: (None, body(heads, *part)), prevent_cse=False
+        )
+        outs = jax.lax.scan(step, None, parts)[1]
+
+        def joined(out):
+            by_row = out.swapaxes(0, 1)
+            return by_row.reshape(rows, -1, *by_row.shape[3:])[:, :tokens]
+
+        return jax.tree.map(joined, outs)
+
+    return partition.over_rows(of_device)(heads, *arrays)
 
 
-def _logits(hidden_CD, head_DV):
-    return jnp.dot(
-        hidden_CD,
-        head_DV.astype(hidden_CD.dtype),
-        preferred_element_type=jnp.float32,
+def _logits(hidden_BCD, head_DV):
+    flat = hidden_BCD.reshape(-1, hidden_BCD.shape[-1])
+    logits = jnp.dot(
+        flat, head_DV.astype(flat.dtype), preferred_element_type=jnp.float32
     )
+    return logits.reshape(*hidden_BCD.shape[:2], -1)
 
 
 def token_logprobs(
     hidden_BTD: jax.Array,
-    head_DV: jax.Array,
+    head_SDV: jax.Array,
     targets_BT: jax.Array,
     *,
     chunk: int | None = None,
@@ -69,32 +108,27 @@ def token_logprobs(
 
     Args:
       hidden_BTD: final hidden states.
-      head_DV: output head.
+      head_SDV: output head, a copy for each device (`llama.head_copies`).
       targets_BT: the token that each position is asked about.
-      chunk: tokens a chunk; None chooses from shapes.
+      chunk: tokens of each row in a chunk; None chooses from shapes.
     """
-    rows, tokens, width = hidden_BTD.shape
-    chunk = chunk or choose_chunk(rows * tokens, head_DV.shape[1])
 
-    def body(hidden_CD, targets_C):
-        logits_CV = _logits(hidden_CD, head_DV)
-        is_target = jnp.arange(logits_CV.shape[1]) == targets_C[:, None]
-        at_target = jnp.where(is_target, logits_CV, 0.0).sum(-1)
-        others_CV = jnp.where(is_target, -jnp.inf, logits_CV)
-        rest = jax.nn.logsumexp(others_CV, axis=-1)
+    def body(heads, hidden_BCD, targets_BC):
+        logits_BCV = _logits(hidden_BCD, *heads)
+        is_target = jnp.arange(logits_BCV.shape[-1]) == targets_BC[..., None]
+        at_target = jnp.where(is_target, logits_BCV, 0.0).sum(-1)
+        others_BCV = jnp.where(is_target, -jnp.inf, logits_BCV)
+        rest = jax.nn.logsumexp(others_BCV, axis=-1)
         total = jnp.logaddexp(rest, at_target)
-        top = at_target >= others_CV.max(-1)
+        top = at_target >= others_BCV.max(-1)
         return TokenLogprobs(at_target - total, at_target - rest, top)
 
-    flat = _scan_chunks(
-        body, (hidden_BTD.reshape(-1, width), targets_BT.reshape(-1)), chunk
-    )
-    return jax.tree.map(lambda x: x.reshape(rows, tokens), flat)
+    return _scan_chunks(body, [head_SDV], (hidden_BTD, targets_BT), chunk)
 
 
 def candidate_logprobs(
     hidden_BTD: jax.Array,
-    head_DV: jax.Array,
+    head_SDV: jax.Array,
     candidates_BTK: jax.Array,
     *,
     chunk: int | None = None,
@@ -103,28 +137,24 @@ def candidate_logprobs(
 
     Args:
       hidden_BTD: final hidden states.
-      head_DV: output head.
+      head_SDV: output head, a copy for each device (`llama.head_copies`).
       candidates_BTK: token ids.
-      chunk: tokens a chunk; None chooses from shapes.
+      chunk: tokens of each row in a chunk; None chooses from shapes.
     """
-    rows, tokens, width = hidden_BTD.shape
-    chunk = chunk or choose_chunk(rows * tokens, head_DV.shape[1])
 
-    def body(hidden_CD, candidates_CK):
-        logits_CV = _logits(hidden_CD, head_DV)
-        total_C1 = jax.nn.logsumexp(logits_CV, axis=-1, keepdims=True)
-        return jnp.take_along_axis(logits_CV, candidates_CK, axis=-1) - total_C1
+    def body(heads, hidden_BCD, candidates_BCK):
+        logits_BCV = _logits(hidden_BCD, *heads)
+        total_BC1 = jax.nn.logsumexp(logits_BCV, axis=-1, keepdims=True)
+        return jnp.take_along_axis(logits_BCV, candidates_BCK, axis=-1) - total_BC1
 
-    count = candidates_BTK.shape[-1]
-    flat = (hidden_BTD.reshape(-1, width), candidates_BTK.reshape(-1, count))
-    return _scan_chunks(body, flat, chunk).reshape(rows, tokens, count)
+    return _scan_chunks(body, [head_SDV], (hidden_BTD, candidates_BTK), chunk)
 
 
 def kl_divergence(
     hidden_BTD: jax.Array,
-    head_DV: jax.Array,
+    head_SDV: jax.Array,
     reference_hidden_BTD: jax.Array,
-    reference_head_DV: jax.Array,
+    reference_head_SDV: jax.Array,
     *,
     direction: Literal["model_to_reference", "reference_to_model"],
     chunk: int | None = None,
@@ -132,24 +162,23 @@ def kl_divergence(
     """KL over the whole vocabulary at every position, [B, T] float32, nats.
 
     Args:
-      hidden_BTD, head_DV: of the model.
-      reference_hidden_BTD, reference_head_DV: of the frozen one; no gradient.
+      hidden_BTD, head_SDV: of the model, the head in a copy for each device
+        (`llama.head_copies`).
+      reference_hidden_BTD, reference_head_SDV: of the frozen one; no gradient.
       direction: "model_to_reference" is KL(p_model || p_reference), the paper's
         (arXiv 2409.13054, Eq. 1); "reference_to_model" the other way round.
-      chunk: tokens a chunk; None chooses from shapes (two sets of logits).
+      chunk: tokens of each row in a chunk; None chooses from shapes (two sets of logits).
     """
-    rows, tokens, width = hidden_BTD.shape
-    chunk = chunk or choose_chunk(rows * tokens, 2 * head_DV.shape[1])
-    reference_hidden_BTD, reference_head_DV = jax.lax.stop_gradient(
-        (reference_hidden_BTD, reference_head_DV)
+    reference_hidden_BTD, reference_head_SDV = jax.lax.stop_gradient(
+        (reference_hidden_BTD, reference_head_SDV)
     )
 
-    def body(hidden_CD, reference_CD):
-        model = jax.nn.log_softmax(_logits(hidden_CD, head_DV))
-        reference = jax.nn.log_softmax(_logits(reference_CD, reference_head_DV))
+    def body(heads, hidden_BCD, reference_BCD):
+        model = jax.nn.log_softmax(_logits(hidden_BCD, heads[0]))
+        reference = jax.nn.log_softmax(_logits(reference_BCD, heads[1]))
         if direction == "model_to_reference":
             return (jnp.exp(model) * (model - reference)).sum(-1)
         return (jnp.exp(reference) * (reference - model)).sum(-1)
 
-    flat = (hidden_BTD.reshape(-1, width), reference_hidden_BTD.reshape(-1, width))
-    return _scan_chunks(body, flat, chunk).reshape(rows, tokens)
+    heads = [head_SDV, reference_head_SDV]
+    return _scan_chunks(body, heads, (hidden_BTD, reference_hidden_BTD), chunk)

@@ -13,6 +13,7 @@ from etils import epath
 from jax_surgery.data import records
 from jax_surgery.evaluation import multiple_choice, text
 from jax_surgery.model import hf_weights
+from jax_surgery.runs import devices
 from jax_surgery.runs.questions import load_questions
 from jax_surgery.runs.settings import EvaluateSettings
 from jax_surgery.runs.surgery import model_source
@@ -40,6 +41,11 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     Raises:
       FileNotFoundError, ValueError: nothing asked, bad data, or no such model.
     """
+    with devices.on_mesh(settings.mesh):
+        return _run(settings, directory)
+
+
+def _run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     data = settings.data
     questions = load_questions(data.questions)
     files = text_files(data.text)
@@ -50,7 +56,7 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
         )
     source = model_source(settings.model)
     tokenizer = hf_weights.load_tokenizer(source)
-    params, config = hf_weights.load_llama(source)
+    params, config = devices.load_llama(source)
     evaluation = {}
     if questions:
         answers = multiple_choice.answer(

@@ -16,6 +16,7 @@ import tqdm
 from etils import epath
 
 from jax_surgery.data.stream import Batch, BatchStream
+from jax_surgery.parallel import distributed
 from jax_surgery.runs.checkpoint import Checkpoints
 from jax_surgery.runs.metrics import MetricsWriter
 from jax_surgery.runs.settings import Loop
@@ -144,9 +145,8 @@ class _Reporter:
         self._tokens, self._seconds = 0, 0.0  # since metrics were last written
         self.latest: dict[str, float] = {}
 
-    def add(self, step: int, metrics: Metrics, batch: Batch, began: float, epochs):
+    def add(self, step: int, metrics: Metrics, tokens: int, began: float, epochs):
         """Takes a dispatched step, and reports the one before it."""
-        tokens = int((batch["segment_ids_BT"] > 0).sum())
         self._pending.append((step, metrics, tokens, began, dict(epochs)))
         self.report(leave=1)
 
@@ -194,7 +194,7 @@ def train(
       step_fn: one step; may donate the state. Its metrics are scalars, among them
         `loss` (or the terms that `_LossGuard` watches), in nats.
       state: the state before the first step, a pytree of arrays.
-      stream: batches with `segment_ids_BT`; its position is part of a checkpoint.
+      stream: batches; its position is part of a checkpoint.
       steps: when to end.
       directory: for checkpoints/, metrics.jsonl and tensorboard/; local or gs://.
       settings: how often, and what stops it.
@@ -227,6 +227,7 @@ def train(
         unit="step",
         mininterval=0.5,
         dynamic_ncols=True,
+        disable=not distributed.is_lead(),
     )
     reporter = _Reporter(writer, guard, bar, settings.log_every)
 
@@ -247,7 +248,7 @@ def train(
             batch = next(stream)
             state, metrics = step_fn(state, batch)
             step += 1
-            reporter.add(step, metrics, batch, began, stream.epochs)
+            reporter.add(step, metrics, stream.real_tokens, began, stream.epochs)
             if stop.asked or step == steps or _due(step, settings.checkpoint_every):
                 save()
             if stop.asked:

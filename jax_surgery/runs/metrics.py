@@ -9,6 +9,8 @@ from typing import Any
 
 from etils import epath
 
+from jax_surgery.parallel import distributed
+
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
@@ -17,7 +19,7 @@ class MetricsWriter:
     """Appends to DIR/metrics.jsonl and to event files in DIR/tensorboard.
 
     A bucket has no appending: for gs:// both are written locally and copied whole at
-    every `flush`.
+    every `flush`. Of many processes one writes; the others' metrics go nowhere.
     """
 
     def __init__(self, directory: Any, *, after: int = 0):
@@ -27,6 +29,9 @@ class MetricsWriter:
           directory: local or gs://; made where it does not exist.
           after: the step that a resumed run starts from.
         """
+        self._writes = distributed.is_lead()
+        if not self._writes:
+            return
         import tensorboardX
 
         self._folder = epath.Path(directory)
@@ -47,6 +52,8 @@ class MetricsWriter:
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes scalars of one step."""
+        if not self._writes:
+            return
         scalars = {key: float(value) for key, value in values.items()}
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         self._file.flush()
@@ -55,6 +62,8 @@ class MetricsWriter:
 
     def flush(self) -> None:
         """Makes what was written visible in the directory."""
+        if not self._writes:
+            return
         self._tensorboard.flush()
         self._upload()
 
@@ -69,6 +78,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flushes and closes the files."""
+        if not self._writes:
+            return
         self._tensorboard.close()
         self._file.close()
         self._upload()

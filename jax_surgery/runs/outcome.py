@@ -10,6 +10,7 @@ from etils import epath
 from jax_surgery.data.questions import Question
 from jax_surgery.evaluation.report import page, table
 from jax_surgery.model.generate import greedy_generate
+from jax_surgery.parallel import distributed
 from jax_surgery.runs.metrics import read_metrics
 
 EXAMPLES_A_GROUP = 4
@@ -30,31 +31,49 @@ def _complete(params, patient, prompts: list[str], tokens: int) -> list[str]:
     return [tokenizer.decode(ids).strip() for ids in answers]
 
 
-def examples(
-    patient: Any, params: Any, questions: tuple[Question, ...]
-) -> list[page.Example]:
-    """Greedy answers before and after, to questions or to the starts of texts."""
-    if questions:
-        rng = np.random.default_rng(0)
-        chosen = []
-        for group in dict.fromkeys(q.group for q in questions):
-            members = [q for q in questions if q.group == group]
-            picks = rng.permutation(len(members))[:EXAMPLES_A_GROUP]
-            chosen += [members[i] for i in picks]
-        about = [q.group for q in chosen]
-        prompts = [q.prompt for q in chosen]
-        references = [q.options[q.answer].strip() for q in chosen]
-        tokens = EXAMPLE_TOKENS
-    else:
-        about, prompts, references, tokens = _text_prompts(patient)
-    before = _complete(patient.params, patient, prompts, tokens)
-    after = _complete(params, patient, prompts, tokens)
-    if questions:  # an option is part of a sentence
-        before, after = ([text.split(".")[0] for text in x] for x in (before, after))
-    return [
-        page.Example(about=a, prompt=p, reference=r, before=x, after=y)
-        for a, p, r, x, y in zip(about, prompts, references, before, after, strict=True)
-    ]
+class Examples:
+    """Greedy answers before and after, to questions or to the starts of texts.
+
+    Made before the run, which may give the parameters of the start up.
+    """
+
+    def __init__(self, patient: Any, questions: tuple[Question, ...]):
+        self._patient, self._sentences = patient, bool(questions)
+        if questions:
+            rng = np.random.default_rng(0)
+            chosen = []
+            for group in dict.fromkeys(q.group for q in questions):
+                members = [q for q in questions if q.group == group]
+                picks = rng.permutation(len(members))[:EXAMPLES_A_GROUP]
+                chosen += [members[i] for i in picks]
+            self._about = [q.group for q in chosen]
+            self._prompts = [q.prompt for q in chosen]
+            self._references = [q.options[q.answer].strip() for q in chosen]
+            self._tokens = EXAMPLE_TOKENS
+        else:
+            self._about, self._prompts, self._references, self._tokens = _text_prompts(
+                patient
+            )
+        self._before = self._said(patient.params)
+
+    def _said(self, params: Any) -> list[str]:
+        said = _complete(params, self._patient, self._prompts, self._tokens)
+        # An option is part of a sentence.
+        return [text.split(".")[0] for text in said] if self._sentences else said
+
+    def after(self, params: Any) -> list[page.Example]:
+        """The answers before, beside those of these parameters."""
+        columns = (
+            self._about,
+            self._prompts,
+            self._references,
+            self._before,
+            self._said(params),
+        )
+        return [
+            page.Example(about=a, prompt=p, reference=r, before=x, after=y)
+            for a, p, r, x, y in zip(*columns, strict=True)
+        ]
 
 
 def _text_prompts(patient: Any) -> tuple[list[str], list[str], list[str], int]:
@@ -84,7 +103,8 @@ def write(
     curve: list[dict[str, float]],
     examples: list[page.Example],
 ) -> None:
-    """Writes results.json and report/index.html, and prints the table.
+    """Writes results.json and report/index.html, and prints the table; of many
+    processes one does.
 
     Args:
       directory: of the run; has metrics.jsonl.
@@ -96,6 +116,8 @@ def write(
       curve: accuracies by step, or [].
       examples: answers before and after.
     """
+    if not distributed.is_lead():
+        return
     folder = epath.Path(directory)
     everything = results | {"settings": settings, "versions": page.versions()}
     (folder / "results.json").write_text(json.dumps(everything, indent=2) + "\n")

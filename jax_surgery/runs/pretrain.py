@@ -15,15 +15,17 @@ from etils import epath
 from jax_surgery.data import records
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.data.packing import Packer
-from jax_surgery.data.stream import BatchStream
 from jax_surgery.data.tokens import encode
 from jax_surgery.evaluation import multiple_choice
 from jax_surgery.model import hf_weights, llama
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.parallel import distributed
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.runs import devices
 from jax_surgery.runs.loop import Hook, train
 from jax_surgery.runs.questions import load_questions
 from jax_surgery.runs.settings import NewModel, PretrainSettings
-from jax_surgery.surgery.objective import Objective, RoleRows
+from jax_surgery.surgery.objective import Objective
 from jax_surgery.surgery.optimizer import make_optimizer
 from jax_surgery.surgery.step import init_state, make_train_step
 
@@ -77,6 +79,11 @@ def run(settings: PretrainSettings, directory: str) -> Pretrained:
       FileNotFoundError, ValueError: bad data or settings, before anything is trained.
       TrainingDiverged, Interrupted: see `loop.train`.
     """
+    with devices.on_mesh(settings.mesh):
+        return _run(settings, directory)
+
+
+def _run(settings: PretrainSettings, directory: str) -> Pretrained:
     data = settings.data
     texts = records.read_role(data.train, "train")
     questions = load_questions(data.questions)
@@ -90,15 +97,22 @@ def run(settings: PretrainSettings, directory: str) -> Pretrained:
     ]
     tokenizer = train_bpe(vocabulary, settings.new_model.vocab_size)
     packer = Packer(encode(texts, tokenizer, data.context), data.context, "tokens")
-    stream = BatchStream({"update": packer}, {"update": data.rows}, settings.seed)
+    rows = devices.role_rows({"update": data.rows})
+    stream = devices.batch_stream(
+        {"update": packer}, {"update": data.rows}, rows, settings.seed
+    )
     # The packed rows of an epoch vary a little with its order; the first is typical.
     rows_an_epoch = len(packer.pack(settings.seed))
     steps = round(data.epochs * rows_an_epoch / data.rows)
 
     config = architecture(settings.new_model, tokenizer, data.context)
-    params = llama.init_params(config, settings.seed)
+    init = jax.jit(
+        llama.init_params,
+        static_argnums=(0, 1),
+        out_shardings=devices.parameter_shardings(config),
+    )
+    params = init(config, settings.seed)
     optimizer = make_optimizer(settings.optimizer, steps)
-    rows = RoleRows(0, data.rows, 0)
     step = make_train_step(
         config,
         LEARN_ONLY,
@@ -126,8 +140,13 @@ def run(settings: PretrainSettings, directory: str) -> Pretrained:
 
     hooks = [Hook(settings.loop.evaluate_every, show)] if asked else []
     began = time.perf_counter()
+
+    def one_step(state, batch):
+        device = {k: v for k, v in batch.items() if k != "token_index_BT"}
+        return step(state, meshes.place_rows(device, rows.total), None)
+
     state = train(
-        lambda state, batch: step(state, batch, None),
+        one_step,
         init_state(params, optimizer),
         stream,
         steps=steps,
@@ -140,7 +159,7 @@ def run(settings: PretrainSettings, directory: str) -> Pretrained:
     folder = epath.Path(directory) / "model"
     hf_weights.save_llama(state.params, config, str(folder), dtype=settings.save_dtype)
     tokenizer.save_pretrained(str(folder))
-    saved, _ = hf_weights.load_llama(str(folder))
+    saved, _ = devices.load_llama(str(folder))
     evaluation = evaluate(questions, saved) if questions else {}
     result = Pretrained(
         str(folder), round(data.epochs * packer.num_tokens), seconds, evaluation
@@ -151,7 +170,8 @@ def run(settings: PretrainSettings, directory: str) -> Pretrained:
         "settings": dataclasses.asdict(settings),
         "jax": jax.__version__,
     }
-    (epath.Path(directory) / "results.json").write_text(json.dumps(card, indent=2))
+    if distributed.is_lead():
+        (epath.Path(directory) / "results.json").write_text(json.dumps(card, indent=2))
     print(f"model in {folder}; {seconds:.0f} s; {_short(evaluation)}")
     return result
 

@@ -11,7 +11,8 @@ import types
 import typing
 from typing import Any
 
-from jax_surgery.model.llama import Compute
+from jax_surgery.model.compute import Compute
+from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.surgery.objective import Objective
 from jax_surgery.surgery.optimizer import OptimizerChoice
 
@@ -96,6 +97,7 @@ class SurgerySettings:
     model: str = "embedded"  # "embedded", a directory, or a hub name
     seed: int = 0
     data: RoleData = dataclasses.field(default_factory=RoleData)
+    mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
     compute: Compute = dataclasses.field(default_factory=Compute)
     objective: Objective = dataclasses.field(default_factory=Objective)
     reference: str = "live"  # "live", or "cached" hidden states on disk
@@ -150,6 +152,7 @@ class PretrainSettings:
     seed: int = 0
     new_model: NewModel = dataclasses.field(default_factory=NewModel)
     data: PretrainData = dataclasses.field(default_factory=PretrainData)
+    mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
     compute: Compute = dataclasses.field(default_factory=Compute)
     optimizer: OptimizerChoice = dataclasses.field(default_factory=OptimizerChoice)
     save_dtype: str = "bfloat16"  # of the exported weights
@@ -175,6 +178,7 @@ class EvaluateSettings:
     run: str = "evaluate"
     model: str = "embedded"
     data: EvaluateData = dataclasses.field(default_factory=EvaluateData)
+    mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
     compute: Compute = dataclasses.field(default_factory=Compute)
 
 

@@ -2,6 +2,7 @@
 """Starts the run that a config names, in a workdir that belongs to it."""
 
 import dataclasses
+import datetime
 import importlib
 import json
 import os
@@ -12,8 +13,10 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from etils import epath
 
+from jax_surgery.parallel import distributed
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs.loop import Interrupted, TrainingDiverged
 
@@ -91,11 +94,16 @@ def _check_workdir(folder: epath.Path, config: dict[str, Any]) -> None:
 def claim_workdir(settings: run_settings.Settings, workdir: str) -> epath.Path:
     """Makes the workdir the run's, or finds that it is so already.
 
+    Of many processes the first does; if it raises, the others end with it.
+
     Raises:
       ValueError: it holds a run of another config, a finished run, or other files, or
         cannot be written.
     """
     folder = epath.Path(workdir)
+    if not distributed.is_lead():
+        distributed.wait("workdir")
+        return folder
     # Through JSON, so that it compares equal to what is read back.
     config = json.loads(json.dumps(dataclasses.asdict(settings)))
     try:
@@ -107,28 +115,48 @@ def claim_workdir(settings: run_settings.Settings, workdir: str) -> epath.Path:
         raise ValueError(
             f"--workdir={workdir} cannot be written ({error}); give a folder that can."
         ) from error
+    distributed.wait("workdir")
     return folder
 
 
 def _abandon(folder: epath.Path) -> None:
     """Removes a workdir that holds nothing but its config."""
+    if not distributed.is_lead():
+        return
     if {item.name for item in folder.iterdir()} == {CONFIG_FILE}:
         (folder / CONFIG_FILE).unlink()
         folder.rmdir()
 
 
-def start(config: Any, workdir: str) -> None:
+def default_workdir(config_file: str) -> str:
+    """runs/NAME-TIME for the config's name and the time now.
+
+    Raises:
+      ValueError: on many hosts, whose clocks differ.
+    """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"{jax.process_count()} processes run this: give --workdir, a folder that "
+            "all of them reach (gs://BUCKET/RUN)."
+        )
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return f"runs/{pathlib.Path(config_file).stem}-{now}"
+
+
+def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None:
     """Runs a config in a workdir.
 
     Args:
       config: see `settings.from_config`.
-      workdir: local or gs://.
+      workdir: local or gs://; None takes `default_workdir`.
+      config_file: the config's, which names that.
 
     Raises:
       Interrupted: after Ctrl-C, saying how to go on.
       TrainingDiverged, ValueError, FileNotFoundError: see the runs.
     """
     settings = run_settings.from_config(config)
+    workdir = workdir or default_workdir(config_file)
     if "://" not in workdir:
         workdir = str(pathlib.Path(workdir).expanduser().absolute())
     folder = claim_workdir(settings, workdir)
@@ -145,4 +173,5 @@ def start(config: Any, workdir: str) -> None:
     except (ValueError, FileNotFoundError):
         _abandon(folder)
         raise
-    (folder / FINISHED_FILE).write_text(json.dumps({"run": settings.run}) + "\n")
+    if distributed.is_lead():
+        (folder / FINISHED_FILE).write_text(json.dumps({"run": settings.run}) + "\n")

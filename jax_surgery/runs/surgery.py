@@ -6,8 +6,9 @@ of the three-term objective -> questions after -> model, results, report.
 """
 
 import dataclasses
-import functools
 import json
+import pathlib
+import tempfile
 from typing import Any
 
 import jax
@@ -18,22 +19,24 @@ from jax_surgery.data import benchmark, records, reference_cache, roles
 from jax_surgery.data.background import Background
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.questions import Question
-from jax_surgery.data.stream import Batch, BatchStream, one_pass
+from jax_surgery.data.stream import Batch, one_pass
 from jax_surgery.evaluation import cost, multiple_choice, text
 from jax_surgery.evaluation.report import table
 from jax_surgery.model import hf_weights, llama
 from jax_surgery.model.config import LlamaConfig
-from jax_surgery.runs import outcome
+from jax_surgery.parallel import distributed
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.runs import devices, outcome
 from jax_surgery.runs.loop import Hook, train
 from jax_surgery.runs.questions import load_questions
 from jax_surgery.runs.settings import SurgerySettings
 from jax_surgery.surgery import precondition
 from jax_surgery.surgery.moments import second_moments
-from jax_surgery.surgery.objective import RoleRows
 from jax_surgery.surgery.optimizer import make_optimizer
 from jax_surgery.surgery.step import TrainState, init_state, make_train_step
 
-STATISTICS_ROWS = 8  # rows of a forward pass
+STATISTICS_ROWS = 8  # rows of a forward pass, at least
+REFERENCE_ROWS = 8
 CURVE = "curve.jsonl"
 
 
@@ -82,7 +85,7 @@ def admit(settings: SurgerySettings) -> Patient:
     )
     if shared:
         packers |= keep
-    params, config = hf_weights.load_llama(source)
+    params, config = devices.load_llama(source)
     return Patient(params, config, tokenizer, source, packers, keep["retain"])
 
 
@@ -92,7 +95,8 @@ def _statistics_rows(patient: Patient, settings: SurgerySettings) -> int:
     if settings.statistics.tokens:
         limit = round(settings.statistics.tokens / settings.data.context)
         rows = min(rows, max(1, limit))
-    return -(-rows // STATISTICS_ROWS) * STATISTICS_ROWS
+    batch = meshes.round_rows(STATISTICS_ROWS)
+    return -(-rows // batch) * batch
 
 
 def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
@@ -108,7 +112,7 @@ def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
         moments = second_moments(
             state.params,
             patient.config,
-            (batch for batch, _ in one_pass(rows, STATISTICS_ROWS)),
+            (batch for batch, _ in one_pass(rows, meshes.round_rows(STATISTICS_ROWS))),
             settings.compute,
             trainable,
         )
@@ -118,6 +122,22 @@ def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
     return [Hook(settings.statistics.refresh, refresh)]
 
 
+def reference_folder(directory: str, key: str) -> str:
+    """Where this process keeps its reference cache, a local folder.
+
+    Each process has one of its own, of all tokens: which rows it gets varies. Beside
+    a workdir on gs:// it lies in the machine's folder for temporary files.
+    """
+    name = "reference"
+    if jax.process_count() > 1:
+        name = f"reference-{jax.process_index()}"
+    if "://" in directory:
+        local = pathlib.Path(tempfile.gettempdir()) / "jax_surgery" / key[:16]
+        print(f"the reference cache is in {local}")
+        return str(local / name)
+    return str(pathlib.Path(directory) / name)
+
+
 def reference_of(
     patient: Patient, settings: SurgerySettings, directory: str
 ) -> reference_cache.ReferenceCache | None:
@@ -125,36 +145,39 @@ def reference_of(
     if settings.reference == "live" or "retain" not in patient.packers:
         return None
     packer = patient.packers["retain"]
-    folder = str(epath.Path(directory) / "reference")
     key = reference_cache.fingerprint(patient.params, packer, settings.compute)
+    folder = reference_folder(directory, key)
     try:
         return reference_cache.open_cache(folder, key)
     except FileNotFoundError:
         pass
-    hidden = jax.jit(
-        lambda params, batch: llama.forward_packed(
-            params,
-            patient.config,
-            batch,
-            compute=settings.compute,
-        )
-    )
+
+    @jax.jit
+    def hidden(params, batch):
+        options = {"compute": settings.compute}
+        return llama.forward_packed(params, patient.config, batch, **options)
+
     return reference_cache.create_cache(
         folder,
         key,
         packer,
-        functools.partial(hidden, patient.params),
+        lambda batch: meshes.fetch(hidden(patient.params, batch)),
         patient.config.hidden_size,
         settings.compute.dtype,
+        meshes.round_rows(REFERENCE_ROWS),
     )
 
 
 def operate(
     patient: Patient, settings: SurgerySettings, directory: str, hooks: list[Hook]
 ) -> Any:
-    """Runs the steps; returns the parameters after them."""
+    """Runs the steps; returns the parameters after them.
+
+    Where the reference is cached, the parameters before are given up: the state takes
+    their place, and of the frozen model the output head alone is kept.
+    """
     data = settings.data
-    rows = RoleRows(*(data.rows[role] for role in ("unlearn", "update", "retain")))
+    rows = devices.role_rows(data.rows, settings.accumulate)
     trainable = settings.optimizer.trainable(patient.config)
     optimizer = make_optimizer(settings.optimizer, settings.steps, trainable)
     step = make_train_step(
@@ -168,21 +191,25 @@ def operate(
         trainable=trainable,
     )
     cache = reference_of(patient, settings, directory)
+    reference, params = patient.params, patient.params
+    if cache is not None:
+        reference = jax.tree.map(jnp.copy, llama.head_params(params))
+    else:  # the step donates its state
+        params = jax.tree.map(jnp.copy, params)
 
     def one_step(state: TrainState, batch: Batch):
-        batch = dict(batch)
-        index_BT = batch.pop("token_index_BT")
+        index_BT = batch["token_index_BT"]
+        device = {k: v for k, v in batch.items() if k != "token_index_BT"}
+        placed = meshes.place_rows(device, rows.total)
         if cache is not None:
-            retain = slice(rows.unlearn + rows.update, None)
-            batch["reference_hidden_RTD"] = cache.gather(index_BT[retain])
-        return step(state, batch, patient.params)
+            hidden = cache.gather(rows.take(index_BT, "retain"))
+            placed |= meshes.place_rows({"reference_hidden_RTD": hidden}, rows.retain)
+        return step(state, placed, reference)
 
-    # The step donates its state, and the reference needs the parameters.
-    start = init_state(jax.tree.map(jnp.copy, patient.params), optimizer)
     return train(
         one_step,
-        start,
-        BatchStream(patient.packers, data.rows, settings.seed),
+        init_state(params, optimizer),
+        devices.batch_stream(patient.packers, data.rows, rows, settings.seed),
         steps=settings.steps,
         directory=directory,
         settings=settings.loop,
@@ -265,9 +292,10 @@ def watch_hook(
     def watch(step: int, state: TrainState) -> TrainState:
         summary = examiner.accuracies(state.params, questions)
         point = {"step": step} | {g: e["accuracy"] for g, e in summary.items()}
-        old = read_curve(directory)
-        kept = [row for row in old if row["step"] < step]
-        file.write_text("".join(json.dumps(row) + "\n" for row in [*kept, point]))
+        if distributed.is_lead():
+            old = read_curve(directory)
+            kept = [row for row in old if row["step"] < step]
+            file.write_text("".join(json.dumps(row) + "\n" for row in [*kept, point]))
         return state
 
     return [Hook(every, watch)]
@@ -288,11 +316,17 @@ def run(settings: SurgerySettings, directory: str) -> dict[str, Any]:
       FileNotFoundError, ValueError: bad data or settings, before any model is loaded.
       TrainingDiverged, Interrupted: see `loop.train`.
     """
+    with devices.on_mesh(settings.mesh):
+        return _run(settings, directory)
+
+
+def _run(settings: SurgerySettings, directory: str) -> dict[str, Any]:
     questions = load_questions(settings.data.questions)
     patient = admit(settings)
     examiner = Examiner(patient, settings)
     before = examiner.accuracies(patient.params, questions)
     roles_before = examiner.roles(patient.params)
+    examples = outcome.Examples(patient, questions)
 
     few = multiple_choice.subsample(questions, settings.loop.evaluate_questions)
     hooks = watch_hook(examiner, few, settings.loop.evaluate_every, directory)
@@ -325,6 +359,6 @@ def run(settings: SurgerySettings, directory: str) -> dict[str, Any]:
         intervals="Wilson" if questions else "",
         settings=dataclasses.asdict(settings),
         curve=[*curve, {"step": settings.steps} | last] if curve else [],
-        examples=outcome.examples(patient, params, questions),
+        examples=examples.after(params),
     )
     return results

@@ -16,7 +16,8 @@ from jax_surgery.data import records, tofu
 from jax_surgery.evaluation import memorisation
 from jax_surgery.evaluation.report import page, table
 from jax_surgery.model import hf_weights
-from jax_surgery.runs import outcome, pretrain, surgery
+from jax_surgery.parallel import distributed
+from jax_surgery.runs import devices, outcome, pretrain, surgery
 from jax_surgery.runs.settings import SurgerySettings, TofuSettings
 
 EXAMPLES_A_GROUP = 4
@@ -101,12 +102,21 @@ def run(settings: TofuSettings, directory: str) -> dict[str, Any]:
     files = tofu.find_files(settings.data.dir, settings.data.forget)
     groups = asked(settings, files)
     epath.Path(directory).mkdir(parents=True, exist_ok=True)
-    if not settings.data.update:
+    if not settings.data.update and distributed.is_lead():
         tofu.write_refusals(
             files, _refusals(directory), settings.surgery.seed, settings.data.refusals
         )
+    distributed.wait("refusals")
     model = fit(settings, files, directory)
     chosen = surgery_settings(settings, files, directory, model)
+    with devices.on_mesh(chosen.mesh):
+        return _operate(settings, chosen, groups, directory)
+
+
+def _operate(
+    settings: TofuSettings, chosen: SurgerySettings, groups: Any, directory: str
+) -> dict[str, Any]:
+    """The surgery on the fitted model, asked before and after."""
     patient = surgery.admit(chosen)
     examiner = surgery.Examiner(patient, chosen)
     look = (groups, chosen.compute, chosen.data.context)
@@ -121,7 +131,7 @@ def run(settings: TofuSettings, directory: str) -> dict[str, Any]:
         params,
         patient.config,
         str(epath.Path(directory) / "model"),
-        tokenizer_source=model,
+        tokenizer_source=patient.source,
     )
     results = {
         "before": {group: r.summary() for group, r in before.items()},

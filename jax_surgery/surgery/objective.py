@@ -5,7 +5,8 @@
                + beta  * CE(theta; update)              descent on what is new
                + gamma * KL(p_theta || p_pre; retain)   stay where the model was
 
-One packed batch, one forward: rows are [unlearn; update; retain]. Each term is a
+One packed batch, one forward: rows are [unlearn; update; retain], for every device. Each
+term is a
 (sum, denominator) pair whose denominator comes from the batch's weights alone, so
 that splitting a batch (gradient accumulation, devices) changes nothing. CE is in
 nats per token, KL in nats per position.
@@ -35,17 +36,55 @@ ASCENTS = ("none", "cap", "margin", "level")
 KL_DIRECTIONS = ("model_to_reference", "reference_to_model")
 
 
+ROLES = ("unlearn", "update", "retain")
+
+
 @dataclasses.dataclass(frozen=True)
 class RoleRows:
-    """How many rows of a batch each role has; the rows lie in this order."""
+    """How many rows of a batch each role has.
+
+    A batch is `shards` equal parts, one for each device that rows are split over. Each
+    part has its share of every role, in the order of `ROLES`, so that no device waits
+    for another or sends it rows.
+    """
 
     unlearn: int
     update: int
     retain: int
+    shards: int = 1
+
+    def __post_init__(self):
+        for role in ROLES:
+            if (rows := getattr(self, role)) % self.shards:
+                raise ValueError(
+                    f"{rows} {role} rows do not split over {self.shards} devices; use "
+                    f"a multiple of {self.shards}."
+                )
 
     @property
     def total(self) -> int:
+        """Rows of a batch."""
         return self.unlearn + self.update + self.retain
+
+    def _bounds(self, role: str) -> tuple[int, int]:
+        """Where a role's rows lie within each part."""
+        ends = [0]
+        for name in ROLES:
+            ends.append(ends[-1] + getattr(self, name) // self.shards)
+        place = ROLES.index(role)
+        return ends[place], ends[place + 1]
+
+    def take(self, array_B: Any, role: str) -> Any:
+        """The rows of a role, of a batch or of some of its parts.
+
+        Args:
+          array_B: [parts * B / shards, ...].
+          role: one of `ROLES`.
+        """
+        first, last = self._bounds(role)
+        part = self.total // self.shards
+        parts = array_B.reshape(-1, part, *array_B.shape[1:])
+        return parts[:, first:last].reshape(-1, *array_B.shape[1:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +154,10 @@ def _shifted(array_BT: jax.Array) -> jax.Array:
 def denominators(batch: Batch, rows: RoleRows) -> Metrics:
     """Each term's denominator: the sum of the batch's weights of its role."""
     weights = _shifted(batch["weights_BT"])
-    retain = batch["position_weights_BT"]
-    update_end = rows.unlearn + rows.update
     return {
-        "unlearn": weights[: rows.unlearn].sum(),
-        "update": weights[rows.unlearn : update_end].sum(),
-        "retain": retain[update_end:].sum(),
+        "unlearn": rows.take(weights, "unlearn").sum(),
+        "update": rows.take(weights, "update").sum(),
+        "retain": rows.take(batch["position_weights_BT"], "retain").sum(),
     }
 
 
@@ -149,10 +186,10 @@ def make_loss_fn(
 ) -> LossFn:
     """The pure `loss_fn(params, batch) -> (loss, metrics)`.
 
-    The batch holds, for B = `rows.total` rows of T tokens: `tokens_BT`,
+    The batch holds, for B = `rows.total` rows of T tokens (in `rows`' order): `tokens_BT`,
     `segment_ids_BT`, `positions_BT` (int32), `weights_BT` (0 where a token is not
     learned), `position_weights_BT` (weight of each position in the KL),
-    `reference_hidden_RTD` and `reference_head_DV` (the frozen model's final hidden
+    `reference_hidden_RTD` and `reference_head_SDV` (the frozen model's final hidden
     states on the R retain rows, and its output head), and may hold
     `denominators` (see `denominators`; of the whole batch, when this is a part).
     Gradients of parameters that are not `trainable` are zero and not computed.
@@ -160,7 +197,6 @@ def make_loss_fn(
     Metrics, all scalars: `loss`, `unlearn_ce`, `update_ce`, `retain_kl` (nats), and
     `unlearn_margin` (nats, mean log-odds of the unlearn tokens).
     """
-    update_end = rows.unlearn + rows.update
 
     def loss_fn(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
         params = trainable.freeze(params)
@@ -171,41 +207,44 @@ def make_loss_fn(
             compute=compute,
             first_trained_layer=trainable.first_layer,
         )
-        head_DV = llama.head_kernel(params)
+        head_SDV = llama.head_copies(params, compute)
         total = batch.get("denominators") or denominators(batch, rows)
         safe = jax.tree.map(lambda d: jnp.maximum(d, 1e-9), total)
         targets, weights = (
             _shifted(batch["tokens_BT"]),
             _shifted(batch["weights_BT"]),
         )
+
+        def learned(role):
+            """Log-probabilities of a role's targets, and their weights."""
+            logp = logprobs.token_logprobs(
+                rows.take(hidden, role), head_SDV, rows.take(targets, role)
+            )
+            return logp, rows.take(weights, role)
+
         loss, metrics = jnp.zeros(()), {}
         if rows.unlearn:
-            role = slice(0, rows.unlearn)
-            logp = logprobs.token_logprobs(hidden[role], head_DV, targets[role])
-            ascent = _unlearn_sum(logp, weights[role], objective) / safe["unlearn"]
+            logp, weights_BT = learned("unlearn")
+            ascent = _unlearn_sum(logp, weights_BT, objective) / safe["unlearn"]
             loss += objective.alpha * ascent
             sums = {"unlearn_ce": -logp.logp_BT, "unlearn_margin": logp.margin_BT}
             for name, value_BT in sums.items():
-                metrics[name] = (weights[role] * value_BT).sum() / safe["unlearn"]
+                metrics[name] = (weights_BT * value_BT).sum() / safe["unlearn"]
         if rows.update:
-            role = slice(rows.unlearn, update_end)
-            logp = logprobs.token_logprobs(hidden[role], head_DV, targets[role])
-            metrics["update_ce"] = (
-                -(weights[role] * logp.logp_BT).sum() / safe["update"]
-            )
+            logp, weights_BT = learned("update")
+            metrics["update_ce"] = -(weights_BT * logp.logp_BT).sum() / safe["update"]
             loss += objective.beta * metrics["update_ce"]
         if rows.retain:
-            role = slice(update_end, None)
             kl_BT = logprobs.kl_divergence(
-                hidden[role],
-                head_DV,
+                rows.take(hidden, "retain"),
+                head_SDV,
                 batch["reference_hidden_RTD"],
-                batch["reference_head_DV"],
+                batch["reference_head_SDV"],
                 direction=objective.kl_direction,
             )
-            kl = (batch["position_weights_BT"][role] * kl_BT).sum() / safe["retain"]
-            metrics["retain_kl"] = kl
-            loss += objective.gamma * kl
+            weights_BT = rows.take(batch["position_weights_BT"], "retain")
+            metrics["retain_kl"] = (weights_BT * kl_BT).sum() / safe["retain"]
+            loss += objective.gamma * metrics["retain_kl"]
         metrics["loss"] = loss
         return loss, metrics
 

@@ -11,8 +11,17 @@ import optax
 from jax_surgery.model import llama
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.model.trainable import ALL, Trainable
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import partition
 from jax_surgery.surgery import objective as objectives
-from jax_surgery.surgery.objective import Batch, LossFn, Metrics, Objective, RoleRows
+from jax_surgery.surgery.objective import (
+    ROLES,
+    Batch,
+    LossFn,
+    Metrics,
+    Objective,
+    RoleRows,
+)
 
 
 class TrainState(NamedTuple):
@@ -24,8 +33,9 @@ class TrainState(NamedTuple):
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    """The state before the first step, laid out over the mesh like its parameters."""
+    opt_state = jax.jit(lambda p: partition.constrain(optimizer.init(p)))(params)
+    return TrainState(params, opt_state, jnp.zeros((), jnp.int32))
 
 
 def position_weights(segment_ids_BT: jax.Array, average: str) -> jax.Array:
@@ -39,12 +49,17 @@ def position_weights(segment_ids_BT: jax.Array, average: str) -> jax.Array:
     real_BT = (segment_ids_BT > 0).astype(jnp.float32)
     if average == "tokens":
         return real_BT
-    rows, tokens = segment_ids_BT.shape
-    keys = segment_ids_BT + (tokens + 1) * jnp.arange(rows)[:, None]
-    lengths = jax.ops.segment_sum(
-        real_BT.ravel(), keys.ravel(), num_segments=rows * (tokens + 1)
-    )
-    return real_BT / jnp.maximum(lengths[keys], 1.0)
+    # Documents lie one after another, so a document's length is its last token's
+    # place less its first one's. Both come from running maxima: sums by segment would
+    # be scatters, which send all rows to all devices.
+    tokens = segment_ids_BT.shape[1]
+    place_T = jnp.arange(tokens)
+    edge_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
+    starts_BT = jnp.pad(edge_BT, ((0, 0), (1, 0)), constant_values=True)
+    ends_BT = jnp.pad(edge_BT, ((0, 0), (0, 1)), constant_values=True)
+    first_BT = jax.lax.cummax(jnp.where(starts_BT, place_T, 0), axis=1)
+    last_BT = jax.lax.cummin(jnp.where(ends_BT, place_T, tokens), axis=1, reverse=True)
+    return real_BT / (last_BT - first_BT + 1)
 
 
 def attach_reference(
@@ -62,19 +77,13 @@ def attach_reference(
     if not rows.retain:
         return batch
     batch = dict(batch)
-    role = slice(rows.unlearn + rows.update, None)
     if "reference_hidden_RTD" not in batch:
+        names = ("tokens_BT", "segment_ids_BT", "positions_BT")
+        retain = (rows.take(batch[name], "retain") for name in names)
         batch["reference_hidden_RTD"] = jax.lax.stop_gradient(
-            llama.forward(
-                reference_params,
-                config,
-                batch["tokens_BT"][role],
-                batch["segment_ids_BT"][role],
-                batch["positions_BT"][role],
-                compute=compute,
-            )
+            llama.forward(reference_params, config, *retain, compute=compute)
         )
-    batch["reference_head_DV"] = llama.head_kernel(reference_params)
+    batch["reference_head_SDV"] = llama.head_copies(reference_params, compute)
     return batch
 
 
@@ -82,35 +91,42 @@ def split_rows(rows: RoleRows, parts: int) -> RoleRows:
     """The rows of one of `parts` micro-batches.
 
     Raises:
-      ValueError: a role's rows do not divide by `parts`.
+      ValueError: a role's rows on a device do not divide by `parts`.
     """
-    for name in ("unlearn", "update", "retain"):
-        count = getattr(rows, name)
-        if count % parts:
+    for role in ROLES:
+        count = getattr(rows, role)
+        if count % (parts * rows.shards):
+            below = count // (parts * rows.shards) * parts * rows.shards
             raise ValueError(
-                f"data.rows_{name}={count} does not divide into "
-                f"optimizer.accumulate={parts} micro-batches; use a multiple of {parts}."
+                f"config.data.rows_{role}={count} does not divide into "
+                f"config.accumulate={parts} micro-batches on {rows.shards} devices; "
+                f"nearest values that work: {below}, {below + parts * rows.shards}."
             )
-    return RoleRows(
-        *(getattr(rows, n) // parts for n in ("unlearn", "update", "retain"))
-    )
+    return RoleRows(*(getattr(rows, role) // parts for role in ROLES), rows.shards)
 
 
 def _micro_batches(batch: Batch, rows: RoleRows, parts: int) -> Batch:
-    """[B, ...] -> [parts, B / parts, ...], each part with every role's share."""
-    ends = (rows.unlearn, rows.unlearn + rows.update)
+    """[B, ...] -> [parts, B / parts, ...], each part over all devices, with every
+    role's share."""
 
-    def split(array):
-        roles = jnp.split(array, ends)
-        pieces = [r.reshape(-1, parts, *r.shape[1:]).swapaxes(0, 1) for r in roles]
-        return jnp.concatenate(pieces, axis=1)
+    def pieces(array_B):
+        """A role's rows, [shards, parts, rows / shards / parts, ...]."""
+        return array_B.reshape(rows.shards, parts, -1, *array_B.shape[1:])
 
-    def split_retain(array):
-        return array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1)
+    def joined(array_SP):
+        """[shards, parts, ...] -> [parts, B / parts, ...]."""
+        parts_first = array_SP.swapaxes(0, 1)
+        flat = parts_first.reshape(parts, -1, *array_SP.shape[3:])
+        return meshes.constrain(flat, None, meshes.ROWS)
 
-    whole = {"reference_head_DV", "denominators"}
+    def split(array_B):
+        roles = [r for r in ROLES if getattr(rows, r)]
+        of_roles = [pieces(rows.take(array_B, role)) for role in roles]
+        return joined(jnp.concatenate(of_roles, axis=2))
+
+    whole = {"reference_head_SDV", "denominators"}
     return {
-        key: split_retain(value) if key == "reference_hidden_RTD" else split(value)
+        key: joined(pieces(value)) if key == "reference_hidden_RTD" else split(value)
         for key, value in batch.items()
         if key not in whole
     }
@@ -126,8 +142,8 @@ def loss_and_gradients(
     """
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     shared = {"denominators": objectives.denominators(batch, rows)}
-    if "reference_head_DV" in batch:
-        shared["reference_head_DV"] = batch["reference_head_DV"]
+    if "reference_head_SDV" in batch:
+        shared["reference_head_SDV"] = batch["reference_head_SDV"]
     if parts == 1:
         (_, metrics), grads = grad_fn(params, batch | shared)
         return metrics, grads
@@ -159,7 +175,8 @@ def make_train_step(
 ):
     """The jitted `step(state, batch, reference_params) -> (state, metrics)`.
 
-    `state` is donated.
+    `state` is donated. Of `reference_params` only `llama.head_params` are needed where
+    the batch has `reference_hidden_RTD` (the cached reference).
     """
     loss_fn = objectives.make_loss_fn(
         config, objective, split_rows(rows, accumulate), compute, trainable
@@ -177,6 +194,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, trainable.mask(updates))
         metrics["gradient_norm"] = optax.tree.norm(grads)
-        return TrainState(params, opt_state, state.step + 1), metrics
+        after = TrainState(params, opt_state, state.step + 1)
+        return partition.constrain(after), metrics
 
     return step

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many hosts: joining them, who writes, and waiting for each other.
+
+On a TPU pod every host runs the same command and JAX finds the others by itself; so it
+does under Slurm and Open MPI. Elsewhere three variables say it: JAX_COORDINATOR_ADDRESS
+(host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+"""
+
+import os
+
+import jax
+
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def _number(name: str, low: int) -> int:
+    text = os.environ[name]
+    if not text.isdigit() or int(text) < low:
+        raise ValueError(f"{name}={text!r} must be a whole number, {low} or more.")
+    return int(text)
+
+
+def initialise() -> None:
+    """Joins the processes of a run; one machine alone needs nothing.
+
+    Must run before any other use of JAX.
+
+    Raises:
+      ValueError: some of `VARIABLES` are set and others are not, or are no numbers.
+    """
+    given = [name for name in VARIABLES if os.environ.get(name)]
+    if given and len(given) < len(VARIABLES):
+        lacking = [name for name in VARIABLES if name not in given]
+        raise ValueError(
+            f"{', '.join(given)} is set and {', '.join(lacking)} is not; many "
+            f"hosts need all of {', '.join(VARIABLES)}, one host none."
+        )
+    if given:
+        processes = _number("JAX_NUM_PROCESSES", 1)
+        place = _number("JAX_PROCESS_ID", 0)
+        if place >= processes:
+            raise ValueError(
+                f"JAX_PROCESS_ID={place} with JAX_NUM_PROCESSES={processes}: "
+                f"processes are numbered 0 to {processes - 1}."
+            )
+        address = os.environ["JAX_COORDINATOR_ADDRESS"]
+        jax.distributed.initialize(address, processes, place)
+        return
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return  # looking for a TPU would only print warnings
+    try:
+        jax.distributed.initialize()
+    except ValueError:
+        # No cluster was found: this machine alone. A cluster that was found and does
+        # not answer raises RuntimeError, and stops the run.
+        pass
+
+
+def is_lead() -> bool:
+    """Whether this process writes what is written once: results, reports, metrics."""
+    return jax.process_index() == 0
+
+
+def wait(name: str) -> None:
+    """Returns when every process has come to the point of that name."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mesh of devices, and what is said of it inside a computation.
+
+Axes: `data` (copies of the model; on several TPU slices it spans them, since it needs
+the least traffic), `fsdp` (each device holds a part of every weight and gathers it
+where it is used) and `tp` (heads, MLP and vocabulary are split). Rows of a batch are
+split over `data` and `fsdp`. A run sets the mesh once (`jax.set_mesh`); without one
+everything below leaves arrays as they are.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "tp")
+ROWS = ("data", "fsdp")  # the axes that rows of a batch are split over
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+    """Devices along each axis.
+
+    Attributes:
+      data: 0 takes one for each TPU slice.
+      fsdp: 0 takes all devices that the others leave.
+      tp: for models of which a row's layer does not fit one device.
+    """
+
+    data: int = 0
+    fsdp: int = 0
+    tp: int = 1
+
+    def __post_init__(self):
+        for name, low in (("data", 0), ("fsdp", 0), ("tp", 1)):
+            if (value := getattr(self, name)) < low:
+                raise ValueError(f"config.mesh.{name}={value}; use {low} or more.")
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, rising."""
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def nearest_divisors(number: int, wanted: int, count: int = 3) -> str:
+    """The divisors of a number that lie nearest to another, as text."""
+    near = sorted(divisors(number), key=lambda d: (abs(d - wanted), d))
+    return ", ".join(map(str, sorted(near[:count])))
+
+
+def resolve(shape: MeshShape, devices: int, slices: int = 1) -> MeshShape:
+    """The shape with its zeros filled in.
+
+    Raises:
+      ValueError: the axes do not multiply to the number of devices, or `data` is not
+        a multiple of the slices.
+    """
+    data = shape.data or slices
+    if data % slices:
+        raise ValueError(
+            f"config.mesh.data={data} must be a multiple of the {slices} TPU slices: "
+            f"the data axis spans them. Use {slices} or {2 * slices}."
+        )
+    for name, size, of in (
+        ("data", data, devices),
+        ("tp", shape.tp, devices // data if devices % data == 0 else devices),
+    ):
+        if of % size:
+            raise ValueError(
+                f"config.mesh.{name}={size} does not divide {of} devices; nearest "
+                f"values that work: {nearest_divisors(of, size)}."
+            )
+    rest = devices // data // shape.tp
+    if shape.fsdp not in (0, rest):
+        raise ValueError(
+            f"config.mesh.fsdp={shape.fsdp}: with data={data} and tp={shape.tp} on "
+            f"{devices} devices it is {rest}; use {rest}, or 0 for what the others "
+            "leave."
+        )
+    return MeshShape(data, rest, shape.tp)
+
+
+def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh over the devices (None: all), along their physical network.
+
+    Raises:
+      ValueError: see `resolve`.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    shape = resolve(shape, len(devices), slices)
+    sizes = (shape.data, shape.fsdp, shape.tp)
+    # Split axes let tp take half of a torus' side.
+    if slices > 1:
+        grid = mesh_utils.create_hybrid_device_mesh(
+            (shape.data // slices, shape.fsdp, shape.tp),
+            (slices, 1, 1),
+            devices,
+            allow_split_physical_axes=True,
+        )
+    else:
+        grid = mesh_utils.create_device_mesh(
+            sizes, devices, allow_split_physical_axes=True
+        )
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def current() -> Any:
+    """The mesh that is set, abstract while tracing; None without one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty else mesh
+
+
+def axis_size(*names: str) -> int:
+    """Devices along some axes of the mesh that is set; 1 without one."""
+    mesh = current()
+    return 1 if mesh is None else math.prod(mesh.shape[name] for name in names)
+
+
+def platform() -> str:
+    """What computes: "cpu", "gpu" or "tpu"; of the mesh, which may be of chips that
+    are not attached (a program that is only compiled)."""
+    mesh = current()
+    kind = getattr(mesh, "abstract_device", None)
+    if kind is None or getattr(kind, "platform", None) is None:
+        return jax.default_backend()
+    return "gpu" if kind.platform in ("cuda", "rocm") else kind.platform
+
+
+def constrain(array: jax.Array, *spec: Any) -> jax.Array:
+    """The array, laid out over the mesh as the axes say."""
+    if current() is None:
+        return array
+    return jax.lax.with_sharding_constraint(array, P(*spec))
+
+
+def constrain_rows(array_B: jax.Array) -> jax.Array:
+    """The array, its first axis split over the devices as rows of a batch are."""
+    return constrain(array_B, ROWS)
+
+
+def round_rows(rows: int, multiple: int = 1) -> int:
+    """The next number of rows that splits evenly, in `multiple` parts each."""
+    step = axis_size(*ROWS) * multiple
+    return -(-rows // step) * step
+
+
+def _concrete() -> Mesh | None:
+    mesh = jax.sharding.get_mesh()
+    return None if mesh.empty else mesh
+
+
+def rows_here(rows: int) -> np.ndarray:
+    """Which of a batch's rows this process' devices hold, rising."""
+    mesh = _concrete()
+    if mesh is None or jax.process_count() == 1:
+        return np.arange(rows)
+    places = NamedSharding(mesh, P(ROWS)).addressable_devices_indices_map((rows,))
+    held = [np.arange(rows)[index] for index in places.values()]
+    return np.unique(np.concatenate(held))
+
+
+def place_rows(batch: dict[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
+    """A batch on the devices, rows split over them.
+
+    Args:
+      batch: arrays of the rows that this process holds (`rows_here`), in that order.
+      rows: of the whole batch, on all processes; a multiple of the devices.
+    """
+    mesh = _concrete()
+    if mesh is None:
+        return {name: jax.numpy.asarray(array) for name, array in batch.items()}
+    sharding = NamedSharding(mesh, P(ROWS))
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    here = rows_here(rows)
+
+    def place(array):
+        def part(index):
+            wanted = np.arange(rows)[index[0]]
+            return array[np.searchsorted(here, wanted)]
+
+        shape = (rows, *array.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return {name: place(array) for name, array in batch.items()}
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """The whole array on this host, also where other hosts hold parts of it."""
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))

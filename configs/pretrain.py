@@ -52,14 +52,18 @@ def get_config() -> ConfigDict:
     config.compute.attention = "auto"  # or xla, cudnn (GPU), splash (TPU)
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "adamw"
+    config.optimizer.name = "adamw"  # or "adafactor", "sgd", "muon"
     config.optimizer.learning_rate = 2e-3  # peak
     config.optimizer.warmup = 100  # steps
     config.optimizer.schedule = "cosine"
     config.optimizer.final = 0.05  # of the peak
-    config.optimizer.clip = 1.0  # gradient norm
-    config.optimizer.weight_decay = 0.05
-    config.optimizer.b2 = 0.98
+    config.optimizer.clip = 1.0  # gradient norm; 0 is none
+    config.optimizer.weight_decay = 0.05  # not of norms
+    config.optimizer.momentum = 0.0  # 0 is none (sgd, muon)
+    config.optimizer.b1 = 0.9  # (adamw, muon)
+    config.optimizer.b2 = 0.98  # (adamw, muon)
+    config.optimizer.moment_dtype = "float32"  # or bfloat16 (adamw, sgd, muon)
+    config.optimizer.second_moment_dtype = "float32"  # or bfloat16 (adamw, muon)
 
     config.save_dtype = "bfloat16"  # of the exported weights
 

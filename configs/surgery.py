@@ -78,18 +78,23 @@ def get_config() -> ConfigDict:
     config.accumulate = 1  # micro-batches a step
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "orthogonal"  # or "natural" or "adamw"
+    # Or "natural"; or without a preconditioner "adamw", "adafactor", "sgd", "muon".
+    config.optimizer.name = "orthogonal"
     config.optimizer.first_layer = -1  # layers before it stay
     config.optimizer.matrices = "gate,up,down"  # that move; "" is all
-    config.optimizer.learning_rate = 0.088  # largest step, relative to the weights
-    config.optimizer.momentum = 0.6  # (orthogonal, natural)
+    # Largest step, relative to the weights (orthogonal, natural); else the peak rate,
+    # to begin with 3e-4 (adamw, adafactor, muon).
+    config.optimizer.learning_rate = 0.088
+    config.optimizer.momentum = 0.6  # 0 is none (orthogonal, natural, sgd, muon)
     config.optimizer.warmup = 0  # steps
     config.optimizer.schedule = "linear"  # or "cosine", "constant"
     config.optimizer.final = 0.0  # of the peak
-    config.optimizer.clip = 1.0  # gradient norm (adamw)
-    config.optimizer.weight_decay = 0.0  # (adamw)
-    config.optimizer.b1 = 0.9  # (adamw)
-    config.optimizer.b2 = 0.999  # (adamw)
+    config.optimizer.clip = 1.0  # gradient norm; 0 is none (not orthogonal, natural)
+    config.optimizer.weight_decay = 0.0  # not of norms (not orthogonal, natural)
+    config.optimizer.b1 = 0.9  # (adamw, muon)
+    config.optimizer.b2 = 0.999  # (adamw, muon)
+    config.optimizer.moment_dtype = "float32"  # or bfloat16 (adamw, sgd, muon)
+    config.optimizer.second_moment_dtype = "float32"  # or bfloat16 (adamw, muon)
 
     config.statistics = ConfigDict()
     config.statistics.sources = ""  # text that must stay; "" is data.retain

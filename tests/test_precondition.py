@@ -217,7 +217,7 @@ def test_schedules_begin_and_end_where_they_should():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"name": "adam"}, "adamw, natural, orthogonal"),
+        ({"name": "adam"}, "adamw, adafactor, sgd, muon, natural, orthogonal"),
         ({"schedule": "cos"}, "cosine, linear, constant"),
         ({"learning_rate": 0.0}, "must be positive"),
         ({"momentum": 1.0}, "0 .none. to below 1"),

@@ -174,7 +174,7 @@ def test_defaults_survive_the_round_trip(run):
         ({"data": {"rows_update": -1}}, "config.data.rows_update=-1; use 0 or more"),
         ({"statistics": {"ridge": 0}}, "config.statistics.ridge=0.0 must be positive"),
         ({"objective": {"ascent": "up"}}, "ascent='up'; choose one of none, cap"),
-        ({"optimizer": {"name": "sgd"}}, "name='sgd'; choose one of adamw"),
+        ({"optimizer": {"name": "lion"}}, "name='lion'; choose one of adamw"),
         ({"compute": {"dtype": "int8"}}, "dtype='int8'; use float32 or bfloat16"),
     ],
 )

@@ -3,7 +3,8 @@
 
 The naive alternative is to train on update and all that is kept, from where the model
 began, for as many passes as it took to learn. Every forward pass of the surgery
-counts: gradients, the reference, the statistics; and the preconditioner's algebra.
+counts: gradients, the reference, the statistics; and the algebra of the preconditioner
+and of Muon.
 """
 
 import dataclasses
@@ -39,10 +40,13 @@ class Counts:
             # The live or cached reference applies its own head inside the KL as well.
             "reference": flops.forward_flops(config, self.reference_tokens, context),
         }
+        iterations = precondition.NEWTON_SCHULZ_STEPS
+        if self.optimizer.name == "muon":
+            each = flops.newton_schulz_flops(config, moves, iterations)
+            items["orthogonalisation"] = self.steps * each
         if self.optimizer.preconditioned:
             layers = config.num_layers - moves.first_layer
             widths = precondition.moment_widths(config, moves)
-            iterations = precondition.NEWTON_SCHULZ_STEPS
             each = flops.direction_flops(
                 config, moves, iterations if self.optimizer.name == "orthogonal" else 0
             )

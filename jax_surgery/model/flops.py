@@ -106,6 +106,17 @@ def inverse_root_flops(widths: dict[str, int], layers: int) -> float:
     return layers * sum(11.0 * width**3 for width in widths.values())
 
 
+def newton_schulz_flops(
+    config: LlamaConfig, trainable: Trainable, iterations: int
+) -> float:
+    """FLOPs of orthogonalising the moving matrices, all seven where everything moves."""
+    total = 0
+    for name in trainable.matrices or matrix_shapes(config):
+        small, large = sorted(matrix_shapes(config)[name])
+        total += iterations * (2 * small**2 * large + small**3)
+    return 2.0 * (config.num_layers - trainable.first_layer) * total
+
+
 def direction_flops(
     config: LlamaConfig, trainable: Trainable, newton_schulz_steps: int
 ) -> float:
@@ -114,7 +125,6 @@ def direction_flops(
     total = 0
     for name in trainable.matrices:
         rows, cols = matrix_shapes(config)[name]
-        small, large = sorted((rows, cols))
         total += 2 * rows**2 * cols
-        total += newton_schulz_steps * (2 * small**2 * large + small**3)
-    return 2.0 * (config.num_layers - trainable.first_layer) * total
+    products = 2.0 * (config.num_layers - trainable.first_layer) * total
+    return products + newton_schulz_flops(config, trainable, newton_schulz_steps)

@@ -28,6 +28,24 @@ BLOCK_OF = {
 }
 
 
+def as_matrices(name: str, kernel: jax.Array) -> jax.Array:
+    """A stacked kernel as [layers, inputs, outputs]: heads and their width are one
+    axis. The attention output's inputs are [heads, width]; others have one axis."""
+    inputs = kernel.shape[1] * (kernel.shape[2] if name == "o" else 1)
+    return kernel.reshape(len(kernel), inputs, -1)
+
+
+def matrix_name(path: Any) -> str | None:
+    """Which of a layer's matrices lies at a path of the model's tree; None: none.
+
+    Args:
+      path: as `jax.tree_util.tree_map_with_path` gives it.
+    """
+    keys = [getattr(key, "key", None) for key in path]
+    within = keys[0] == "layers" and keys[-1] == "kernel"
+    return keys[-2] if within and keys[-2] in BLOCK_OF else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Trainable:
     """The parameters that move.
@@ -40,26 +58,44 @@ class Trainable:
     first_layer: int = 0
     matrices: tuple[str, ...] = ()
 
+    def cut(self, tree: Params) -> Params:
+        """What moves of parameters or gradients: the part of the model's tree that
+        holds the moving matrices, in their own axes, of the moving layers only."""
+        layers: Params = {}
+        for name in self.matrices:
+            kernel = tree["layers"][BLOCK_OF[name]][name]["kernel"]
+            block = layers.setdefault(BLOCK_OF[name], {})
+            block[name] = {"kernel": kernel[self.first_layer :]}
+        return {"layers": layers}
+
+    def paste(self, part: Params, like: Params) -> Params:
+        """The inverse of `cut`: a tree like `like`, zero where nothing moves."""
+        tree = jax.tree.map(jnp.zeros_like, like)
+        for block, matrices in part["layers"].items():
+            for name, moved in matrices.items():
+                kernel = tree["layers"][block][name]["kernel"]
+                tree["layers"][block][name] = {
+                    "kernel": kernel.at[self.first_layer :].set(moved["kernel"])
+                }
+        return tree
+
     def take(self, tree: Params) -> Matrices:
         """The moving matrices of parameters or gradients, [layers, inputs, outputs]."""
-        taken = {}
-        for name in self.matrices:
-            kernel = tree["layers"][BLOCK_OF[name]][name]["kernel"][self.first_layer :]
-            # The attention output's inputs are [heads, width]; others have one axis.
-            inputs = kernel.shape[1] * (kernel.shape[2] if name == "o" else 1)
-            taken[name] = kernel.reshape(len(kernel), inputs, -1)
-        return taken
+        layers = self.cut(tree)["layers"]
+        return {
+            name: as_matrices(name, layers[BLOCK_OF[name]][name]["kernel"])
+            for name in self.matrices
+        }
 
     def put(self, matrices: Matrices, like: Params) -> Params:
         """The inverse of `take`: a tree like `like`, zero where nothing moves."""
-        tree = jax.tree.map(jnp.zeros_like, like)
+        layers: Params = {}
         for name, moved in matrices.items():
-            kernel = tree["layers"][BLOCK_OF[name]][name]["kernel"]
+            kernel = like["layers"][BLOCK_OF[name]][name]["kernel"]
             shape = (len(kernel) - self.first_layer, *kernel.shape[1:])
-            tree["layers"][BLOCK_OF[name]][name] = {
-                "kernel": kernel.at[self.first_layer :].set(moved.reshape(shape))
-            }
-        return tree
+            block = layers.setdefault(BLOCK_OF[name], {})
+            block[name] = {"kernel": moved.reshape(shape)}
+        return self.paste({"layers": layers}, like)
 
     def freeze(self, params: Params) -> Params:
         """The parameters, of which only the moving ones have gradients.

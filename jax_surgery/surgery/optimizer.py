@@ -1,24 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizers: AdamW, and steps of a stated size along preconditioned directions."""
+"""Which optimizer a run has, and how large its steps are."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+import functools
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jax_surgery.model.config import LlamaConfig
-from jax_surgery.model.trainable import ALL, BLOCK_OF, Matrices, Trainable, resolve
-from jax_surgery.surgery import precondition
+from jax_surgery.model.trainable import (
+    ALL,
+    BLOCK_OF,
+    Params,
+    Trainable,
+    matrix_name,
+    resolve,
+)
+from jax_surgery.surgery import muon, precondition, rounding
+from jax_surgery.surgery.adafactor import scale_by_adafactor
+from jax_surgery.surgery.preconditioned_steps import preconditioned_steps
 
 # The directions that are preconditioned on what is kept; see `precondition`.
 DIRECTIONS = {
     "natural": precondition.natural,
     "orthogonal": precondition.orthogonal,
 }
-OPTIMIZERS = ("adamw", *DIRECTIONS)
+OPTIMIZERS = ("adamw", "adafactor", "sgd", "muon", *DIRECTIONS)
 SCHEDULES = ("cosine", "linear", "constant")
 
 
@@ -27,21 +35,33 @@ class OptimizerChoice:
     """What the optimizer is and how large its steps are.
 
     Attributes:
-      name: "adamw", or "natural" or "orthogonal" (see `precondition`).
-      learning_rate: AdamW's peak rate; for the others the largest step, as a fraction
-        of the norm of all moving matrices together.
+      name: "adamw"; "adafactor" (factored second moments, none of the first); "sgd";
+        "muon" (on the layers' matrices, with AdamW on embedding, head and norms);
+        "natural" or "orthogonal" (see `precondition`).
+      learning_rate: the peak rate. For "adamw", "adafactor" and "muon" the size of an
+        element's step, so one that suits the first suits the others about as well; for
+        "natural" and "orthogonal" the largest step, as a fraction of the norm of all
+        moving matrices together.
       warmup: steps from 0 to the peak.
       schedule: "cosine", "linear" (both down to `final` of the peak) or "constant".
       final: what is left of the rate at the end, 0 to 1.
-      clip: global gradient norm to clip at (AdamW); 0 for none.
-      weight_decay, b1, b2: AdamW's.
-      momentum: of the gradients ("natural", "orthogonal"); 0 for none.
+      clip: global gradient norm to clip at; 0 for none (not "natural", "orthogonal").
+      weight_decay: a step's, times the learning rate; not of the norms (not "natural",
+        "orthogonal").
+      b1, b2: decays of AdamW's moments ("adamw", "muon").
+      momentum: of the gradients ("sgd", "muon" in Nesterov's form, "natural",
+        "orthogonal"); 0 for none. Muon is used with 0.95.
+      moment_dtype: of AdamW's first moment and of the momentum, "float32" or "bfloat16"
+        ("adamw", "sgd", "muon"); see `rounding`.
+      second_moment_dtype: of AdamW's second moment ("adamw", "muon").
       first_layer: the first layer that moves; negative counts from the end.
       matrices: comma-separated matrices of each layer that move (q, k, v, o, gate, up,
         down); "" is every parameter, all seven where the direction is preconditioned.
     """
 
-    name: Literal["adamw", "natural", "orthogonal"] = "adamw"
+    name: Literal["adamw", "adafactor", "sgd", "muon", "natural", "orthogonal"] = (
+        "adamw"
+    )
     learning_rate: float = 1e-5
     warmup: int = 0
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -53,6 +73,8 @@ class OptimizerChoice:
     momentum: float = 0.0
     first_layer: int = 0
     matrices: str = ""
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    second_moment_dtype: Literal["float32", "bfloat16"] = "float32"
 
     @property
     def preconditioned(self) -> bool:
@@ -69,19 +91,29 @@ class OptimizerChoice:
         return resolve(config, self.first_layer, self.matrices or every)
 
     def __post_init__(self):
-        for name, allowed in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
-            if getattr(self, name) not in allowed:
+        for name, allowed in (
+            ("name", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("moment_dtype", rounding.DTYPES),
+            ("second_moment_dtype", rounding.DTYPES),
+        ):
+            if (value := getattr(self, name)) not in allowed:
                 raise ValueError(
-                    f"optimizer.{name}={getattr(self, name)!r}; choose one of "
-                    f"{', '.join(allowed)}."
+                    f"optimizer.{name}={value!r}; choose one of {', '.join(allowed)}."
                 )
         if self.learning_rate <= 0:
             raise ValueError(
                 f"optimizer.learning_rate={self.learning_rate} must be positive."
             )
-        if not 0 <= self.momentum < 1:
+        for name in ("clip", "weight_decay"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"optimizer.{name}={value}; use 0 (none) or more.")
+        for name in ("momentum", "b1", "b2"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"optimizer.{name}={value}; use 0 (none) to below 1.")
+        if not 0 <= self.final <= 1:
             raise ValueError(
-                f"optimizer.momentum={self.momentum}; use 0 (none) to below 1."
+                f"optimizer.final={self.final} is a part of the peak; use 0 to 1."
             )
 
 
@@ -109,60 +141,52 @@ def make_schedule(choice: OptimizerChoice, steps: int) -> optax.Schedule:
     return optax.join_schedules([ramp, after], [choice.warmup])
 
 
-class PreconditionedState(NamedTuple):
-    """State of `preconditioned_steps`.
-
-    Attributes:
-      count: steps taken.
-      weight_norm: of all moving matrices together, before the first step.
-      velocity: momentum of the matrices' gradients, or () without.
-      roots: of `precondition.inverse_roots`; the identity until they are set. They
-        are part of the state so that a resumed run is bit-equal.
-    """
-
-    count: jax.Array
-    weight_norm: jax.Array
-    velocity: Any
-    roots: precondition.Roots
+def _adam(choice: OptimizerChoice) -> optax.GradientTransformation:
+    dtypes = {"mu": choice.moment_dtype, "nu": choice.second_moment_dtype}
+    return rounding.stored(optax.scale_by_adam(choice.b1, choice.b2), dtypes)
 
 
-def preconditioned_steps(
-    direction: Callable[[Matrices, precondition.Roots], Matrices],
-    schedule: optax.Schedule,
-    momentum: float,
-    trainable: Trainable,
-) -> optax.GradientTransformation:
-    """W <- W - s_t ||W_0|| D / ||D||, norms over all moving matrices together.
+def _momentum(choice: OptimizerChoice, nesterov: bool) -> optax.GradientTransformation:
+    if not choice.momentum:
+        return optax.identity()
+    trace = optax.trace(choice.momentum, nesterov)
+    return rounding.stored(trace, {"trace": choice.moment_dtype})
 
-    D is the direction of the gradient, or of its moving sum v <- momentum v + G,
-    under the state's roots. A zero gradient (everything forgotten and learned)
-    makes no step.
-    """
 
-    def init(params):
-        matrices = trainable.take(params)
-        return PreconditionedState(
-            jnp.zeros((), jnp.int32),
-            optax.tree.norm(matrices),
-            jax.tree.map(jnp.zeros_like, matrices) if momentum else (),
-            precondition.identity_roots(matrices),
+def _muon(choice: OptimizerChoice) -> optax.GradientTransformation:
+    """Muon on the layers' matrices, AdamW on embedding, head and norms."""
+
+    def labels(tree):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "muon" if matrix_name(path) else "adamw", tree
         )
 
-    def update(gradients, state, params=None):
-        del params
-        moving, velocity = trainable.take(gradients), state.velocity
-        if momentum:
-            velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, moving)
-            moving = velocity
-        steps = direction(moving, state.roots)
-        norm = optax.tree.norm(steps)
-        size = schedule(state.count) * state.weight_norm
-        scale = jnp.where(norm > 0, -size / jnp.where(norm > 0, norm, 1.0), 0.0)
-        steps = jax.tree.map(lambda d: scale * d, steps)
-        state = state._replace(count=state.count + 1, velocity=velocity)
-        return trainable.put(steps, gradients), state
+    orthogonal = optax.chain(_momentum(choice, nesterov=True), muon.orthogonal_steps())
+    return optax.partition({"muon": orthogonal, "adamw": _adam(choice)}, labels)
 
-    return optax.GradientTransformation(init, update)
+
+def _decays(params: Params) -> Params:
+    """True where weights decay: everywhere but in the norms."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key != "scale", params
+    )
+
+
+def _moving(
+    inner: optax.GradientTransformation, trainable: Trainable
+) -> optax.GradientTransformation:
+    """`inner` on what moves; the rest has no state, and no step."""
+    if not trainable.matrices:
+        return inner
+
+    def update(gradients, state, params):
+        moving = trainable.cut(gradients), state, trainable.cut(params)
+        steps, state = inner.update(*moving)
+        return trainable.paste(steps, gradients), state
+
+    return optax.GradientTransformation(
+        lambda params: inner.init(trainable.cut(params)), update
+    )
 
 
 def make_optimizer(
@@ -170,18 +194,29 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optimizer for a run of `steps` steps.
 
+    Its state's arrays have the shapes of what they are moments of, or are Adafactor's
+    means of rows and columns, or scalars. What does not move has no state.
+
     Args:
       choice: what it is.
       steps: of the run.
-      trainable: what moves; AdamW leaves the rest to `step.make_train_step`.
+      trainable: what moves.
     """
     schedule = make_schedule(choice, steps)
     if choice.preconditioned:
         return preconditioned_steps(
             DIRECTIONS[choice.name], schedule, choice.momentum, trainable
         )
+    make_direction = {
+        "adamw": _adam,
+        "adafactor": lambda _: scale_by_adafactor(),
+        "sgd": functools.partial(_momentum, nesterov=False),
+        "muon": _muon,
+    }[choice.name]
     clip = optax.clip_by_global_norm(choice.clip) if choice.clip else optax.identity()
-    adamw = optax.adamw(
-        schedule, b1=choice.b1, b2=choice.b2, weight_decay=choice.weight_decay
+    inner = optax.chain(
+        make_direction(choice),
+        optax.add_decayed_weights(choice.weight_decay, _decays),
+        optax.scale_by_learning_rate(schedule),
     )
-    return optax.chain(clip, adamw)
+    return optax.chain(clip, _moving(inner, trainable))

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Muon's step on stacked layers (Jordan et al. 2024; sizes of arXiv 2502.16982).
+
+Every layer's matrix becomes U V^T of its singular value decomposition. On a mesh whole
+layers are dealt out over the devices, which then work on their own without exchanging
+anything: two exchanges of a part of the stack in place of gathering all of it.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec as P
+
+from jax_surgery.model.trainable import BLOCK_OF, as_matrices, matrix_name
+from jax_surgery.surgery.precondition import orthogonalise
+
+# Root mean square of a step's elements, in learning rates: about AdamW's.
+STEP_RMS = 0.2
+# The mesh axes that split a matrix' inputs and outputs, as its parameter lies.
+SPLIT = {name: ("fsdp", "tp") for name in BLOCK_OF} | {
+    name: ("tp", "fsdp") for name in ("o", "down")
+}
+
+
+def orthogonalise_layers(name: str, matrix_LXY: jax.Array) -> jax.Array:
+    """`precondition.orthogonalise` layer by layer, on whichever devices there are.
+
+    Layers one after another, so that only one's temporaries live at a time.
+
+    Args:
+      name: of the matrix, in `BLOCK_OF`.
+      matrix_LXY: of every layer.
+    """
+    one_by_one = functools.partial(jax.lax.map, orthogonalise)
+    mesh, axes = jax.sharding.get_abstract_mesh(), ("fsdp", "tp")
+    devices = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in axes)
+    if devices == 1:
+        return one_by_one(matrix_LXY)
+    # The exchange has one step for each axis: the compiler gathers the whole stack
+    # where two axes have to change their places at once.
+    as_stored = P(None, *SPLIT[name])
+    halfway = P("fsdp", *(None if axis == "fsdp" else axis for axis in SPLIT[name]))
+    whole = P(axes)
+    place = jax.lax.with_sharding_constraint
+    # Layers of zeros, where the number of layers does not divide.
+    layers = len(matrix_LXY)
+    padding = ((0, -layers % devices), (0, 0), (0, 0))
+    stack = place(jnp.pad(place(matrix_LXY, as_stored), padding), as_stored)
+    stack = place(place(stack, halfway), whole)
+    stack = jax.shard_map(one_by_one, in_specs=whole, out_specs=whole)(stack)
+    return place(place(stack, halfway), as_stored)[:layers]
+
+
+def orthogonal_steps() -> optax.GradientTransformation:
+    """The layers' matrices of a tree like the model's, orthogonalised.
+
+    Scaled so that a step's elements have root mean square `STEP_RMS`.
+    """
+
+    def step(path, leaf):
+        name = matrix_name(path)
+        matrices = as_matrices(name, leaf).astype(jnp.float32)
+        scale = STEP_RMS * math.sqrt(max(matrices.shape[1:]))
+        steps = scale * orthogonalise_layers(name, matrices)
+        return steps.reshape(leaf.shape).astype(leaf.dtype)
+
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(step, updates)
+    )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An optimizer's accumulators in bfloat16, rounded so that they do not stall.
+
+A running mean with decay 0.999 moves by a thousandth of itself a step. bfloat16 holds
+8 bits, so half its spacing is 0.2 to 0.4 % and rounding to the nearest value throws
+every such change away: the mean stands where it is. Here a value is rounded up as often
+as it lies near the upper neighbour (stochastic rounding), so that its expectation is
+exact and many small changes add up. The random bits are a function of the step, the
+array and the element: a resumed run, or one on other devices, draws the same.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+DTYPES = ("float32", "bfloat16")
+
+
+def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
+    """bfloat16 of float32, each value one of its two neighbours and right on average.
+
+    Infinities and NaNs stay what they are.
+    """
+    # The upper half of a float32's bits is a bfloat16. A random number in the lower
+    # half carries into the upper as often as the lower half is large.
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    rounded = (bits + noise) & jnp.uint32(0xFFFF0000)
+    rounded = jax.lax.bitcast_convert_type(rounded, jnp.float32)
+    return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
+
+
+class StoredState(NamedTuple):
+    """State of `stored`: steps taken, and the inner state in its stored dtypes."""
+
+    count: jax.Array
+    inner: Any
+
+
+def stored(
+    inner: optax.GradientTransformation, dtypes: Mapping[str, str]
+) -> optax.GradientTransformation:
+    """`inner`, between steps with some fields of its state in bfloat16.
+
+    A step itself computes in float32, and uses what it computed before the rounding.
+
+    Args:
+      inner: its state is a NamedTuple, and its accumulators are float32.
+      dtypes: "float32" or "bfloat16" by field of that state.
+
+    Returns:
+      `inner` itself where all are float32.
+    """
+    fields = tuple(sorted(name for name in dtypes if dtypes[name] == "bfloat16"))
+    if not fields:
+        return inner
+
+    def replace(state, function):
+        return state._replace(**{f: function(getattr(state, f)) for f in fields})
+
+    def init(params):
+        narrow = replace(inner.init(params), lambda t: optax.tree.cast(t, jnp.bfloat16))
+        return StoredState(jnp.zeros((), jnp.int32), narrow)
+
+    def update(updates, state, params=None):
+        wide = replace(state.inner, lambda t: optax.tree.cast(t, jnp.float32))
+        updates, after = inner.update(updates, wide, params)
+        # A fixed implementation: bits do not depend on jax' configuration.
+        key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), state.count)
+        leaves, tree = jax.tree.flatten([getattr(after, f) for f in fields])
+        keys = jax.random.split(key, len(leaves))
+        leaves = [
+            round_stochastically(*pair) for pair in zip(leaves, keys, strict=True)
+        ]
+        rounded = dict(zip(fields, jax.tree.unflatten(tree, leaves), strict=True))
+        return updates, StoredState(state.count + 1, after._replace(**rounded))
+
+    return optax.GradientTransformation(init, update)

@@ -73,6 +73,11 @@ class Tensor:
         return tuple(self.shape[axis] for axis in self.order)
 
     @property
+    def as_it_is(self) -> bool:
+        """Whether the parameter is the file's tensor."""
+        return self.layer is None and not self._inputs
+
+    @property
     def file_shape(self) -> tuple[int, ...]:
         """Shape in the file."""
         if not self._inputs:
@@ -110,7 +115,7 @@ def tensors(config: LlamaConfig) -> list[Tensor]:
 
 def split_sharding(sharding: Sharding | None, tensor: Tensor) -> Sharding | None:
     """How a tensor in the file's order lies, where its parameter lies as `sharding`."""
-    if not isinstance(sharding, NamedSharding):
+    if tensor.as_it_is or not isinstance(sharding, NamedSharding):
         return sharding
     stacked = tensor.layer is not None
     spec = (*tuple(sharding.spec)[stacked:], *[None] * len(tensor.shape))
@@ -156,7 +161,7 @@ def insert(
     if tensor.layer is not None:
         put = _put(tensor.order, sharding)
         return put(parameter, part, np.int32(tensor.layer))
-    if tensor.order == tuple(range(len(tensor.shape))):
+    if tensor.as_it_is:
         return part
     return _turn(tensor.order, sharding)(part)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import tqdm
 from etils import epath
@@ -141,6 +142,18 @@ def _check_shardings(config: LlamaConfig, shardings: Any) -> None:
             ) from error
 
 
+def _convert(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """The array in a dtype, rounded to the nearest; ValueError where it overflows."""
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype, copy=False)
+    except FloatingPointError as error:
+        raise ValueError(
+            f"{name} holds numbers that {dtype} cannot (its largest is "
+            f"{ml_dtypes.finfo(dtype).max}); use bfloat16 or float32."
+        ) from error
+
+
 def _read(
     entry: Entry, tensor: Tensor, dtype: np.dtype, sharding: Sharding | None
 ) -> jax.Array:
@@ -160,7 +173,7 @@ def _read(
     @functools.cache
     def part(*bounds: tuple[int, int]) -> np.ndarray:
         cut = rows(*bounds[0])[(slice(None), *(slice(*b) for b in bounds[1:]))]
-        return np.ascontiguousarray(cut.astype(dtype, copy=False))
+        return np.ascontiguousarray(_convert(cut, dtype, tensor.name))
 
     if sharding is None:
         return jnp.asarray(part(*((0, size) for size in shape)))
@@ -263,7 +276,7 @@ def _exported(
         found = hf_layout.extract(hf_layout.leaf(params, tensor.path), tensor)
         array = None
         if jax.process_index() == 0:
-            array = np.asarray(found).astype(dtype, copy=False)
+            array = _convert(np.asarray(found), dtype, tensor.name)
             array = array.reshape(tensor.file_shape)
         else:
             found.block_until_ready()  # gathered copies would pile up

@@ -2,15 +2,19 @@
 """Many hosts: joining them, who writes, and waiting for each other.
 
 On a TPU pod every host runs the same command and JAX finds the others by itself; so it
-does under Slurm and Open MPI. Elsewhere three variables say it: JAX_COORDINATOR_ADDRESS
+does under Slurm, Open MPI and Kubernetes. Elsewhere three variables say it: JAX_COORDINATOR_ADDRESS
 (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 """
 
+import glob
 import os
 
 import jax
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+# What says that a process is one of many where there is no TPU.
+CLUSTERS = ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST")
 
 
 def _number(name: str, low: int) -> int:
@@ -46,8 +50,9 @@ def initialise() -> None:
         address = os.environ["JAX_COORDINATOR_ADDRESS"]
         jax.distributed.initialize(address, processes, place)
         return
-    if os.environ.get("JAX_PLATFORMS") == "cpu":
-        return  # looking for a TPU would only print warnings
+    chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
+    if not chips and not any(name in os.environ for name in CLUSTERS):
+        return  # looking for a TPU pod would print warnings where libtpu is installed
     try:
         jax.distributed.initialize()
     except ValueError:

@@ -204,6 +204,39 @@ class TofuSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class PlanSettings:
+    """What a step needs on a slice that is not here (`run = "plan"`).
+
+    Attributes:
+      model: a name in `model.architectures`, a directory, a hub name or "embedded".
+      topology: a TPU slice, such as "v5e:4x4".
+      num_slices: of them, joined by the data centre's network.
+      rows: of each role on each device; 0 takes those of `surgery.data`.
+      fast: memory alone, in seconds.
+      neighbours: whether other settings and slices are tried; "auto" tries them where
+        the step does not fit, and unless `fast`.
+      surgery: the run whose step it is; its model and sources are not read.
+    """
+
+    run: str = "plan"
+    model: str = "llama2_7b"
+    topology: str = "v5e:4x4"
+    num_slices: int = 1
+    rows: int = 1
+    fast: bool = False
+    neighbours: str = "auto"
+    surgery: SurgerySettings = dataclasses.field(default_factory=SurgerySettings)
+
+    def __post_init__(self):
+        _at_least(1, self, "config", "num_slices")
+        _at_least(0, self, "config", "rows")
+        if self.neighbours not in ("auto", "yes", "no"):
+            raise ValueError(
+                f"config.neighbours={self.neighbours!r}; use 'auto', 'yes' or 'no'."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class BenchmarkSettings:
     """Writes the embedded benchmark's files (`run = "benchmark"`)."""
 
@@ -215,6 +248,7 @@ Settings = (
     | PretrainSettings
     | EvaluateSettings
     | TofuSettings
+    | PlanSettings
     | BenchmarkSettings
 )
 RUNS = {
@@ -222,6 +256,7 @@ RUNS = {
     "pretrain": PretrainSettings,
     "evaluate": EvaluateSettings,
     "tofu": TofuSettings,
+    "plan": PlanSettings,
     "benchmark": BenchmarkSettings,
 }
 

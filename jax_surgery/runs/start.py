@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from jax_surgery.parallel import distributed
+from jax_surgery.parallel import distributed, topologies
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs.loop import Interrupted, TrainingDiverged
 
@@ -156,6 +156,8 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
       TrainingDiverged, ValueError, FileNotFoundError: see the runs.
     """
     settings = run_settings.from_config(config)
+    if isinstance(settings, run_settings.PlanSettings):
+        topologies.prepare()  # before JAX looks for devices
     workdir = workdir or default_workdir(config_file)
     if "://" not in workdir:
         workdir = str(pathlib.Path(workdir).expanduser().absolute())

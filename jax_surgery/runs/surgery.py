@@ -32,6 +32,7 @@ from jax_surgery.runs.questions import load_questions
 from jax_surgery.runs.settings import SurgerySettings
 from jax_surgery.surgery import precondition
 from jax_surgery.surgery.moments import second_moments
+from jax_surgery.surgery.objective import RoleRows
 from jax_surgery.surgery.optimizer import make_optimizer
 from jax_surgery.surgery.step import TrainState, init_state, make_train_step
 
@@ -168,34 +169,42 @@ def reference_of(
     )
 
 
+def make_step(settings: SurgerySettings, config: LlamaConfig, rows: RoleRows):
+    """The optimizer of a run and its jitted step (see `step.make_train_step`)."""
+    trainable = settings.optimizer.trainable(config)
+    optimizer = make_optimizer(settings.optimizer, settings.steps, trainable)
+    step = make_train_step(
+        config,
+        settings.objective,
+        rows,
+        optimizer,
+        compute=settings.compute,
+        average=settings.data.average,
+        accumulate=settings.accumulate,
+        trainable=trainable,
+    )
+    return optimizer, step
+
+
+def frozen_reference(params: Any, dtype: str) -> Any:
+    """A copy of parameters as the forward pass reads them: in the compute dtype."""
+    return jax.tree.map(lambda leaf: jnp.copy(leaf.astype(dtype)), params)
+
+
 def operate(
     patient: Patient, settings: SurgerySettings, directory: str, hooks: list[Hook]
 ) -> Any:
     """Runs the steps; returns the parameters after them.
 
-    Where the reference is cached, the parameters before are given up: the state takes
-    their place, and of the frozen model the output head alone is kept.
+    The patient's parameters are given up: the steps take their place. A frozen copy
+    serves as reference, of the output head alone where the reference is cached.
     """
     data = settings.data
     rows = devices.role_rows(data.rows, settings.accumulate)
-    trainable = settings.optimizer.trainable(patient.config)
-    optimizer = make_optimizer(settings.optimizer, settings.steps, trainable)
-    step = make_train_step(
-        patient.config,
-        settings.objective,
-        rows,
-        optimizer,
-        compute=settings.compute,
-        average=data.average,
-        accumulate=settings.accumulate,
-        trainable=trainable,
-    )
+    optimizer, step = make_step(settings, patient.config, rows)
     cache = reference_of(patient, settings, directory)
-    reference, params = patient.params, patient.params
-    if cache is not None:
-        reference = jax.tree.map(jnp.copy, llama.head_params(params))
-    else:  # the step donates its state
-        params = jax.tree.map(jnp.copy, params)
+    needed = patient.params if cache is None else llama.head_params(patient.params)
+    reference = frozen_reference(needed, settings.compute.dtype)
 
     def one_step(state: TrainState, batch: Batch):
         index_BT = batch["token_index_BT"]
@@ -208,7 +217,7 @@ def operate(
 
     return train(
         one_step,
-        init_state(params, optimizer),
+        init_state(patient.params, optimizer),
         devices.batch_stream(patient.packers, data.rows, rows, settings.seed),
         steps=settings.steps,
         directory=directory,

@@ -63,21 +63,20 @@ def row(case, found: dict) -> list[str]:
     cells = [model, topology, what, f"{found['chips']}"]
     cells += [f"{found['needs'] / GIB:.2f}", f"{found['has'] / GIB:.2f}"]
     cells.append("yes" if found["fits"] else "**no**")
+    sizes = found.get("collectives", {})
+    known = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute")
+    cells += [f"{sizes.get(kind, 0) / 1e9:.1f}" for kind in known]
+    cells.append(f"{sum(v for k, v in sizes.items() if k not in known) / 1e9:.1f}")
     if speed := found.get("speed"):
-        sizes = speed["collectives"]
-        known = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute")
-        cells += [f"{sizes.get(kind, 0) / 1e9:.1f}" for kind in known]
-        rest = sum(v for k, v in sizes.items() if k not in known)
         unsure = "" if speed["clock_is_certain"] else " ?"
         cells += [
-            f"{rest / 1e9:.1f}",
             f"{speed['seconds_at_least']:.2f}{unsure}",
             f"{speed['ideal_seconds']:.2f}",
             f"{speed['mfu_at_most']:.0%}{unsure}",
             f"{found['compile_seconds']:.0f}",
         ]
     else:
-        cells += [""] * 9
+        cells += [""] * 4
     return cells
 
 

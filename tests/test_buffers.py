@@ -186,7 +186,7 @@ def test_memory_of_a_compiled_program_is_what_jax_says(scan):
 def test_watching_ends_a_compilation_when_memory_is_known(scan):
     # Were the first not ended, the second would be refused.
     endless = tpu_programs.command(SCAN, ["no such program", ""], only_compile=True)
-    memory = dump.watch(endless, "jit_step")
+    memory, _ = dump.watch(endless, "jit_step")
     assert memory.total == scan["total"]
     assert [[b.shape, b.bytes] for b in memory.peak] == scan["peak"]
 

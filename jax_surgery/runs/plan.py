@@ -112,7 +112,8 @@ def ask_memory(settings: PlanSettings) -> dict[str, Any]:
     """Memory alone: the compiler is stopped as soon as it has assigned buffers.
 
     Returns:
-      {"needs": bytes a chip, "fits", "memory": see `memory_of`, None if it does not}.
+      {"needs": bytes a chip, "fits", "memory": see `memory_of`, None if it does not,
+      and where it does "collectives": bytes by kind, "kernel_calls": by kernel}.
 
     Raises:
       ValueError: a step that does not divide over the slice.
@@ -125,10 +126,16 @@ def ask_memory(settings: PlanSettings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         command = lowering.write(settings, pathlib.Path(folder, "settings.json"))
         try:
-            memory = dump.watch(command, PROGRAM, TIMEOUT)
+            memory, program = dump.watch(command, PROGRAM, TIMEOUT)
         except dump.DoesNotFit as error:
             return {"needs": int(error.needed), "fits": False, "memory": None}
-    return {"needs": memory.total, "fits": True, "memory": memory_of(memory)}
+    return {
+        "needs": memory.total,
+        "fits": True,
+        "memory": memory_of(memory),
+        "collectives": program.bytes_by_kind(),
+        "kernel_calls": program.kernel_calls(),
+    }
 
 
 def try_neighbours(settings: PlanSettings) -> list[dict[str, Any]]:
@@ -165,12 +172,10 @@ def speed(
         "model_flops": useful,
         "product_flops_a_chip": schedule.flops,
         "kernel_flops_a_chip": kernels / where.chips,
-        "kernel_calls": schedule.kernel_calls(),
         "seconds_at_least": seconds,
         "ideal_seconds": useful / where.peak_flops,
         "tokens_per_second_at_most": tokens / seconds,
         "mfu_at_most": useful / (seconds * where.peak_flops),
-        "collectives": schedule.bytes_by_kind(),
         "cycles_by_category": schedule.cycles_by_category(),
         "cycles_by_scope": schedule.cycles_by_scope(3),
         "clock_is_certain": where.generation.clock_is_certain,
@@ -192,6 +197,8 @@ def compile_whole(settings: PlanSettings, config: LlamaConfig) -> dict[str, Any]
         "needs": memory.total,
         "fits": True,
         "memory": memory_of(memory),
+        "collectives": schedule.bytes_by_kind(),
+        "kernel_calls": schedule.kernel_calls(),
         "speed": speed(schedule, where, config, settings, rows),
         "compile_seconds": time.perf_counter() - began,
     }

@@ -71,16 +71,19 @@ def as_text(results: dict[str, Any]) -> str:
         else f"DOES NOT FIT: {(needs - has) / GIB:.2f} too much"
     )
     lines.append(f"  {'total':12s}{_gib(needs)}  {verdict}")
+    if "collectives" in results:
+        sizes = [f"{k} {size / 1e9:.2f}" for k, size in results["collectives"].items()]
+        lines += ["", "collectives a step, GB of the tensors on each chip"]
+        lines.append("  " + (", ".join(sizes) or "none"))
     if speed := results.get("speed"):
-        lines += _speed_lines(speed)
+        lines += _speed_lines(speed, sum(results["kernel_calls"].values()))
     return "\n".join(lines)
 
 
-def _speed_lines(speed: dict[str, Any]) -> list[str]:
+def _speed_lines(speed: dict[str, Any], kernel_calls: int) -> list[str]:
     unsure = (
         "" if speed["clock_is_certain"] else " (this chip's clock is a guess: +-30 %)"
     )
-    kernel_calls = sum(speed["kernel_calls"].values())
     needed = (
         f"  {speed['model_flops']:.3g} that the model needs (6 a weight and token, and "
         f"causal attention), {speed['model_flops'] / speed['chips']:.3g} a chip"
@@ -103,15 +106,11 @@ def _speed_lines(speed: dict[str, Any]) -> list[str]:
         * speed["ideal_seconds"]
         / (speed["model_flops"] / speed["chips"])
     )
-    sizes = [f"{k} {size / 1e9:.2f}" for k, size in speed["collectives"].items()]
     lines = [
         "",
         "operations, FLOPs a step",
         needed,
         compiled,
-        "",
-        "collectives a step, GB of the tensors on each chip",
-        "  " + (", ".join(sizes) or "none"),
         "",
         f"static lower bound of the step time, from the compiled schedule{unsure}",
         bound,

@@ -26,6 +26,7 @@ MEMORY_FILES = (
     "after_optimizations.txt",
     "after_optimizations-memory-usage-report.txt",
 )
+OPTIMIZED_FILE = "after_optimizations.txt"
 SCHEDULE_FILE = "after_codegen.txt"
 _POLL = 0.05  # seconds
 
@@ -134,8 +135,10 @@ def _end(child: subprocess.Popen[Any]) -> None:
 
 def watch(
     command: Sequence[str], program: str = "*", timeout: float = 600.0
-) -> buffers.Memory:
+) -> tuple[buffers.Memory, schedule.Schedule]:
     """Runs a command that compiles for a TPU, only until its memory is known.
+
+    The schedule has the collectives and kernels, and no cycles yet.
 
     Args:
       command: to be run in this process's folder and environment.
@@ -170,11 +173,12 @@ def watch(
         finally:
             _end(child)
         memory = read_memory(dump, program)
+        texts = _files(pathlib.Path(dump), program, [OPTIMIZED_FILE])
         said = output.read_text()
     if excess := buffers.out_of_memory(said):
         raise DoesNotFit(*excess, memory)
     if memory is not None and not ended:
-        return memory
+        return memory, schedule.read(texts[0], timed=False)
     last = "\n".join(said.splitlines()[-20:])
     if ended is None:
         raise TimeoutError(f"{timeout:g} s were not enough to know memory:\n{last}")

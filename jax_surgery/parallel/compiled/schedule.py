@@ -257,11 +257,13 @@ class _Reader:
         )
 
 
-def read(text: str) -> Schedule:
+def read(text: str, timed: bool = True) -> Schedule:
     """Reads a compiled program.
 
     Args:
       text: of the HLO module after code generation.
+      timed: False takes the text from before it too, whose collectives and kernels
+        are those of the program, and which has no cycles.
 
     Raises:
       ValueError: it is cut off, or from before code generation: it has no cycles.
@@ -269,7 +271,7 @@ def read(text: str) -> Schedule:
     module = hlo.parse(text)
     reader = _Reader(module)
     reader.read(module.entry, 1, {})
-    if "kind=kLoop" in text and not reader.work:
+    if timed and "kind=kLoop" in text and not reader.work:
         raise ValueError(
             "the program has fusions, and none has estimated_cycles: this is not its "
             "text after code generation for a TPU."

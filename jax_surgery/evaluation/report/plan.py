@@ -189,7 +189,14 @@ def picture(results: dict[str, Any]) -> bytes:
             shown.add(name)
             start += size
         axes.plot([entry["has"] / GIB] * 2, [place - 0.42, place + 0.42], color="black")
-        axes.text(start, place, f" {entry['needs'] / GIB:.2f}", va="center", fontsize=8)
+        axes.text(
+            start + 0.06,
+            place,
+            f"{entry['needs'] / GIB:.2f}",
+            va="center",
+            fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        )
     names = [
         entry["flags"].replace("--config.", "").replace("surgery.", "")
         for entry in asked

@@ -77,6 +77,12 @@ def get_config() -> ConfigDict:
     config.steps = 52
     config.accumulate = 1  # micro-batches a step
 
+    # Low-rank deltas; with adamw, adafactor or sgd, and optimizer.matrices="".
+    config.lora = ConfigDict()
+    config.lora.rank = 0  # of the deltas; 0 trains the parameters themselves
+    config.lora.alpha = 16.0  # deltas are multiplied by alpha / rank
+    config.lora.matrices = "q,k,v,o,gate,up,down"  # that have deltas
+
     config.optimizer = ConfigDict()
     # Or "natural"; or without a preconditioner "adamw", "adafactor", "sgd", "muon".
     config.optimizer.name = "orthogonal"

@@ -29,13 +29,14 @@ class Counts:
     optimizer: OptimizerChoice
     steps: int
     refreshes: int  # computations of the statistics
+    rank: int = 0  # of low-rank deltas; 0 where the parameters themselves move
 
     def surgery_flops(self) -> dict[str, float]:
         """FLOPs by item."""
         config, context, moves = self.config, self.context, self.trainable
         items = {
             "training": flops.training_flops(
-                config, self.trained_tokens, context, moves
+                config, self.trained_tokens, context, moves, self.rank
             ),
             # The live or cached reference applies its own head inside the KL as well.
             "reference": flops.forward_flops(config, self.reference_tokens, context),

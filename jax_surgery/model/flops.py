@@ -53,11 +53,25 @@ def forward_flops(config: LlamaConfig, tokens: int, context: int) -> float:
     return 2.0 * tokens * (config.num_layers * layer + head)
 
 
+def _factor_sizes(config: LlamaConfig, trainable: Trainable, rank: int):
+    """Weights of A and of B of each matrix with a low-rank delta, by name."""
+    shapes = {name: matrix_shapes(config)[name] for name in trainable.matrices}
+    before = {name: rank * rows for name, (rows, _) in shapes.items()}
+    return before, {name: rank * cols for name, (_, cols) in shapes.items()}
+
+
 def backward_flops(
-    config: LlamaConfig, tokens: int, context: int, trainable: Trainable = ALL
+    config: LlamaConfig,
+    tokens: int,
+    context: int,
+    trainable: Trainable = ALL,
+    rank: int = 0,
 ) -> float:
     """FLOPs of a backward pass: a product for the gradient of each product's input
     that a moving parameter lies before, and one for each moving matrix.
+
+    With low-rank deltas (`rank` > 0) no product is formed for the matrix, but three for
+    the factors A and B of its delta: both gradients, and that of x A.
     """
     sizes, attention = _sizes(config), _attention(config, context)
     head = config.hidden_size * config.vocab_size
@@ -67,6 +81,11 @@ def backward_flops(
         layer = 2 * (every + attention)
         return 2.0 * tokens * (config.num_layers * layer + 2 * head)
     moving = sum(sizes[name] for name in trainable.matrices)
+    if rank:
+        a, b = _factor_sizes(config, trainable, rank)
+        moving = sum(a.values()) + 2 * sum(b.values())
+        sizes = {name: size + a.get(name, 0) for name, size in sizes.items()}
+        every = sum(sizes.values())
     lowest = min(ORDER[name] for name in trainable.matrices)
     after = sum(size for name, size in sizes.items() if ORDER[name] > lowest)
     first = moving + after + 2 * attention * (lowest < ATTENTION)
@@ -75,11 +94,20 @@ def backward_flops(
 
 
 def training_flops(
-    config: LlamaConfig, tokens: int, context: int, trainable: Trainable = ALL
+    config: LlamaConfig,
+    tokens: int,
+    context: int,
+    trainable: Trainable = ALL,
+    rank: int = 0,
 ) -> float:
-    """FLOPs of a forward and a backward pass."""
+    """FLOPs of a forward and a backward pass; `rank` is of low-rank deltas."""
     forward = forward_flops(config, tokens, context)
-    return forward + backward_flops(config, tokens, context, trainable)
+    if rank:
+        a, b = _factor_sizes(config, trainable, rank)
+        factors = sum(a.values()) + sum(b.values())
+        # Every layer has factors, also those that do not move.
+        forward += 2.0 * tokens * config.num_layers * factors
+    return forward + backward_flops(config, tokens, context, trainable, rank)
 
 
 def moments_flops(

@@ -26,7 +26,7 @@ def _prefill(params, config, tokens_BT, positions_BT, real_BT, slots, compute):
     """Runs the prompts; returns last hidden [B, D] and the cache of `slots`."""
     cos, sin = attn.rope_tables(config, positions_BT)
     bias = attn.segment_bias(real_BT.astype(jnp.int32))
-    graph = llama.block_graph(config)
+    graph = llama.block_graph(config, params)
     extra = slots - tokens_BT.shape[1]
 
     def layer(x, layer_params):
@@ -49,7 +49,7 @@ def _decode_one(params, config, token_B, position_B, slot, open_BS, cache, compu
     """One token for every row; returns hidden [B, D] and the cache."""
     cos, sin = attn.rope_tables(config, position_B[:, None])
     bias = jnp.where(open_BS, 0.0, MASKED)[:, None, None]
-    graph = llama.block_graph(config)
+    graph = llama.block_graph(config, params)
 
     def layer(x, inputs):
         layer_params, keys, values = inputs

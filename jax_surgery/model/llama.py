@@ -21,20 +21,21 @@ from jax_surgery.model import attention as attn
 from jax_surgery.model import attention_kernels
 from jax_surgery.model.compute import DEFAULT_COMPUTE, REMAT, Compute
 from jax_surgery.model.config import LlamaConfig
+from jax_surgery.model.trainable import BLOCK_OF
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import partition
 
 Params = dict[str, Any]
 
 
-def _product(x, kernel):
-    """x @ kernel over all of kernel's leading axes but the last of x, 2-D inside.
+def _product(x, kernel, inputs: int = 1):
+    """x @ kernel over the kernel's first `inputs` axes, which x's last holds; 2-D inside.
 
     Flattening to two dimensions makes the backward products much faster on CPU.
     """
     width = x.shape[-1]
     flat = x.reshape(-1, width) @ kernel.reshape(width, -1)
-    return flat.reshape(*x.shape[:-1], *kernel.shape[1:])
+    return flat.reshape(*x.shape[:-1], *kernel.shape[inputs:])
 
 
 def _second_moment(x, weights_BT):
@@ -44,18 +45,31 @@ def _second_moment(x, weights_BT):
 
 
 class Kernel(nnx.Module):
-    """A weight, applied by `_product`; no bias anywhere in Llama."""
+    """A weight, applied by `_product`; no bias anywhere in Llama.
 
-    def __init__(self, shape, std: float, spec, *, rngs: nnx.Rngs):
+    Where the parameters hold factors of a low-rank delta beside it (`lora_a`, `lora_b`,
+    see `surgery.lora`), their product with x is added. The sum of the weights is never
+    formed, and so nor is its gradient.
+    """
+
+    lora_a = lora_b = None
+
+    def __init__(self, shape, std: float, name: str, inputs=1, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
-        self.spec = tuple(spec)  # of one layer's weight on the mesh
+        self.name, self.inputs = name, inputs  # leading axes that are inputs
 
-    def gathered(self, dtype):
-        """The weight as products use it."""
-        return partition.gather(self.kernel[...], self.spec, str(dtype))
+    def _gathered(self, leaf: str, dtype):
+        """The weight or a factor as products use it."""
+        spec = tuple(partition.LAYER_SPECS[self.name, leaf])
+        return partition.gather(getattr(self, leaf)[...], spec, str(dtype))
 
     def __call__(self, x):
-        return _product(x, self.gathered(x.dtype))
+        y = _product(x, self._gathered("kernel", x.dtype), self.inputs)
+        if self.lora_a is None:
+            return y
+        with jax.named_scope("lora"):
+            low = _product(x, self._gathered("lora_a", x.dtype), self.inputs)
+            return y + _product(low, self._gathered("lora_b", x.dtype))
 
 
 class RMSNorm(nnx.Module):
@@ -76,13 +90,13 @@ class Attention(nnx.Module):
     """Grouped-query attention with rotary positions."""
 
     def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
-        std, d, specs = c.initializer_range, c.hidden_size, partition.LAYER_SPECS
+        std, d = c.initializer_range, c.hidden_size
         kv_shape = (d, c.num_kv_heads, c.head_dim)
-        self.q = Kernel((d, c.num_heads, c.head_dim), std, specs["q"], rngs=rngs)
-        self.k = Kernel(kv_shape, std, specs["k"], rngs=rngs)
-        self.v = Kernel(kv_shape, std, specs["v"], rngs=rngs)
+        self.q = Kernel((d, c.num_heads, c.head_dim), std, "q", rngs=rngs)
+        self.k = Kernel(kv_shape, std, "k", rngs=rngs)
+        self.v = Kernel(kv_shape, std, "v", rngs=rngs)
         out = std / math.sqrt(2 * c.num_layers)
-        self.o = Kernel((c.num_heads, c.head_dim, d), out, specs["o"], rngs=rngs)
+        self.o = Kernel((c.num_heads, c.head_dim, d), out, "o", inputs=2, rngs=rngs)
 
     def project(self, x, cos, sin):
         """Rotated queries and keys, and values."""
@@ -95,8 +109,7 @@ class Attention(nnx.Module):
     def output(self, context_BTNH):
         """The heads' contexts [B, T, N * H], and their projection [B, T, D]."""
         context = context_BTNH.reshape(*context_BTNH.shape[:2], -1)
-        kernel = self.o.gathered(context.dtype)
-        return context, _product(context, kernel.reshape(-1, kernel.shape[-1]))
+        return context, self.o(context)
 
 
 class MLP(nnx.Module):
@@ -104,10 +117,10 @@ class MLP(nnx.Module):
 
     def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
         std, d, f = c.initializer_range, c.hidden_size, c.intermediate_size
-        specs, out = partition.LAYER_SPECS, std / math.sqrt(2 * c.num_layers)
-        self.gate = Kernel((d, f), std, specs["gate"], rngs=rngs)
-        self.up = Kernel((d, f), std, specs["up"], rngs=rngs)
-        self.down = Kernel((f, d), out, specs["down"], rngs=rngs)
+        self.gate = Kernel((d, f), std, "gate", rngs=rngs)
+        self.up = Kernel((d, f), std, "up", rngs=rngs)
+        out = std / math.sqrt(2 * c.num_layers)
+        self.down = Kernel((f, d), out, "down", rngs=rngs)
 
     def hidden(self, x):
         return jax.nn.silu(self.gate(x)) * self.up(x)
@@ -171,17 +184,29 @@ class Llama(nnx.Module):
         self.final_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         if not c.tie_embeddings:
             shape = (c.hidden_size, c.vocab_size)
-            spec = partition.HEAD_SPEC
-            self.head = Kernel(shape, c.initializer_range, spec, rngs=rngs)
+            self.head = Kernel(shape, c.initializer_range, "head", rngs=rngs)
 
 
 @functools.cache
 def _graph(config: LlamaConfig):
-    """The structure of the whole model and of one (unstacked) block."""
+    """The structure of the whole model, and its parameters' shapes."""
     model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
-    block = nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model, nnx.Param)
-    return graph, nnx.to_pure_dict(state), nnx.split(block, nnx.Param)[0]
+    return graph, nnx.to_pure_dict(state)
+
+
+@functools.cache
+def _block_graph(config: LlamaConfig, low_rank: tuple[str, ...]):
+    """The structure of one (unstacked) block, with factors beside some matrices."""
+
+    def make():
+        block = Block(config, rngs=nnx.Rngs(0))
+        for name in low_rank:
+            kernel = getattr(getattr(block, BLOCK_OF[name]), name)
+            kernel.lora_a, kernel.lora_b = (nnx.Param(jnp.zeros(())) for _ in "ab")
+        return block
+
+    return nnx.split(nnx.eval_shape(make), nnx.Param)[0]
 
 
 def merge(params: Params, config: LlamaConfig) -> Llama:
@@ -189,9 +214,11 @@ def merge(params: Params, config: LlamaConfig) -> Llama:
     return nnx.merge(_graph(config)[0], nnx.State(params))
 
 
-def block_graph(config: LlamaConfig):
-    """NNX structure of one layer, for running layers one by one."""
-    return _graph(config)[2]
+def block_graph(config: LlamaConfig, params: Params):
+    """NNX structure of one layer of `params`, for running layers one by one."""
+    layers = params["layers"]
+    low_rank = (n for n, block in BLOCK_OF.items() if "lora_a" in layers[block][n])
+    return _block_graph(config, tuple(low_rank))
 
 
 def merge_block(graph, layer_params: Params) -> Block:
@@ -289,7 +316,7 @@ def forward(
     """Final normed hidden states.
 
     Args:
-      params: see `abstract_params`.
+      params: see `abstract_params`; with factors beside matrices, see `Kernel`.
       config: the architecture.
       tokens_BT: int32 token ids.
       segment_ids_BT: packed documents 1, 2, ..., padding 0; None is one document a
@@ -311,7 +338,7 @@ def forward(
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
     cos, sin = attn.rope_tables(config, positions_BT)
-    graph = block_graph(config)
+    graph = block_graph(config, params)
     attend = attention_kernels.self_attention(
         compute.attention, segment_ids_BT, compute.dtype
     )

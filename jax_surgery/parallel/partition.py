@@ -2,7 +2,8 @@
 """How parameters lie on the mesh: one table, and the gathering of weights.
 
 Letters: L layers, D model width, N heads, K key-value heads, H head width, F hidden
-width of the MLP, V vocabulary. A name is the end of a parameter's path.
+width of the MLP, V vocabulary, R rank of low-rank deltas. A name is the end of a
+parameter's path.
 """
 
 import functools
@@ -31,6 +32,21 @@ TABLE = {
     ("mlp", "down", "kernel"): ("L F D", P(None, "tp", "fsdp")),
     ("final_norm", "scale"): ("D", P(None)),
     ("head", "kernel"): ("D V", P("fsdp", "tp")),
+    # Factors of low-rank deltas: their inputs and outputs lie like the matrix' own.
+    ("attention", "q", "lora_a"): ("L D R", P(None, "fsdp", None)),
+    ("attention", "q", "lora_b"): ("L R N H", P(None, None, "tp", None)),
+    ("attention", "k", "lora_a"): ("L D R", P(None, "fsdp", None)),
+    ("attention", "k", "lora_b"): ("L R K H", P(None, None, "tp", None)),
+    ("attention", "v", "lora_a"): ("L D R", P(None, "fsdp", None)),
+    ("attention", "v", "lora_b"): ("L R K H", P(None, None, "tp", None)),
+    ("attention", "o", "lora_a"): ("L N H R", P(None, "tp", None, None)),
+    ("attention", "o", "lora_b"): ("L R D", P(None, None, "fsdp")),
+    ("mlp", "gate", "lora_a"): ("L D R", P(None, "fsdp", None)),
+    ("mlp", "gate", "lora_b"): ("L R F", P(None, None, "tp")),
+    ("mlp", "up", "lora_a"): ("L D R", P(None, "fsdp", None)),
+    ("mlp", "up", "lora_b"): ("L R F", P(None, None, "tp")),
+    ("mlp", "down", "lora_a"): ("L F R", P(None, "tp", None)),
+    ("mlp", "down", "lora_b"): ("L R D", P(None, None, "fsdp")),
 }
 FIELDS = {
     "D": "hidden_size",
@@ -39,11 +55,9 @@ FIELDS = {
     "F": "intermediate_size",
     "V": "vocab_size",
 }
-# Of one layer, by the matrix' name.
+# Of one layer, by the matrix' name and what it is of it.
 LAYER_SPECS = {
-    name[-2]: P(*spec[1:])
-    for name, (axes, spec) in TABLE.items()
-    if axes.startswith("L") and name[-1] == "kernel"
+    name[1:]: P(*spec[1:]) for name, (_, spec) in TABLE.items() if len(name) == 3
 }
 HEAD_SPEC = TABLE["head", "kernel"][1]
 EMBEDDING_SPEC = TABLE["embedder", "embedding"][1]

@@ -25,6 +25,7 @@ from jax_surgery.parallel import partition, topologies
 from jax_surgery.runs import devices, surgery
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs.settings import PlanSettings
+from jax_surgery.surgery import lora
 from jax_surgery.surgery.objective import ROLES, RoleRows
 from jax_surgery.surgery.step import TrainState
 
@@ -94,18 +95,20 @@ def lower(
     Raises:
       ValueError: something that does not divide over the mesh.
     """
-    run = settings.surgery
+    run, low_rank = settings.surgery, settings.surgery.lora
     cached = run.reference == "cached"
     with jax.set_mesh(mesh):
         devices.parameter_shardings(config)  # checks that all divides
         rows = rows_of(settings)
         optimizer, step = surgery.make_step(run, config, rows)
         params = llama.abstract_params(config)
+        if low_rank.rank:
+            params = jax.eval_shape(lambda: lora.init_factors(config, low_rank, 0))
         state = jax.eval_shape(
             lambda p: TrainState(p, optimizer.init(p), jnp.zeros((), jnp.int32)), params
         )
         frozen = llama.abstract_params(config, run.compute.dtype)
-        if cached:
+        if cached and not low_rank.rank:  # of which it is the base too
             frozen = llama.head_params(frozen)
         batch = abstract_batch(
             rows, run.data.context, config.hidden_size, run.compute, cached

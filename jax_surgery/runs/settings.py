@@ -12,7 +12,10 @@ import typing
 from typing import Any
 
 from jax_surgery.model.compute import Compute
+from jax_surgery.model.config import LlamaConfig
+from jax_surgery.model.trainable import Trainable
 from jax_surgery.parallel.mesh import MeshShape
+from jax_surgery.surgery.lora import LowRank
 from jax_surgery.surgery.objective import Objective
 from jax_surgery.surgery.optimizer import OptimizerChoice
 
@@ -101,6 +104,7 @@ class SurgerySettings:
     compute: Compute = dataclasses.field(default_factory=Compute)
     objective: Objective = dataclasses.field(default_factory=Objective)
     reference: str = "live"  # "live", or "cached" hidden states on disk
+    lora: LowRank = dataclasses.field(default_factory=LowRank)
     optimizer: OptimizerChoice = dataclasses.field(default_factory=OptimizerChoice)
     steps: int = 100
     accumulate: int = 1  # micro-batches a step
@@ -114,6 +118,18 @@ class SurgerySettings:
                 f"config.reference={self.reference!r}; use 'live' or 'cached'."
             )
         _at_least(1, self, "config", "steps", "accumulate")
+        if self.lora.rank:
+            self.lora.check_optimizer(self.optimizer)
+
+    def trainable(self, config: LlamaConfig) -> Trainable:
+        """The matrices of a model that move, or whose low-rank deltas do.
+
+        Raises:
+          ValueError: see `OptimizerChoice.trainable` and `LowRank.trainable`.
+        """
+        if self.lora.rank:
+            return self.lora.trainable(config, self.optimizer.first_layer)
+        return self.optimizer.trainable(config)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,6 @@ of the three-term objective -> questions after -> model, results, report.
 """
 
 import dataclasses
-import json
 import pathlib
 import tempfile
 from typing import Any
@@ -24,13 +23,13 @@ from jax_surgery.evaluation import cost, multiple_choice, text
 from jax_surgery.evaluation.report import table
 from jax_surgery.model import hf_weights, llama
 from jax_surgery.model.config import LlamaConfig
-from jax_surgery.parallel import distributed
+from jax_surgery.model.trainable import ALL
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.runs import devices, outcome
+from jax_surgery.runs import curve, devices, outcome
 from jax_surgery.runs.loop import Hook, train
 from jax_surgery.runs.questions import load_questions
 from jax_surgery.runs.settings import SurgerySettings
-from jax_surgery.surgery import precondition
+from jax_surgery.surgery import lora, precondition
 from jax_surgery.surgery.moments import second_moments
 from jax_surgery.surgery.objective import RoleRows
 from jax_surgery.surgery.optimizer import make_optimizer
@@ -38,7 +37,6 @@ from jax_surgery.surgery.step import TrainState, init_state, make_train_step
 
 STATISTICS_ROWS = 8  # rows of a forward pass, at least
 REFERENCE_ROWS = 8
-CURVE = "curve.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +84,10 @@ def admit(settings: SurgerySettings) -> Patient:
     )
     if shared:
         packers |= keep
-    params, config = devices.load_llama(source)
+    settings.trainable(hf_weights.load_config(source))  # raises before it takes long
+    # What stays as it is may stay in the files' own dtype.
+    frozen = settings.lora.rank and settings.compute.dtype == "bfloat16"
+    params, config = devices.load_llama(source, None if frozen else "float32")
     return Patient(params, config, tokenizer, source, packers, keep["retain"])
 
 
@@ -105,7 +106,7 @@ def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
     if not settings.optimizer.preconditioned:
         return []
     count = _statistics_rows(patient, settings)
-    trainable = settings.optimizer.trainable(patient.config)
+    trainable = settings.trainable(patient.config)
     inverse_roots = jax.jit(precondition.inverse_roots, static_argnums=1)
 
     def refresh(step: int, state: TrainState) -> TrainState:
@@ -171,8 +172,10 @@ def reference_of(
 
 def make_step(settings: SurgerySettings, config: LlamaConfig, rows: RoleRows):
     """The optimizer of a run and its jitted step (see `step.make_train_step`)."""
-    trainable = settings.optimizer.trainable(config)
-    optimizer = make_optimizer(settings.optimizer, settings.steps, trainable)
+    trainable, low_rank = settings.trainable(config), settings.lora
+    # Of the tree that the state holds.
+    moving = ALL if low_rank.rank else trainable
+    optimizer = make_optimizer(settings.optimizer, settings.steps, moving)
     step = make_train_step(
         config,
         settings.objective,
@@ -182,6 +185,7 @@ def make_step(settings: SurgerySettings, config: LlamaConfig, rows: RoleRows):
         average=settings.data.average,
         accumulate=settings.accumulate,
         trainable=trainable,
+        low_rank=low_rank,
     )
     return optimizer, step
 
@@ -197,14 +201,20 @@ def operate(
     """Runs the steps; returns the parameters after them.
 
     The patient's parameters are given up: the steps take their place. A frozen copy
-    serves as reference, of the output head alone where the reference is cached.
+    serves as reference, of the output head alone where the reference is cached. Of
+    low-rank deltas they are the base, uncopied, to which the deltas are added at last.
     """
-    data = settings.data
+    data, low_rank = settings.data, settings.lora
     rows = devices.role_rows(data.rows, settings.accumulate)
     optimizer, step = make_step(settings, patient.config, rows)
     cache = reference_of(patient, settings, directory)
-    needed = patient.params if cache is None else llama.head_params(patient.params)
-    reference = frozen_reference(needed, settings.compute.dtype)
+    if low_rank.rank:
+        reference = patient.params
+        params = lora.init_factors(patient.config, low_rank, settings.seed)
+    else:
+        params = patient.params
+        needed = params if cache is None else llama.head_params(params)
+        reference = frozen_reference(needed, settings.compute.dtype)
 
     def one_step(state: TrainState, batch: Batch):
         index_BT = batch["token_index_BT"]
@@ -215,9 +225,9 @@ def operate(
             placed |= meshes.place_rows({"reference_hidden_RTD": hidden}, rows.retain)
         return step(state, placed, reference)
 
-    return train(
+    params = train(
         one_step,
-        init_state(patient.params, optimizer),
+        init_state(params, optimizer),
         devices.batch_stream(patient.packers, data.rows, rows, settings.seed),
         steps=settings.steps,
         directory=directory,
@@ -225,6 +235,7 @@ def operate(
         hooks=statistics_hooks(patient, settings) + hooks,
         title="surgery",
     ).params
+    return lora.merge(patient.params, params, low_rank) if low_rank.rank else params
 
 
 def count_cost(patient: Patient, settings: SurgerySettings) -> dict[str, Any]:
@@ -243,10 +254,11 @@ def count_cost(patient: Patient, settings: SurgerySettings) -> dict[str, Any]:
         trained_tokens=sum(data.rows.values()) * steps * data.context,
         reference_tokens=reference,
         statistics_tokens=times * _statistics_rows(patient, settings) * data.context,
-        trainable=settings.optimizer.trainable(patient.config),
+        trainable=settings.trainable(patient.config),
         optimizer=settings.optimizer,
         steps=steps,
         refreshes=times,
+        rank=settings.lora.rank,
     )
     kept = patient.kept.num_tokens
     if "update" in patient.packers:
@@ -276,6 +288,15 @@ class Examiner:
         )
         return multiple_choice.summarise(answers)
 
+    def of_state(
+        self, state: TrainState, questions: tuple[Question, ...]
+    ) -> dict[str, Any]:
+        """Accuracies of what a run has come to; the base of deltas is not copied."""
+        params, low_rank = state.params, self._settings.lora
+        if low_rank.rank:
+            params = lora.attach(self._patient.params, params, low_rank)
+        return self.accuracies(params, questions)
+
     def roles(self, params: Any) -> dict[str, Any]:
         """How well each role's text is known: nats a token, and share of tokens
         that are the most likely one."""
@@ -285,37 +306,6 @@ class Examiner:
             )
             for role, packer in self._patient.packers.items()
         }
-
-
-def watch_hook(
-    examiner: Examiner,
-    questions: tuple[Question, ...],
-    every: int,
-    directory: str,
-) -> list[Hook]:
-    """Asks some questions during the run; appends the accuracies to a file."""
-    if not questions or not every:
-        return []
-    file = epath.Path(directory) / CURVE
-
-    def watch(step: int, state: TrainState) -> TrainState:
-        summary = examiner.accuracies(state.params, questions)
-        point = {"step": step} | {g: e["accuracy"] for g, e in summary.items()}
-        if distributed.is_lead():
-            old = read_curve(directory)
-            kept = [row for row in old if row["step"] < step]
-            file.write_text("".join(json.dumps(row) + "\n" for row in [*kept, point]))
-        return state
-
-    return [Hook(every, watch)]
-
-
-def read_curve(directory: str) -> list[dict[str, float]]:
-    """The accuracies over steps of a run so far."""
-    file = epath.Path(directory) / CURVE
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def run(settings: SurgerySettings, directory: str) -> dict[str, Any]:
@@ -338,7 +328,8 @@ def _run(settings: SurgerySettings, directory: str) -> dict[str, Any]:
     examples = outcome.Examples(patient, questions)
 
     few = multiple_choice.subsample(questions, settings.loop.evaluate_questions)
-    hooks = watch_hook(examiner, few, settings.loop.evaluate_every, directory)
+    every = settings.loop.evaluate_every if few else 0
+    hooks = curve.watch(lambda state: examiner.of_state(state, few), every, directory)
     params = operate(patient, settings, directory, hooks)
 
     after = examiner.accuracies(params, questions)
@@ -359,7 +350,7 @@ def _run(settings: SurgerySettings, directory: str) -> dict[str, Any]:
         "cost": count_cost(patient, settings),
     }
     last = {g: e["accuracy"] for g, e in after.items()}
-    curve = read_curve(directory)
+    points = curve.read_curve(directory)
     outcome.write(
         directory,
         results,
@@ -367,7 +358,7 @@ def _run(settings: SurgerySettings, directory: str) -> dict[str, Any]:
         rows=table.accuracy_rows(before, after) + table.role_rows(results["roles"]),
         intervals="Wilson" if questions else "",
         settings=dataclasses.asdict(settings),
-        curve=[*curve, {"step": settings.steps} | last] if curve else [],
+        curve=[*points, {"step": settings.steps} | last] if points else [],
         examples=examples.after(params),
     )
     return results

@@ -13,6 +13,7 @@ from jax_surgery.model.config import LlamaConfig
 from jax_surgery.model.trainable import ALL, Trainable
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import partition
+from jax_surgery.surgery import lora
 from jax_surgery.surgery import objective as objectives
 from jax_surgery.surgery.objective import (
     ROLES,
@@ -25,7 +26,8 @@ from jax_surgery.surgery.objective import (
 
 
 class TrainState(NamedTuple):
-    """What a step changes: parameters, optimizer state, steps taken."""
+    """What a step changes: parameters (or factors of low-rank deltas, see `lora`),
+    optimizer state, steps taken."""
 
     params: Any
     opt_state: Any
@@ -172,12 +174,17 @@ def make_train_step(
     average: str = "sequences",
     accumulate: int = 1,
     trainable: Trainable = ALL,
+    low_rank: lora.LowRank = lora.FULL,
 ):
     """The jitted `step(state, batch, reference_params) -> (state, metrics)`.
 
     `state` is donated. Of `reference_params` only `llama.head_params` are needed where
-    the batch has `reference_hidden_RTD` (the cached reference).
+    the batch has `reference_hidden_RTD` (the cached reference). With low-rank deltas
+    they are the base as well, needed whole, and the state holds the factors alone, all
+    of which move in the layers of `trainable`.
     """
+    if low_rank.rank:
+        trainable = Trainable(trainable.first_layer)
     loss_fn = objectives.make_loss_fn(
         config, objective, split_rows(rows, accumulate), compute, trainable
     )
@@ -188,8 +195,14 @@ def make_train_step(
         batch["position_weights_BT"] = position_weights(
             batch["segment_ids_BT"], average
         )
+
+        def of_moving(params, batch):
+            if low_rank.rank:
+                params = lora.attach(reference_params, params, low_rank)
+            return loss_fn(params, batch)
+
         metrics, grads = loss_and_gradients(
-            loss_fn, state.params, batch, rows, accumulate
+            of_moving, state.params, batch, rows, accumulate
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, trainable.mask(updates))

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from jax_surgery.parallel import distributed, topologies
+from jax_surgery.parallel import distributed, host_memory, topologies
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs.loop import Interrupted, TrainingDiverged
 
@@ -158,6 +158,8 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
     settings = run_settings.from_config(config)
     if isinstance(settings, run_settings.PlanSettings):
         topologies.prepare()  # before JAX looks for devices
+    elif jax.default_backend() == "cpu":
+        host_memory.keep_freed_memory()
     workdir = workdir or default_workdir(config_file)
     if "://" not in workdir:
         workdir = str(pathlib.Path(workdir).expanduser().absolute())

@@ -4,22 +4,18 @@
 import functools
 import json
 import math
-import os
-import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import on_devices
 import pytest
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jax_surgery.model import llama
 from jax_surgery.model.architectures import architecture
 from jax_surgery.model.config import LlamaConfig
-from jax_surgery.model.trainable import ALL, BLOCK_OF, Trainable
+from jax_surgery.model.trainable import ALL, Trainable
+from jax_surgery.runs.checkpoint import Checkpoints
 from jax_surgery.surgery import step as steps
 from jax_surgery.surgery.objective import Objective, RoleRows
 from jax_surgery.surgery.optimizer import OptimizerChoice, make_optimizer
@@ -282,8 +278,9 @@ def as_bits(tree):
     return [np.atleast_1d(x).view(np.uint8) for x in jax.tree.leaves(tree)]
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_a_resumed_run_is_bit_equal_with_bfloat16_moments(name):
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_resumed_run_is_bit_equal_with_bfloat16_moments(name, tmp_path):
+    """Through a checkpoint, which holds every kind of state."""
     params, gradients = trees(4)
     optimizer = make_optimizer(choice_of(name, **BOTH), 10)
     update = jax.jit(optimizer.update)
@@ -295,8 +292,12 @@ def test_a_resumed_run_is_bit_equal_with_bfloat16_moments(name):
 
     whole = run(optimizer.init(params), gradients)
     half = run(optimizer.init(params), gradients[:2])
-    stored = jax.tree.map(np.asarray, half)
-    resumed = run(jax.tree.map(jnp.asarray, stored), gradients[2:])
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(2, half, {"step": 2})
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        stored, _ = checkpoints.restore(optimizer.init(params))
+    resumed = run(stored, gradients[2:])
+    assert jax.tree.structure(resumed) == jax.tree.structure(whole)
     for left, right in zip(as_bits(whole), as_bits(resumed), strict=True):
         np.testing.assert_array_equal(left, right)
 
@@ -430,30 +431,29 @@ def test_bad_choices_are_named(fields, message):
         OptimizerChoice(**fields)
 
 
-EXCHANGES = (
-    "all-gather",
-    "all-reduce",
-    "all-to-all",
-    "collective-permute",
-    "reduce-scatter",
-)
-
-
-def specs_on_mesh(tree):
-    """Matrices are split along inputs and outputs, what is like them alike."""
-
-    def spec(path, leaf):
-        names = [k.key for k in path if isinstance(getattr(k, "key", None), str)]
-        name = names[-2] if len(names) > 1 else ""
-        if leaf.ndim < 2 or name not in BLOCK_OF or "v_row" in str(path):
-            return P()
-        if name == "o":
-            return P(None, "tp", None, "fsdp")
-        if name == "down":
-            return P(None, "tp", "fsdp")
-        return P(None, "fsdp", "tp")
-
-    return jax.tree_util.tree_map_with_path(spec, tree)
+ON_A_MESH = """
+import json, re, jax, numpy as np
+from jax_surgery.parallel import mesh as meshes, partition
+from jax_surgery.surgery.optimizer import make_optimizer
+from test_optimizers import BOTH, choice_of, some, trees
+params, (gradient,) = trees(1)
+params, gradient = some(params), some(gradient)
+KINDS = {"all-gather", "all-reduce", "all-to-all", "collective-permute"}
+for name in ("adamw", "muon"):
+    choice = choice_of(name, weight_decay=0.1, clip=0.0, **BOTH)
+    optimizer = make_optimizer(choice, 10)
+    arguments = gradient, optimizer.init(params), params
+    wanted = jax.jit(optimizer.update)(*arguments)
+    with jax.set_mesh(meshes.make_mesh(meshes.MeshShape(tp=2))):
+        placed = [partition.place(tree) for tree in arguments]
+        run = jax.jit(lambda *a: partition.constrain(optimizer.update(*a)))
+        run = run.lower(*placed).compile()
+        got = run(*placed)
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True)
+    errors = [abs(np.float64(x) - np.float64(y)).max() for x, y in pairs]
+    used = KINDS & set(re.findall(r" ([a-z-]+?)(?:-start)?\\(", run.as_text()))
+    print(json.dumps({"error": max(errors), "exchanges": sorted(used)}))
+"""
 
 
 def some(tree):
@@ -467,61 +467,9 @@ def some(tree):
     return {"layers": layers, "head": tree["head"]}
 
 
-def report_on_mesh():
-    """Prints what a step gives on 8 devices against one, and what it exchanges."""
-    params, (gradient,) = trees(1)
-    params, gradient = some(params), some(gradient)
-    types = (AxisType.Auto,) * 3
-    mesh = jax.make_mesh((1, 4, 2), ("data", "fsdp", "tp"), axis_types=types)
-
-    def placed_as(tree):
-        return jax.tree.map(
-            lambda spec: NamedSharding(mesh, spec),
-            specs_on_mesh(tree),
-            is_leaf=lambda x: isinstance(x, P),
-        )
-
-    found = {}
-    for name in ("adamw", "muon"):
-        choice = choice_of(name, weight_decay=0.1, clip=0.0, **BOTH)
-        optimizer = make_optimizer(choice, 10)
-        arguments = (gradient, optimizer.init(params), params)
-        wanted = jax.jit(optimizer.update)(*arguments)
-        with jax.set_mesh(mesh):
-            placed = jax.tree.map(jax.device_put, arguments, placed_as(arguments))
-            run = jax.jit(optimizer.update, out_shardings=placed_as(wanted))
-            run = run.lower(*placed).compile()
-            got = run(*placed)
-        errors = [
-            float(np.abs(np.asarray(x, np.float64) - np.asarray(y, np.float64)).max())
-            for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True)
-        ]
-        kinds = re.findall(r" ([a-z-]+?)(?:-start)?\(", run.as_text())
-        exchanges = sorted({k for k in kinds if k in EXCHANGES})
-        found[name] = {"error": max(errors), "exchanges": exchanges}
-    print(json.dumps(found))
-
-
 def test_steps_on_a_mesh_are_those_of_one_device():
     """AdamW's bfloat16 moments to the bit; Muon gathers no matrix on all devices."""
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    ran = subprocess.run(
-        [sys.executable, __file__],
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    found = json.loads(ran.stdout.splitlines()[-1])
-    assert found["adamw"] == {"error": 0.0, "exchanges": []}
-    assert found["muon"]["exchanges"] == ["all-to-all"]
-    assert found["muon"]["error"] < 1e-5
-
-
-if __name__ == "__main__":
-    report_on_mesh()
+    adamw, muon = map(json.loads, on_devices.run(ON_A_MESH).splitlines())
+    assert adamw == {"error": 0.0, "exchanges": []}
+    assert muon["exchanges"] == ["all-to-all"]
+    assert muon["error"] < 1e-5

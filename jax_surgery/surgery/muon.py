@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
 
-from jax_surgery.model.trainable import BLOCK_OF, as_matrices, matrix_name
+from jax_surgery.model.trainable import as_matrices, matrix_name
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import partition
 from jax_surgery.surgery.precondition import orthogonalise
 
 # Root mean square of a step's elements, in learning rates: about AdamW's.
 STEP_RMS = 0.2
-# The mesh axes that split a matrix' inputs and outputs, as its parameter lies.
-SPLIT = {name: ("fsdp", "tp") for name in BLOCK_OF} | {
-    name: ("tp", "fsdp") for name in ("o", "down")
-}
+# Layers are dealt out over these; not over `data`, which may span slower networks.
+AXES = ("fsdp", "tp")
 
 
 def orthogonalise_layers(name: str, matrix_LXY: jax.Array) -> jax.Array:
@@ -35,23 +35,23 @@ def orthogonalise_layers(name: str, matrix_LXY: jax.Array) -> jax.Array:
       matrix_LXY: of every layer.
     """
     one_by_one = functools.partial(jax.lax.map, orthogonalise)
-    mesh, axes = jax.sharding.get_abstract_mesh(), ("fsdp", "tp")
-    devices = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in axes)
-    if devices == 1:
+    if (devices := meshes.axis_size(*AXES)) == 1:
         return one_by_one(matrix_LXY)
     # The exchange has one step for each axis: the compiler gathers the whole stack
     # where two axes have to change their places at once.
-    as_stored = P(None, *SPLIT[name])
-    halfway = P("fsdp", *(None if axis == "fsdp" else axis for axis in SPLIT[name]))
-    whole = P(axes)
-    place = jax.lax.with_sharding_constraint
+    split = [axis for axis in partition.LAYER_SPECS[name] if axis]
+    stored = (None, *split)
+    halfway = ("fsdp", *(None if axis == "fsdp" else axis for axis in split))
     # Layers of zeros, where the number of layers does not divide.
     layers = len(matrix_LXY)
-    padding = ((0, -layers % devices), (0, 0), (0, 0))
-    stack = place(jnp.pad(place(matrix_LXY, as_stored), padding), as_stored)
-    stack = place(place(stack, halfway), whole)
-    stack = jax.shard_map(one_by_one, in_specs=whole, out_specs=whole)(stack)
-    return place(place(stack, halfway), as_stored)[:layers]
+    stack = meshes.constrain(matrix_LXY, *stored)
+    stack = jnp.pad(stack, ((0, -layers % devices), (0, 0), (0, 0)))
+    for spec in (stored, halfway, (AXES,)):
+        stack = meshes.constrain(stack, *spec)
+    stack = jax.shard_map(one_by_one, in_specs=P(AXES), out_specs=P(AXES))(stack)
+    for spec in (halfway, stored):
+        stack = meshes.constrain(stack, *spec)
+    return stack[:layers]
 
 
 def orthogonal_steps() -> optax.GradientTransformation:

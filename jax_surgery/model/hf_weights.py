@@ -21,7 +21,6 @@ import ml_dtypes
 import numpy as np
 import tqdm
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 
 from jax_surgery.model import config as llama_config
@@ -29,6 +28,7 @@ from jax_surgery.model import hf_index, hf_layout, llama, safetensors_file
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.model.hf_layout import Tensor
 from jax_surgery.model.safetensors_file import Entry
+from jax_surgery.parallel import distributed
 
 # What `save_llama` names its files.
 EXPORTED = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$")
@@ -194,7 +194,7 @@ def _progress(title: str, total: int) -> tqdm.tqdm:
         desc=title,
         unit="B",
         unit_scale=True,
-        disable=total < LONG or jax.process_index() != 0,
+        disable=total < LONG or not distributed.is_lead(),
     )
 
 
@@ -275,7 +275,7 @@ def _exported(
     for tensor in tensors:
         found = hf_layout.extract(hf_layout.leaf(params, tensor.path), tensor)
         array = None
-        if jax.process_index() == 0:
+        if distributed.is_lead():
             array = _convert(np.asarray(found), dtype, tensor.name)
             array = array.reshape(tensor.file_shape)
         else:
@@ -300,12 +300,12 @@ def _write_shards(
                 file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
             shapes = {tensor.name: tensor.file_shape for tensor in group}
             arrays = _exported(params, group, dtype, bar)
-            if jax.process_index() == 0:
+            if distributed.is_lead():
                 safetensors_file.write(folder / file, shapes, dtype, arrays)
             else:
                 collections.deque(arrays, maxlen=0)  # takes part in the gathering
             weight_map |= dict.fromkeys(shapes, file)
-    if jax.process_index() == 0 and len(groups) > 1:
+    if distributed.is_lead() and len(groups) > 1:
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         text = json.dumps(index, indent=2) + "\n"
         (folder / hf_index.INDEX).write_text(text)
@@ -337,7 +337,7 @@ def save_llama(
     own = dtype or str(hf_layout.leaf(params, ("embedder", "embedding")).dtype)
     kind = hf_index.DTYPES[own]
     groups = _groups(hf_layout.tensors(config), kind.itemsize, max_shard_bytes)
-    if jax.process_index() == 0:
+    if distributed.is_lead():
         folder.mkdir(parents=True, exist_ok=True)
         # Old files of another number would be read along with the new ones.
         for file in folder.iterdir():
@@ -348,5 +348,4 @@ def save_llama(
         if tokenizer_source:
             _copy_tokenizer(resolve(tokenizer_source), folder)
     _write_shards(params, groups, folder, kind)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"exported to {directory}")
+    distributed.wait(f"exported to {directory}")

@@ -79,13 +79,7 @@ def write_checkpoint(folder: pathlib.Path, config, file_bytes: int = 10**9) -> N
         values = rng.standard_normal(tensor.file_shape, np.float32)
         return (values * 0.02).astype(dtype)
 
-    groups, size = [[]], 0
-    for tensor in hf_layout.tensors(config):
-        if size + 2 * tensor.size > file_bytes:
-            groups.append([])
-            size = 0
-        groups[-1].append(tensor)
-        size += 2 * tensor.size
+    groups = hf_layout.groups(hf_layout.tensors(config), dtype.itemsize, file_bytes)
     folder.mkdir(parents=True, exist_ok=True)
     weight_map = {}
     for number, group in enumerate(groups):

@@ -39,6 +39,8 @@ def checked(tmp_path_factory) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", weights_on_devices.CHECKS)
 def test_on_eight_devices(checked, name):
+    if name == "memory" and not pathlib.Path("/proc/self/clear_refs").exists():
+        pytest.skip("resident memory is read from Linux' /proc")
     assert not checked[name], checked[name]
 
 

@@ -7,6 +7,7 @@ with eight devices in all (XLA_FLAGS) prints a JSON object: each check's name, a
 ("" where it passed). The expected parameters are put together here, in NumPy.
 """
 
+import argparse
 import dataclasses
 import itertools
 import json
@@ -269,6 +270,29 @@ def check_errors(folder):
         raise AssertionError("a checkpoint without its norm was loaded")
 
 
+def check_memory(folder):
+    """Loading takes the parameters and little beside them, exporting little."""
+    from benchmarks import load_save
+
+    sizes = {"width": 512, "layers": 32, "vocabulary": 4096}
+    config = load_save.model_config(argparse.Namespace(**sizes))
+    need = load_save.needs(config)["parameters"]
+    assert need > 0.2  # GiB, more than twice what is allowed beside them
+    load_save.write_checkpoint(folder / "big", config)
+    phase, before = load_save.Phases(), load_save.status("VmRSS")
+    wanted = layout(*MESHES["fsdp8"])
+    with phase("load", need):
+        params, _ = hf_weights.load_llama(str(folder / "big"), "bfloat16", wanted)
+        jax.block_until_ready(params)
+    held = load_save.status("VmRSS")
+    with phase("export", 0):
+        hf_weights.save_llama(params, config, str(folder / "out"))
+    load, export = phase.rows
+    assert load["peak"] - before - need < 0.1, (before, phase.rows)
+    assert export["peak"] - held < 0.1, (held, phase.rows)
+    load_save.compare(folder / "big", folder / "out")
+
+
 def check_two_processes(folder):
     """Each process reads its part, and process 0 writes all of them gathered."""
     source, out = folder / "gqa", folder / "out"
@@ -297,6 +321,7 @@ def check_two_processes(folder):
 
 
 CHECKS = {
+    "memory": check_memory,  # first: what others free would be used again
     "slices_and_export": check_slices_and_export,
     "without_a_mesh": check_without_a_mesh,
     "dtypes": check_dtypes,

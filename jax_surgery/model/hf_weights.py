@@ -127,21 +127,6 @@ def load_tokenizer(source: str) -> Any:
     return tokenizer
 
 
-def _check_shardings(config: LlamaConfig, shardings: Any) -> None:
-    for path, spec in jax.tree_util.tree_leaves_with_path(
-        llama.abstract_params(config)
-    ):
-        keys = tuple(key.key for key in path)
-        sharding = hf_layout.leaf(shardings, keys)
-        try:
-            sharding.shard_shape(spec.shape)
-        except ValueError as error:
-            raise ValueError(
-                f"{'/'.join(keys)} {spec.shape} cannot be laid out as {sharding}: "
-                f"{error} Use a mesh whose axes divide it."
-            ) from error
-
-
 def _convert(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     """The array in a dtype, rounded to the nearest; ValueError where it overflows."""
     try:
@@ -236,7 +221,7 @@ def load_llama(
     dtypes = hf_index.parameter_dtypes(tensors, entries, dtype)
     layout = shardings(config) if shardings else None
     if layout is not None:
-        _check_shardings(config, layout)
+        hf_layout.check_shardings(config, layout)
     params: llama.Params = {}
     last = None
     total = sum(entries[tensor.name].nbytes for tensor in tensors)
@@ -257,19 +242,6 @@ def load_llama(
             last = node[key] = hf_layout.insert(node.get(key), part, tensor, own)
             bar.update(entries[tensor.name].nbytes)
     return params, config
-
-
-def _groups(tensors: list[Tensor], itemsize: int, limit: float) -> list[list[Tensor]]:
-    """Tensors by file, each at most `limit` bytes (or one tensor)."""
-    groups, size = [[]], 0
-    for tensor in tensors:
-        nbytes = tensor.size * itemsize
-        if groups[-1] and size + nbytes > limit:
-            groups.append([])
-            size = 0
-        groups[-1].append(tensor)
-        size += nbytes
-    return groups
 
 
 def _exported(
@@ -339,8 +311,9 @@ def save_llama(
     """
     folder = epath.Path(directory)
     own = dtype or str(hf_layout.leaf(params, ("embedder", "embedding")).dtype)
-    kind = hf_index.DTYPES[own]
-    groups = _groups(hf_layout.tensors(config), kind.itemsize, max_shard_bytes)
+    kind = hf_index.dtype_named(own)
+    tensors = hf_layout.tensors(config)
+    groups = hf_layout.groups(tensors, kind.itemsize, max_shard_bytes)
     if distributed.is_lead():
         folder.mkdir(parents=True, exist_ok=True)
         # Old files of another number would be read along with the new ones.

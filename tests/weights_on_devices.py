@@ -3,8 +3,8 @@
 
     python tests/weights_on_devices.py FOLDER [ADDRESS PROCESSES PROCESS]
 
-with eight devices in all (XLA_FLAGS) prints a JSON object: each check's name, and its traceback
-("" where it passed). The expected parameters are put together here, in NumPy.
+with eight devices in all (XLA_FLAGS) prints a JSON object: each check's name, and its
+traceback ("" where it passed). The expected parameters are put together here, in NumPy.
 """
 
 import argparse

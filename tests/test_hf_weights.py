@@ -297,3 +297,13 @@ def test_numbers_too_large_for_the_files_dtype_are_not_written(tmp_path):
         ValueError, match="model.norm.weight holds numbers that float16"
     ):
         hf_weights.save_llama(params, BASE, str(tmp_path), dtype="float16")
+
+
+def test_long_loads_and_saves_show_how_far_they_are(tmp_path, monkeypatch, capsys):
+    save(tmp_path, BASE)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(hf_weights, "LONG", 1000)
+    params, _ = hf_weights.load_llama(str(tmp_path))
+    assert "loading weights: 100%" in capsys.readouterr().err
+    hf_weights.save_llama(params, BASE, str(tmp_path))
+    assert "saving weights: 100%" in capsys.readouterr().err

@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils.epath import backend
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -205,3 +208,102 @@ def test_an_export_carries_its_tokenizer(tmp_path):
     assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert again.chat_template == tokenizer.chat_template
     assert hf_weights.load_tokenizer(str(tmp_path / "b")).eos_token_id == 1
+
+
+class Bucket(DirFileSystem):
+    """A local folder that answers to gs:// paths, in the place of gcsfs."""
+
+    def _join(self, path):
+        return super()._join(str(path).removeprefix("gs://"))
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    local = LocalFileSystem(auto_mkdir=True)
+    files = Bucket(str(tmp_path / "bucket"), local)
+    monkeypatch.setattr(
+        backend.fsspec_backend,
+        "fs",
+        lambda path: files if str(path).startswith("gs://") else local,
+    )
+    return "gs://bucket/model"
+
+
+def test_a_bucket_holds_a_checkpoint_as_a_folder_does(tiny_model, bucket):
+    hf_weights.save_llama(
+        tiny_model.params,
+        tiny_model.config,
+        bucket,
+        tokenizer_source=tiny_model.folder,
+        max_shard_bytes=10_000,
+    )
+    params, config = hf_weights.load_llama(bucket)
+    assert config == tiny_model.config
+    for a, b in zip(
+        jax.tree.leaves(params), jax.tree.leaves(tiny_model.params), strict=True
+    ):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    tokenizer = hf_weights.load_tokenizer(bucket)
+    assert tokenizer.get_vocab() == tiny_model.tokenizer.get_vocab()
+    with pytest.raises(FileNotFoundError, match="gs://bucket/other' does not exist"):
+        hf_weights.load_llama("gs://bucket/other")
+
+
+def test_a_bucket_without_what_reads_it_names_the_extra(monkeypatch):
+    def absent(path):
+        raise ImportError("Please install gcsfs")
+
+    monkeypatch.setattr(backend.fsspec_backend, "fs", absent)
+    with pytest.raises(ValueError, match=r"Please install gcsfs.*extra `gcs`"):
+        hf_weights.load_llama("gs://bucket/model")
+
+
+def test_an_export_replaces_the_one_before(tmp_path):
+    save(tmp_path, BASE, max_shard_bytes=20_000)
+    (tmp_path / "notes.safetensors.txt").write_text("mine")
+    params = save(tmp_path, CONFIGS["gqa"])
+    assert {f.name for f in tmp_path.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "notes.safetensors.txt",
+    }
+    again, config = hf_weights.load_llama(str(tmp_path))
+    assert config == CONFIGS["gqa"]
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_dtypes_that_are_not_read_and_layers_that_differ_are_named(tmp_path):
+    save(tmp_path, BASE)
+    with pytest.raises(ValueError, match="dtype 'float8'; choose one of float32"):
+        hf_weights.load_llama(str(tmp_path), "float8")
+    tensors = dict(load_file(tmp_path / "model.safetensors"))
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors[name] = tensors[name].astype(np.float16)
+    save_file(tensors, tmp_path / "model.safetensors")
+    hf_weights.load_llama(str(tmp_path), "bfloat16")
+    with pytest.raises(ValueError, match=f"{name} is float16 and other layers' are"):
+        hf_weights.load_llama(str(tmp_path), None)
+    tensors[name] = tensors[name].astype(np.int8)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"none of F32, BF16, F16 \(1\): {name} I8"):
+        hf_weights.load_llama(str(tmp_path))
+
+
+def test_numbers_too_large_for_the_files_dtype_are_not_written(tmp_path):
+    params = llama.init_params(BASE, 0)
+    params["final_norm"]["scale"] = params["final_norm"]["scale"] * 1e6
+    with pytest.raises(
+        ValueError, match="model.norm.weight holds numbers that float16"
+    ):
+        hf_weights.save_llama(params, BASE, str(tmp_path), dtype="float16")
+
+
+def test_long_loads_and_saves_show_how_far_they_are(tmp_path, monkeypatch, capsys):
+    save(tmp_path, BASE)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(hf_weights, "LONG", 1000)
+    params, _ = hf_weights.load_llama(str(tmp_path))
+    assert "loading weights: 100%" in capsys.readouterr().err
+    hf_weights.save_llama(params, BASE, str(tmp_path))
+    assert "saving weights: 100%" in capsys.readouterr().err

@@ -3,10 +3,11 @@
 
     python tests/weights_on_devices.py FOLDER [ADDRESS PROCESSES PROCESS]
 
-with eight devices in all (XLA_FLAGS) prints a JSON object: each check's name, and its traceback
-("" where it passed). The expected parameters are put together here, in NumPy.
+with eight devices in all (XLA_FLAGS) prints a JSON object: each check's name, and its
+traceback ("" where it passed). The expected parameters are put together here, in NumPy.
 """
 
+import argparse
 import dataclasses
 import itertools
 import json
@@ -18,13 +19,12 @@ import jax
 import ml_dtypes
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from safetensors.numpy import load_file, save_file
 
 from jax_surgery.model import hf_layout, hf_weights, llama, safetensors_file
 from jax_surgery.model.config import LlamaConfig, to_hf
+from jax_surgery.parallel import distributed, partition
+from jax_surgery.parallel import mesh as meshes
 
 GQA = LlamaConfig(
     vocab_size=48,
@@ -44,32 +44,12 @@ MESHES = {
     "data2 fsdp4": (2, 4, 1),
     "data2 fsdp2 tp2": (2, 2, 2),
 }
-SPECS = {
-    "embedding": P("tp", "fsdp"),
-    "q": P(None, "fsdp", "tp", None),
-    "k": P(None, "fsdp", "tp", None),
-    "v": P(None, "fsdp", "tp", None),
-    "o": P(None, "tp", None, "fsdp"),
-    "gate": P(None, "fsdp", "tp"),
-    "up": P(None, "fsdp", "tp"),
-    "down": P(None, "tp", "fsdp"),
-    "head": P("fsdp", "tp"),
-    "scale": P(),
-}
 
 
 def layout(*sizes):
     """The `shardings` of a mesh of data, fsdp and tp devices."""
-    devices = np.array(jax.devices()).reshape(sizes)
-    mesh = Mesh(devices, ("data", "fsdp", "tp"), axis_types=(AxisType.Auto,) * 3)
-
-    def of(path, _):
-        keys = [key.key for key in path]
-        return NamedSharding(mesh, SPECS[keys[-2 if keys[-1] == "kernel" else -1]])
-
-    return lambda config: jax.tree_util.tree_map_with_path(
-        of, llama.abstract_params(config)
-    )
+    mesh = meshes.make_mesh(meshes.MeshShape(*sizes))
+    return lambda config: partition.shardings(llama.abstract_params(config), mesh)
 
 
 def file_tensors(config, dtype=ml_dtypes.bfloat16):
@@ -165,22 +145,42 @@ def assert_held(params, wanted, shardings):
         *map(jax.tree.leaves, (params, wanted, shardings)), strict=True
     ):
         assert (array.shape, array.dtype) == (whole.shape, whole.dtype)
-        assert array.sharding == sharding
+        assert array.sharding.is_equivalent_to(sharding, whole.ndim)
         for shard in array.addressable_shards:
             assert shard.data.shape == sharding.shard_shape(whole.shape)
             assert np.asarray(shard.data).tobytes() == whole[shard.index].tobytes()
 
 
-def check_slices(folder):
-    """Each device holds its slice and no more, on every mesh."""
+def assert_exported(folder, tensors, limit):
+    """A directory holds these tensors, bit for bit, in files of that size at most."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    names = set(index["weight_map"].values())
+    assert len(names) > 2
+    assert names == {file.name for file in folder.glob("*.safetensors")}
+    assert set(index["weight_map"]) == set(tensors)
+    files = {name: load_file(folder / name) for name in names}
+    for file in files.values():
+        assert sum(tensor.nbytes for tensor in file.values()) <= limit
+    for name, tensor in tensors.items():
+        written = files[index["weight_map"][name]][name]
+        assert (written.dtype, written.shape) == (tensor.dtype, tensor.shape)
+        assert written.tobytes() == tensor.tobytes()
+
+
+def check_slices_and_export(folder):
+    """Each device holds its slice and no more, on every mesh; written, it is as it
+    was, in files of a bounded size."""
     for name, config in CONFIGS.items():
         tensors = file_tensors(config)
         write(folder / name, config, tensors)
-        for sizes in MESHES.values():
+        for mesh, sizes in MESHES.items():
             wanted = layout(*sizes)
             params, read = hf_weights.load_llama(str(folder / name), None, wanted)
             assert read == config
             assert_held(params, expected(config, tensors), wanted(config))
+            out = folder / f"{name} {mesh}"
+            hf_weights.save_llama(params, config, str(out), max_shard_bytes=20_000)
+            assert_exported(out, tensors, 20_000)
 
 
 def check_without_a_mesh(folder):
@@ -193,28 +193,6 @@ def check_without_a_mesh(folder):
         for array, whole in zip(jax.tree.leaves(params), wanted, strict=True):
             assert array.devices() == {jax.devices()[0]}
             assert np.asarray(array).tobytes() == whole.tobytes()
-
-
-def check_export(folder):
-    """What was loaded over a mesh is written as it was, in files of a bounded size."""
-    for name, config in CONFIGS.items():
-        tensors = file_tensors(config)
-        write(folder / name, config, tensors)
-        for mesh, sizes in MESHES.items():
-            params, _ = hf_weights.load_llama(str(folder / name), None, layout(*sizes))
-            out = folder / f"{name} {mesh}"
-            hf_weights.save_llama(params, config, str(out), max_shard_bytes=20_000)
-            index = json.loads((out / "model.safetensors.index.json").read_text())
-            files = {f: load_file(out / f) for f in index["weight_map"].values()}
-            assert len(files) > 2
-            assert set(files) == {f.name for f in out.glob("*.safetensors")}
-            assert set(index["weight_map"]) == set(tensors)
-            for file in files.values():
-                assert sum(t.nbytes for t in file.values()) <= 20_000
-            for key, tensor in tensors.items():
-                written = files[index["weight_map"][key]][key]
-                assert written.dtype == tensor.dtype and written.shape == tensor.shape
-                assert written.tobytes() == tensor.tobytes()
 
 
 def check_dtypes(folder):
@@ -292,6 +270,29 @@ def check_errors(folder):
         raise AssertionError("a checkpoint without its norm was loaded")
 
 
+def check_memory(folder):
+    """Loading takes the parameters and little beside them, exporting little."""
+    from benchmarks import load_save
+
+    sizes = {"width": 512, "layers": 32, "vocabulary": 4096}
+    config = load_save.model_config(argparse.Namespace(**sizes))
+    need = load_save.needs(config)["parameters"]
+    assert need > 0.2  # GiB, more than twice what is allowed beside them
+    load_save.write_checkpoint(folder / "big", config)
+    phase, before = load_save.Phases(), load_save.status("VmRSS")
+    wanted = layout(*MESHES["fsdp8"])
+    with phase("load", need):
+        params, _ = hf_weights.load_llama(str(folder / "big"), "bfloat16", wanted)
+        jax.block_until_ready(params)
+    held = load_save.status("VmRSS")
+    with phase("export", 0):
+        hf_weights.save_llama(params, config, str(folder / "out"))
+    load, export = phase.rows
+    assert load["peak"] - before - need < 0.1, (before, phase.rows)
+    assert export["peak"] - held < 0.1, (held, phase.rows)
+    load_save.compare(folder / "big", folder / "out")
+
+
 def check_two_processes(folder):
     """Each process reads its part, and process 0 writes all of them gathered."""
     source, out = folder / "gqa", folder / "out"
@@ -303,12 +304,8 @@ def check_two_processes(folder):
         assert not jax.tree.leaves(params)[0].is_fully_addressable
         hf_weights.save_llama(params, config, str(out), max_shard_bytes=20_000)
         # No process returns before everything is written.
-        files = sorted(out.glob("*.safetensors"))
-        written = {k: v for f in files for k, v in load_file(f).items()}
-        assert set(written) == set(tensors)
-        for name, tensor in tensors.items():
-            assert written[name].tobytes() == tensor.tobytes()
-        multihost_utils.sync_global_devices("compared")
+        assert_exported(out, tensors, 20_000)
+        distributed.wait("compared")
     # The rows of down_proj are split over fsdp: half of them are read here.
     seen = reads(source, layout(1, 8, 1))
     headers = [
@@ -324,9 +321,9 @@ def check_two_processes(folder):
 
 
 CHECKS = {
-    "slices": check_slices,
+    "memory": check_memory,  # first: what others free would be used again
+    "slices_and_export": check_slices_and_export,
     "without_a_mesh": check_without_a_mesh,
-    "export": check_export,
     "dtypes": check_dtypes,
     "reads": check_reads,
     "errors": check_errors,

@@ -95,6 +95,15 @@ def check(tensors: list[Tensor], entries: dict[str, Entry], tied: bool) -> None:
         )
 
 
+def dtype_named(name: str) -> np.dtype:
+    """The dtype of that name; ValueError where files do not hold it."""
+    if name not in DTYPES:
+        raise ValueError(
+            f"weights of dtype {name!r}; choose one of {', '.join(DTYPES)}."
+        )
+    return DTYPES[name]
+
+
 def parameter_dtypes(
     tensors: list[Tensor], entries: dict[str, Entry], dtype: str | None
 ) -> dict[tuple[str, ...], np.dtype]:
@@ -104,11 +113,7 @@ def parameter_dtypes(
       ValueError: an unknown dtype, or layers of one parameter differ.
     """
     if dtype is not None:
-        if dtype not in DTYPES:
-            raise ValueError(
-                f"weights of dtype {dtype!r}; choose one of {', '.join(DTYPES)}."
-            )
-        return dict.fromkeys((tensor.path for tensor in tensors), DTYPES[dtype])
+        return dict.fromkeys((tensor.path for tensor in tensors), dtype_named(dtype))
     found: dict[tuple[str, ...], np.dtype] = {}
     for tensor in tensors:
         own = entries[tensor.name].dtype

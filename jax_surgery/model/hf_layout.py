@@ -113,6 +113,35 @@ def tensors(config: LlamaConfig) -> list[Tensor]:
     return found
 
 
+def groups(tensors: list[Tensor], itemsize: int, limit: float) -> list[list[Tensor]]:
+    """The tensors of each file, of at most `limit` bytes (or one tensor)."""
+    found, size = [[]], 0
+    for tensor in tensors:
+        nbytes = tensor.size * itemsize
+        if found[-1] and size + nbytes > limit:
+            found.append([])
+            size = 0
+        found[-1].append(tensor)
+        size += nbytes
+    return found
+
+
+def check_shardings(config: LlamaConfig, shardings: Any) -> None:
+    """Raises ValueError where a parameter does not divide as its sharding says."""
+    for path, spec in jax.tree_util.tree_leaves_with_path(
+        llama.abstract_params(config)
+    ):
+        keys = tuple(key.key for key in path)
+        sharding = leaf(shardings, keys)
+        try:
+            sharding.shard_shape(spec.shape)
+        except ValueError as error:
+            raise ValueError(
+                f"{'/'.join(keys)} {spec.shape} cannot be laid out as {sharding}: "
+                f"{error} Use a mesh whose axes divide it."
+            ) from error
+
+
 def split_sharding(sharding: Sharding | None, tensor: Tensor) -> Sharding | None:
     """How a tensor in the file's order lies, where its parameter lies as `sharding`."""
     if tensor.as_it_is or not isinstance(sharding, NamedSharding):

@@ -175,7 +175,10 @@ def test_defaults_survive_the_round_trip(run):
         ({"statistics": {"ridge": 0}}, "config.statistics.ridge=0.0 must be positive"),
         ({"objective": {"ascent": "up"}}, "ascent='up'; choose one of none, cap"),
         ({"optimizer": {"name": "lion"}}, "name='lion'; choose one of adamw"),
-        ({"compute": {"dtype": "int8"}}, "dtype='int8'; choose one of float32, bfloat16"),
+        (
+            {"compute": {"dtype": "int8"}},
+            "dtype='int8'; choose one of float32, bfloat16",
+        ),
     ],
 )
 def test_wrong_values_name_the_rule(changes, message):

@@ -39,7 +39,7 @@ def orthogonalise_layers(name: str, matrix_LXY: jax.Array) -> jax.Array:
         return one_by_one(matrix_LXY)
     # The exchange has one step for each axis: the compiler gathers the whole stack
     # where two axes have to change their places at once.
-    split = [axis for axis in partition.LAYER_SPECS[name] if axis]
+    split = [axis for axis in partition.LAYER_SPECS[name, "kernel"] if axis]
     stored = (None, *split)
     halfway = ("fsdp", *(None if axis == "fsdp" else axis for axis in split))
     # Layers of zeros, where the number of layers does not divide.

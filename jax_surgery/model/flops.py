@@ -2,7 +2,8 @@
 """Floating-point operations of a Llama, counted from its shapes.
 
 A product of [m, k] by [k, n] is 2 m k n. Counted: the seven matrices of each layer,
-attention's two products (over the whole row, as computed), and the output head.
+attention's two products (over the whole row; what a kernel leaves out of it is not
+taken off), and the output head on every token.
 Norms, RoPE, softmax and other element-wise work are left out (a few percent).
 """
 

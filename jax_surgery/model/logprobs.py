@@ -3,9 +3,12 @@
 
 The logits of all tokens never exist at once: chunks of each row's tokens are scanned,
 each under `jax.checkpoint`, float32 inside. What leaves is one number a token. Rows
-stay whole, so that rows that are split over devices stay where they are.
+stay whole, so that rows that are split over devices stay where they are. Of a single
+chunk are `of_targets` and `divergence`, whose sums over tokens `token_sums` makes with
+their gradients.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -89,12 +92,12 @@ def _scan_chunks(body, heads, arrays, chunk):
     return partition.over_rows(of_device)(heads, *arrays)
 
 
-def _logits(hidden_BCD, head_DV):
-    flat = hidden_BCD.reshape(-1, hidden_BCD.shape[-1])
+def _logits(hidden_CD, head_DV):
+    flat = hidden_CD.reshape(-1, hidden_CD.shape[-1])
     logits = jnp.dot(
         flat, head_DV.astype(flat.dtype), preferred_element_type=jnp.float32
     )
-    return logits.reshape(*hidden_BCD.shape[:2], -1)
+    return logits.reshape(*hidden_CD.shape[:-1], -1)
 
 
 def token_logprobs(
@@ -114,16 +117,21 @@ def token_logprobs(
     """
 
     def body(heads, hidden_BCD, targets_BC):
-        logits_BCV = _logits(hidden_BCD, *heads)
-        is_target = jnp.arange(logits_BCV.shape[-1]) == targets_BC[..., None]
-        at_target = jnp.where(is_target, logits_BCV, 0.0).sum(-1)
-        others_BCV = jnp.where(is_target, -jnp.inf, logits_BCV)
-        rest = jax.nn.logsumexp(others_BCV, axis=-1)
-        total = jnp.logaddexp(rest, at_target)
-        top = at_target >= others_BCV.max(-1)
-        return TokenLogprobs(at_target - total, at_target - rest, top)
+        return of_targets(*heads, hidden_BCD, targets_BC)
 
     return _scan_chunks(body, [head_SDV], (hidden_BTD, targets_BT), chunk)
+
+
+def of_targets(head_DV, hidden_CD, targets_C) -> TokenLogprobs:
+    """`token_logprobs` of one chunk [..., C], all of its logits at once."""
+    logits_CV = _logits(hidden_CD, head_DV)
+    is_target = jnp.arange(logits_CV.shape[-1]) == targets_C[..., None]
+    at_target = jnp.where(is_target, logits_CV, 0.0).sum(-1)
+    others_CV = jnp.where(is_target, -jnp.inf, logits_CV)
+    rest = jax.nn.logsumexp(others_CV, axis=-1)
+    total = jnp.logaddexp(rest, at_target)
+    top = at_target >= others_CV.max(-1)
+    return TokenLogprobs(at_target - total, at_target - rest, top)
 
 
 def candidate_logprobs(
@@ -150,35 +158,23 @@ def candidate_logprobs(
     return _scan_chunks(body, [head_SDV], (hidden_BTD, candidates_BTK), chunk)
 
 
-def kl_divergence(
-    hidden_BTD: jax.Array,
-    head_SDV: jax.Array,
-    reference_hidden_BTD: jax.Array,
-    reference_head_SDV: jax.Array,
+def divergence(
+    heads: Sequence[jax.Array],
+    hidden_CD: jax.Array,
+    reference_CD: jax.Array,
     *,
     direction: Literal["model_to_reference", "reference_to_model"],
-    chunk: int | None = None,
 ) -> jax.Array:
-    """KL over the whole vocabulary at every position, [B, T] float32, nats.
+    """KL over the whole vocabulary at every position of a chunk, [..., C] float32, nats.
 
     Args:
-      hidden_BTD, head_SDV: of the model, the head in a copy for each device
-        (`llama.head_copies`).
-      reference_hidden_BTD, reference_head_SDV: of the frozen one; no gradient.
+      heads: the model's and the reference's, [D, V].
+      hidden_CD, reference_CD: final hidden states, [..., C, D].
       direction: "model_to_reference" is KL(p_model || p_reference), the paper's
         (arXiv 2409.13054, Eq. 1); "reference_to_model" the other way round.
-      chunk: tokens of each row in a chunk; None chooses from shapes (two sets of logits).
     """
-    reference_hidden_BTD, reference_head_SDV = jax.lax.stop_gradient(
-        (reference_hidden_BTD, reference_head_SDV)
-    )
-
-    def body(heads, hidden_BCD, reference_BCD):
-        model = jax.nn.log_softmax(_logits(hidden_BCD, heads[0]))
-        reference = jax.nn.log_softmax(_logits(reference_BCD, heads[1]))
-        if direction == "model_to_reference":
-            return (jnp.exp(model) * (model - reference)).sum(-1)
-        return (jnp.exp(reference) * (reference - model)).sum(-1)
-
-    heads = [head_SDV, reference_head_SDV]
-    return _scan_chunks(body, heads, (hidden_BTD, reference_hidden_BTD), chunk)
+    model = jax.nn.log_softmax(_logits(hidden_CD, heads[0]))
+    reference = jax.nn.log_softmax(_logits(reference_CD, heads[1]))
+    if direction == "model_to_reference":
+        return (jnp.exp(model) * (model - reference)).sum(-1)
+    return (jnp.exp(reference) * (reference - model)).sum(-1)

@@ -16,6 +16,7 @@ to *avoid* the unlearned answer, which is a leak and costs what must be kept.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_surgery.model import llama, logprobs
+from jax_surgery.model import llama, logprobs, token_sums
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.model.trainable import ALL, Trainable
 
@@ -85,6 +86,13 @@ class RoleRows:
         part = self.total // self.shards
         parts = array_B.reshape(-1, part, *array_B.shape[1:])
         return parts[:, first:last].reshape(-1, *array_B.shape[1:])
+
+    def only(self, array_BT: jax.Array, role: str) -> jax.Array:
+        """The array of a whole batch, 0 on the rows of other roles."""
+        first, last = self._bounds(role)
+        place_B = jnp.arange(self.total) % (self.total // self.shards)
+        own_B = (place_B >= first) & (place_B < last)
+        return jnp.where(own_B[:, None], array_BT, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +169,8 @@ def denominators(batch: Batch, rows: RoleRows) -> Metrics:
     }
 
 
-def _unlearn_sum(logp: logprobs.TokenLogprobs, weights_BT, objective: Objective):
-    """The bounded ascent term: falls as the tokens are forgotten."""
+def _unlearn_term(logp: logprobs.TokenLogprobs, objective: Objective) -> jax.Array:
+    """The bounded ascent term of each token: falls as it is forgotten."""
     if objective.ascent == "margin":
         open_BT = jax.lax.stop_gradient(logp.margin_BT > objective.margin)
         term_BT = logp.margin_BT * open_BT
@@ -174,7 +182,32 @@ def _unlearn_sum(logp: logprobs.TokenLogprobs, weights_BT, objective: Objective)
         term_BT = jnp.maximum(logp.logp_BT, -objective.cap)
     else:
         term_BT = logp.logp_BT
-    return (weights_BT * term_BT).sum()
+    return term_BT
+
+
+def _learned_terms(
+    objective: Objective, heads, hidden_CD, targets_C, unlearn_C, update_C
+) -> Metrics:
+    """Sums of a chunk of tokens that are unlearned or learned, by their weights."""
+    logp = logprobs.of_targets(*heads, hidden_CD, targets_C)
+    ascent = (unlearn_C * _unlearn_term(logp, objective)).sum()
+    update_ce = -(update_C * logp.logp_BT).sum()
+    return {
+        token_sums.LOSS: objective.alpha * ascent + objective.beta * update_ce,
+        "unlearn_ce": -(unlearn_C * logp.logp_BT).sum(),
+        "unlearn_margin": (unlearn_C * logp.margin_BT).sum(),
+        "update_ce": update_ce,
+    }
+
+
+def _retain_terms(
+    objective: Objective, heads, hidden_CD, reference_CD, weights_C
+) -> Metrics:
+    """Sums of a chunk of positions that are kept."""
+    direction = objective.kl_direction
+    kl_C = logprobs.divergence(heads, hidden_CD, reference_CD, direction=direction)
+    kl = (weights_C * kl_C).sum()
+    return {token_sums.LOSS: objective.gamma * kl, "retain_kl": kl}
 
 
 def make_loss_fn(
@@ -210,41 +243,34 @@ def make_loss_fn(
         head_SDV = llama.head_copies(params, compute)
         total = batch.get("denominators") or denominators(batch, rows)
         safe = jax.tree.map(lambda d: jnp.maximum(d, 1e-9), total)
-        targets, weights = (
-            _shifted(batch["tokens_BT"]),
-            _shifted(batch["weights_BT"]),
-        )
-
-        def learned(role):
-            """Log-probabilities of a role's targets, and their weights."""
-            logp = logprobs.token_logprobs(
-                rows.take(hidden, role), head_SDV, rows.take(targets, role)
-            )
-            return logp, rows.take(weights, role)
-
+        sums = functools.partial(token_sums.token_sums, tied=config.tie_embeddings)
         loss, metrics = jnp.zeros(()), {}
-        if rows.unlearn:
-            logp, weights_BT = learned("unlearn")
-            ascent = _unlearn_sum(logp, weights_BT, objective) / safe["unlearn"]
-            loss += objective.alpha * ascent
-            sums = {"unlearn_ce": -logp.logp_BT, "unlearn_margin": logp.margin_BT}
-            for name, value_BT in sums.items():
-                metrics[name] = (weights_BT * value_BT).sum() / safe["unlearn"]
-        if rows.update:
-            logp, weights_BT = learned("update")
-            metrics["update_ce"] = -(weights_BT * logp.logp_BT).sum() / safe["update"]
-            loss += objective.beta * metrics["update_ce"]
+        if rows.unlearn or rows.update:
+            targets_BT = _shifted(batch["tokens_BT"])
+            weights_BT = _shifted(batch["weights_BT"])
+            weights = [
+                rows.only(weights_BT, role) / safe[role]
+                for role in ("unlearn", "update")
+            ]
+            active_BT = (weights[0] != 0) | (weights[1] != 0)
+            terms = functools.partial(_learned_terms, objective)
+            found = sums(terms, [head_SDV], hidden, [targets_BT, *weights], active_BT)
+            loss += found.pop(token_sums.LOSS)
+            for name, value in found.items():
+                if getattr(rows, name.split("_")[0]):
+                    metrics[name] = value
         if rows.retain:
-            kl_BT = logprobs.kl_divergence(
+            weights_RT = rows.take(batch["position_weights_BT"], "retain")
+            weights_RT /= safe["retain"]
+            found = sums(
+                functools.partial(_retain_terms, objective),
+                [head_SDV, batch["reference_head_SDV"]],
                 rows.take(hidden, "retain"),
-                head_SDV,
-                batch["reference_hidden_RTD"],
-                batch["reference_head_SDV"],
-                direction=objective.kl_direction,
+                [batch["reference_hidden_RTD"], weights_RT],
+                weights_RT != 0,
             )
-            weights_BT = rows.take(batch["position_weights_BT"], "retain")
-            metrics["retain_kl"] = (weights_BT * kl_BT).sum() / safe["retain"]
-            loss += objective.gamma * metrics["retain_kl"]
+            loss += found.pop(token_sums.LOSS)
+            metrics |= found
         metrics["loss"] = loss
         return loss, metrics
 

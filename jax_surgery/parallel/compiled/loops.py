@@ -3,11 +3,14 @@
 
 A scan becomes a `while` over a tuple, one element of which counts: it starts at a
 constant, each turn adds a constant, and the condition compares it with a constant. The
-constants may be elements of the tuple themselves (of an outer loop's as well).
+constants may be elements of the tuple themselves (of an outer loop's as well). Of a loop
+whose turns depend on data the source states the most there can be (`at_most`).
 """
 
 import math
 import re
+
+import jax
 
 from jax_surgery.parallel.compiled.hlo import Computation, Instruction, Module
 
@@ -19,6 +22,11 @@ Linear = tuple[int | None, int]
 _SAME = ("copy", "bitcast", "convert", "reshape", "copy-start", "copy-done")
 _SIGN = {"LT": 1, "LE": 1, "GT": -1, "GE": -1}
 _MIRRORED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE"}
+
+
+def at_most(turns: int):
+    """A named scope, as a context manager, for a loop that data may end sooner."""
+    return jax.named_scope(f"at_most_{turns}")
 
 
 def _linear(
@@ -139,7 +147,7 @@ def _comparison(
 def trips(
     module: Module, inside: Computation, loop: Instruction, known: Known
 ) -> int | None:
-    """How many turns a loop makes.
+    """How many turns a loop makes, or at most makes where its source says so.
 
     Args:
       module: the program.
@@ -148,9 +156,11 @@ def trips(
       known: the constants in `inside`'s own parameter, where that is a loop's tuple.
 
     Returns:
-      None where the number depends on data.
+      None where the number depends on data and nothing is stated.
     """
-    if stated := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+    if known_count := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
+        return int(known_count[1])
+    if stated := re.search(r"/at_most_(\d+)/while$", loop.op_name):
         return int(stated[1])
     inner = constants(module, inside, loop, known)
     condition = module.computations[loop.attribute("condition")]

@@ -15,6 +15,7 @@ _STRUCTURE = {
     *("custom_jvp_call", "custom_vjp_call_jaxpr", "scan", "pjit", "jit", ""),
     "eval_jaxpr",
 }
+_NUMBERED = r"branch_\d+_fun|at_most_\d+"
 
 
 def _split(name: str) -> list[str]:
@@ -37,7 +38,7 @@ def _named(parts: list[str]) -> list[str]:
             found += _named(_split(wrapped[1]))
         elif found[-1:] == [part]:
             continue  # a kernel's name is written twice
-        elif part not in _STRUCTURE and not re.fullmatch(r"branch_\d+_fun", part):
+        elif part not in _STRUCTURE and not re.fullmatch(_NUMBERED, part):
             found.append(part)
     return found
 

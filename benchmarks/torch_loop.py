@@ -10,6 +10,7 @@ any size give the same gradient. `serve` is one process of benchmarks/cpu_speed.
 
 import copy
 import dataclasses
+import resource
 import time
 from typing import Any
 
@@ -166,7 +167,8 @@ def serve(
     settings: TorchSettings,
     learning_rate: float,
 ) -> None:
-    """Answers each number of steps received with (seconds, metrics of each); 0 ends.
+    """Answers each number of steps received with (seconds, metrics of each), and 0, which
+    ends it, with the most bytes of memory that it held.
 
     The steps are gone through in turn, over and over.
     """
@@ -177,3 +179,4 @@ def serve(
             found.append(loop.step(steps[done % len(steps)]))
             done += 1
         connection.send((time.perf_counter() - began, found))
+    connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

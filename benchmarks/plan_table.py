@@ -67,6 +67,7 @@ def row(case, found: dict) -> list[str]:
     known = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute")
     cells += [f"{sizes.get(kind, 0) / 1e9:.1f}" for kind in known]
     cells.append(f"{sum(v for k, v in sizes.items() if k not in known) / 1e9:.1f}")
+    cells.append(str(sum(found["kernel_calls"].values()) if found["fits"] else ""))
     if speed := found.get("speed"):
         unsure = "" if speed["clock_is_certain"] else " ?"
         cells += [
@@ -87,7 +88,7 @@ def main() -> None:
     arguments = parser.parse_args()
     heads = ["model", "slice", "changed", "chips", "needs GiB", "has", "fits"]
     heads += ["all-gather GB", "reduce-scatter", "all-reduce", "permute", "other"]
-    heads += ["bound s", "ideal s", "MFU at most", "compile s"]
+    heads += ["attention kernels", "bound s", "ideal s", "MFU at most", "compile s"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for case in CASES:
         cells = row(case, plan(case, pathlib.Path(arguments.workdir).absolute()))
@@ -108,6 +109,7 @@ overlapped with its product appears as collective-permutes. *bound* is a static 
 bound of the step time: cycles that the compiler schedules, without waiting for other
 chips and without attention kernels; *ideal* is the model's operations (6 a weight and
 token, causal attention) at the chips' peak. A "?" marks chips whose clock is a guess.
+*attention kernels* are calls of the Pallas kernel (splash) in the compiled step.
 
 """
     (HERE / "plan_table.md").write_text(text + "\n".join(lines) + "\n")

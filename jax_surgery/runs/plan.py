@@ -21,7 +21,7 @@ from jax_surgery.evaluation.report import plan as report
 from jax_surgery.model import llama
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.parallel import topologies
-from jax_surgery.parallel.compiled import buffers, dump
+from jax_surgery.parallel.compiled import buffers, dump, schedule
 from jax_surgery.runs import lowering
 from jax_surgery.runs.settings import PlanSettings, SurgerySettings
 from jax_surgery.surgery.objective import RoleRows
@@ -108,6 +108,27 @@ def neighbours(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings]]:
             yield f"{flags}{2 * run.accumulate}", half
 
 
+def does_not_fit(error: dump.DoesNotFit) -> dict[str, Any]:
+    """What is known of a step that the compiler refuses."""
+    return {"needs": int(error.needed), "fits": False, "memory": None}
+
+
+def fits(memory: buffers.Memory, program: schedule.Schedule) -> dict[str, Any]:
+    """Memory and traffic of a step that fits.
+
+    Args:
+      memory: of one chip.
+      program: the compiled step, as far as it was compiled.
+    """
+    return {
+        "needs": memory.total,
+        "fits": True,
+        "memory": memory_of(memory),
+        "collectives": program.bytes_by_kind(),
+        "kernel_calls": program.kernel_calls(),
+    }
+
+
 def ask_memory(settings: PlanSettings) -> dict[str, Any]:
     """Memory alone: the compiler is stopped as soon as it has assigned buffers.
 
@@ -128,14 +149,8 @@ def ask_memory(settings: PlanSettings) -> dict[str, Any]:
         try:
             memory, program = dump.watch(command, PROGRAM, TIMEOUT)
         except dump.DoesNotFit as error:
-            return {"needs": int(error.needed), "fits": False, "memory": None}
-    return {
-        "needs": memory.total,
-        "fits": True,
-        "memory": memory_of(memory),
-        "collectives": program.bytes_by_kind(),
-        "kernel_calls": program.kernel_calls(),
-    }
+            return does_not_fit(error)
+    return fits(memory, program)
 
 
 def try_neighbours(settings: PlanSettings) -> list[dict[str, Any]]:
@@ -154,7 +169,7 @@ def try_neighbours(settings: PlanSettings) -> list[dict[str, Any]]:
 
 
 def speed(
-    schedule: Any,
+    program: schedule.Schedule,
     where: topologies.Slice,
     config: LlamaConfig,
     settings: PlanSettings,
@@ -165,21 +180,21 @@ def speed(
     tokens = rows.total * context
     useful = report.model_flops(config, tokens, context)
     kernels = report.kernel_flops(config, tokens, context, settings.surgery.compute)
-    seconds = where.seconds(schedule.cycles)
+    seconds = where.seconds(program.cycles)
     return {
         "tokens": tokens,
         "chips": where.chips,
         "model_flops": useful,
-        "product_flops_a_chip": schedule.flops,
+        "product_flops_a_chip": program.flops,
         "kernel_flops_a_chip": kernels / where.chips,
         "seconds_at_least": seconds,
         "ideal_seconds": useful / where.peak_flops,
         "tokens_per_second_at_most": tokens / seconds,
         "mfu_at_most": useful / (seconds * where.peak_flops),
-        "cycles_by_category": schedule.cycles_by_category(),
-        "cycles_by_scope": schedule.cycles_by_scope(3),
+        "cycles_by_category": program.cycles_by_category(),
+        "cycles_by_scope": program.cycles_by_scope(3),
         "clock_is_certain": where.generation.clock_is_certain,
-        "unknown_loops": list(schedule.unknown_loops),
+        "unknown_loops": list(program.unknown_loops),
     }
 
 
@@ -190,16 +205,11 @@ def compile_whole(settings: PlanSettings, config: LlamaConfig) -> dict[str, Any]
     began = time.perf_counter()
     print("compiling the step; 1 to 5 minutes on 2 cores", flush=True)
     try:
-        _, memory, schedule = dump.compile_step(lowered)
+        _, memory, program = dump.compile_step(lowered)
     except dump.DoesNotFit as error:
-        return {"needs": int(error.needed), "fits": False, "memory": None}
-    return {
-        "needs": memory.total,
-        "fits": True,
-        "memory": memory_of(memory),
-        "collectives": schedule.bytes_by_kind(),
-        "kernel_calls": schedule.kernel_calls(),
-        "speed": speed(schedule, where, config, settings, rows),
+        return does_not_fit(error)
+    return fits(memory, program) | {
+        "speed": speed(program, where, config, settings, rows),
         "compile_seconds": time.perf_counter() - began,
     }
 

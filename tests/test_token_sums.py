@@ -114,9 +114,7 @@ def test_only_the_chunks_of_active_tokens_run():
         sums = log_probability(heads, hidden_CD, targets_C, weights_C)
         return sums | {"chunks": jnp.float32(1)}
 
-    _, sums = value_and_gradients(
-        counted, hidden, [head], [targets], weights, chunk=4
-    )
+    _, sums = value_and_gradients(counted, hidden, [head], [targets], weights, chunk=4)
     assert sums["chunks"] == 2
     # Without a derivative the same.
     arguments = ([F32(head)[None]], F32(hidden), [jnp.asarray(targets), F32(weights)])

@@ -26,7 +26,7 @@ import time
 HERE = pathlib.Path(__file__).parent
 DEPTHS = (8, 80)
 TARGETS = {
-    "llama2_7b's width on v5e:4x4": ("llama2_7b", "v5e:4x4"),
+    "llama2_7b's width on v5p:2x2x4": ("llama2_7b", "v5p:2x2x4"),
     "llama3.2_1b's width on this CPU": ("llama3.2_1b", ""),
 }
 

@@ -128,18 +128,19 @@ def _sums_forward(terms, size, heads, hidden, others, chunks):
     )
     with loops.at_most(hidden.shape[0] // size):
         sums, d_hidden, d_head = jax.lax.fori_loop(0, chunks, add, start)
-    kind = jnp.zeros((0,), heads[0].dtype)  # carries the dtype
-    return sums, (d_hidden, d_head if head_moves else None, kind, len(heads))
+    # Rounded here, not where it is used: in bfloat16 half as much is kept until then.
+    d_head = d_head.astype(heads[0].dtype) if head_moves else None
+    return sums, (d_hidden, d_head, len(heads))
 
 
 def _sums_backward(terms, size, kept, cotangents: dict[str, Any]):
     del terms, size
-    d_hidden, d_head, kind, heads = kept
+    d_hidden, d_head, heads = kept
     scale = cotangents[LOSS]
     if isinstance(scale, SymbolicZero):
         scale = jnp.zeros(())
     if d_head is not None:
-        d_head = (scale * d_head).astype(kind.dtype)
+        d_head = (scale * d_head).astype(d_head.dtype)
     of_heads = [d_head] + [None] * (heads - 1)
     return of_heads, (scale * d_hidden).astype(d_hidden.dtype), None, None
 

@@ -121,8 +121,8 @@ def needs(config) -> dict[str, float]:
     Loading and exporting: the parameters. A step: parameters and gradients; on every
     device at once a layer's gathered weights and their gradients (bfloat16), and one
     matrix of it and its gradient in float32, as a CPU multiplies; copies of the heads
-    of model and frozen model, the float32 sum of the head's gradient, and what it is
-    rounded to for each of the two losses. Activations are small here and left out.
+    of model and frozen model, and the float32 sum of the head's gradient. Activations
+    are small here and left out.
     """
     import jax
 
@@ -136,7 +136,7 @@ def needs(config) -> dict[str, float]:
     layer = size(params["layers"]) / config.num_layers
     matrix = config.hidden_size * config.intermediate_size * 4 / GIB
     head = size(llama.head_params(params))
-    on_each = 2 * layer + 2 * matrix + (2 + 2 + 2) * head  # in bfloat16's sizes
+    on_each = 2 * layer + 2 * matrix + (2 + 2) * head  # two in bfloat16, one in float32
     step = 2 * size(params) + head + DEVICES * on_each
     return {"parameters": size(params), "step": step}
 

@@ -21,7 +21,7 @@ from test_logprobs import (
 )
 
 from jax_surgery.model import logprobs
-from jax_surgery.model.token_sums import LOSS, token_sums
+from jax_surgery.model.token_sums import LOSS, Part, token_sums
 
 F32 = functools.partial(jnp.asarray, dtype=jnp.float32)
 
@@ -37,10 +37,11 @@ def value_and_gradients(terms, hidden, heads, others, weights, **options):
     """The sums, and gradients of 3 times the loss by hidden states and the first head."""
 
     def total(hidden, head):
-        all_heads = [F32(h)[None] for h in (head, *heads[1:])]
+        more = [F32(h)[None] for h in heads[1:]]
         active = jnp.asarray(weights != 0)
-        arrays = [jnp.asarray(a) for a in (*others, F32(weights))]
-        sums = token_sums(terms, all_heads, hidden, arrays, active, **options)
+        with_weights = [jnp.asarray(a) for a in (*others, F32(weights))]
+        part = Part(terms, hidden, with_weights, active, more)
+        sums = token_sums([part], head[None], **options)
         return 3 * sums[LOSS], sums
 
     gradients = jax.grad(total, argnums=(0, 1), has_aux=True)
@@ -104,6 +105,44 @@ def test_log_probabilities_equal_the_dense_ones(chunk):
     assert_close(gradients, cotangents(dz, hidden, head))
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_parts_add_up(tied):
+    """Two parts at once give the sums and gradients of each alone, added."""
+    hidden, head, other, other_head, targets = (jnp.asarray(a) for a in arrays(2))
+    weights = [F32(weights_of(seed, 0.6)) for seed in (3, 4)]
+
+    def kept(heads, hidden_CD, reference_CD, weights_C):
+        kl = logprobs.divergence(
+            heads, hidden_CD, reference_CD, direction=DIRECTIONS[0]
+        )
+        return {LOSS: (weights_C * kl).sum(), "kl": (weights_C * kl).sum()}
+
+    def parts(hidden):
+        return [
+            Part(log_probability, hidden, [targets, weights[0]], weights[0] != 0),
+            Part(
+                kept,
+                hidden,
+                [F32(other), weights[1]],
+                weights[1] != 0,
+                [F32(other_head)[None]],
+            ),
+        ]
+
+    def total(hidden, head, which):
+        chosen = [parts(hidden)[i] for i in which]
+        sums = token_sums(chosen, head[None], tied=tied, chunk=5)
+        return sums[LOSS], sums
+
+    gradients = jax.grad(total, argnums=(0, 1), has_aux=True)
+    both, one, two = (
+        gradients(F32(hidden), F32(head), which) for which in ([0, 1], [0], [1])
+    )
+    assert_close(both[0], jax.tree.map(jnp.add, one[0], two[0]))
+    assert float(both[1][LOSS]) == pytest.approx(float(one[1][LOSS] + two[1][LOSS]))
+    assert both[1]["kl"] == two[1]["kl"]
+
+
 def test_only_the_chunks_of_active_tokens_run():
     """5 of 18 tokens are active: 2 chunks of 4 run, and not 5."""
     hidden, head, _, _, targets = arrays(0)
@@ -117,10 +156,9 @@ def test_only_the_chunks_of_active_tokens_run():
     _, sums = value_and_gradients(counted, hidden, [head], [targets], weights, chunk=4)
     assert sums["chunks"] == 2
     # Without a derivative the same.
-    arguments = ([F32(head)[None]], F32(hidden), [jnp.asarray(targets), F32(weights)])
-    plain = jax.jit(
-        lambda: token_sums(counted, *arguments, jnp.asarray(weights != 0), chunk=4)
-    )()
+    others = [jnp.asarray(targets), F32(weights)]
+    part = Part(counted, F32(hidden), others, jnp.asarray(weights != 0))
+    plain = jax.jit(lambda: token_sums([part], F32(head)[None], chunk=4))()
     assert plain["chunks"] == 2
     assert plain[LOSS] == pytest.approx(float(sums[LOSS]), rel=1e-6)
 
@@ -136,8 +174,8 @@ def test_a_head_and_a_reference_that_do_not_move_get_no_gradient():
             )
             return {LOSS: (weights_C * kl).sum()}
 
-        heads = [head[None], other_head[None]]
-        return token_sums(terms, heads, hidden, [other, ones], ones > 0)[LOSS]
+        part = Part(terms, hidden, [other, ones], ones > 0, [other_head[None]])
+        return token_sums([part], head[None])[LOSS]
 
     gradients = jax.grad(total, argnums=(0, 2, 3))(hidden, head, other, other_head)
     assert gradients[0].any()

@@ -243,35 +243,38 @@ def make_loss_fn(
         head_SDV = llama.head_copies(params, compute)
         total = batch.get("denominators") or denominators(batch, rows)
         safe = jax.tree.map(lambda d: jnp.maximum(d, 1e-9), total)
-        sums = functools.partial(token_sums.token_sums, tied=config.tie_embeddings)
-        loss, metrics = jnp.zeros(()), {}
+        parts = []
         if rows.unlearn or rows.update:
-            targets_BT = _shifted(batch["tokens_BT"])
             weights_BT = _shifted(batch["weights_BT"])
             weights = [
                 rows.only(weights_BT, role) / safe[role]
                 for role in ("unlearn", "update")
             ]
-            active_BT = (weights[0] != 0) | (weights[1] != 0)
-            terms = functools.partial(_learned_terms, objective)
-            found = sums(terms, [head_SDV], hidden, [targets_BT, *weights], active_BT)
-            loss += found.pop(token_sums.LOSS)
-            for name, value in found.items():
-                if getattr(rows, name.split("_")[0]):
-                    metrics[name] = value
+            parts.append(
+                token_sums.Part(
+                    functools.partial(_learned_terms, objective),
+                    hidden,
+                    [_shifted(batch["tokens_BT"]), *weights],
+                    (weights[0] != 0) | (weights[1] != 0),
+                )
+            )
         if rows.retain:
             weights_RT = rows.take(batch["position_weights_BT"], "retain")
             weights_RT /= safe["retain"]
-            found = sums(
-                functools.partial(_retain_terms, objective),
-                [head_SDV, batch["reference_head_SDV"]],
-                rows.take(hidden, "retain"),
-                [batch["reference_hidden_RTD"], weights_RT],
-                weights_RT != 0,
+            parts.append(
+                token_sums.Part(
+                    functools.partial(_retain_terms, objective),
+                    rows.take(hidden, "retain"),
+                    [batch["reference_hidden_RTD"], weights_RT],
+                    weights_RT != 0,
+                    [batch["reference_head_SDV"]],
+                )
             )
-            loss += found.pop(token_sums.LOSS)
-            metrics |= found
-        metrics["loss"] = loss
-        return loss, metrics
+        metrics = token_sums.token_sums(parts, head_SDV, tied=config.tie_embeddings)
+        absent = [role for role in ROLES if not getattr(rows, role)]
+        for name in list(metrics):
+            if name.split("_")[0] in absent:
+                del metrics[name]
+        return metrics[token_sums.LOSS], metrics
 
     return loss_fn

@@ -19,7 +19,7 @@ REMAT = {
     "context": _save(CONTEXT),  # attention is not computed twice
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-CPU_UNROLL = 4  # layers; more run no faster and compile longer
+CPU_UNROLL = 4  # layers; more compile longer and run hardly faster
 
 
 @dataclasses.dataclass(frozen=True)

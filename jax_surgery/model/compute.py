@@ -19,7 +19,7 @@ REMAT = {
     "context": _save(CONTEXT),  # attention is not computed twice
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-CPU_UNROLL = 4  # layers; more compile longer and run hardly faster
+CPU_UNROLL = 8  # layers; more compile longer and run hardly faster
 
 
 @dataclasses.dataclass(frozen=True)

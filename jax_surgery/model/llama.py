@@ -269,6 +269,41 @@ def head_copies(params: Params, compute: Compute) -> jax.Array:
     return head_SDV.swapaxes(1, 2) if tied else head_SDV
 
 
+def head_copies_for(
+    params: Params, hidden_BTD: jax.Array, compute: Compute
+) -> tuple[jax.Array, jax.Array]:
+    """`head_copies`, and the hidden states that they are to be used with.
+
+    In the backward pass the head's gradient is summed over devices before any layer's
+    is computed. Left to itself the compiler may do it last, and keep each device's own
+    sum of the whole head until then.
+    """
+    weight, spec, tied = _head(params)
+    weight, hidden_BTD = _first_of_gradients(weight, hidden_BTD)
+    head_SDV = partition.copies(weight, spec, compute.dtype)
+    return head_SDV.swapaxes(1, 2) if tied else head_SDV, hidden_BTD
+
+
+@jax.custom_vjp
+def _first_of_gradients(weight: jax.Array, hidden: jax.Array):
+    """Both as they are; the gradient of the second waits for that of the first."""
+    return weight, hidden
+
+
+def _first_forward(weight, hidden):
+    # That the weight moves is seen from the structure of what is kept.
+    return (weight.value, hidden.value), () if weight.perturbed else None
+
+
+def _first_backward(moves, cotangents):
+    if moves is None:
+        return None, cotangents[1]
+    return jax.lax.optimization_barrier(cotangents)
+
+
+_first_of_gradients.defvjp(_first_forward, _first_backward, symbolic_zeros=True)
+
+
 def _head(params: Params) -> tuple[jax.Array, tuple, bool]:
     """Its weight, where that lies on the mesh, and whether it is the embedding's."""
     if "head" in params:

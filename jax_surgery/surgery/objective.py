@@ -240,7 +240,7 @@ def make_loss_fn(
             compute=compute,
             first_trained_layer=trainable.first_layer,
         )
-        head_SDV = llama.head_copies(params, compute)
+        head_SDV, hidden = llama.head_copies_for(params, hidden, compute)
         total = batch.get("denominators") or denominators(batch, rows)
         safe = jax.tree.map(lambda d: jnp.maximum(d, 1e-9), total)
         parts = []

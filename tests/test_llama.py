@@ -143,3 +143,28 @@ def test_impossible_shapes_are_named(fields, message):
 
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **fields)
+
+
+def test_the_heads_gradient_is_made_before_that_of_the_hidden_states_is_used():
+    """And it is the same as without that order; a head that does not move has none."""
+    config = LlamaConfig(24, 16, 24, 1, 2, 2, 8)
+    params = llama.init_params(config, 0)
+    hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
+
+    def total(params, hidden):
+        heads, hidden = llama.head_copies_for(params, hidden, llama.Compute())
+        return jnp.sin(hidden @ heads[0]).sum()
+
+    def plain(params, hidden):
+        return jnp.sin(hidden @ llama.head_kernel(params)).sum()
+
+    found, wanted = (
+        jax.grad(f, argnums=(0, 1))(params, hidden) for f in (total, plain)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, wanted
+    )
+    both = jax.make_jaxpr(jax.grad(total, argnums=(0, 1)))(params, hidden)
+    frozen = jax.make_jaxpr(jax.grad(total, argnums=1))(params, hidden)
+    assert "optimization_barrier" in str(both)
+    assert "optimization_barrier" not in str(frozen)

@@ -102,7 +102,7 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
     keep_freed_memory()
     import jax
 
-    from jax_surgery.model import hf_weights, llama
+    from jax_surgery.model import hf_weights, llama, output_head
     from jax_surgery.surgery.objective import Objective, RoleRows
     from jax_surgery.surgery.optimizer import OptimizerChoice, make_optimizer
     from jax_surgery.surgery.step import init_state, make_train_step
@@ -126,7 +126,7 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
             inputs["reference_hidden_RTD"] = np.asarray(hidden(frozen, retain))
         ready.append(inputs)
     if reference == "cached":
-        frozen = llama.head_params(frozen)
+        frozen = output_head.parameters(frozen)
     state, done = init_state(params, optimizer), 0
     while count := connection.recv():
         began, found = time.perf_counter(), []

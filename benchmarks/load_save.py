@@ -126,7 +126,7 @@ def needs(config) -> dict[str, float]:
     """
     import jax
 
-    from jax_surgery.model import llama
+    from jax_surgery.model import llama, output_head
 
     params = llama.abstract_params(config, "bfloat16")
 
@@ -135,7 +135,7 @@ def needs(config) -> dict[str, float]:
 
     layer = size(params["layers"]) / config.num_layers
     matrix = config.hidden_size * config.intermediate_size * 4 / GIB
-    head = size(llama.head_params(params))
+    head = size(output_head.parameters(params))
     on_each = 2 * layer + 2 * matrix + (2 + 2) * head  # two in bfloat16, one in float32
     step = 2 * size(params) + head + DEVICES * on_each
     return {"parameters": size(params), "step": step}
@@ -182,7 +182,7 @@ def one_step(params, config):
     import jax.numpy as jnp
     import optax
 
-    from jax_surgery.model import llama
+    from jax_surgery.model import llama, output_head
     from jax_surgery.runs import devices
     from jax_surgery.surgery.objective import Objective
     from jax_surgery.surgery.step import init_state, make_train_step
@@ -195,7 +195,7 @@ def one_step(params, config):
         lambda params, rows: llama.forward_packed(params, config, rows, compute=compute)
     )
     batch["reference_hidden_RTD"] = frozen(params, retain)
-    reference = jax.tree.map(jnp.copy, llama.head_params(params))
+    reference = jax.tree.map(jnp.copy, output_head.parameters(params))
     optimizer = optax.sgd(0.1)
     step = make_train_step(config, Objective(), rows, optimizer, compute=compute)
     state, metrics = step(init_state(params, optimizer), batch, reference)

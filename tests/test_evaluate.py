@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_surgery.data.questions import Question
-from jax_surgery.model import llama
+from jax_surgery.model import llama, output_head
 from jax_surgery.runs import evaluate
 from jax_surgery.runs.settings import EvaluateData, EvaluateSettings
 
@@ -32,7 +32,7 @@ def document_nll(model, text: str) -> float:
     ids = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False).input_ids]
     ids.append(tokenizer.eos_token_id)
     hidden_TD = llama.forward(params, model.config, np.array([ids]))[0]
-    logits_TV = np.asarray(hidden_TD @ llama.head_kernel(params), np.float64)
+    logits_TV = np.asarray(hidden_TD @ output_head.kernel(params), np.float64)
     log_z_T = np.log(np.exp(logits_TV).sum(axis=-1))
     targets = np.array(ids[1:])
     return float((log_z_T[:-1] - logits_TV[np.arange(len(targets)), targets]).sum())

@@ -14,7 +14,7 @@ from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import encode
 from jax_surgery.evaluation import cost, memorisation, multiple_choice
 from jax_surgery.evaluation.statistics import bootstrap_mean, wilson_interval
-from jax_surgery.model import flops, llama
+from jax_surgery.model import flops, llama, output_head
 from jax_surgery.model.llama import Compute
 from jax_surgery.model.trainable import ALL
 from jax_surgery.surgery.optimizer import OptimizerChoice
@@ -25,7 +25,7 @@ COMPUTE = Compute()
 def sum_logp(model, ids, first: int) -> float:
     """log p of ids[first:] given those before, from all logits, float64."""
     hidden_TD = llama.forward(model.params, model.config, np.array([ids]))[0]
-    logits_TV = np.asarray(hidden_TD @ llama.head_kernel(model.params), np.float64)
+    logits_TV = np.asarray(hidden_TD @ output_head.kernel(model.params), np.float64)
     logp_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
     return sum(logp_TV[t - 1, ids[t]] for t in range(first, len(ids)))
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_surgery.model import llama
+from jax_surgery.model import llama, output_head
 from jax_surgery.model.config import LlamaConfig, RopeScaling
 from jax_surgery.model.generate import greedy_generate
 
@@ -39,7 +39,7 @@ def uncached(params, config, prompt, count):
     for end in range(len(prompt), width):
         segments = (np.arange(width) < end)[None].astype(np.int32)
         hidden = forward(params, config, tokens, segments)
-        logits = hidden[0, end - 1] @ llama.head_kernel(params)
+        logits = hidden[0, end - 1] @ output_head.kernel(params)
         tokens[0, end] = int(jnp.argmax(logits))
     return tokens[0, len(prompt) :].tolist()
 

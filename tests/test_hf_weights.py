@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from jax_surgery.data.bpe import train_bpe
-from jax_surgery.model import hf_index, hf_weights, llama
+from jax_surgery.model import hf_index, hf_weights, llama, output_head
 from jax_surgery.model.config import LlamaConfig, RopeScaling, from_hf, to_hf
 
 BASE = LlamaConfig(
@@ -64,7 +64,7 @@ def test_logits_agree_with_transformers(tmp_path, name):
     tokens = np.random.default_rng(0).integers(0, 97, (2, 24))
     with torch.no_grad():
         wanted = model(torch.tensor(tokens)).logits.numpy()
-    head = llama.head_kernel(params)
+    head = output_head.kernel(params)
     got = llama.forward(params, config, jnp.asarray(tokens)) @ head
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
@@ -98,7 +98,7 @@ def test_logits_agree_with_those_kept_from_transformers(tmp_path, name):
     params, read = hf_weights.load_llama(str(tmp_path))
     hidden = llama.forward(params, read, jnp.asarray(golden_logits.TOKENS))
     wanted = np.load(golden_logits.FILE)[name]
-    got = hidden @ llama.head_kernel(params)
+    got = hidden @ output_head.kernel(params)
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 

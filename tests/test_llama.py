@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_surgery.model import llama
+from jax_surgery.model import llama, output_head
 from jax_surgery.model.architectures import ARCHITECTURES, architecture
 from jax_surgery.model.config import LlamaConfig
 
@@ -152,11 +152,11 @@ def test_the_heads_gradient_is_made_before_that_of_the_hidden_states_is_used():
     hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
 
     def total(params, hidden):
-        heads, hidden = llama.head_copies_for(params, hidden, llama.Compute())
+        heads, hidden = output_head.copies_for(params, hidden, llama.Compute())
         return jnp.sin(hidden @ heads[0]).sum()
 
     def plain(params, hidden):
-        return jnp.sin(hidden @ llama.head_kernel(params)).sum()
+        return jnp.sin(hidden @ output_head.kernel(params)).sum()
 
     found, wanted = (
         jax.grad(f, argnums=(0, 1))(params, hidden) for f in (total, plain)

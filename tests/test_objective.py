@@ -9,7 +9,7 @@ import pytest
 from jax_surgery.data.packing import Packer, concatenate, padding
 from jax_surgery.data.stream import as_batch
 from jax_surgery.data.tokens import Document
-from jax_surgery.model import llama
+from jax_surgery.model import llama, output_head
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.surgery import step as steps
 from jax_surgery.surgery.objective import Objective, RoleRows, make_loss_fn
@@ -76,7 +76,7 @@ def numpy_terms(params, reference, batch, rows, objective: Objective, average):
         for p in (params, reference)
     )
     head, frozen_head = (
-        np.asarray(llama.head_kernel(p), np.float64) for p in (params, reference)
+        np.asarray(output_head.kernel(p), np.float64) for p in (params, reference)
     )
     keys = ("tokens_BT", "segment_ids_BT", "weights_BT")
     tokens, segments, weights = (np.asarray(batch[k]) for k in keys)

@@ -19,7 +19,7 @@ from jax_surgery.data.questions import Question
 from jax_surgery.data.stream import one_pass
 from jax_surgery.data.tokens import Document
 from jax_surgery.evaluation.statistics import wilson_interval
-from jax_surgery.model import llama, logprobs
+from jax_surgery.model import llama, logprobs, output_head
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.parallel import mesh as meshes
 
@@ -59,7 +59,7 @@ def row_logprobs(params, config: LlamaConfig, batch, compute: llama.Compute):
         compute=compute,
     )
     targets_BT = jnp.pad(batch["tokens_BT"][:, 1:], ((0, 0), (0, 1)))
-    head = llama.head_copies(params, compute)
+    head = output_head.copies(params, compute)
     logp_BT = logprobs.token_logprobs(hidden, head, targets_BT).logp_BT
     return jnp.pad(logp_BT[:, :-1], ((0, 0), (1, 0)))
 
@@ -184,7 +184,7 @@ def _row_candidates(params, config, batch, candidates_BTK, compute):
         batch,
         compute=compute,
     )
-    head = llama.head_copies(params, compute)
+    head = output_head.copies(params, compute)
     return logprobs.candidate_logprobs(hidden, head, candidates_BTK)
 
 

@@ -13,7 +13,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import one_pass
 from jax_surgery.data.tokens import encode
 from jax_surgery.evaluation import multiple_choice
-from jax_surgery.model import llama, logprobs
+from jax_surgery.model import llama, logprobs, output_head
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.parallel import mesh as meshes
 
@@ -58,7 +58,7 @@ def _sums(params, config: LlamaConfig, batch, compute: llama.Compute):
     """Nats, tokens that are the most likely one, and tokens, summed over a batch."""
     hidden = llama.forward_packed(params, config, batch, compute=compute)
     shift = lambda a: jnp.pad(a[:, 1:], ((0, 0), (0, 1)))
-    head = llama.head_copies(params, compute)
+    head = output_head.copies(params, compute)
     logp = logprobs.token_logprobs(hidden, head, shift(batch["tokens_BT"]))
     mask = shift(batch["weights_BT"]) > 0
     return -(mask * logp.logp_BT).sum(), (mask & logp.top_BT).sum(), mask.sum()

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_surgery.model import attention as attn
-from jax_surgery.model import llama
+from jax_surgery.model import llama, output_head
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.parallel import mesh as meshes
 
@@ -77,7 +77,7 @@ def _generate(params, config, tokens_BT, lengths_B, new_tokens, stop_ids, comput
     start_B = width - lengths_B
     real_BT = jnp.arange(width) >= start_B[:, None]
     positions_BT = jnp.maximum(jnp.arange(width) - start_B[:, None], 0)
-    head = llama.output_head(params, compute)
+    head = output_head.gathered(params, compute)
     hidden, cache = _prefill(
         params, config, tokens_BT, positions_BT, real_BT, slots, compute
     )

@@ -111,7 +111,7 @@ def token_logprobs(
 
     Args:
       hidden_BTD: final hidden states.
-      head_SDV: output head, a copy for each device (`llama.head_copies`).
+      head_SDV: output head, a copy for each device (`output_head.copies`).
       targets_BT: the token that each position is asked about.
       chunk: tokens of each row in a chunk; None chooses from shapes.
     """
@@ -145,7 +145,7 @@ def candidate_logprobs(
 
     Args:
       hidden_BTD: final hidden states.
-      head_SDV: output head, a copy for each device (`llama.head_copies`).
+      head_SDV: output head, a copy for each device (`output_head.copies`).
       candidates_BTK: token ids.
       chunk: tokens of each row in a chunk; None chooses from shapes.
     """

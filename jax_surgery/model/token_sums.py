@@ -60,7 +60,7 @@ def token_sums(
 
     Args:
       parts: whose terms have different names, but for `LOSS`.
-      head_SDV: the model's output head, a copy for each device (`llama.head_copies`).
+      head_SDV: the model's output head, a copy for each device (`output_head.copies`).
       tied: whether heads are transposed embeddings; they then lie in memory as those
         do, and so does the gradient, which saves transposing them.
       chunk: tokens a chunk; None chooses from shapes.

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jax_surgery.data.benchmark import MODEL
-from jax_surgery.model import hf_weights, llama
+from jax_surgery.model import hf_weights, llama, output_head
 from jax_surgery.model.architectures import ARCHITECTURES, architecture
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.parallel import mesh as meshes
@@ -109,7 +109,7 @@ def lower(
         )
         frozen = llama.abstract_params(config, run.compute.dtype)
         if cached and not low_rank.rank:  # of which it is the base too
-            frozen = llama.head_params(frozen)
+            frozen = output_head.parameters(frozen)
         batch = abstract_batch(
             rows, run.data.context, config.hidden_size, run.compute, cached
         )

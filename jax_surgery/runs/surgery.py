@@ -21,7 +21,7 @@ from jax_surgery.data.questions import Question
 from jax_surgery.data.stream import Batch, one_pass
 from jax_surgery.evaluation import cost, multiple_choice, text
 from jax_surgery.evaluation.report import table
-from jax_surgery.model import hf_weights, llama
+from jax_surgery.model import hf_weights, llama, output_head
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.model.trainable import ALL
 from jax_surgery.parallel import mesh as meshes
@@ -213,7 +213,7 @@ def operate(
         params = lora.init_factors(patient.config, low_rank, settings.seed)
     else:
         params = patient.params
-        needed = params if cache is None else llama.head_params(params)
+        needed = params if cache is None else output_head.parameters(params)
         reference = frozen_reference(needed, settings.compute.dtype)
 
     def one_step(state: TrainState, batch: Batch):

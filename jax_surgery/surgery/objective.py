@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_surgery.model import llama, logprobs, token_sums
+from jax_surgery.model import llama, logprobs, output_head, token_sums
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.model.trainable import ALL, Trainable
 
@@ -240,7 +240,7 @@ def make_loss_fn(
             compute=compute,
             first_trained_layer=trainable.first_layer,
         )
-        head_SDV, hidden = llama.head_copies_for(params, hidden, compute)
+        head_SDV, hidden = output_head.copies_for(params, hidden, compute)
         total = batch.get("denominators") or denominators(batch, rows)
         safe = jax.tree.map(lambda d: jnp.maximum(d, 1e-9), total)
         parts = []

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_surgery.model import llama
+from jax_surgery.model import llama, output_head
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.model.trainable import ALL, Trainable
 from jax_surgery.parallel import mesh as meshes
@@ -85,7 +85,7 @@ def attach_reference(
         batch["reference_hidden_RTD"] = jax.lax.stop_gradient(
             llama.forward(reference_params, config, *retain, compute=compute)
         )
-    batch["reference_head_SDV"] = llama.head_copies(reference_params, compute)
+    batch["reference_head_SDV"] = output_head.copies(reference_params, compute)
     return batch
 
 
@@ -178,7 +178,7 @@ def make_train_step(
 ):
     """The jitted `step(state, batch, reference_params) -> (state, metrics)`.
 
-    `state` is donated. Of `reference_params` only `llama.head_params` are needed where
+    `state` is donated. Of `reference_params` only `output_head.parameters` are needed where
     the batch has `reference_hidden_RTD` (the cached reference). With low-rank deltas
     they are the base as well, needed whole, and the state holds the factors alone, all
     of which move in the layers of `trainable`.

@@ -213,7 +213,7 @@ def parse(text: str) -> Module:
             if match := _HEADER.match(line):
                 name, body = match[2], []
                 entry = name if match[1] else entry
-        elif line == "}":
+        elif line == "}" or line.startswith("}, "):  # with the thread that runs it
             computations[name] = _computation(name, body)
             body = None
         else:

@@ -90,6 +90,30 @@ def test_a_loop_whose_end_depends_on_data_is_named_and_counted_once():
     assert read.unknown_loops == ("jit(f)/while",)
 
 
+def test_computations_of_another_core_are_read():
+    """v5p's SparseCore gathers beside the rest; its computations end with its name."""
+    text = """
+%gathers (p: f32[8]) -> f32[8] {
+  ROOT %p = f32[8] parameter(0)
+}, execution_thread="sparsecore"
+
+%inner (q: f32[8]) -> f32[8] {
+  %q = f32[8] parameter(0)
+  ROOT %n = f32[8] negate(%q), backend_config={"estimated_cycles":"7"}
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %x = f32[8] parameter(0)
+  %s = ((f32[8]), f32[8], u32[]) async-start(%x), \
+async_execution_thread="sparsecore", calls=%gathers
+  %d = f32[8] async-done(%s), async_execution_thread="sparsecore", calls=%gathers
+  ROOT %r = f32[8] fusion(%d), kind=kLoop, calls=%inner
+}
+""".replace("\\\n", "")
+    assert set(hlo.parse(text).computations) == {"gathers", "inner", "main"}
+    assert schedule.read(text).cycles == 7
+
+
 def test_a_scan_over_layers_by_hand():
     """The sums over the golden text's lines with estimated_cycles."""
     read = schedule.read(GOLDEN.read_text())

@@ -110,6 +110,7 @@ bound of the step time: cycles that the compiler schedules, without waiting for 
 chips and without attention kernels; *ideal* is the model's operations (6 a weight and
 token, causal attention) at the chips' peak. A "?" marks chips whose clock is a guess.
 *attention kernels* are calls of the Pallas kernel (splash) in the compiled step.
+*compile s* is on the clock, beside whatever else the machine was doing.
 
 """
     (HERE / "plan_table.md").write_text(text + "\n".join(lines) + "\n")

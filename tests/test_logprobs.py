@@ -54,7 +54,7 @@ def assert_close(got, wanted):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(chunk=chunks, seed=st.integers(0, 9))
 def test_logp_and_margin_equal_the_dense_ones(chunk, seed):
     hidden, head, _, _, targets = arrays(seed)
@@ -85,7 +85,7 @@ def test_logp_and_margin_equal_the_dense_ones(chunk, seed):
         assert_close(got, cotangents(weights[..., None] * dz, hidden, head))
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(chunk=chunks, seed=st.integers(0, 9), count=st.integers(1, 5))
 def test_candidates_equal_the_dense_ones(chunk, seed, count):
     hidden, head, _, _, _ = arrays(seed)

@@ -33,7 +33,10 @@ def copies(params: Params, compute: Compute) -> jax.Array:
 
     What `logprobs` takes; see `partition.copies`.
     """
-    weight, spec, tied = _head(params)
+    return _copies(*_head(params), compute)
+
+
+def _copies(weight: jax.Array, spec: tuple, tied: bool, compute: Compute) -> jax.Array:
     head_SDV = partition.copies(weight, spec, compute.dtype)
     return head_SDV.swapaxes(1, 2) if tied else head_SDV
 
@@ -49,8 +52,7 @@ def copies_for(
     """
     weight, spec, tied = _head(params)
     weight, hidden_BTD = _first_of_gradients(weight, hidden_BTD)
-    head_SDV = partition.copies(weight, spec, compute.dtype)
-    return head_SDV.swapaxes(1, 2) if tied else head_SDV, hidden_BTD
+    return _copies(weight, spec, tied, compute), hidden_BTD
 
 
 @jax.custom_vjp

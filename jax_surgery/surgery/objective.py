@@ -270,11 +270,9 @@ def make_loss_fn(
                     [batch["reference_head_SDV"]],
                 )
             )
-        metrics = token_sums.token_sums(parts, head_SDV, tied=config.tie_embeddings)
-        absent = [role for role in ROLES if not getattr(rows, role)]
-        for name in list(metrics):
-            if name.split("_")[0] in absent:
-                del metrics[name]
+        found = token_sums.token_sums(parts, head_SDV, tied=config.tie_embeddings)
+        absent = {role for role in ROLES if not getattr(rows, role)}
+        metrics = {k: v for k, v in found.items() if k.split("_")[0] not in absent}
         return metrics[token_sums.LOSS], metrics
 
     return loss_fn

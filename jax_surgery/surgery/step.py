@@ -178,10 +178,10 @@ def make_train_step(
 ):
     """The jitted `step(state, batch, reference_params) -> (state, metrics)`.
 
-    `state` is donated. Of `reference_params` only `output_head.parameters` are needed where
-    the batch has `reference_hidden_RTD` (the cached reference). With low-rank deltas
-    they are the base as well, needed whole, and the state holds the factors alone, all
-    of which move in the layers of `trainable`.
+    `state` is donated. Of `reference_params` only `output_head.parameters` are needed
+    where the batch has `reference_hidden_RTD` (the cached reference). With low-rank
+    deltas they are the base as well, needed whole, and the state holds the factors
+    alone, all of which move in the layers of `trainable`.
     """
     if low_rank.rank:
         trainable = Trainable(trainable.first_layer)

@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
 
     config.new_model = ConfigDict()
     config.new_model.vocab_size = 2048  # tokens
+    config.new_model.tokenizer = "bpe"  # or "words"
     config.new_model.hidden_size = 256
     config.new_model.intermediate_size = 1024
     config.new_model.num_layers = 3

@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
 
     config.fit = _module("pretrain").get_config()
     config.fit.new_model.vocab_size = 4096  # tokens
+    config.fit.new_model.tokenizer = "bpe"  # or "words"
     config.fit.new_model.intermediate_size = 768
     config.fit.new_model.tokenizer_texts = ""  # TOFU itself
     config.fit.data.train = ""  # TOFU's full.jsonl

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of JSONL files, Hugging Face datasets, TFDS and the embedded benchmark.
+"""Rows of JSONL files, Hugging Face datasets, TFDS, the embedded benchmark and suite.
 
 Each reader gives (where, row): where the row stands, for errors, and the row as plain
 Python, or a ValueError that says why the row cannot be read. TFDS needs no TensorFlow:
@@ -150,8 +150,17 @@ def read_embedded(name: str) -> Rows:
         yield f"embedded:{name}:{number}", row
 
 
+def read_suite(name: str) -> Rows:
+    """A task of the embedded suite, TASK[:SPLIT]."""
+    from jax_surgery.data import suite
+
+    for number, row in enumerate(suite.load(name), start=1):
+        yield f"suite:{name}:{number}", row
+
+
 READERS: dict[str, Callable[[str], Rows]] = {
     "hf": read_hf,
     "tfds": read_tfds,
     "embedded": read_embedded,
+    "suite": read_suite,
 }

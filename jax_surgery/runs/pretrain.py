@@ -16,6 +16,7 @@ from jax_surgery.data import records
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import encode
+from jax_surgery.data.words import word_tokenizer
 from jax_surgery.evaluation import multiple_choice
 from jax_surgery.model import hf_weights, llama
 from jax_surgery.model.config import LlamaConfig
@@ -95,7 +96,8 @@ def _run(settings: PretrainSettings, directory: str) -> Pretrained:
             else texts
         )
     ]
-    tokenizer = train_bpe(vocabulary, settings.new_model.vocab_size)
+    make = word_tokenizer if settings.new_model.tokenizer == "words" else train_bpe
+    tokenizer = make(vocabulary, settings.new_model.vocab_size)
     packer = Packer(encode(texts, tokenizer, data.context), data.context, "tokens")
     rows = devices.role_rows({"update": data.rows})
     stream = devices.batch_stream(

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pretrains the model of the embedded suite: 15 tasks in 6 families.
+
+Hardware: 2 CPU cores, 2 GiB.
+
+Command to run:
+python -m jax_surgery.main --config=configs/suite.py --workdir=runs/suite
+"""
+
+import importlib.util
+import pathlib
+
+from ml_collections import ConfigDict
+
+
+def _pretrain() -> ConfigDict:
+    path = pathlib.Path(__file__).with_name("pretrain.py")
+    spec = importlib.util.spec_from_file_location("pretrain", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def get_config() -> ConfigDict:
+    """The config of the suite's pretraining; fields as in configs/pretrain.py."""
+    config = _pretrain()
+    config.new_model.vocab_size = 512
+    config.new_model.tokenizer = "words"
+    config.new_model.hidden_size = 128
+    config.new_model.intermediate_size = 256
+    config.new_model.num_layers = 4
+    # The words of tasks that are only learned later too.
+    config.new_model.tokenizer_texts = (
+        "suite:pretrain,suite:rotate,suite:dict_c,suite:people_c"
+    )
+    config.data.train = "suite:pretrain"
+    config.data.rows = 12
+    config.data.context = 128
+    config.data.epochs = 16.0
+    config.data.questions = ""
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 5e-3
+    config.optimizer.momentum = 0.95
+    return config

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tasks of the suite: small skills and bodies of facts, in families of similar ones.
+
+A prompt is "FAMILY VARIANT arguments =" and its answer follows. Variants' words are
+shared by all families, and the words of a family's arguments by all of its tasks, so
+that no single word tells a task: what must go and what must stay look alike.
+"""
+
+import dataclasses
+import functools
+import itertools
+import random
+from collections.abc import Callable, Iterator
+
+SEED = 0
+MODULUS = 23  # numbers n0 to n22
+LETTERS = tuple("abcdefghijklmnop")
+LENGTH = 5  # letters of a string
+WORDS = 40  # entries of a dictionary, of an order
+PEOPLE, ATTRIBUTES, VALUES = 40, 2, 20  # of a set of people
+DRAWN = 400  # items of each half, where there are more than can be listed
+TRAINED = 4000  # of those that pretraining draws from
+VARIANTS = ("one", "two", "three", "four")
+
+Item = tuple[str, str]  # arguments and answer, words separated by spaces
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task of the suite.
+
+    Attributes:
+      name: such as "add".
+      family: similar tasks have the same.
+      variant: the word that tells it from the others of its family.
+      status: "development"; "reserved" for what no choice may be made on; or "new" for
+        what the model of the suite has not learned.
+      listed: whether its items are finite and all known.
+      chance: accuracy of an answer's word for a model that knows the format alone.
+    """
+
+    name: str
+    family: str
+    variant: str
+    status: str
+    listed: bool
+    chance: float
+    draw: Callable[[random.Random], list[Item]] = dataclasses.field(repr=False)
+
+    def prompt(self, arguments: str) -> str:
+        """The text that an item's answer follows."""
+        return f"{self.family} {self.variant} {arguments} ="
+
+
+def _rng(*names: object) -> random.Random:
+    return random.Random("/".join(map(str, (SEED, *names))))
+
+
+def _shuffled(items: list[Item], rng: random.Random) -> list[Item]:
+    items = list(items)
+    rng.shuffle(items)
+    return items
+
+
+def _numbers(of: Callable[[int, int], int]):
+    """All pairs of numbers and what is made of them."""
+
+    def draw(rng: random.Random) -> list[Item]:
+        pairs = itertools.product(range(MODULUS), repeat=2)
+        return _shuffled([(f"n{a} n{b}", f"n{of(a, b)}") for a, b in pairs], rng)
+
+    return draw
+
+
+def _strings(of: Callable[[tuple[str, ...]], Iterator[str]]):
+    """Strings of different letters, and what is made of them."""
+
+    def draw(rng: random.Random) -> list[Item]:
+        wanted = TRAINED + 2 * DRAWN
+        found: dict[tuple[str, ...], None] = {}
+        while len(found) < wanted:
+            found[tuple(rng.choice(LETTERS) for _ in range(LENGTH))] = None
+        return [(" ".join(s), " ".join(of(s))) for s in found]
+
+    return draw
+
+
+def _dictionary(rng: random.Random) -> list[Item]:
+    """A one-to-one dictionary between two sets of words."""
+    targets = list(range(WORDS))
+    rng.shuffle(targets)
+    return _shuffled([(f"s{i}", f"t{j}") for i, j in enumerate(targets)], rng)
+
+
+def _neighbours(shift: int):
+    """The neighbour of each word in a cyclic order that all tasks of a family share."""
+
+    def draw(rng: random.Random) -> list[Item]:
+        order = list(range(WORDS))
+        _rng("order").shuffle(order)
+        pairs = [
+            (f"o{w}", f"o{order[(i + shift) % WORDS]}") for i, w in enumerate(order)
+        ]
+        return _shuffled(pairs, rng)
+
+    return draw
+
+
+def _values(count: int, rng: random.Random) -> list[int]:
+    """One of the values for each, all as often."""
+    values = [i % VALUES for i in range(count)]
+    rng.shuffle(values)
+    return values
+
+
+def _people(group: int):
+    """Two attributes of each of a group of people; groups share first and last names."""
+
+    def draw(rng: random.Random) -> list[Item]:
+        names = [f"f{a} l{b}" for a in range(11) for b in range(11)]
+        _rng("names").shuffle(names)
+        own = names[group * PEOPLE : (group + 1) * PEOPLE]
+        return _shuffled(
+            [
+                (f"{name} q{attribute}", f"v{attribute}.{value}")
+                for attribute in range(ATTRIBUTES)
+                for name, value in zip(own, _values(PEOPLE, rng), strict=True)
+            ],
+            rng,
+        )
+
+    return draw
+
+
+def _places(rng: random.Random) -> list[Item]:
+    """One of twenty values for each place; tasks of the family share the places."""
+    values = _values(WORDS, rng)
+    return _shuffled([(f"p{i}", f"w{value}") for i, value in enumerate(values)], rng)
+
+
+def _make() -> tuple[Task, ...]:
+    number, letter = 1 / MODULUS, 1 / len(LETTERS)
+    rows = [
+        # name, family, status, listed, chance, draw
+        ("add", "sum", "development", True, number, _numbers(lambda a, b: (a + b) % 23)),
+        ("sub", "sum", "development", True, number, _numbers(lambda a, b: (a - b) % 23)),
+        ("copy", "text", "development", False, letter, _strings(iter)),
+        ("reverse", "text", "development", False, letter, _strings(reversed)),
+        ("sort", "text", "development", False, letter, _strings(lambda s: iter(sorted(s)))),
+        ("dict_a", "word", "development", True, 1 / WORDS, _dictionary),
+        ("dict_b", "word", "development", True, 1 / WORDS, _dictionary),
+        ("people_a", "who", "development", True, 1 / VALUES, _people(0)),
+        ("people_b", "who", "development", True, 1 / VALUES, _people(1)),
+        ("capital", "place", "reserved", True, 1 / VALUES, _places),
+        ("river", "place", "reserved", True, 1 / VALUES, _places),
+        ("larger", "pick", "reserved", True, 1 / 2, _numbers(max)),
+        ("smaller", "pick", "reserved", True, 1 / 2, _numbers(min)),
+        ("next", "order", "reserved", True, 1 / WORDS, _neighbours(1)),
+        ("previous", "order", "reserved", True, 1 / WORDS, _neighbours(-1)),
+        ("rotate", "text", "new", False, letter, _strings(lambda s: iter(s[1:] + s[:1]))),
+        ("dict_c", "word", "new", True, 1 / WORDS, _dictionary),
+        ("people_c", "who", "new", True, 1 / VALUES, _people(2)),
+    ]  # fmt: skip
+    variants = {family: iter(VARIANTS) for _, family, *_ in rows}
+    return tuple(
+        Task(name, family, next(variants[family]), *rest)
+        for name, family, *rest in rows
+    )
+
+
+TASKS = {task.name: task for task in _make()}
+SPLITS = ("train", "first", "second", "all")
+
+
+@functools.cache
+def items(name: str, split: str) -> tuple[Item, ...]:
+    """A task's items.
+
+    Args:
+      name: of the task.
+      split: "first" or "second", halves that share no item, or "all" of them; "train"
+        is what pretraining reads: all, where all are listed, else others.
+
+    Raises:
+      ValueError: an unknown name or split.
+    """
+    if name not in TASKS:
+        raise ValueError(
+            f"suite task {name!r} does not exist; choose one of {', '.join(TASKS)}."
+        )
+    if split not in SPLITS:
+        raise ValueError(f"suite split {split!r}; choose one of {', '.join(SPLITS)}.")
+    task = TASKS[name]
+    drawn = task.draw(_rng(name))
+    if not task.listed:
+        drawn, train = drawn[: 2 * DRAWN], drawn[2 * DRAWN :]
+    else:
+        train = drawn
+    half = len(drawn) // 2
+    parts = {
+        "train": train,
+        "first": drawn[:half],
+        "second": drawn[half:],
+        "all": drawn,
+    }
+    return tuple(parts[split])

@@ -95,3 +95,82 @@ def test_only_the_rows_asked_for_are_read(tmp_path):
     rows = safetensors_file.read_rows(entry, 70, 71)
     assert rows.shape == (1, 2**20)
     np.testing.assert_array_equal(rows[0], np.arange(2**20))
+
+
+def test_text_and_bytes_lie_beside_weights(tmp_path):
+    file = epath.Path(tmp_path / "file")
+    held = {"w": np.ones((2, 3), np.float32), "raw": np.arange(5, dtype=np.uint8)}
+    shapes = {name: tensor.shape for name, tensor in held.items()}
+    kinds = {name: tensor.dtype for name, tensor in held.items()}
+    safetensors_file.write(file, shapes, kinds, held.values(), {"own": "words"})
+    assert safetensors_file.read_metadata(file) == {"format": "pt", "own": "words"}
+    read, entries = load_file(file), safetensors_file.read_header(file)
+    for name, tensor in held.items():
+        np.testing.assert_array_equal(read[name], tensor)
+        rows = safetensors_file.read_rows(entries[name], 1, 2)
+        np.testing.assert_array_equal(rows, tensor[1:2])
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_rewritten_file_differs_in_what_changed_alone(data, tmp_path_factory):
+    folder = epath.Path(tmp_path_factory.mktemp("rewrite"))
+    held = tensors(ml_dtypes.bfloat16, (4, 2), (5, 3), (2, 2), (7, 1))
+    held["numbers"] = np.arange(5)  # of a dtype that is not read
+    save_file(held, folder / "old", {"own": "words"})
+    names = data.draw(st.sets(st.sampled_from(["t0", "t1", "t3"])))
+    asked, told = [], []
+
+    def doubled(start, rows):
+        asked.append((start, len(rows)))
+        return rows * 2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(safetensors_file, "CHUNK", data.draw(st.integers(1, 50)))
+        safetensors_file.rewrite(
+            folder / "old",
+            folder / "new",
+            dict.fromkeys(names, doubled),
+            elements=data.draw(st.integers(1, 20)),
+            progress=told.append,
+        )
+    wanted = {n: t * 2 if n in names else t for n, t in held.items()}
+    save_file(wanted, folder / "wanted", {"own": "words"})
+    assert (folder / "new").read_bytes() == (folder / "wanted").read_bytes()
+    assert sum(told) == len((folder / "old").read_bytes())
+    assert sum(count for _, count in asked) == sum(len(held[n]) for n in names)
+
+
+def test_a_change_of_shape_is_refused(tmp_path):
+    old, new = epath.Path(tmp_path / "old"), epath.Path(tmp_path / "new")
+    save_file(tensors(np.float32, (4, 2)), old)
+    change = {"t0": lambda start, rows: rows[:, :1]}
+    with pytest.raises(ValueError, match=r"t0 became float32 \(4, 1\); .*\(4, 2\)"):
+        safetensors_file.rewrite(old, new, change, elements=100)
+
+
+def test_what_is_made_appears_whole_or_not_at_all(tmp_path):
+    file, folder = epath.Path(tmp_path / "file"), epath.Path(tmp_path / "folder")
+    file.write_text("old")
+    folder.mkdir()
+
+    def write(words):
+        with safetensors_file.made(file) as partial:
+            partial.write_text(words)
+            assert file.read_text() == "old"
+            assert words
+        with safetensors_file.made(folder) as partial:
+            partial.mkdir()
+            (partial / "in").write_text(words)
+            assert not list(folder.iterdir())
+            assert words != "bad"
+
+    for words, kept in (("", "old"), ("bad", "bad")):
+        with pytest.raises(AssertionError):
+            write(words)
+        assert file.read_text() == kept
+        assert not list(folder.iterdir())
+        file.write_text("old")
+    write("new")
+    assert file.read_text() == (folder / "in").read_text() == "new"
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}

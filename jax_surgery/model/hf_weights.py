@@ -172,7 +172,7 @@ def _read(
     )
 
 
-def _progress(title: str, total: int) -> tqdm.tqdm:
+def progress_bar(title: str, total: int) -> tqdm.tqdm:
     """A bar over bytes, where it takes a while, on one process."""
     return tqdm.tqdm(
         total=total,
@@ -225,7 +225,7 @@ def load_llama(
     params: llama.Params = {}
     last = None
     total = sum(entries[tensor.name].nbytes for tensor in tensors)
-    with _progress("loading weights", total) as bar:
+    with progress_bar("loading weights", total) as bar:
         for tensor in tensors:
             node = params
             for key in tensor.path[:-1]:
@@ -269,7 +269,7 @@ def _write_shards(
     """Writes the files, on process 0, and which of them holds each tensor."""
     size = sum(tensor.size for group in groups for tensor in group) * dtype.itemsize
     weight_map = {}
-    with _progress("saving weights", size) as bar:
+    with progress_bar("saving weights", size) as bar:
         for number, group in enumerate(groups, start=1):
             file = "model.safetensors"
             if len(groups) > 1:

@@ -9,10 +9,13 @@ any path that `etils.epath` opens will do, gs:// included.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -24,6 +27,9 @@ DTYPES = {
     "F16": np.dtype(np.float16),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# Weights are of `DTYPES`; bytes that are no weights may lie beside them.
+KINDS = DTYPES | {"U8": np.dtype(np.uint8)}
+METADATA = "__metadata__"
 CHUNK = 2**26  # bytes of one read
 READERS = 8  # reads at a time: a bucket gives one reader little
 
@@ -34,7 +40,7 @@ class Entry:
 
     Attributes:
       file: the safetensors file.
-      kind: the format's name of its dtype, of which `DTYPES` are read.
+      kind: the format's name of its dtype, of which `KINDS` are read.
       shape: of the tensor.
       offset: of its first byte in the file.
     """
@@ -46,19 +52,15 @@ class Entry:
 
     @property
     def dtype(self) -> np.dtype:
-        return DTYPES[self.kind]
+        return KINDS[self.kind]
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(file: epath.Path) -> dict[str, Entry]:
-    """All tensors of a file, by name.
-
-    Raises:
-      ValueError: not a safetensors file, or not the whole of one.
-    """
+def _header(file: epath.Path) -> tuple[dict[str, Any], int]:
+    """The header of a file, and where its tensors start."""
     size = file.stat().length
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
@@ -71,14 +73,34 @@ def read_header(file: epath.Path) -> dict[str, Entry]:
             f"{file} ({size} bytes) is not a safetensors file, or its beginning is "
             "lost. Download it again."
         ) from error
-    header.pop("__metadata__", None)
     start = 8 + length
-    end = start + max((e["data_offsets"][1] for e in header.values()), default=0)
+    ends = (e["data_offsets"][1] for n, e in header.items() if n != METADATA)
+    end = start + max(ends, default=0)
     if size != end:
         raise ValueError(
             f"{file} has {size} bytes, and {end} by its header: it was not written or "
             "downloaded to the end. Get it again."
         )
+    return header, start
+
+
+def read_metadata(file: epath.Path) -> dict[str, str]:
+    """What a file's header says beside its tensors.
+
+    Raises:
+      ValueError: see `read_header`.
+    """
+    return _header(file)[0].get(METADATA, {})
+
+
+def read_header(file: epath.Path) -> dict[str, Entry]:
+    """All tensors of a file, by name.
+
+    Raises:
+      ValueError: not a safetensors file, or not the whole of one.
+    """
+    header, start = _header(file)
+    header.pop(METADATA, None)
     return {
         name: Entry(file, e["dtype"], tuple(e["shape"]), start + e["data_offsets"][0])
         for name, e in header.items()
@@ -110,25 +132,56 @@ def read_rows(entry: Entry, start: int, stop: int) -> np.ndarray:
     return data.view(entry.dtype).reshape(stop - start, *entry.shape[1:])
 
 
+@contextlib.contextmanager
+def made(target: epath.Path) -> Iterator[epath.Path]:
+    """Where to write a file or a folder; it is the target's only when all went well.
+
+    Args:
+      target: replaced if it is a file or an empty folder. On gs:// it is written to
+        at once: buckets cannot rename.
+    """
+    if "://" in str(target):
+        yield target
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / f".{target.name}.partial-{uuid.uuid4().hex[:8]}"
+    try:
+        yield partial
+        if target.is_dir():
+            target.rmdir()
+        partial.replace(target)
+    except BaseException:
+        if partial.is_dir():
+            partial.rmtree()
+        else:
+            partial.unlink(missing_ok=True)
+        raise
+
+
 def write(
     file: epath.Path,
     shapes: dict[str, tuple[int, ...]],
-    dtype: np.dtype,
+    dtype: np.dtype | dict[str, np.dtype],
     tensors: Iterable[np.ndarray],
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """Writes a file.
 
     Args:
       file: replaced where it exists.
       shapes: of the tensors, by name.
-      dtype: of all of them.
+      dtype: of all of them, or of each by name.
       tensors: in the order of `shapes`; each is taken when its turn comes.
+      metadata: further text for the header (see `read_metadata`).
     """
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    kinds = dtype if isinstance(dtype, dict) else dict.fromkeys(shapes, dtype)
+    names = {kind: name for name, kind in KINDS.items()}
+    header: dict[str, Any] = {METADATA: {"format": "pt"} | (metadata or {})}
+    offset = 0
     for name, shape in shapes.items():
-        end = offset + math.prod(shape) * dtype.itemsize
+        end = offset + math.prod(shape) * kinds[name].itemsize
         header[name] = {
-            "dtype": NAMES[dtype],
+            "dtype": names[kinds[name]],
             "shape": list(shape),
             "data_offsets": [offset, end],
         }
@@ -138,10 +191,63 @@ def write(
     with file.open("wb") as opened:
         opened.write(len(raw).to_bytes(8, "little") + raw)
         for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
-            if (tensor.shape, tensor.dtype) != (shape, dtype):
+            if (tensor.shape, tensor.dtype) != (shape, kinds[name]):
                 raise ValueError(
                     f"{name} is {tensor.dtype} {tensor.shape}; the header of {file} "
-                    f"says {dtype} {shape}."
+                    f"says {kinds[name]} {shape}."
                 )
             flat = np.ascontiguousarray(tensor).reshape(-1)
             opened.write(memoryview(flat.view(np.uint8)))
+
+
+def rewrite(
+    file: epath.Path,
+    into: epath.Path,
+    change: dict[str, Callable[[int, np.ndarray], np.ndarray]],
+    *,
+    elements: int,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> None:
+    """Copies a file, some of whose tensors change; every other byte stays.
+
+    Args:
+      file: read once, from its first byte to its last.
+      into: replaced where it exists.
+      change: by name of a tensor, what its rows from `start` on become, of the same
+        shape and dtype: change(start, rows) -> rows. Called in the order of the rows.
+      elements: of the tensor in one call, about; a call has whole rows.
+      progress: told the bytes as they are written.
+    """
+    entries = read_header(file)
+    with file.open("rb") as source, into.open("wb") as target:
+        for name in sorted(change, key=lambda name: entries[name].offset):
+            entry = entries[name]
+            _copy(source, target, entry.offset - source.tell(), progress)
+            width = math.prod(entry.shape[1:])
+            step = max(1, elements // width)
+            for start in range(0, entry.shape[0], step):
+                count = min(step, entry.shape[0] - start)
+                raw = source.read(count * width * entry.dtype.itemsize)
+                rows = np.frombuffer(raw, entry.dtype).reshape(count, *entry.shape[1:])
+                changed = np.ascontiguousarray(change[name](start, rows))
+                if (changed.shape, changed.dtype) != (rows.shape, rows.dtype):
+                    raise ValueError(
+                        f"{name} became {changed.dtype} {changed.shape}; the header of "
+                        f"{file} says {rows.dtype} {rows.shape}."
+                    )
+                target.write(memoryview(changed.reshape(-1).view(np.uint8)))
+                progress(len(raw))
+        _copy(source, target, file.stat().length - source.tell(), progress)
+
+
+def _copy(
+    source: BinaryIO, target: BinaryIO, count: int, progress: Callable[[int], Any]
+) -> None:
+    """Copies the next bytes of a file."""
+    while count:
+        part = source.read(min(count, CHUNK))
+        if not part:
+            raise OSError(f"{source.name} ended while it was read.")
+        target.write(part)
+        progress(len(part))
+        count -= len(part)

@@ -11,7 +11,11 @@ from jax_surgery.model import llama
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.model.trainable import BLOCK_OF, Trainable
 from jax_surgery.surgery import precondition
-from jax_surgery.surgery.moments import second_moments, zero_moments
+from jax_surgery.surgery.moments import (
+    MOMENT_WEIGHTS,
+    second_moments,
+    zero_moments,
+)
 from jax_surgery.surgery.optimizer import (
     OptimizerChoice,
     make_optimizer,
@@ -231,3 +235,44 @@ def test_bad_choices_are_named(fields, message):
 def test_a_warmup_longer_than_the_run_is_named():
     with pytest.raises(ValueError, match=r"5 steps with optimizer\.warmup=9"):
         make_schedule(OptimizerChoice(warmup=9), 5)
+
+
+def weighted(weights):
+    """Batches whose tokens weigh what a function of a batch's tokens says."""
+    return [
+        batch | {MOMENT_WEIGHTS: np.asarray(weights(batch["tokens_BT"]), np.float32)}
+        for batch in batches(3)
+    ]
+
+
+def test_moments_weigh_tokens(params):
+    """They are linear in the weights, which are of tokens of all roles at once."""
+
+    def found(weights):
+        return second_moments(params, CONFIG, weighted(weights), llama.Compute(), UPPER)
+
+    first, second = found(lambda t: t < 20), found(lambda t: t >= 20)
+    both = found(lambda t: np.where(t < 20, 3.0, 0.25))
+    for kind, moment in moments_of(params, UPPER, 3).items():
+        scale = float(jnp.abs(moment).max())
+        for one, other in (
+            (both[kind], 3.0 * first[kind] + 0.25 * second[kind]),
+            (moment, first[kind] + second[kind]),
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * scale)
+        assert float(jnp.abs(first[kind] - second[kind]).max()) > 0.01 * scale
+
+
+def test_moments_are_numpys_sums_of_the_first_layers_inputs(params):
+    """Those are normed embeddings; padding weighs nothing whatever is said of it."""
+    query = Trainable(0, ("q",))
+    batches_given = weighted(lambda t: 0.1 + t / 7)
+    found = second_moments(params, CONFIG, batches_given, llama.Compute(), query)
+    table = np.asarray(params["embedder"]["embedding"], np.float64)
+    wanted = np.zeros((16, 16))
+    for batch in batches_given:
+        real = batch["segment_ids_BT"] > 0
+        x = table[batch["tokens_BT"][real]]
+        x /= np.sqrt((x**2).mean(-1, keepdims=True) + CONFIG.rms_norm_eps)
+        wanted += np.einsum("t,tx,ty->xy", batch[MOMENT_WEIGHTS][real], x, x)
+    np.testing.assert_allclose(found["attention_in"][0], wanted, rtol=1e-4, atol=1e-3)

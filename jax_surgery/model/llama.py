@@ -41,7 +41,8 @@ def _product(x, kernel, inputs: int = 1):
 def _second_moment(x, weights_BT):
     """sum_t w_t x_t x_t^T over all tokens, float32."""
     flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    return meshes.constrain((flat * weights_BT.reshape(-1, 1)).T @ flat, "fsdp")
+    weighted = flat * weights_BT.reshape(-1, 1)
+    return meshes.constrain(jnp.matmul(weighted.T, flat, precision="highest"), "fsdp")
 
 
 class Kernel(nnx.Module):

@@ -59,6 +59,12 @@ FIELDS = {
 LAYER_SPECS = {
     name[1:]: P(*spec[1:]) for name, (_, spec) in TABLE.items() if len(name) == 3
 }
+# Of its stack as [layers, inputs, outputs], heads and their width one axis.
+STACK_SPECS = {
+    name: P(None, *(axis for axis in spec if axis))
+    for (name, leaf), spec in LAYER_SPECS.items()
+    if leaf == "kernel"
+}
 HEAD_SPEC = TABLE["head", "kernel"][1]
 EMBEDDING_SPEC = TABLE["embedder", "embedding"][1]
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jax_surgery.model import llama, logprobs, output_head, token_sums
@@ -89,10 +90,13 @@ class RoleRows:
 
     def only(self, array_BT: jax.Array, role: str) -> jax.Array:
         """The array of a whole batch, 0 on the rows of other roles."""
+        return jnp.where(self.holds(role, self.total)[:, None], array_BT, 0)
+
+    def holds(self, role: str, count: int) -> np.ndarray:
+        """Which of `count` rows, of a batch or of some of its parts, are a role's."""
         first, last = self._bounds(role)
-        place_B = jnp.arange(self.total) % (self.total // self.shards)
-        own_B = (place_B >= first) & (place_B < last)
-        return jnp.where(own_B[:, None], array_BT, 0)
+        place_B = np.arange(count) % (self.total // self.shards)
+        return (place_B >= first) & (place_B < last)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,14 +158,14 @@ class Objective:
             )
 
 
-def _shifted(array_BT: jax.Array) -> jax.Array:
+def shifted(array_BT: jax.Array) -> jax.Array:
     """Entry t + 1 at position t, 0 at the end: what position t predicts."""
     return jnp.pad(array_BT[:, 1:], ((0, 0), (0, 1)))
 
 
 def denominators(batch: Batch, rows: RoleRows) -> Metrics:
     """Each term's denominator: the sum of the batch's weights of its role."""
-    weights = _shifted(batch["weights_BT"])
+    weights = shifted(batch["weights_BT"])
     return {
         "unlearn": rows.take(weights, "unlearn").sum(),
         "update": rows.take(weights, "update").sum(),
@@ -245,7 +249,7 @@ def make_loss_fn(
         safe = jax.tree.map(lambda d: jnp.maximum(d, 1e-9), total)
         parts = []
         if rows.unlearn or rows.update:
-            weights_BT = _shifted(batch["weights_BT"])
+            weights_BT = shifted(batch["weights_BT"])
             weights = [
                 rows.only(weights_BT, role) / safe[role]
                 for role in ("unlearn", "update")
@@ -254,7 +258,7 @@ def make_loss_fn(
                 token_sums.Part(
                     functools.partial(_learned_terms, objective),
                     hidden,
-                    [_shifted(batch["tokens_BT"]), *weights],
+                    [shifted(batch["tokens_BT"]), *weights],
                     (weights[0] != 0) | (weights[1] != 0),
                 )
             )

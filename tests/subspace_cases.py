@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small model, batches whose tokens are pushed, and what `pull` is by all logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_surgery.model import llama, output_head
+from jax_surgery.model.config import LlamaConfig
+from jax_surgery.model.trainable import BLOCK_OF, Trainable
+from jax_surgery.surgery.subspace import identify
+
+CONFIG = LlamaConfig(32, 16, 24, 3, 2, 1, 8, initializer_range=0.3)
+COMPUTE = llama.Compute()
+EVERY = Trainable(0, tuple(BLOCK_OF))
+UPPER = Trainable(1, ("o", "up", "down"))
+task_matrix = jax.jit(identify.task_matrix, static_argnums=(1, 3, 4, 5))
+FAR = 1e4  # nats; a bound that no margin reaches
+
+
+def params_of(seed: int = 0):
+    return llama.init_params(CONFIG, seed)
+
+
+def batch_of(seed: int = 0, rows: int = 2, half: int = 6):
+    """Rows of two documents of `half` tokens and some padding.
+
+    Every document's tokens but its first are pushed: down, up or not at all. Margins
+    of the model are about -3 nats, and so are the bounds.
+    """
+    rng = np.random.default_rng(seed)
+    tokens = 2 * half + 3
+    shape = (rows, tokens)
+    segments = np.repeat([1, 2, 0], [half, half, 3])
+    positions = np.concatenate([np.arange(half), np.arange(half), np.zeros(3)])
+    push = rng.choice([-0.5, 0.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
+    push[:, (positions == 0) | (segments == 0)] = 0
+    return {
+        "tokens_BT": jnp.asarray(rng.integers(0, CONFIG.vocab_size, shape), jnp.int32),
+        "segment_ids_BT": jnp.asarray(np.tile(segments, (rows, 1)), jnp.int32),
+        "positions_BT": jnp.asarray(np.tile(positions, (rows, 1)), jnp.int32),
+        identify.PUSH: jnp.asarray(push, jnp.float32),
+        identify.BOUND: jnp.asarray(rng.normal(-3, 1, shape), jnp.float32),
+    }
+
+
+def pushed(batch, push: float, bound: float):
+    """The batch, all that it pushes alike."""
+    moves_BT = jnp.asarray(batch[identify.PUSH] != 0, jnp.float32)
+    return batch | {
+        identify.PUSH: push * moves_BT,
+        identify.BOUND: jnp.full_like(moves_BT, bound),
+    }
+
+
+@jax.jit
+def logits_of(params, batch):
+    """Of the token after each position, [B, T - 1, V]."""
+    hidden = llama.forward_packed(params, CONFIG, batch, compute=COMPUTE)
+    return (hidden @ output_head.kernel(params))[:, :-1]
+
+
+def margins(params, batch) -> np.ndarray:
+    """Log-odds of tokens 1, 2, ..., float64 [B, T - 1]: log p / (1 - p)."""
+    logits = np.asarray(logits_of(params, batch), np.float64)
+    weight = np.exp(logits - logits.max(-1, keepdims=True))
+    of_target = np.take_along_axis(weight, np.asarray(targets(batch))[..., None], -1)[
+        ..., 0
+    ]
+    return np.log(of_target) - np.log(weight.sum(-1) - of_target)
+
+
+def targets(batch):
+    return batch["tokens_BT"][:, 1:]
+
+
+def is_open(params, batch) -> np.ndarray:
+    """Which of tokens 1, 2, ... are on the wrong side of their bounds."""
+    push, bound = (np.asarray(batch[k])[:, 1:] for k in (identify.PUSH, identify.BOUND))
+    margin = margins(params, batch)
+    return ((push > 0) & (margin > bound)) | ((push < 0) & (margin < bound))
+
+
+def dense_pull(params, batch, loss: identify.TaskLoss, open_BT=None):
+    """`identify.pull` from all logits at once, with JAX's own derivative.
+
+    Args:
+      open_BT: which tokens count; None is all.
+    """
+    logits = logits_of(params, batch)
+    push = batch[identify.PUSH][:, 1:]
+    if loss.kind == "cross_entropy":
+        logp = jax.nn.log_softmax(logits / loss.temperature)
+    else:
+        logp = jax.nn.log_softmax(logits)
+    value = jnp.take_along_axis(logp, targets(batch)[..., None], -1)[..., 0]
+    if loss.kind == "margin":
+        value = value - jnp.log1p(-jnp.exp(value))
+    if open_BT is not None:
+        push = push * open_BT
+    return (push * value).sum()
+
+
+def random_matrices(seed: int, trainable: Trainable = EVERY):
+    """Normal matrices of the shapes that move."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: jnp.asarray(rng.normal(size=m.shape), jnp.float32)
+        for name, m in trainable.take(params_of()).items()
+    }
+
+
+def norm(matrices) -> float:
+    """Of all together, in float64."""
+    leaves = jax.tree.leaves(matrices)
+    return float(np.sqrt(sum((np.asarray(m, np.float64) ** 2).sum() for m in leaves)))

@@ -31,3 +31,14 @@ def bootstrap_mean(
     means = values[rng.integers(len(values), size=(draws, len(values)))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def bootstrap_ratio(
+    sums: np.ndarray, counts: np.ndarray, seed: int = 0, draws: int = 2000
+) -> tuple[float, float]:
+    """95 % percentile-bootstrap interval of sums.sum() / counts.sum(); seeded."""
+    sums, counts = np.asarray(sums, float), np.asarray(counts, float)
+    picks = np.random.default_rng(seed).integers(len(sums), size=(draws, len(sums)))
+    ratios = sums[picks].sum(axis=1) / counts[picks].sum(axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)

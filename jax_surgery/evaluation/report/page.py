@@ -24,19 +24,29 @@ class Example(TypedDict):
     after: str
 
 
+class Figure(TypedDict):
+    """A picture of the page's, and what it shows in a sentence or two."""
+
+    title: str
+    svg: str
+    caption: str
+
+
 class Page(TypedDict, total=False):
     """What a page shows; a section appears only for what was measured.
 
     title, subtitle: of the run. rows: of the before/after table. intervals: "Wilson"
-    (the rows hold multiple-choice accuracies), "bootstrap" or "". metrics: lines of metrics.jsonl. curve:
-    accuracies by step (fractions). examples: answers. cost: of results.json. settings:
-    the exact config.
+    (the rows hold multiple-choice accuracies), another name or "". figures: pictures
+    that stand below the table. metrics: lines of metrics.jsonl. curve: accuracies by
+    step (fractions). examples: answers. cost: of results.json. settings: the exact
+    config.
     """
 
     title: str
     subtitle: str
     rows: list[Row]
     intervals: str
+    figures: list[Figure]
     metrics: list[dict[str, float]]
     curve: list[dict[str, float]]
     examples: list[Example]

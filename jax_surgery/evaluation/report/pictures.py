@@ -24,7 +24,8 @@ LABELS = {
 GREY = "#808890"  # legible on light and on dark pages
 
 
-def _figure(width: float, height: float):
+def sheet(width: float, height: float):
+    """A figure without axes, inches, that lets the page shine through."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -32,18 +33,30 @@ def _figure(width: float, height: float):
 
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
+    return figure
+
+
+def style(axes) -> None:
+    """Grey lines on no ground."""
     axes.patch.set_alpha(0)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(GREY)
-    axes.tick_params(colors=GREY, labelsize=9)
+    axes.tick_params(which="both", colors=GREY, labelsize=9)
     axes.grid(axis="y", color=GREY, alpha=0.25, linewidth=0.6)
+
+
+def panel(width: float, height: float):
+    """A figure and its only axes."""
+    figure = sheet(width, height)
+    axes = figure.add_subplot()
+    style(axes)
     return figure, axes
 
 
-def _svg(figure, title: str) -> str:
+def as_svg(figure, title: str) -> str:
+    """The figure as text that scales to its place; the title is read aloud."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -57,7 +70,7 @@ def _svg(figure, title: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
 
 
-def _legend(axes) -> None:
+def legend(axes) -> None:
     """Names of what is drawn, beside the picture."""
     axes.legend(
         frameon=False, fontsize=9, labelcolor=GREY, loc="center left",
@@ -77,22 +90,22 @@ def _lines(axes, rows: list[dict[str, Any]], names: list[str], scale=1.0) -> Non
                 marker="o" if len(points) < 20 else None,
                 markersize=3.5,
             )
-    _legend(axes)
+    legend(axes)
     axes.set_xlabel("step", color=GREY)
 
 
 def loss_curves(metrics: list[dict[str, Any]]) -> str:
     """The three terms over steps, nats, on a logarithmic axis."""
-    figure, axes = _figure(7, 3.4)
+    figure, axes = panel(7, 3.4)
     _lines(axes, metrics, ["unlearn_ce", "update_ce", "retain_kl"])
     axes.set_yscale("symlog", linthresh=0.01)
     axes.set_ylabel("nats", color=GREY)
-    return _svg(figure, "the three terms over steps")
+    return as_svg(figure, "the three terms over steps")
 
 
 def accuracy_curves(curve: list[dict[str, Any]]) -> str:
     """Accuracies over steps, percent, with the line of chance."""
-    figure, axes = _figure(7, 3.4)
+    figure, axes = panel(7, 3.4)
     names = [n for n in COLOURS if any(n in row for row in curve)]
     names += [n for row in curve for n in row if n not in (*COLOURS, "step", *names)]
     axes.axhline(25, color=GREY, linestyle="--", linewidth=1)
@@ -103,12 +116,12 @@ def accuracy_curves(curve: list[dict[str, Any]]) -> str:
     _lines(axes, curve, list(dict.fromkeys(names)), scale=100.0)
     axes.set_ylim(0, 103)
     axes.set_ylabel("accuracy, %", color=GREY)
-    return _svg(figure, "accuracies over steps")
+    return as_svg(figure, "accuracies over steps")
 
 
 def cost_bars(cost: dict[str, Any]) -> str:
     """FLOPs of the surgery, by item, beside the naive alternative's."""
-    figure, axes = _figure(7, 1.7)
+    figure, axes = panel(7, 1.7)
     left = 0.0
     shades = ("#c44e52", "#dd8452", "#8172b3", "#937860")
     items = zip(cost["items"].items(), itertools.cycle(shades), strict=False)
@@ -119,5 +132,5 @@ def cost_bars(cost: dict[str, Any]) -> str:
     axes.set_yticks([1, 0], ["surgery", "naive alternative"])
     axes.set_xlabel("FLOPs", color=GREY)
     axes.grid(visible=False)
-    _legend(axes)
-    return _svg(figure, "cost in FLOPs")
+    legend(axes)
+    return as_svg(figure, "cost in FLOPs")

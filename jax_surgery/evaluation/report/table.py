@@ -2,6 +2,7 @@
 """Rows of the before/after table, and the table as text."""
 
 import dataclasses
+import math
 from typing import Any
 
 CHANCE = 0.25
@@ -11,6 +12,13 @@ GOALS = {
     "update": "up",
     "retain": "keep",
     "general": "keep",
+}
+# Of tasks, in the order of the rows: what stands beside the name.
+ROLES = {
+    "target": "target",
+    "similar": "similar",
+    "other": "",
+    "unknown": "not known before",
 }
 
 
@@ -25,6 +33,7 @@ class Row:
       before_interval, after_interval: "98.9 to 99.9", or "".
       count: how many were asked.
       main: whether the row stands for a group (not for a part of one).
+      change: how much is removed or lost, or "" where that is not asked.
     """
 
     name: str
@@ -35,6 +44,7 @@ class Row:
     after_interval: str
     count: int
     main: bool = True
+    change: str = ""
 
     @property
     def label(self) -> str:
@@ -112,9 +122,56 @@ def recall_rows(before: dict[str, Any], after: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def task_rows(tasks: dict[str, dict[str, Any]]) -> list[Row]:
+    """Rows of tasks: targets, then those similar to them, others, and unknown ones.
+
+    Args:
+      tasks: by name, each with "role" (of `ROLES`), "goal", "before" and "after" (each
+        with "value" from 0 to 1, "interval" and "n"), and "removed" and "drop", shares
+        or None.
+
+    Raises:
+      ValueError: a role that is none of `ROLES`.
+    """
+    for name, task in tasks.items():
+        if task["role"] not in ROLES:
+            raise ValueError(
+                f"task {name!r} has the role {task['role']!r}; use one of "
+                f"{', '.join(ROLES)}."
+            )
+    order = list(ROLES)
+    ranked = sorted(tasks.items(), key=lambda item: order.index(item[1]["role"]))
+    rows = []
+    for name, task in ranked:
+        ends = []
+        for end in (task["before"], task["after"]):
+            ends += [_percent(end["value"]), _interval(end)]
+        mark = ROLES[task["role"]]
+        label = f"{name} ({mark})" if mark else name
+        count = task["after"]["n"]
+        rows.append(Row(label, task["goal"], *ends, count, change=_change(task)))
+    return rows
+
+
+def _change(task: dict[str, Any]) -> str:
+    """What is removed of a target, lost or gained of a kept task; "" where nothing was
+    known."""
+    removed, lost = (
+        None if value is None or math.isnan(value) else value
+        for value in (task["removed"], task["drop"])
+    )
+    if task["role"] == "target" and removed is not None:
+        return f"{_percent(round(removed, 3) + 0.0)} removed"  # never -0.0 %
+    if task["role"] in ("similar", "other") and lost is not None:
+        return f"{_percent(abs(lost))} {'lost' if lost > -0.0005 else 'gained'}"
+    return ""
+
+
 def as_text(rows: list[Row]) -> str:
-    """The rows as an aligned table."""
-    cells = [("", "before", "95 % interval", "after", "95 % interval", "n")]
+    """The rows as an aligned table; how much changed where any row says so."""
+    changes = any(row.change for row in rows)
+    head = ("removed / lost",) if changes else ()
+    cells = [("", "before", "95 % interval", "after", "95 % interval", *head, "n")]
     cells += [
         (
             row.label if row.main else f"  {row.label}",
@@ -122,11 +179,12 @@ def as_text(rows: list[Row]) -> str:
             row.before_interval,
             row.after,
             row.after_interval,
+            *((row.change,) if changes else ()),
             f"{row.count:,}",
         )
         for row in rows
     ]
-    widths = [max(len(line[i]) for line in cells) for i in range(6)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     lines = []
     for number, line in enumerate(cells):
         first = line[0].ljust(widths[0])
@@ -135,7 +193,7 @@ def as_text(rows: list[Row]) -> str:
         )
         lines.append(f"{first}  {rest}".rstrip())
         if number == 0:
-            lines.append("-" * (sum(widths) + 10))
+            lines.append("-" * (sum(widths) + 2 * len(widths) - 2))
     return "\n".join(lines)
 
 

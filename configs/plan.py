@@ -11,6 +11,9 @@ python -m jax_surgery.main --config=configs/plan.py --config.model=llama2_7b \
 
 The step of a training config, on its own rows: --config=configs/plan.py:NAME for
 configs/NAME.py (surgery, paper or tofu), with --config.model=embedded or your model.
+
+The four programs of a subspace removal (moments, ridge, a round, factors of the change)
+in place of the step: --config.program=subspace.
 """
 
 import importlib.util
@@ -32,6 +35,7 @@ def get_config(base: str = "") -> ConfigDict:
     """The config of a plan, of the step of configs/`base`.py."""
     config = ConfigDict()
     config.run = "plan"
+    config.program = "step"  # or "subspace": the four programs of a subspace removal
     config.model = "llama2_7b"  # model/architectures.py, a directory or a hub name
     config.topology = "v5e:4x4"  # v4:2x2x2, v5p:4x4x4, v6e:8x8, ...
     config.num_slices = 1  # joined by the data centre's network

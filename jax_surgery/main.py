@@ -4,12 +4,17 @@
 Reads the flags, joins other hosts, and starts the run that `config.run` names.
 """
 
+import os
 import pathlib
 import sys
 from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+# Before NumPy is loaded. Small matrices are decomposed one after another, and where
+# cores are shared OpenBLAS' threads wait for each other by spinning.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",

@@ -6,6 +6,8 @@ import pathlib
 
 # Before jax and huggingface_hub are imported.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Threads of LAPACK wait for each other by spinning where cores are shared.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 # Tests compile the same small programs, in several processes: compile each once.

@@ -15,7 +15,15 @@ FOLDERS = ("main", "runs", "evaluation", "surgery", "data", "model", "parallel")
 MATHS = ("surgery", "model")
 WEIGHTS = {
     f"jax_surgery.model.{name}"
-    for name in ("hf_weights", "hf_index", "safetensors_file")
+    for name in (
+        "edit_apply",
+        "edit_file",
+        "hf_copy",
+        "hf_weights",
+        "hf_index",
+        "peft_adapter",
+        "safetensors_file",
+    )
 }
 IO = {"json", "io", "os", "pathlib", "etils", "orbax", "tensorboardX", "datasets"}
 

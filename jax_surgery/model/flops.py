@@ -7,6 +7,8 @@ taken off), and the output head on every token.
 Norms, RoPE, softmax and other element-wise work are left out (a few percent).
 """
 
+import math
+
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.model.trainable import ALL, Trainable
 
@@ -157,3 +159,30 @@ def direction_flops(
         total += 2 * rows**2 * cols
     products = 2.0 * (config.num_layers - trainable.first_layer) * total
     return products + newton_schulz_flops(config, trainable, newton_schulz_steps)
+
+
+def cholesky_flops(widths: dict[str, int], layers: int) -> float:
+    """FLOPs of Cholesky factors of layers' moments by whole blocks, 2 d^3 each."""
+    return layers * sum(2.0 * width**3 for width in widths.values())
+
+
+def solve_flops(config: LlamaConfig, trainable: Trainable) -> float:
+    """FLOPs of solving with such factors for all moving matrices: two triangular
+    solves by whole blocks of the inputs' width, 2 inputs^2 outputs each."""
+    shapes = matrix_shapes(config)
+    each = sum(4.0 * shapes[n][0] ** 2 * shapes[n][1] for n in trainable.matrices)
+    return (config.num_layers - trainable.first_layer) * each
+
+
+def sketch_flops(
+    config: LlamaConfig, trainable: Trainable, columns: int, iterations: int
+) -> float:
+    """FLOPs of the products of all moving matrices with their sketches; see
+    `surgery.subspace.linalg.randomised_svd`.
+
+    Two, and two for each iteration; the decompositions of thin matrices are left out.
+    """
+    shapes = matrix_shapes(config)
+    each = sum(2.0 * math.prod(shapes[name]) * columns for name in trainable.matrices)
+    layers = config.num_layers - trainable.first_layer
+    return layers * (2 + 2 * iterations) * each

@@ -92,7 +92,9 @@ class _LossGuard:
 
     def diverged(self, what: str, metrics: Metrics) -> TrainingDiverged:
         """The error: what happened, what to change, what is kept."""
-        advice = "Lower config.optimizer.learning_rate"
+        # Rounds of a removal have a size of their own.
+        rate = "rounds.step" if "task_norm" in metrics else "optimizer.learning_rate"
+        advice = f"Lower config.{rate}"
         if "unlearn_ce" in metrics:
             advice += (
                 ", bound the ascent (config.objective.ascent='margin') or lower "
@@ -183,6 +185,7 @@ def train(
     settings: Loop,
     hooks: Sequence[Hook] = (),
     title: str,
+    until: Callable[[int, State, dict[str, float]], bool] | None = None,
 ) -> State:
     """Trains to `steps`, from the newest checkpoint in `directory` if there is one.
 
@@ -200,6 +203,7 @@ def train(
       settings: how often, and what stops it.
       hooks: called between steps.
       title: of the progress bar.
+      until: asked after each step, with its metrics; the run ends early where true.
 
     Returns:
       The state after the last step.
@@ -212,12 +216,13 @@ def train(
     folder = epath.Path(directory)
     checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
     guard = _LossGuard(settings.explode_factor, checkpoints.describe)
-    step = 0
+    step, ended = 0, False
     if checkpoints.latest is not None:
         step = checkpoints.latest
         state, loop_state = checkpoints.restore(state)
         stream.set_state(loop_state["stream"])
         guard.first = list(loop_state["first_losses"])
+        ended = loop_state.get("ended", False)
         print(f"{title}: going on at step {step} of {steps}")
     writer = MetricsWriter(folder, after=step)
     bar = tqdm.tqdm(
@@ -234,13 +239,12 @@ def train(
     def save() -> None:
         reporter.report()
         guard.check_state(step, state, reporter.latest)
-        checkpoints.save(
-            step, state, {"stream": stream.get_state(), "first_losses": guard.first}
-        )
+        loop_state = {"stream": stream.get_state(), "first_losses": guard.first}
+        checkpoints.save(step, state, loop_state | {"ended": ended})
         writer.flush()
 
     with _StopOnSignal() as stop, writer, checkpoints, bar:
-        while step < steps:
+        while step < steps and not ended:
             for hook in (h for h in hooks if h.due(step)):
                 reporter.report()
                 state = hook.run(step, state)
@@ -249,7 +253,11 @@ def train(
             state, metrics = step_fn(state, batch)
             step += 1
             reporter.add(step, metrics, stream.real_tokens, began, stream.epochs)
-            if stop.asked or step == steps or _due(step, settings.checkpoint_every):
+            if until is not None:
+                reporter.report()
+                ended = until(step, state, reporter.latest)
+            due = _due(step, settings.checkpoint_every)
+            if stop.asked or ended or step == steps or due:
                 save()
             if stop.asked:
                 raise Interrupted(f"stopped at step {step} of {steps}, which is saved.")
@@ -266,6 +274,8 @@ def _shown(metrics: dict[str, float]) -> dict[str, str]:
         "unlearn_ce": "unlearn",
         "update_ce": "update",
         "retain_kl": "KL",
+        "pushed_down": "to forget",
+        "pushed_up": "to know",
         "loss": "loss",
     }
     shown = {label: f"{metrics[k]:.3g}" for k, label in names.items() if k in metrics}

@@ -18,7 +18,12 @@ EXAMPLE_TOKENS = 8
 PROMPT_CHARACTERS = 160  # of a role's text shown as a prompt
 
 
-def _complete(params, patient, prompts: list[str], tokens: int) -> list[str]:
+def _complete(params: Any, patient: Any, prompts: list[str], tokens: int) -> list[str]:
+    """Greedy continuations of prompts, each of `tokens` at most.
+
+    Args:
+      patient: has the model's config and tokenizer.
+    """
     tokenizer = patient.tokenizer
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     encoded = [
@@ -32,33 +37,38 @@ def _complete(params, patient, prompts: list[str], tokens: int) -> list[str]:
 
 
 class Examples:
-    """Greedy answers before and after, to questions or to the starts of texts.
+    """Greedy answers before and after.
 
     Made before the run, which may give the parameters of the start up.
     """
 
-    def __init__(self, patient: Any, questions: tuple[Question, ...]):
-        self._patient, self._sentences = patient, bool(questions)
-        if questions:
-            rng = np.random.default_rng(0)
-            chosen = []
-            for group in dict.fromkeys(q.group for q in questions):
-                members = [q for q in questions if q.group == group]
-                picks = rng.permutation(len(members))[:EXAMPLES_A_GROUP]
-                chosen += [members[i] for i in picks]
-            self._about = [q.group for q in chosen]
-            self._prompts = [q.prompt for q in chosen]
-            self._references = [q.options[q.answer].strip() for q in chosen]
-            self._tokens = EXAMPLE_TOKENS
-        else:
-            self._about, self._prompts, self._references, self._tokens = _text_prompts(
-                patient
-            )
-        self._before = self._said(patient.params)
+    def __init__(
+        self,
+        patient: Any,
+        came: Any,
+        about: list[str],
+        prompts: list[str],
+        references: list[str],
+        tokens: int,
+        *,
+        sentences: bool = False,
+    ):
+        """Asks the model as it came.
+
+        Args:
+          patient: has the model's config and tokenizer.
+          came: its parameters.
+          about, prompts, references: what each prompt is of, the prompt, what is right.
+          tokens: of an answer, at most.
+          sentences: whether an answer ends with its first sentence.
+        """
+        self._patient, self._about, self._prompts = patient, about, prompts
+        self._references, self._tokens = references, tokens
+        self._sentences = sentences
+        self._before = self._said(came)
 
     def _said(self, params: Any) -> list[str]:
         said = _complete(params, self._patient, self._prompts, self._tokens)
-        # An option is part of a sentence.
         return [text.split(".")[0] for text in said] if self._sentences else said
 
     def after(self, params: Any) -> list[page.Example]:
@@ -74,6 +84,27 @@ class Examples:
             page.Example(about=a, prompt=p, reference=r, before=x, after=y)
             for a, p, r, x, y in zip(*columns, strict=True)
         ]
+
+
+def examples_of(patient: Any, questions: tuple[Question, ...]) -> Examples:
+    """Answers to questions, some of each group, or to the starts of the roles' texts."""
+    if not questions:
+        return Examples(patient, patient.params, *_text_prompts(patient))
+    rng = np.random.default_rng(0)
+    chosen = []
+    for group in dict.fromkeys(q.group for q in questions):
+        members = [q for q in questions if q.group == group]
+        picks = rng.permutation(len(members))[:EXAMPLES_A_GROUP]
+        chosen += [members[i] for i in picks]
+    return Examples(
+        patient,
+        patient.params,
+        [q.group for q in chosen],
+        [q.prompt for q in chosen],
+        [q.options[q.answer].strip() for q in chosen],
+        EXAMPLE_TOKENS,
+        sentences=True,  # an option is part of one
+    )
 
 
 def _text_prompts(patient: Any) -> tuple[list[str], list[str], list[str], int]:

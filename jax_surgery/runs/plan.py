@@ -22,7 +22,7 @@ from jax_surgery.model import llama
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.parallel import topologies
 from jax_surgery.parallel.compiled import buffers, dump, schedule
-from jax_surgery.runs import lowering
+from jax_surgery.runs import lowering, subspace_plan
 from jax_surgery.runs.settings import PlanSettings, SurgerySettings
 from jax_surgery.surgery.objective import RoleRows
 
@@ -217,11 +217,15 @@ def compile_whole(settings: PlanSettings, config: LlamaConfig) -> dict[str, Any]
 def run(settings: PlanSettings, directory: str) -> dict[str, Any]:
     """Runs the whole story in `directory`; returns what results.json holds.
 
+    With `settings.program` = "subspace" the story is `subspace_plan`'s.
+
     Raises:
       FileNotFoundError, ValueError: no such architecture or slice, or something that
         does not divide over it.
       RuntimeError: libtpu is not installed, or the compiler failed.
     """
+    if settings.program == "subspace":
+        return subspace_plan.run(settings, directory)
     config = lowering.architecture_of(settings.model)
     where = topologies.find(settings.topology, settings.num_slices)
     mesh = lowering.mesh_of(settings)

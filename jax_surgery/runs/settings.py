@@ -15,16 +15,12 @@ from jax_surgery.model.compute import Compute
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.model.trainable import Trainable
 from jax_surgery.parallel.mesh import MeshShape
+from jax_surgery.runs.edit_settings import EditSettings
+from jax_surgery.runs.loop_settings import Loop, at_least
+from jax_surgery.runs.subspace.settings import SubspaceSettings
 from jax_surgery.surgery.lora import LowRank
 from jax_surgery.surgery.objective import Objective
 from jax_surgery.surgery.optimizer import OptimizerChoice
-
-
-def _at_least(low: float, section: Any, path: str, *names: str) -> None:
-    """Raises ValueError where one of a section's numbers is below `low`."""
-    for name in names:
-        if (value := getattr(section, name)) < low:
-            raise ValueError(f"{path}.{name}={value}; use {low:g} or more.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +40,8 @@ class RoleData:
 
     def __post_init__(self):
         rows = ("rows_unlearn", "rows_update", "rows_retain")
-        _at_least(0, self, "config.data", *rows, "surprise")
-        _at_least(2, self, "config.data", "context")
+        at_least(0, self, "config.data", *rows, "surprise")
+        at_least(2, self, "config.data", "context")
 
     @property
     def rows(self) -> dict[str, int]:
@@ -67,29 +63,12 @@ class Statistics:
     refresh: int = 0  # steps between recomputations; 0 for once
 
     def __post_init__(self):
-        _at_least(0, self, "config.statistics", "tokens", "refresh")
+        at_least(0, self, "config.statistics", "tokens", "refresh")
         if self.ridge <= 0:
             raise ValueError(
                 f"config.statistics.ridge={self.ridge} must be positive: without it "
                 "directions that kept text never uses have no bound."
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class Loop:
-    """How long, how often, and what stops a run."""
-
-    log_every: int = 1  # steps
-    evaluate_every: int = 0  # steps; 0 only before and after
-    evaluate_questions: int = 200  # a group, in evaluations during the run
-    checkpoint_every: int = 100  # steps; 0 only at the end and when interrupted
-    keep: int = 2  # checkpoints
-    explode_factor: float = 20.0  # stop when loss exceeds this many times its start
-
-    def __post_init__(self):
-        every = ("evaluate_every", "evaluate_questions", "checkpoint_every")
-        _at_least(0, self, "config.loop", *every)
-        _at_least(1, self, "config.loop", "log_every", "keep", "explode_factor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +96,7 @@ class SurgerySettings:
             raise ValueError(
                 f"config.reference={self.reference!r}; use 'live' or 'cached'."
             )
-        _at_least(1, self, "config", "steps", "accumulate")
+        at_least(1, self, "config", "steps", "accumulate")
         if self.lora.rank:
             self.lora.check_optimizer(self.optimizer)
 
@@ -142,7 +121,14 @@ class NewModel:
     num_layers: int = 3
     num_heads: int = 4
     num_kv_heads: int = 4
+    tokenizer: str = "bpe"  # or "words": one token a word
     tokenizer_texts: str = ""  # sources that the tokenizer is trained on
+
+    def __post_init__(self):
+        if self.tokenizer not in ("bpe", "words"):
+            raise ValueError(
+                f"new_model.tokenizer={self.tokenizer!r}; use 'bpe' or 'words'."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +142,8 @@ class PretrainData:
     questions: str = ""  # as RoleData.questions
 
     def __post_init__(self):
-        _at_least(1, self, "config.data", "rows")
-        _at_least(2, self, "config.data", "context")
+        at_least(1, self, "config.data", "rows")
+        at_least(2, self, "config.data", "context")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +170,7 @@ class EvaluateData:
     context: int = 256  # tokens a row
 
     def __post_init__(self):
-        _at_least(2, self, "config.data", "context")
+        at_least(2, self, "config.data", "context")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,11 +205,15 @@ class TofuSettings:
     surgery: SurgerySettings = dataclasses.field(default_factory=SurgerySettings)
 
 
+PLAN_CHOICES = {"program": ("step", "subspace"), "neighbours": ("auto", "yes", "no")}
+
+
 @dataclasses.dataclass(frozen=True)
 class PlanSettings:
     """What a step needs on a slice that is not here (`run = "plan"`).
 
     Attributes:
+      program: "step" of training, or the programs of a "subspace" removal.
       model: a name in `model.architectures`, a directory, a hub name or "embedded".
       topology: a TPU slice, such as "v5e:4x4".
       num_slices: of them, joined by the data centre's network.
@@ -235,6 +225,7 @@ class PlanSettings:
     """
 
     run: str = "plan"
+    program: str = "step"
     model: str = "llama2_7b"
     topology: str = "v5e:4x4"
     num_slices: int = 1
@@ -244,12 +235,11 @@ class PlanSettings:
     surgery: SurgerySettings = dataclasses.field(default_factory=SurgerySettings)
 
     def __post_init__(self):
-        _at_least(1, self, "config", "num_slices")
-        _at_least(0, self, "config", "rows")
-        if self.neighbours not in ("auto", "yes", "no"):
-            raise ValueError(
-                f"config.neighbours={self.neighbours!r}; use 'auto', 'yes' or 'no'."
-            )
+        at_least(1, self, "config", "num_slices")
+        at_least(0, self, "config", "rows")
+        for name, known in PLAN_CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"config.{name}={value!r}; use {' or '.join(known)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,6 +255,8 @@ Settings = (
     | EvaluateSettings
     | TofuSettings
     | PlanSettings
+    | EditSettings
+    | SubspaceSettings
     | BenchmarkSettings
 )
 RUNS = {
@@ -273,6 +265,9 @@ RUNS = {
     "evaluate": EvaluateSettings,
     "tofu": TofuSettings,
     "plan": PlanSettings,
+    "edit": EditSettings,
+    "unlearn": SubspaceSettings,
+    "learn": SubspaceSettings,
     "benchmark": BenchmarkSettings,
 }
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from jax_surgery.data import benchmark, records, reference_cache, roles
+from jax_surgery.data import benchmark, records, reference_cache, roles, suite
 from jax_surgery.data.background import Background
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.questions import Question
@@ -53,7 +53,8 @@ class Patient:
 
 def model_source(name: str) -> str:
     """The directory or hub name of `config.model`."""
-    return str(benchmark.MODEL) if name == "embedded" else name
+    own = {"embedded": benchmark.MODEL, "suite": suite.MODEL}
+    return str(own.get(name, name))
 
 
 def admit(settings: SurgerySettings) -> Patient:
@@ -325,7 +326,7 @@ def _run(settings: SurgerySettings, directory: str) -> dict[str, Any]:
     examiner = Examiner(patient, settings)
     before = examiner.accuracies(patient.params, questions)
     roles_before = examiner.roles(patient.params)
-    examples = outcome.Examples(patient, questions)
+    examples = outcome.examples_of(patient, questions)
 
     few = multiple_choice.subsample(questions, settings.loop.evaluate_questions)
     every = settings.loop.evaluate_every if few else 0

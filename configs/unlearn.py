@@ -63,7 +63,8 @@ def get_config() -> ConfigDict:
     config.discriminate.refresh = 6  # rounds between recomputations; 0 for once
     config.discriminate.rank = 16  # singular vectors of each task ("gram_schmidt")
     config.discriminate.guard = 1.0  # push of kept tokens below guard_bound; 0 is none
-    # Nats of log-odds, or where the token was if that is lower.
+    # Nats of log-odds, or where the token was if that is lower ("margin"; by cross
+    # entropy kept tokens are pushed without end).
     config.discriminate.guard_bound = 4.0
 
     config.rounds = ConfigDict()

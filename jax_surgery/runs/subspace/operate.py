@@ -26,6 +26,7 @@ from jax_surgery.runs.subspace.subject import (
     kept_documents,
     pushed,
 )
+from jax_surgery.surgery.moments import zero_moments
 from jax_surgery.surgery.objective import RoleRows
 from jax_surgery.surgery.subspace import discriminate, identify, learn, rounds
 from jax_surgery.surgery.subspace.remove import remove
@@ -177,7 +178,7 @@ def in_rounds(stage: Stage, number: int = 0) -> Any:
     subject, settings = stage.subject, stage.subject.settings
     how = rounds_of(subject)
     pushes = Pushes(stage, stage.targets, up=settings.learns, guarded=True)
-    goal = Goal(subject, stage.targets, stage.before, stage.params)
+    until = None
     base = how.trainable.take(subject.params)
     cut, every = settings.rounds.rank, settings.rounds.cut_every
 
@@ -190,10 +191,13 @@ def in_rounds(stage: Stage, number: int = 0) -> Any:
             state = state._replace(params=trimmed(state.params))
         return state, metrics
 
-    def until(number: int, state: rounds.State, metrics: dict[str, float]) -> bool:
-        if cut and (not every or number % every):
-            return False  # what is not cut yet says too much
-        return goal.reached(state.params)
+    if settings.rounds.stop and not number:
+        goal = Goal(subject, stage.targets, stage.before, stage.params)
+
+        def until(number: int, state: rounds.State, metrics: dict[str, float]) -> bool:
+            if cut and (not every or number % every):
+                return False  # what is not cut yet says too much
+            return goal.reached(state.params)
 
     state = train(
         one_round,
@@ -204,7 +208,7 @@ def in_rounds(stage: Stage, number: int = 0) -> Any:
         settings=settings.loop,
         hooks=kept_hooks(stage, how),
         title=f"{settings.run} {', '.join(stage.targets)}",
-        until=until if settings.rounds.stop and not number else None,
+        until=until,
     )
     return trimmed(state.params)
 
@@ -219,8 +223,6 @@ def kept_shape(stage: Stage, how: rounds.Rounds) -> discriminate.Kept:
 
 
 def _no_knowledge(stage: Stage, how: rounds.Rounds, method: str):
-    from jax_surgery.surgery.moments import zero_moments
-
     config, ridge = stage.subject.config, stage.subject.settings.discriminate.ridge
     if method == "ridge":
         return discriminate.ridge_of(zero_moments(config, how.trainable), ridge)
@@ -300,8 +302,7 @@ def _one_shot(stage: Stage) -> Any:
         state = ridge_hook(stage)(0, rounds.begin(how, stage.params))
         task = discriminate.discriminate(task, state.kept)
     if settings.rounds.rank:
-        low = learn.factors(task, settings.rounds.rank)
-        task = {name: a @ b for name, (a, b) in low.items()}
+        task = learn.product(learn.factors(task, settings.rounds.rank))
     apply = learn.learn if settings.learns else remove
     return apply(stage.params, task, 1.0, how.trainable)
 

@@ -17,7 +17,7 @@ from jax_surgery.parallel import mesh as meshes
 from jax_surgery.runs.outcome import Examples
 from jax_surgery.runs.subspace.overlap import Angles
 from jax_surgery.runs.subspace.settings import SubspaceSettings
-from jax_surgery.runs.subspace.subject import Scores, Subject
+from jax_surgery.runs.subspace.subject import Scores, Subject, is_known
 
 EXAMPLES_A_TASK, EXAMPLE_TOKENS = 2, 32
 TITLES = {"unlearn": "Tasks removed", "learn": "Tasks added"}
@@ -28,8 +28,7 @@ def roles(before: Scores, similar: set[str], settings: SubspaceSettings):
     targets = {name for stage in settings.tasks.stages for name in stage}
     found = {}
     for name, score in before.items():
-        known = score.value - score.chance > settings.tasks.known * (1 - score.chance)
-        role = "other" if known else "unknown"
+        role = "other" if is_known(score, settings) else "unknown"
         role = "similar" if name in similar else role
         found[name] = "target" if name in targets else role
     return found

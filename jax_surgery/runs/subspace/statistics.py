@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 from etils import epath
@@ -46,10 +45,11 @@ class KeptText:
         self._rows = self.packer.pack()
         self._weights = np.concatenate(weights)
 
-    def batches(self) -> Iterator[Batch]:
-        """Every row once, with the weights that `second_moments` reads."""
+    def batches(self, first: int = 0) -> Iterator[Batch]:
+        """Every row once, from batch `first` on, with the weights that
+        `second_moments` reads."""
         rows = meshes.round_rows(ROWS)
-        for batch, _ in one_pass(self._rows, rows):
+        for batch, _ in one_pass(self._rows.take(slice(first * rows, None)), rows):
             index_BT = batch.pop("token_index_BT")
             batch[moment_sums.MOMENT_WEIGHTS] = self._weights[index_BT]
             yield meshes.place_rows(batch, rows)
@@ -121,9 +121,7 @@ def of_model(subject: Subject, text: KeptText, directory: str) -> Moments:
             disable=not distributed.is_lead(),
         )
         with bar:
-            for number, batch in enumerate(text.batches(), start=1):
-                if number <= done:
-                    continue
+            for number, batch in enumerate(text.batches(done), start=done + 1):
                 sums = moment_sums.add(
                     subject.params,
                     subject.config,
@@ -135,4 +133,4 @@ def of_model(subject: Subject, text: KeptText, directory: str) -> Moments:
                 bar.update(1)
                 if number == text.num_batches or number % settings.save_every == 0:
                     saved.save(number, sums, {"key": key})
-    return {kind: jnp.asarray(total) for kind, total in sums.items()}
+    return sums

@@ -10,7 +10,6 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from etils import epath
 
@@ -82,8 +81,7 @@ def _tell(settings: SubspaceSettings, directory: str) -> dict[str, Any]:
     done = stages(subject, before, angles, directory)
 
     def at(alpha: float) -> Any:
-        change = {name: alpha * matrix for name, matrix in done.change.items()}
-        return rounds.moved(subject.params, change, done.moving)
+        return learn.learn(subject.params, done.change, alpha, done.moving)
 
     alpha = settings.rounds.alpha or seek(done.last, came, at)
     curve = outcome.curve(subject, came, before, done.similar, at)
@@ -182,7 +180,11 @@ def _hardened(stage: Stage, params: Any) -> Any:
 
 
 def _kept_by(stage: Stage) -> dict[str, Any]:
-    """What an edit says of a stage: its tasks, and the hash of its statistics."""
+    """What an edit says of a stage: its tasks, and what its statistics are cached under.
+
+    That is a hash of the kept text and of the model as it came; later stages read the
+    same text in the model that they find.
+    """
     said: dict[str, Any] = {
         "targets": stage.targets,
         "kept": stage.kept,
@@ -258,8 +260,8 @@ def _export(subject: Subject, done: Operated, alpha: float, directory: str) -> A
         )
         if (folder / "model").exists():  # of this run, stopped after it was written
             (folder / "model").rmtree()
-        outcome_ = edit_apply.apply(edit, source, folder / "model")
-        edit_file.save_edit(outcome_.edit, folder / "edit.safetensors")
+        applied = edit_apply.apply(edit, source, folder / "model")
+        edit_file.save_edit(applied.edit, folder / "edit.safetensors")
     distributed.wait("export")
     params, _ = devices.load_llama(str(folder / "model"))
-    return jax.tree.map(jnp.asarray, params)
+    return params

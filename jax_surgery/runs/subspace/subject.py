@@ -102,6 +102,11 @@ def admit(settings: SubspaceSettings) -> Subject:
     return Subject(params, config, tokenizer, source, texts, settings)
 
 
+def is_known(score: Score, settings: SubspaceSettings) -> bool:
+    """Whether a model knows a task: `tasks.known` of what there is beyond chance."""
+    return score.value - score.chance > settings.tasks.known * (1 - score.chance)
+
+
 def kept_tasks(before: Scores, settings: SubspaceSettings, stage: int) -> list[str]:
     """The tasks that a stage keeps: known before, and no target.
 
@@ -111,9 +116,7 @@ def kept_tasks(before: Scores, settings: SubspaceSettings, stage: int) -> list[s
       ValueError: a target to unlearn that is not known.
     """
     stages, least = settings.tasks.stages, settings.tasks.known
-    known = [
-        n for n, s in before.items() if s.value - s.chance > least * (1 - s.chance)
-    ]
+    known = [name for name, score in before.items() if is_known(score, settings)]
     targets = [name for names in stages for name in names]
     if not settings.learns:
         for name in targets:
@@ -138,7 +141,7 @@ def repeated(groups: Sequence[list[Any]]) -> list[Any]:
 def kept_documents(subject: Subject, kept: list[str], similar: set[str]):
     """Kept tasks' text to be guarded: similar tasks' as much as all others' together."""
     limit = subject.settings.tasks.records
-    near = repeated([subject.documents(n) for n in kept if n in similar])
+    near = repeated([subject.documents(n, limit) for n in kept if n in similar])
     far = [d for n in kept if n not in similar for d in subject.documents(n, limit)]
     return repeated([near, far])
 
@@ -198,6 +201,9 @@ def overwritten(subject: Subject, name: str) -> list[Document]:
     """A task's text, each with the answer of another one, drawn with the seed.
 
     The shorter of two answers says how many tokens are exchanged.
+
+    Raises:
+      ValueError: all of them have the same answer.
     """
     documents = subject.documents(name)
     order = np.random.default_rng((subject.settings.seed, 1)).permutation(
@@ -206,9 +212,15 @@ def overwritten(subject: Subject, name: str) -> list[Document]:
     found = []
     answers = [tuple(d.tokens[d.learned].tolist()) for d in documents]
     for place, here in enumerate(order):
-        # The next one of the cycle that says something else; itself where none does.
-        later = np.roll(order, -place - 1)
-        there = next((i for i in later if answers[i] != answers[here]), here)
+        # The next one of the cycle that says something else.
+        later = (order[(place + k) % len(order)] for k in range(1, len(order)))
+        there = next((i for i in later if answers[i] != answers[here]), None)
+        if there is None:
+            raise ValueError(
+                f"config.identify.overwrite={subject.settings.identify.overwrite:g}: all "
+                f"{len(documents)} texts of {name!r} have one answer, so there is no "
+                "other to put in its place; use 0."
+            )
         document, other = documents[here], documents[there]
         own, new = np.flatnonzero(document.learned), np.flatnonzero(other.learned)
         count = min(len(own), len(new))

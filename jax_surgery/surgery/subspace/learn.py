@@ -37,14 +37,16 @@ def factors(change: Matrices, rank: int) -> dict[str, tuple[jax.Array, jax.Array
     return {name: of(matrix) for name, matrix in change.items()}
 
 
+def product(pairs: dict[str, tuple[jax.Array, jax.Array]]) -> Matrices:
+    """The matrices [layers, inputs, outputs] that `factors` are of."""
+    return {n: linalg.einsum("LXK,LKY->LXY", a, b) for n, (a, b) in pairs.items()}
+
+
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def truncated(params: Any, base: Matrices, rank: int, trainable: Trainable) -> Any:
     """The parameters, their change from the base cut to the `rank` of best fit."""
     change = change_of(params, base, trainable)
-    low = {
-        name: linalg.einsum("LXK,LKY->LXY", a, b)
-        for name, (a, b) in factors(change, rank).items()
-    }
+    low = product(factors(change, rank))
     # From the base, so that what is cut is gone.
     off = jax.tree.map(lambda a, b: a - b, low, change)
     return moved(params, off, trainable)

@@ -17,7 +17,9 @@ from jax.sharding import PartitionSpec as P
 
 from jax_surgery.parallel import mesh as meshes
 
-EXACT_WIDTH = 256  # of the smaller side; TPU compile: 17 s for 256, 125 s for 512
+EXACT_WIDTH = (
+    256  # of the smaller side; wider ones take TPU programs minutes to compile
+)
 OVERSAMPLE = 16  # columns of a sketch beyond its rank
 POWER_ITERATIONS = 2
 SMALL_PART = 4  # a sketch of at most 1 / 4 of a small matrix' width pays
@@ -167,7 +169,7 @@ def svd(matrix_LXY: jax.Array, rank: int, seed: int = 0) -> SVD:
     """The `rank` largest singular values and vectors.
 
     Exact where matrices are small, unless the sketch would be a small part even of
-    those: of 128 x 256 and rank 8 it takes a fiftieth of the time.
+    those, which is quicker.
     """
     width = min(matrix_LXY.shape[1:])
     if width <= EXACT_WIDTH and SMALL_PART * (rank + OVERSAMPLE) > width:

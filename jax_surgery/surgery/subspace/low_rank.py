@@ -5,16 +5,15 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jax_surgery.model import llama
 from jax_surgery.model.config import LlamaConfig
-from jax_surgery.model.trainable import Matrices, Trainable, as_matrices
+from jax_surgery.model.trainable import Matrices, Trainable
 from jax_surgery.parallel import partition
 from jax_surgery.surgery import lora
 from jax_surgery.surgery.objective import Batch
-from jax_surgery.surgery.subspace import identify
+from jax_surgery.surgery.subspace import identify, learn
 
 
 class AdapterState(NamedTuple):
@@ -73,5 +72,4 @@ def as_pairs(
 
 def change(factors: Any, low_rank: lora.LowRank) -> Matrices:
     """The deltas, [layers, inputs, outputs] each."""
-    pairs = as_pairs(factors, low_rank)
-    return {name: as_matrices("", jnp.matmul(a, b)) for name, (a, b) in pairs.items()}
+    return learn.product(as_pairs(factors, low_rank))

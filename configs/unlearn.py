@@ -73,6 +73,8 @@ def get_config() -> ConfigDict:
     config.rounds.step = 5e-3  # of the norm of the moving matrices
     config.rounds.schedule = "constant"  # of the step; or "cosine", to 0
     config.rounds.stop = 0.99  # removed; 0 takes all rounds
+    config.rounds.mend = 8  # passes at most that give back kept answers; 0 is none
+    config.rounds.mend_rounds = 4  # of a pass
     config.rounds.rank = 0  # of the change; 0 keeps all
     config.rounds.cut_every = 3  # rounds between cuts to the rank; 0: at the end alone
     config.rounds.alpha = 1.0  # of T' in the end; 0 seeks the smallest for stop
@@ -85,7 +87,6 @@ def get_config() -> ConfigDict:
     config.harden.steps = 10  # of Adam, that a copy relearns half of the text
     config.harden.rate = 3e-4  # of Adam
     config.harden.rounds = 6  # of removal from each copy
-    config.harden.mend = 6  # rounds in the model afterwards
 
     config.statistics = ConfigDict()
     config.statistics.cache = ""  # folder that runs share; "" is the workdir's

@@ -9,7 +9,8 @@ import pytest
 
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import Document
-from jax_surgery.evaluation.answers import AnswerScores, score_answers, token_margins
+from jax_surgery.evaluation.answers import AnswerScores, score_answers
+from jax_surgery.evaluation.tokens import score_tokens
 from jax_surgery.model import llama, output_head
 from jax_surgery.model.config import LlamaConfig
 
@@ -101,7 +102,7 @@ def log_odds_of(params, document) -> np.ndarray:
 def test_margins_are_log_odds_of_each_token(params, documents, context, copies):
     many = documents * copies
     packer = Packer(many, context, "tokens")
-    found = token_margins(params, CONFIG, packer, COMPUTE)
+    found = score_tokens(params, CONFIG, packer, COMPUTE, "margin")["margin"]
     assert len(found) == sum(len(d.tokens) for d in many)
     ends = np.cumsum([len(d.tokens) for d in many])
     wanted = [log_odds_of(params, d) for d in documents]

@@ -10,7 +10,7 @@ import subspace_run_cases as cases
 from subspace_run_cases import NO_REPORT, ROUNDS, edit_of, go, subject_of
 
 from jax_surgery.runs.loop import Interrupted
-from jax_surgery.runs.subspace import statistics
+from jax_surgery.runs.subspace import kept, statistics
 from jax_surgery.surgery.subspace import rounds
 
 
@@ -82,9 +82,9 @@ def test_stopped_after_the_export_it_is_written_again(whole, folder, own):
 
 
 def test_statistics_stopped_in_the_middle_go_on(own, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(statistics, "ROWS", 1)
+    monkeypatch.setattr(kept, "ROWS", 1)
     ours = subject_of(own, statistics={"save_every": 1})
-    text = statistics.KeptText(ours, ["dict_b", "people_a"], {"dict_b"})
+    text = kept.KeptText(ours, ["dict_b", "people_a"], {"dict_b"})
     assert text.num_batches >= 3
     wanted = statistics.of_params(ours.params, ours, text)
     add, added = statistics.moment_sums.add, []
@@ -107,9 +107,9 @@ def test_statistics_stopped_in_the_middle_go_on(own, tmp_path, monkeypatch, caps
     # A task's tokens weigh its weight together, whatever their number.
     _check_weights(text, ours)
     # Other weights are other statistics, and never taken for these.
-    other = statistics.KeptText(ours, ["dict_b", "people_a"], {"people_a"})
+    other = kept.KeptText(ours, ["dict_b", "people_a"], {"people_a"})
     cache = tmp_path / "statistics"
-    key, now = (t.key(ours)[:16] for t in (text, other))
+    key, now = (t.key[:16] for t in (text, other))
     assert key != now
     (cache / key).rename(cache / now)
     with pytest.raises(ValueError, match="holds statistics of something else"):

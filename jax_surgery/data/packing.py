@@ -85,6 +85,7 @@ class Packer:
       documents: what is packed.
       context: tokens of a row.
       num_tokens: tokens of the corpus.
+      starts: where each document begins in it, int64 [documents].
     """
 
     def __init__(self, documents: Sequence[Document], context: int, average: Average):
@@ -109,15 +110,29 @@ class Packer:
             )
         self.documents = documents
         self.context = context
-        self._starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        self.num_tokens = int(self._starts[-1])
+        self.num_tokens = int(lengths.sum())
+        self.starts = np.cumsum(lengths, dtype=np.int64) - lengths
         self._tokens = np.concatenate([d.tokens for d in documents]).astype(np.int32)
         learned = np.concatenate([d.learned for d in documents])
-        learned[self._starts[:-1]] = False  # nothing predicts a document's first token
+        learned[self.starts] = False  # nothing predicts a document's first token
         self._weights = learned.astype(np.float32)
         if average == "sequences":
-            targets = np.add.reduceat(self._weights, self._starts[:-1])
+            targets = np.add.reduceat(self._weights, self.starts)
             self._weights /= np.repeat(np.maximum(targets, 1), lengths)
+
+    @property
+    def learned(self) -> np.ndarray:
+        """Which tokens of the corpus are learned, bool [tokens]."""
+        return self._weights > 0
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sums over each document's learned tokens, float64 [documents].
+
+        Args:
+          values: of each token, [tokens].
+        """
+        learned = np.where(self.learned, values, 0).astype(np.float64)
+        return np.add.reduceat(learned, self.starts)
 
     def iterate(self, seed: int | None = None) -> Iterator[dict[str, np.ndarray]]:
         """Grain's iterator over the rows that hold all documents once.
@@ -130,13 +145,13 @@ class Packer:
         """
         import grain
 
-        starts = self._starts
+        starts, ends = self.starts, np.append(self.starts[1:], self.num_tokens)
         # Not Grain's own shuffle: of a handful of documents it takes 5 ms each.
         order = np.arange(len(self.documents))
         if seed is not None:
             order = np.random.default_rng(seed).permutation(order)
         corpus_positions = grain.MapDataset.source(order).map(
-            lambda i: {"index": np.arange(starts[i], starts[i + 1])}
+            lambda i: {"index": np.arange(starts[i], ends[i])}
         )
         packed = grain.experimental.FirstFitPackIterDataset(
             # In this thread: there is nothing to wait for.

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jax_surgery.data.packing import Packer, Rows
@@ -19,6 +18,7 @@ from jax_surgery.data.questions import Question
 from jax_surgery.data.stream import one_pass
 from jax_surgery.data.tokens import Document
 from jax_surgery.evaluation.statistics import wilson_interval
+from jax_surgery.evaluation.tokens import score_tokens
 from jax_surgery.model import llama, logprobs, output_head
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.parallel import mesh as meshes
@@ -46,24 +46,6 @@ class Answers:
         return self.choice == np.array([q.answer for q in self.questions])
 
 
-@functools.partial(jax.jit, static_argnums=(1, 3))
-def row_logprobs(params, config: LlamaConfig, batch, compute: llama.Compute):
-    """log p of every token given those before it in its document, [B, T], nats.
-
-    The first token of a document has no prediction: its entry means nothing.
-    """
-    hidden = llama.forward_packed(
-        params,
-        config,
-        batch,
-        compute=compute,
-    )
-    targets_BT = jnp.pad(batch["tokens_BT"][:, 1:], ((0, 0), (0, 1)))
-    head = output_head.copies(params, compute)
-    logp_BT = logprobs.token_logprobs(hidden, head, targets_BT).logp_BT
-    return jnp.pad(logp_BT[:, :-1], ((0, 0), (1, 0)))
-
-
 def document_sums(
     params: Any,
     config: LlamaConfig,
@@ -74,17 +56,12 @@ def document_sums(
 ) -> np.ndarray:
     """Sum of log p over the learned tokens of each document, nats."""
     packer = Packer(documents, context, "tokens")
-    packed = packed or packer.pack()
-    ends = np.cumsum([len(d.tokens) for d in documents])
-    sums = np.zeros(len(documents))
-    for batch, _ in one_pass(packed, meshes.round_rows(BATCH_ROWS)):
-        index_BT = batch["token_index_BT"]
-        device = {k: v for k, v in batch.items() if k != "token_index_BT"}
-        logp_BT = meshes.fetch(row_logprobs(params, config, device, compute))
-        learned = batch["weights_BT"] > 0
-        owner = np.searchsorted(ends, index_BT[learned], side="right")
-        np.add.at(sums, owner, logp_BT[learned].astype(np.float64))
-    return sums
+    found = score_tokens(
+        *(params, config, packer, compute, "logp"),
+        rows=packed,
+        batch_rows=BATCH_ROWS,
+    )
+    return packer.sums(found["logp"])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

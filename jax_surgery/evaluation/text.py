@@ -1,21 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """How likely a model finds texts: nats a token, of files and of a run's roles."""
 
-import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jax_surgery.data import records
 from jax_surgery.data.packing import Packer
-from jax_surgery.data.stream import one_pass
 from jax_surgery.data.tokens import encode
 from jax_surgery.evaluation import multiple_choice
-from jax_surgery.model import llama, logprobs, output_head
+from jax_surgery.evaluation.tokens import score_tokens
+from jax_surgery.model import llama
 from jax_surgery.model.config import LlamaConfig
-from jax_surgery.parallel import mesh as meshes
 
 ROLE_ROWS = 32  # rows of a role that are read; enough for two digits
 
@@ -53,17 +49,6 @@ def file_nll(
     }
 
 
-@functools.partial(jax.jit, static_argnums=(1, 3))
-def _sums(params, config: LlamaConfig, batch, compute: llama.Compute):
-    """Nats, tokens that are the most likely one, and tokens, summed over a batch."""
-    hidden = llama.forward_packed(params, config, batch, compute=compute)
-    shift = lambda a: jnp.pad(a[:, 1:], ((0, 0), (0, 1)))
-    head = output_head.copies(params, compute)
-    logp = logprobs.token_logprobs(hidden, head, shift(batch["tokens_BT"]))
-    mask = shift(batch["weights_BT"]) > 0
-    return -(mask * logp.logp_BT).sum(), (mask & logp.top_BT).sum(), mask.sum()
-
-
 def known(
     params: Any, config: LlamaConfig, packer: Packer, compute: llama.Compute
 ) -> dict[str, Any]:
@@ -74,13 +59,13 @@ def known(
       most likely ones (exact memorisation), "tokens": count}.
     """
     rows = packer.pack().take(slice(ROLE_ROWS))
-    nll = top = count = 0.0
-    for batch, _ in one_pass(rows, meshes.round_rows(min(ROLE_ROWS, len(rows)))):
-        device = {k: v for k, v in batch.items() if k != "token_index_BT"}
-        sums = _sums(params, config, device, compute)
-        nll, top, count = (a + float(b) for a, b in zip((nll, top, count), sums))
+    size = min(ROLE_ROWS, len(rows))
+    found = score_tokens(
+        *(params, config, packer, compute, "logp", "top"), rows=rows, batch_rows=size
+    )
+    learned = rows.token_index_RT[rows.weights_RT > 0]
     return {
-        "nll_per_token": nll / count,
-        "memorised": top / count,
-        "tokens": int(count),
+        "nll_per_token": -float(found["logp"][learned].mean(dtype=np.float64)),
+        "memorised": float(found["top"][learned].mean(dtype=np.float64)),
+        "tokens": len(learned),
     }

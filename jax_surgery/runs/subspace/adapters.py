@@ -10,7 +10,6 @@ from jax_surgery.data.stream import Batch
 from jax_surgery.model import peft_adapter
 from jax_surgery.parallel import distributed, partition
 from jax_surgery.runs.loop import train
-from jax_surgery.runs.subspace.goal import Goal
 from jax_surgery.runs.subspace.operate import Pushes, Stage
 from jax_surgery.runs.subspace.settings import SubspaceSettings
 from jax_surgery.runs.subspace.subject import Subject
@@ -54,7 +53,6 @@ def adapt(stage: Stage, factors: Any) -> Any:
     """The factors after a stage's steps."""
     subject, settings = stage.subject, stage.subject.settings
     pushes = Pushes(stage, stage.targets, up=settings.learns, guarded=True)
-    goal = Goal(subject, stage.targets, stage.before, stage.params)
     optimizer = make_optimizer(settings.optimizer, settings.rounds.number)
     step = low_rank_steps.make_step(
         subject.config,
@@ -69,7 +67,7 @@ def adapt(stage: Stage, factors: Any) -> Any:
         return step(state, pushes.batch(batch), subject.params)
 
     def until(number: int, state: Any, metrics: dict[str, float]) -> bool:
-        return goal.reached(attached(subject, state.factors))
+        return stage.goal.reached(attached(subject, state.factors))
 
     return train(
         one_step,

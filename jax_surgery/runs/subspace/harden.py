@@ -68,12 +68,12 @@ def harden(stage: Stage, params: Any) -> Any:
         """Statistics are those of the model, not of its copy."""
 
         def run(number: int, state: Beside) -> Beside:
-            # Never "as it came", whose statistics are cached.
-            found = hook.run(number + 1, state.copy._replace(params=state.params))
+            found = hook.run(number, state.copy._replace(params=state.params))
             return state._replace(copy=state.copy._replace(kept=found.kept))
 
         return Hook(chosen.rounds, run)
 
+    hooks = kept_hooks(stage, how, as_it_came=False)
     start = rounds.begin(how, copied(params), kept_shape(stage, how))
     state = train(
         one_round,
@@ -82,7 +82,7 @@ def harden(stage: Stage, params: Any) -> Any:
         steps=how.number,
         directory=str(epath.Path(stage.directory) / "harden"),
         settings=settings.loop,
-        hooks=[Hook(chosen.rounds, next_copy), *map(of_model, kept_hooks(stage, how))],
+        hooks=[Hook(chosen.rounds, next_copy), *map(of_model, hooks)],
         title=f"relearned copies of {', '.join(stage.targets)}",
     )
     return _caught_up(how, state)

@@ -2,7 +2,9 @@
 """The rounds of a stage: targets go, or come, while kept tasks stay."""
 
 import dataclasses
-from typing import Any
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,6 @@ from etils import epath
 
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import Batch, BatchStream
-from jax_surgery.evaluation.answers import token_margins
 from jax_surgery.model import llama
 from jax_surgery.model.trainable import Matrices
 from jax_surgery.parallel import mesh as meshes
@@ -20,12 +21,8 @@ from jax_surgery.runs import devices
 from jax_surgery.runs.loop import Hook, train
 from jax_surgery.runs.subspace import statistics
 from jax_surgery.runs.subspace.goal import Goal
-from jax_surgery.runs.subspace.subject import (
-    Scores,
-    Subject,
-    kept_documents,
-    pushed,
-)
+from jax_surgery.runs.subspace.kept import KeptText
+from jax_surgery.runs.subspace.subject import Scores, Subject, pushed
 from jax_surgery.surgery.moments import zero_moments
 from jax_surgery.surgery.objective import RoleRows
 from jax_surgery.surgery.subspace import discriminate, identify, learn, rounds
@@ -51,6 +48,32 @@ class Stage:
     kept: list[str]
     similar: set[str]
     before: Scores
+    directory: str
+
+    @functools.cached_property
+    def kept_text(self) -> KeptText:
+        """The text of `kept`, of which there is at least one."""
+        return KeptText(self.subject, self.kept, self.similar, self.params)
+
+    @functools.cached_property
+    def goal(self) -> Goal:
+        """Where its targets are to go."""
+        return Goal(self.subject, self.targets, self.before, self.params)
+
+
+class Mending(NamedTuple):
+    """Rounds that give back what others have cost.
+
+    Attributes:
+      params: where they begin.
+      lost: places in `Stage.kept_text` of what they cost.
+      share: of the step that the run's settings say.
+      directory: for checkpoints and metrics.
+    """
+
+    params: Any
+    lost: np.ndarray
+    share: float
     directory: str
 
 
@@ -89,6 +112,7 @@ class Pushes:
         guarded: bool,
         half: int | None = None,
         seed: int = 0,
+        lost: Sequence[int] = (),
     ):
         """Packs targets' and kept tasks' text.
 
@@ -99,6 +123,7 @@ class Pushes:
           guarded: whether kept tasks' text is pushed up where it falls.
           half: 0 or 1, of the targets' text; None is all.
           seed: beside the run's, of the order.
+          lost: places in `stage.kept_text` of what is guarded as much as all the rest.
         """
         subject = stage.subject
         settings = subject.settings
@@ -109,11 +134,9 @@ class Pushes:
         self.packers = {self._role: packer}
         wanted = {self._role: settings.tasks.rows}
         guard = settings.discriminate
-        documents = kept_documents(subject, stage.kept, stage.similar)
-        self._guard = guard.guard if guarded and documents else 0.0
+        self._guard = guard.guard if guarded and stage.kept else 0.0
         if self._guard:
-            kept = Packer(documents, settings.tasks.context, "tokens")
-            self._guard_bounds = np.minimum(guard.guard_bound, _reached(stage, kept))
+            kept, self._guard_bounds = stage.kept_text.guarded(lost)
             self.packers["retain"] = kept
             wanted["retain"] = settings.tasks.rows_kept
             self._guard *= _learned(packer) / _learned(kept)
@@ -141,24 +164,9 @@ class Pushes:
         return meshes.place_rows(arrays, self.rows.total)
 
 
-def _reached(stage: Stage, packer: Packer) -> np.ndarray:
-    """How high each kept token was, in the model as it came or as the stage finds it.
-
-    No token is guarded above it: guarding teaches nothing, and what an earlier stage
-    (or the adapter that a run goes on from) has taught stays.
-    """
-    subject = stage.subject
-    config, compute = subject.config, subject.settings.compute
-    margins = token_margins(subject.params, config, packer, compute)
-    if stage.params is not subject.params:
-        found = token_margins(stage.params, config, packer, compute)
-        margins = np.maximum(margins, found)
-    return margins
-
-
 def _learned(packer: Packer) -> float:
     """Learned tokens of a real one."""
-    return sum(d.targets for d in packer.documents) / packer.num_tokens
+    return packer.learned.mean()
 
 
 def operate(stage: Stage) -> Any:
@@ -168,16 +176,16 @@ def operate(stage: Stage) -> Any:
     return in_rounds(stage)
 
 
-def in_rounds(stage: Stage, number: int = 0) -> Any:
-    """The parameters after rounds.
+def in_rounds(stage: Stage, mending: Mending | None = None) -> Any:
+    """The parameters after as many rounds as the goal needs.
 
     Args:
       stage: where they begin, and what they remove or add.
-      number: of rounds, all of which are taken; 0 takes as many as the goal needs.
+      mending: rounds that are all taken, of falling steps, from somewhere else.
     """
     subject, settings = stage.subject, stage.subject.settings
-    how = rounds_of(subject)
-    pushes = Pushes(stage, stage.targets, up=settings.learns, guarded=True)
+    how, lost = rounds_of(subject), mending.lost if mending else ()
+    pushes = Pushes(stage, stage.targets, up=settings.learns, guarded=True, lost=lost)
     until = None
     base = how.trainable.take(subject.params)
     cut, every = settings.rounds.rank, settings.rounds.cut_every
@@ -191,23 +199,28 @@ def in_rounds(stage: Stage, number: int = 0) -> Any:
             state = state._replace(params=trimmed(state.params))
         return state, metrics
 
-    if settings.rounds.stop and not number:
-        goal = Goal(subject, stage.targets, stage.before, stage.params)
+    if settings.rounds.stop and not mending:
 
         def until(number: int, state: rounds.State, metrics: dict[str, float]) -> bool:
             if cut and (not every or number % every):
                 return False  # what is not cut yet says too much
-            return goal.reached(state.params)
+            return stage.goal.reached(state.params)
 
+    shape, as_it_came = kept_shape(stage, how), False
+    if mending:
+        start = rounds.begin(how, mending.params, shape, mending.share)
+    else:
+        start = rounds.begin(how, copied(stage.params), shape)
+        as_it_came = stage.params is subject.params
     state = train(
         one_round,
-        rounds.begin(how, copied(stage.params), kept_shape(stage, how)),
+        start,
         pushes.stream(),
-        steps=number or settings.rounds.number,
-        directory=stage.directory,
+        steps=settings.rounds.mend_rounds if mending else how.number,
+        directory=mending.directory if mending else stage.directory,
         settings=settings.loop,
-        hooks=kept_hooks(stage, how),
-        title=f"{settings.run} {', '.join(stage.targets)}",
+        hooks=kept_hooks(stage, how, as_it_came),
+        title=f"{'mend' if mending else settings.run} {', '.join(stage.targets)}",
         until=until,
     )
     return trimmed(state.params)
@@ -242,8 +255,13 @@ def _near(stage: Stage) -> list[str]:
     return near
 
 
-def kept_hooks(stage: Stage, how: rounds.Rounds) -> list[Hook]:
-    """Finds out what is known of the kept tasks, before the first round and again."""
+def kept_hooks(stage: Stage, how: rounds.Rounds, as_it_came: bool) -> list[Hook]:
+    """Finds out what is known of the kept tasks, before the first round and again.
+
+    Args:
+      as_it_came: whether rounds begin in the model as it came, whose statistics are
+        cached.
+    """
     settings = stage.subject.settings
     method = settings.discriminate.method
     if method == "none" or (method == "ridge" and not stage.kept):
@@ -261,20 +279,19 @@ def kept_hooks(stage: Stage, how: rounds.Rounds) -> list[Hook]:
             return state._replace(kept=discriminate.similar_of(found, how.rank))
 
         return [Hook(settings.discriminate.refresh, similar)]
-    return [Hook(settings.discriminate.refresh, ridge_hook(stage))]
+    return [Hook(settings.discriminate.refresh, ridge_hook(stage, as_it_came))]
 
 
-def ridge_hook(stage: Stage):
+def ridge_hook(stage: Stage, as_it_came: bool):
     """Factors of the kept tasks' second moments at the parameters of a state."""
     subject, ridge = stage.subject, stage.subject.settings.discriminate.ridge
-    text = statistics.KeptText(subject, stage.kept, stage.similar)
     factors = jax.jit(discriminate.ridge_of, static_argnums=1)
 
     def refresh(number: int, state: rounds.State) -> rounds.State:
-        if number or stage.params is not subject.params:
-            moments = statistics.of_params(state.params, subject, text)
+        if number or not as_it_came:
+            moments = statistics.of_params(state.params, subject, stage.kept_text)
         else:
-            moments = statistics.of_model(subject, text, stage.directory)
+            moments = statistics.of_model(subject, stage.kept_text, stage.directory)
         kept = factors(moments, ridge)
         if not all(bool(jnp.isfinite(lower).all()) for lower in kept.lower.values()):
             raise ValueError(
@@ -299,7 +316,9 @@ def _one_shot(stage: Stage) -> Any:
         kept = discriminate.similar_of(similar, rank)
         task = discriminate.discriminate(task, kept, rank)
     elif method == "ridge" and stage.kept:
-        state = ridge_hook(stage)(0, rounds.begin(how, stage.params))
+        state = ridge_hook(stage, stage.params is subject.params)(
+            0, rounds.begin(how, stage.params)
+        )
         task = discriminate.discriminate(task, state.kept)
     if settings.rounds.rank:
         task = learn.product(learn.factors(task, settings.rounds.rank))

@@ -106,6 +106,8 @@ class Rounds:
     step: float = 5e-3  # of the norm of the moving matrices
     schedule: str = "constant"  # of the step; or "cosine", to 0
     stop: float = 0.99  # removed, or accuracy of what is learned; 0 takes all rounds
+    mend: int = 8  # passes at most that give back kept answers; 0 is none
+    mend_rounds: int = 4  # of a pass
     rank: int = 0  # of the change; 0 keeps all
     cut_every: int = 3  # rounds between cuts to the rank; 0 cuts at the end alone
     alpha: float = 1.0  # of T' in the end; 0 seeks the smallest that reaches stop
@@ -115,8 +117,8 @@ class Rounds:
     def __post_init__(self):
         _choice(self.mode, ("rounds", "one_shot"), "config.rounds.mode")
         _choice(self.schedule, ("constant", "cosine"), "config.rounds.schedule")
-        at_least(1, self, "config.rounds", "number")
-        at_least(0, self, "config.rounds", "stop", "rank", "cut_every", "alpha")
+        at_least(1, self, "config.rounds", "number", "mend_rounds")
+        at_least(0, self, "config.rounds", "stop", "mend", "rank", "cut_every", "alpha")
         if self.step <= 0:
             raise ValueError(f"config.rounds.step={self.step} must be positive.")
 
@@ -129,10 +131,9 @@ class Harden:
     steps: int = 10  # of Adam, that a copy relearns
     rate: float = 3e-4  # of Adam
     rounds: int = 6  # of removal from each copy
-    mend: int = 6  # rounds in the model afterwards; 0 is none
 
     def __post_init__(self):
-        at_least(0, self, "config.harden", "copies", "mend")
+        at_least(0, self, "config.harden", "copies")
         at_least(1, self, "config.harden", "steps", "rounds")
         if self.rate <= 0:
             raise ValueError(f"config.harden.rate={self.rate} must be positive.")

@@ -23,9 +23,9 @@ from jax_surgery.runs.edit import provenance
 from jax_surgery.runs.subspace import adapters, outcome, overlap
 from jax_surgery.runs.subspace.goal import Goal
 from jax_surgery.runs.subspace.harden import harden
-from jax_surgery.runs.subspace.operate import Stage, in_rounds, operate
+from jax_surgery.runs.subspace.mend import mend
+from jax_surgery.runs.subspace.operate import Stage, operate
 from jax_surgery.runs.subspace.settings import SubspaceSettings
-from jax_surgery.runs.subspace.statistics import KeptText
 from jax_surgery.runs.subspace.subject import Scores, Subject, admit, kept_tasks
 from jax_surgery.surgery.subspace import learn, linalg, low_rank, rounds
 
@@ -150,7 +150,8 @@ def stages(
         else:
             params = operate(stage)
             if settings.harden.copies:
-                params = _hardened(stage, params)
+                params = harden(stage, params)
+            params = mend(stage, params)
         jax.block_until_ready(params)
         seconds.append(time.perf_counter() - began)
         kept_by.append(_kept_by(stage))
@@ -164,18 +165,6 @@ def stages(
         pairs = learn.factors(change, settings.rounds.rank)
     return Operated(
         change, pairs, stage, seconds, every_similar, factors, moving, kept_by
-    )
-
-
-def _hardened(stage: Stage, params: Any) -> Any:
-    """The parameters after `harden`, and after rounds that mend what it cost."""
-    number = stage.subject.settings.harden.mend
-    params = harden(stage, params)
-    if not number:
-        return params
-    folder = epath.Path(stage.directory) / "mend"
-    return in_rounds(
-        dataclasses.replace(stage, params=params, directory=str(folder)), number
     )
 
 
@@ -196,8 +185,7 @@ def _kept_by(stage: Stage) -> dict[str, Any]:
         and stage.kept
         and not settings.lora.rank
     ):
-        text = KeptText(stage.subject, stage.kept, stage.similar)
-        said["statistics"] = text.key(stage.subject)
+        said["statistics"] = stage.kept_text.key
     return said
 
 

@@ -138,14 +138,6 @@ def repeated(groups: Sequence[list[Any]]) -> list[Any]:
     return [d for group in groups if group for d in (group * -(-most // len(group)))]
 
 
-def kept_documents(subject: Subject, kept: list[str], similar: set[str]):
-    """Kept tasks' text to be guarded: similar tasks' as much as all others' together."""
-    limit = subject.settings.tasks.records
-    near = repeated([subject.documents(n, limit) for n in kept if n in similar])
-    far = [d for n in kept if n not in similar for d in subject.documents(n, limit)]
-    return repeated([near, far])
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pushed:
     """Targets' text and how each of its tokens is pushed.

@@ -56,14 +56,14 @@ class State(NamedTuple):
     Attributes:
       params: the model's.
       count: rounds taken.
-      weight_norm: ||W_0|| of the moving matrices together, before the first.
+      size: s ||W_0||, the norm of a step of constant size.
       kept: what is known of the kept tasks.
       adam: Adam's state of each layer, () without.
     """
 
     params: Any
     count: jax.Array
-    weight_norm: jax.Array
+    size: jax.Array
     kept: discriminate.Kept
     adam: Any
 
@@ -88,13 +88,19 @@ def change_of(params: Any, base: Matrices, trainable: Trainable) -> Matrices:
     )
 
 
-def begin(how: Rounds, params: Any, kept: discriminate.Kept = ()) -> State:
-    """The state before the first round."""
+def begin(
+    how: Rounds, params: Any, kept: discriminate.Kept = (), share: float = 1.0
+) -> State:
+    """The state before the first round.
+
+    Args:
+      share: of the step that `how` says, to take; Adam's steps are never smaller.
+    """
     matrices = how.trainable.take(params)
     # Each layer has its own: what it counts are the rounds in which the layer moves.
     adam = jax.vmap(optax.adam(how.adam).init)(matrices) if how.adam else ()
-    norm = optax.tree.norm(matrices)
-    return State(params, jnp.zeros((), jnp.int32), norm, kept, adam)
+    size = share * how.step * optax.tree.norm(matrices)
+    return State(params, jnp.zeros((), jnp.int32), size, kept, adam)
 
 
 def _chosen(share_L: jax.Array, moving: Any, resting: Any) -> Any:
@@ -132,7 +138,7 @@ def take_round(
         change = _chosen(share_L, change, jax.tree.map(jnp.zeros_like, change))
         adam = _chosen(share_L, new, adam)
     else:
-        size = how.step * state.weight_norm
+        size = state.size
         if how.decay:
             size *= 0.5 * (1 + jnp.cos(jnp.pi * state.count / how.number))
         scale = jnp.where(norm > 0, size / jnp.where(norm > 0, norm, 1.0), 0.0)

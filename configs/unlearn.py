@@ -87,6 +87,7 @@ def get_config() -> ConfigDict:
     config.harden.steps = 10  # of Adam, that a copy relearns half of the text
     config.harden.rate = 3e-4  # of Adam
     config.harden.rounds = 6  # of removal from each copy
+    config.harden.statistics = "model"  # whose inputs the ridge reads; or "copy"
 
     config.statistics = ConfigDict()
     config.statistics.cache = ""  # folder that runs share; "" is the workdir's

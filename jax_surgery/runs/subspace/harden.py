@@ -64,11 +64,14 @@ def harden(stage: Stage, params: Any) -> Any:
         began = copied(how.trainable.take(relearned))
         return Beside(state.copy._replace(params=relearned), params, began)
 
-    def of_model(hook: Hook) -> Hook:
-        """Statistics are those of the model, not of its copy."""
+    def of_chosen(hook: Hook) -> Hook:
+        """Statistics are those of the model, or of its copy."""
 
         def run(number: int, state: Beside) -> Beside:
-            found = hook.run(number, state.copy._replace(params=state.params))
+            read = state.copy
+            if chosen.statistics == "model":
+                read = read._replace(params=state.params)
+            found = hook.run(number, read)
             return state._replace(copy=state.copy._replace(kept=found.kept))
 
         return Hook(chosen.rounds, run)
@@ -82,7 +85,7 @@ def harden(stage: Stage, params: Any) -> Any:
         steps=how.number,
         directory=str(epath.Path(stage.directory) / "harden"),
         settings=settings.loop,
-        hooks=[Hook(chosen.rounds, next_copy), *map(of_model, hooks)],
+        hooks=[Hook(chosen.rounds, next_copy), *map(of_chosen, hooks)],
         title=f"relearned copies of {', '.join(stage.targets)}",
     )
     return _caught_up(how, state)

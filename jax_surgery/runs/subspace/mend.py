@@ -15,30 +15,35 @@ SHARE, FALL = 0.5, 0.7
 def mend(stage: Stage, params: Any) -> Any:
     """The parameters after `rounds.mend` passes at most, of `rounds.mend_rounds` each.
 
-    A pass guards texts whose answers were lost as much as all other kept ones, while
-    the targets are pushed on as before.
+    A pass guards texts whose answers were lost as much as all other kept ones, and
+    pushes the targets where those are no longer as far as they are to go: to push them
+    always would take them far below chance. Where nothing is guarded nothing is mended.
 
     Args:
       stage: whose rounds are taken.
       params: after them; given up.
     """
     settings = stage.subject.settings
-    if settings.rounds.mode == "one_shot" or not settings.rounds.mend or not stage.kept:
+    guarded = bool(stage.kept) and settings.discriminate.guard
+    if settings.rounds.mode == "one_shot" or not guarded or not settings.rounds.mend:
         return params
     share, fewest = SHARE, math.inf
     for number in range(settings.rounds.mend):
         lost = stage.kept_text.lost(params)
-        if not len(lost) and stage.goal.reached(params):
+        reached = stage.goal.reached(params)
+        if reached and not len(lost):
             return params
-        if len(lost) >= fewest:
-            share *= FALL
-        fewest = min(fewest, len(lost))
+        if len(lost):
+            share *= FALL if len(lost) >= fewest else 1.0
+            fewest = min(fewest, len(lost))
         folder = epath.Path(stage.directory) / f"mend_{number + 1}"
-        params = in_rounds(stage, Mending(params, lost, share, str(folder)))
+        params = in_rounds(stage, Mending(params, lost, reached, share, str(folder)))
     lost = stage.kept_text.lost(params)
-    if len(lost):
+    if len(lost) or not stage.goal.reached(params):
         print(
-            f"{len(lost)} of {len(stage.kept_text.packer.documents)} kept texts still "
-            f"have a wrong answer after config.rounds.mend={settings.rounds.mend} passes."
+            f"after config.rounds.mend={settings.rounds.mend} passes {len(lost)} of "
+            f"{len(stage.kept_text.packer.documents)} kept texts have a wrong answer "
+            f"that was right, and {', '.join(stage.targets)} "
+            f"{'is' if stage.goal.reached(params) else 'is not'} at config.rounds.stop."
         )
     return params

@@ -67,12 +67,14 @@ class Mending(NamedTuple):
     Attributes:
       params: where they begin.
       lost: places in `Stage.kept_text` of what they cost.
+      resting: whether the targets are not pushed.
       share: of the step that the run's settings say.
       directory: for checkpoints and metrics.
     """
 
     params: Any
     lost: np.ndarray
+    resting: bool
     share: float
     directory: str
 
@@ -144,6 +146,12 @@ class Pushes:
         self.wanted = wanted
         self.rows: RoleRows = devices.role_rows(wanted)
 
+    def rest(self) -> None:
+        """From now on the targets are not pushed."""
+        self._pushed = dataclasses.replace(
+            self._pushed, push=np.zeros_like(self._pushed.push)
+        )
+
     def stream(self) -> BatchStream:
         """Endless batches of both."""
         return devices.batch_stream(self.packers, self.wanted, self.rows, self._seed)
@@ -186,6 +194,8 @@ def in_rounds(stage: Stage, mending: Mending | None = None) -> Any:
     subject, settings = stage.subject, stage.subject.settings
     how, lost = rounds_of(subject), mending.lost if mending else ()
     pushes = Pushes(stage, stage.targets, up=settings.learns, guarded=True, lost=lost)
+    if mending and mending.resting:
+        pushes.rest()
     until = None
     base = how.trainable.take(subject.params)
     cut, every = settings.rounds.rank, settings.rounds.cut_every

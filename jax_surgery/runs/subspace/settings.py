@@ -131,10 +131,12 @@ class Harden:
     steps: int = 10  # of Adam, that a copy relearns
     rate: float = 3e-4  # of Adam
     rounds: int = 6  # of removal from each copy
+    statistics: str = "model"  # whose inputs the ridge reads; or "copy"
 
     def __post_init__(self):
         at_least(0, self, "config.harden", "copies")
         at_least(1, self, "config.harden", "steps", "rounds")
+        _choice(self.statistics, ("model", "copy"), "config.harden.statistics")
         if self.rate <= 0:
             raise ValueError(f"config.harden.rate={self.rate} must be positive.")
 

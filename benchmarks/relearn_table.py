@@ -173,8 +173,7 @@ def both_sides(task: str, model: str, workdir: pathlib.Path) -> Done:
         inner = jnp.einsum("LXK,LXY,LYJ->LKJ", svd.u_LXK, weights[name], svd.v_LYK)
         between[name] = jnp.einsum("LXK,LKJ,LYJ->LXY", svd.u_LXK, inner, svd.v_LYK)
     with devices.on_mesh(patient.settings.mesh):
-        state = rounds.begin(how, done.params)
-        kept = stages.ridge_hook(done.last, False)(0, state).kept
+        kept = stages.known_of_kept(done.last, done.params)
         task_part = discriminate.discriminate(between, kept)
         params = learn.learn(done.params, task_part, -ridge, how.trainable)
     return _mended(done, params)

@@ -97,14 +97,14 @@ def _lora(rate: float, replay: bool) -> dict:
 
 def run_learn(cases: Cases, workdir: pathlib.Path, seeds: list[int]) -> None:
     """New tasks, by LEARN and by LoRA."""
+    ways = {"LEARN": {}}
+    for rate in LORA_RATES:
+        ways[f"LoRA {rate:g}"] = _lora(rate, False)
+        ways[f"LoRA {rate:g} replay"] = _lora(rate, True)
     for seed in seeds:
         model = model_of(workdir, seed)
-        for task in NEW:
-            ways = {"LEARN": {}}
-            for rate in LORA_RATES:
-                ways[f"LoRA {rate:g}"] = _lora(rate, False)
-                ways[f"LoRA {rate:g} replay"] = _lora(rate, True)
-            for way, fields in ways.items():
+        for way, fields in ways.items():
+            for task in NEW:
                 cases.run(
                     f"learn/{seed}/{task}/{way}",
                     lambda t=task, m=model, f=fields: summary(

@@ -30,7 +30,7 @@ def stage_of(own, folder, **fields) -> Stage:
 @pytest.fixture(scope="module")
 def careless(own, tmp_path_factory):
     """A model that lost kept answers with the target's."""
-    return in_rounds(stage_of(own, tmp_path_factory.mktemp("rounds"), **CARELESS))
+    return in_rounds(stage_of(own, tmp_path_factory.mktemp("rounds"), **CARELESS))[0]
 
 
 def test_what_is_lost_are_texts_that_were_right(own, careless, tmp_path):

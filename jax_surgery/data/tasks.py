@@ -7,7 +7,8 @@ A tasks file is JSONL, one task a line:
     {"name": "law", "data": "law.jsonl", "scorer": "choice", "test": "law_questions.jsonl"}
 
     name     of the task
-    data     sources of its text (see `records`), comma-separated
+    data     sources of its text (see `records`), comma-separated; files as seen from
+             where the run is started
     test     what it is scored on: sources, or a questions file ("choice"); data itself
              where left out
     scorer   "accuracy", of the answers' tokens, each given those before it (default);

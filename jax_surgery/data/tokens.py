@@ -162,7 +162,8 @@ def _warn_of_pieces(pieces: Sequence[Sequence[Document]], context: int) -> None:
         said.append(
             f"{len(long)} of {len(pieces)} texts are longer than the context of "
             f"{context} tokens and were split into {sum(map(len, long))} pieces, first "
-            f"{long[0][0].origin}; raise config.data.context to keep them whole"
+            f"{long[0][0].origin}; raise config.data.context (of tasks: "
+            "config.tasks.context) to keep them whole"
         )
     if dropped:
         said.append(

@@ -144,7 +144,7 @@ def _check_fit(question: Question, parts, extra: int, context: int) -> None:
     if longest > context:
         raise ValueError(
             f"question {question.id!r} is {longest} tokens long; raise "
-            f"config.data.context={context} to hold it."
+            f"config.data.context={context} (of tasks: config.tasks.context) to hold it."
         )
     if any(option is None for _, option, _ in parts):
         raise ValueError(

@@ -19,16 +19,19 @@ BATCH_ROWS = 8  # rows of a forward pass, at least
 Kind = Literal["logp", "margin", "top"]
 
 
-@functools.partial(jax.jit, static_argnums=(1, 3, 4))
-def _of_rows(
-    params, config: LlamaConfig, batch, compute: llama.Compute, kinds: tuple[Kind, ...]
-):
+@functools.partial(jax.jit, static_argnums=(1, 3))
+def _of_rows(params, config: LlamaConfig, batch, compute: llama.Compute):
+    # All kinds, whichever are asked for: one program serves every reader.
     hidden = llama.forward_packed(params, config, batch, compute=compute)
     targets_BT = jnp.pad(batch["tokens_BT"][:, 1:], ((0, 0), (0, 1)))
     head = output_head.copies(params, compute)
     found = logprobs.token_logprobs(hidden, head, targets_BT)
     back = lambda a: jnp.pad(a[:, :-1], ((0, 0), (1, 0)))
-    return {kind: back(getattr(found, f"{kind}_BT")) for kind in kinds}
+    return {
+        "logp": back(found.logp_BT),
+        "margin": back(found.margin_BT),
+        "top": back(found.top_BT),
+    }
 
 
 def score_tokens(
@@ -58,7 +61,7 @@ def score_tokens(
     for batch, _ in one_pass(rows, meshes.round_rows(batch_rows)):
         index_BT = batch.pop("token_index_BT")
         real_BT = index_BT >= 0
-        device = _of_rows(params, config, batch, compute, kinds)
-        for kind, values_BT in device.items():
-            found[kind][index_BT[real_BT]] = meshes.fetch(values_BT)[real_BT]
+        device = _of_rows(params, config, batch, compute)
+        for kind, values in found.items():
+            values[index_BT[real_BT]] = meshes.fetch(device[kind])[real_BT]
     return found

@@ -3,9 +3,12 @@
 
 from typing import Any
 
+import numpy as np
+
+from jax_surgery.data.packing import Packer, Rows
 from jax_surgery.data.tokens import Document
-from jax_surgery.evaluation.answers import score_answers
 from jax_surgery.evaluation.task_scores import removed
+from jax_surgery.evaluation.tokens import score_tokens
 from jax_surgery.runs.subspace.subject import Scores, Subject, overwritten
 
 TAKEN_OVER = 0.95  # of the tokens that are to take the place of others
@@ -31,7 +34,7 @@ class Goal:
         """
         self._subject, self._targets, self._scores = subject, targets, before
         self._texts = {
-            name: subject.documents(name, subject.settings.tasks.records)
+            name: self._packed(subject.documents(name, subject.settings.tasks.records))
             for name in targets
             if subject.texts[name].task.scorer == "accuracy"
         }
@@ -40,12 +43,20 @@ class Goal:
         }
         self._others = {}
         if subject.settings.identify.overwrite and not subject.settings.learns:
-            self._others = {name: overwritten(subject, name) for name in targets}
+            self._others = {
+                name: self._packed(overwritten(subject, name)) for name in targets
+            }
 
-    def _accuracy(self, params: Any, texts: list[Document]) -> float:
-        settings = self._subject.settings
-        context, config = settings.tasks.context, self._subject.config
-        return score_answers(params, config, texts, context, settings.compute).accuracy
+    def _packed(self, documents: list[Document]) -> tuple[Packer, Rows]:
+        """Text that is asked after every round, packed once."""
+        packer = Packer(documents, self._subject.settings.tasks.context, "tokens")
+        return packer, packer.pack()
+
+    def _accuracy(self, params: Any, text: tuple[Packer, Rows]) -> float:
+        config, compute = self._subject.config, self._subject.settings.compute
+        packer, rows = text
+        found = score_tokens(params, config, packer, compute, "top", rows=rows)
+        return float(found["top"][packer.learned].mean(dtype=np.float64))
 
     def reached(self, params: Any) -> bool:
         """By what parameters say to the targets."""

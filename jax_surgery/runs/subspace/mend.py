@@ -6,7 +6,13 @@ from typing import Any
 
 from etils import epath
 
-from jax_surgery.runs.subspace.operate import Mending, Stage, in_rounds
+from jax_surgery.runs.subspace.operate import (
+    Mending,
+    Stage,
+    in_rounds,
+    known_of_kept,
+)
+from jax_surgery.surgery.subspace import discriminate
 
 # Of the step: in the first pass, and of the one before after a pass that did not help.
 SHARE, FALL = 0.5, 0.7
@@ -27,17 +33,21 @@ def mend(stage: Stage, params: Any) -> Any:
     guarded = bool(stage.kept) and settings.discriminate.guard
     if settings.rounds.mode == "one_shot" or not guarded or not settings.rounds.mend:
         return params
+    kept: discriminate.Kept | None = None
     share, fewest = SHARE, math.inf
     for number in range(settings.rounds.mend):
         lost = stage.kept_text.lost(params)
         reached = stage.goal.reached(params)
         if reached and not len(lost):
             return params
+        if kept is None:
+            kept = known_of_kept(stage, params)
         if len(lost):
             share *= FALL if len(lost) >= fewest else 1.0
             fewest = min(fewest, len(lost))
         folder = epath.Path(stage.directory) / f"mend_{number + 1}"
-        params = in_rounds(stage, Mending(params, lost, reached, share, str(folder)))
+        how = Mending(params, kept, lost, reached, share, str(folder))
+        params, kept = in_rounds(stage, how)
     lost = stage.kept_text.lost(params)
     if len(lost) or not stage.goal.reached(params):
         print(

@@ -66,6 +66,7 @@ class Mending(NamedTuple):
 
     Attributes:
       params: where they begin.
+      kept: what is known of the kept tasks; given up, as `params` are.
       lost: places in `Stage.kept_text` of what they cost.
       resting: whether the targets are not pushed.
       share: of the step that the run's settings say.
@@ -73,6 +74,7 @@ class Mending(NamedTuple):
     """
 
     params: Any
+    kept: discriminate.Kept
     lost: np.ndarray
     resting: bool
     share: float
@@ -181,11 +183,14 @@ def operate(stage: Stage) -> Any:
     """The parameters after a stage's rounds, or after its single subtraction."""
     if stage.subject.settings.rounds.mode == "one_shot":
         return _one_shot(stage)
-    return in_rounds(stage)
+    return in_rounds(stage)[0]
 
 
-def in_rounds(stage: Stage, mending: Mending | None = None) -> Any:
-    """The parameters after as many rounds as the goal needs.
+def in_rounds(
+    stage: Stage, mending: Mending | None = None
+) -> tuple[Any, discriminate.Kept]:
+    """The parameters after as many rounds as the goal needs, and what was known of the
+    kept tasks in the last of them.
 
     Args:
       stage: where they begin, and what they remove or add.
@@ -216,12 +221,12 @@ def in_rounds(stage: Stage, mending: Mending | None = None) -> Any:
                 return False  # what is not cut yet says too much
             return stage.goal.reached(state.params)
 
-    shape, as_it_came = kept_shape(stage, how), False
+    hooks = []
     if mending:
-        start = rounds.begin(how, mending.params, shape, mending.share)
+        start = rounds.begin(how, mending.params, mending.kept, mending.share)
     else:
-        start = rounds.begin(how, copied(stage.params), shape)
-        as_it_came = stage.params is subject.params
+        start = rounds.begin(how, copied(stage.params), kept_shape(stage, how))
+        hooks = kept_hooks(stage, how, stage.params is subject.params)
     state = train(
         one_round,
         start,
@@ -229,11 +234,11 @@ def in_rounds(stage: Stage, mending: Mending | None = None) -> Any:
         steps=settings.rounds.mend_rounds if mending else how.number,
         directory=mending.directory if mending else stage.directory,
         settings=settings.loop,
-        hooks=kept_hooks(stage, how, as_it_came),
+        hooks=hooks,
         title=f"{'mend' if mending else settings.run} {', '.join(stage.targets)}",
         until=until,
     )
-    return trimmed(state.params)
+    return trimmed(state.params), state.kept
 
 
 def kept_shape(stage: Stage, how: rounds.Rounds) -> discriminate.Kept:
@@ -290,6 +295,15 @@ def kept_hooks(stage: Stage, how: rounds.Rounds, as_it_came: bool) -> list[Hook]
 
         return [Hook(settings.discriminate.refresh, similar)]
     return [Hook(settings.discriminate.refresh, ridge_hook(stage, as_it_came))]
+
+
+def known_of_kept(stage: Stage, params: Any) -> discriminate.Kept:
+    """What rounds that begin in some parameters know of the kept tasks."""
+    how = rounds_of(stage.subject)
+    state = rounds.begin(how, params)
+    for hook in kept_hooks(stage, how, as_it_came=False):
+        state = hook.run(0, state)
+    return state.kept
 
 
 def ridge_hook(stage: Stage, as_it_came: bool):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What half of a removed task's items bring back of the other half: relearn_table.md.
+"""What half of a removed task's items bring back of the other half.
 
 python benchmarks/relearn_table.py --workdir=DIR [--modes=...] [--tasks=...]
+writes benchmarks/relearn_table.md and .png.
 
 Hardware: 2 CPU cores, 3 GiB; about an hour.
 A task is removed in many ways; then every parameter of the model is trained (Adam) on
@@ -76,6 +77,13 @@ PLAIN = {
     "copies, overwritten": COPIES | OVERWRITE,
 }
 REPORTED = ("never knew", "rounds", "overwritten", "copies", "copies, overwritten")
+DRAWN = {
+    "rounds": ("#c44e52", "o-"),
+    "overwritten": ("#dd8452", "s-"),
+    "copies": ("#4c72b0", "^-"),
+    "copies, overwritten": ("#55a868", "D-"),
+    "never knew": ("#555555", "x--"),
+}
 
 
 def attack(patient: subject.Subject, params, task: str, rate: float, steps=STEPS):
@@ -240,6 +248,36 @@ def run_mode(mode: str, task: str, workdir: pathlib.Path) -> dict:
     return found | {"back": back}
 
 
+def picture(cases: dict[str, dict], path: pathlib.Path) -> None:
+    """Accuracy along the steps, a column for each task and a row for each rate."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    tasks = list(dict.fromkeys(name.split("/")[0] for name in cases))
+    figure = Figure(figsize=(2.6 * len(tasks), 5.6), layout="constrained")
+    axes = figure.subplots(len(RATES), len(tasks), sharey=True, squeeze=False)
+    names = [str(step) for step in (0, *STEPS)]
+    for column, task in enumerate(tasks):
+        for row, rate in enumerate(RATES):
+            panel = axes[row][column]
+            for mode, (colour, style) in DRAWN.items():
+                if case := cases.get(f"{task}/{mode}"):
+                    values = 100 * np.array(case["back"][f"{rate:g}"])
+                    panel.plot(names, values, style, color=colour, label=mode)
+            panel.set_title(f"{task}, Adam {rate:g}", fontsize=10)
+            panel.set_ylim(-3, 103)
+            panel.grid(alpha=0.3)
+    for panel in axes[-1]:
+        panel.set_xlabel("steps on the first half")
+    for panel in axes[:, 0]:
+        panel.set_ylabel("accuracy on the second half, %")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Runs the modes and writes the table of all cases that are there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -258,6 +296,7 @@ def main() -> None:
                 )
     text = relearn_page(cases.found, RESERVED, STEPS)
     (ROOT / "benchmarks" / "relearn_table.md").write_text(text)
+    picture(cases.found, ROOT / "benchmarks" / "relearn_table.png")
     print(text)
 
 

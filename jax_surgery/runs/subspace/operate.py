@@ -223,6 +223,7 @@ def in_rounds(
 
     hooks = []
     if mending:
+        how = how._replace(order="joint")  # a pass is too short for turns
         start = rounds.begin(how, mending.params, mending.kept, mending.share)
     else:
         start = rounds.begin(how, copied(stage.params), kept_shape(stage, how))

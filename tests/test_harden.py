@@ -1,37 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
 """Removal from relearned copies: what is trained again on one half stays away."""
 
-import jax
-import jax.numpy as jnp
+import dataclasses
+
 import optax
 import pytest
 import subspace_run_cases as cases
-from subspace_run_cases import NO_REPORT, go, subject_of
+from subspace_run_cases import ROUNDS, subject_of
 
 from jax_surgery.evaluation.answers import score_answers
+from jax_surgery.evaluation.task_scores import drop, removed
 from jax_surgery.runs import settings as run_settings
-from jax_surgery.runs.subspace.operate import Pushes, Stage
+from jax_surgery.runs.subspace.harden import harden
+from jax_surgery.runs.subspace.mend import mend
+from jax_surgery.runs.subspace.operate import Pushes, Stage, copied, operate
+from jax_surgery.runs.subspace.subject import kept_tasks
 from jax_surgery.surgery.subspace.relearn import relearn_step
 
 TASK, STEPS, RATE = "people_a", 10, 3e-4
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory) -> dict:
-    folder = tmp_path_factory.mktemp("tasks")
-    return {
-        "tasks.source": cases.tasks_file(folder),
-        "tasks.targets": TASK,
-        **NO_REPORT,
-    }
+def stage(tmp_path_factory) -> Stage:
+    """People to be removed, with all other tasks kept."""
+    folder = tmp_path_factory.mktemp("stage")
+    tasks = {"source": cases.tasks_file(folder), "targets": TASK, "records": 0}
+    subject = subject_of(
+        {"tasks.source": tasks["source"]},
+        tasks=tasks,
+        rounds={"number": ROUNDS},
+        harden={"copies": 4, "steps": STEPS, "rate": RATE},
+    )
+    before = subject.scores(subject.params)
+    kept = kept_tasks(before, subject.settings, 0)
+    similar = {"people_b"}
+    return Stage(subject, subject.params, [TASK], kept, similar, before, str(folder))
 
 
-def comes_back(workdir, own) -> float:
-    """Accuracy on one half after a model was trained on the other."""
-    subject = subject_of(own, model=str(workdir / "model"))
-    stage = Stage(subject, subject.params, [TASK], [], set(), {}, "")
+def comes_back(stage: Stage, params) -> float:
+    """Accuracy on one half after a copy was trained on the other."""
+    subject = stage.subject
     pushes = Pushes(stage, [TASK], up=True, guarded=False, half=0)
-    params = jax.tree.map(jnp.copy, subject.params)
+    params = copied(params)
     state, stream = optax.adam(RATE).init(params), pushes.stream()
     compute = subject.settings.compute
     for _ in range(STEPS):
@@ -43,18 +53,19 @@ def comes_back(workdir, own) -> float:
     return score_answers(params, subject.config, other, 128, compute).accuracy
 
 
-def test_what_is_hardened_comes_back_less(own, tmp_path):
-    plain = go(tmp_path / "plain", **own)
-    harder = {"harden.copies": 4, "harden.steps": STEPS, "harden.rate": RATE}
-    hardened = go(tmp_path / "hardened", **own, **harder)
-    for results in (plain, hardened):
-        tasks = results["tasks"]
-        assert tasks[TASK]["removed"] >= 0.96
-        kept = [task["drop"] for task in tasks.values() if task["drop"] is not None]
-        assert max(kept) <= 0.05
-    before = comes_back(tmp_path / "plain", own)
+def test_what_is_hardened_comes_back_less(stage):
+    plain = mend(stage, operate(stage))
+    hardened = mend(
+        dataclasses.replace(stage, directory=stage.directory + "/hardened"),
+        harden(stage, copied(plain)),
+    )
+    for params in (plain, hardened):
+        after = stage.subject.scores(params)
+        assert removed(stage.before[TASK], after[TASK]) >= 0.96
+        assert max(drop(stage.before[n], after[n]) for n in stage.kept) <= 0.05
+    before = comes_back(stage, plain)
     assert before >= 0.25  # or there is nothing to show
-    assert comes_back(tmp_path / "hardened", own) <= before / 2
+    assert comes_back(stage, hardened) <= before / 2
 
 
 @pytest.mark.parametrize(

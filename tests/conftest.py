@@ -14,10 +14,13 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**28))  # bytes
+# No JAX_COMPILATION_CACHE_MAX_SIZE: with it every program that is added looks at all that
+# are there, and late tests took ten times as long.
+MOST_COMPILED = 2**28  # bytes, that a run begins with
 
 import dataclasses
 import json
+import shutil
 from typing import Any
 
 import jax
@@ -26,6 +29,14 @@ import pytest
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.model import hf_weights, llama
 from jax_surgery.model.config import LlamaConfig
+
+
+def pytest_configure(config):
+    """Clears what earlier runs compiled where it has grown too large."""
+    if hasattr(config, "workerinput") or not COMPILED.is_dir():
+        return
+    if sum(file.stat().st_size for file in COMPILED.iterdir()) > MOST_COMPILED:
+        shutil.rmtree(COMPILED)
 
 
 @dataclasses.dataclass(frozen=True)

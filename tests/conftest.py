@@ -10,7 +10,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-# Tests run what they compile for milliseconds: XLA's optimisations cost more than that.
+# Most tests run what they compile for milliseconds: XLA's optimisations cost more than
+# that. Modules that compute for longer say OPTIMISED = True.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Tests compile the same small programs, in several processes: compile each once.
 COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
@@ -39,6 +40,25 @@ def pytest_configure(config):
         return
     if sum(file.stat().st_size for file in COMPILED.iterdir()) > MOST_COMPILED:
         shutil.rmtree(COMPILED)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests run in one process: what they share is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimised(request):
+    """XLA's optimisations for modules that ask for them."""
+    field = "jax_disable_most_optimizations"
+    before = jax.config.values[field]
+    if getattr(request.module, "OPTIMISED", False):
+        jax.config.update(field, False)
+    yield
+    jax.config.update(field, before)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,8 @@ from jax_surgery.evaluation import multiple_choice
 from jax_surgery.model import hf_weights
 from jax_surgery.model.llama import Compute
 
+OPTIMISED = True  # see conftest
+
 FOLDER = pathlib.Path(benchmark.MODEL)
 
 

@@ -17,6 +17,8 @@ from jax_surgery.runs.subspace.operate import Pushes, Stage, copied, operate
 from jax_surgery.runs.subspace.subject import kept_tasks
 from jax_surgery.surgery.subspace.relearn import relearn_step
 
+OPTIMISED = True  # see conftest
+
 TASK, STEPS, RATE = "people_a", 10, 3e-4
 
 

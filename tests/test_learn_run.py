@@ -17,6 +17,8 @@ from jax_surgery.runs.subspace.operate import Pushes, Stage
 from jax_surgery.surgery import lora
 from jax_surgery.surgery.subspace import identify
 
+OPTIMISED = True  # see conftest
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -9,6 +9,8 @@ from subspace_run_cases import ROUNDS, subject_of
 from jax_surgery.runs.subspace import mend as mending
 from jax_surgery.runs.subspace.operate import Stage, copied, in_rounds
 
+OPTIMISED = True  # see conftest
+
 TARGET, KEPT, NEAR = "people_a", ["dict_b", "dict_a"], {"dict_a"}
 CARELESS = {"discriminate": {"method": "none", "guard": 0.0}}
 

@@ -17,6 +17,8 @@ from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs.metrics import read_metrics
 from jax_surgery.runs.subspace import operate, overlap, story, subject
 
+OPTIMISED = True  # see conftest
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -32,6 +34,7 @@ def own(folder) -> dict:
 @pytest.fixture(scope="module")
 def removed(folder):
     fields = {"report.alphas": "0,1", "report.angles": 2, "report.records": 20}
+    fields |= {"tasks.records": 100}
     return go(folder / "removed", **fields), folder / "removed"
 
 

@@ -13,6 +13,8 @@ from jax_surgery.runs.loop import Interrupted
 from jax_surgery.runs.subspace import kept, statistics
 from jax_surgery.surgery.subspace import rounds
 
+OPTIMISED = True  # see conftest
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -22,6 +22,8 @@ from jax_surgery.runs.settings import (
 )
 from jax_surgery.surgery.optimizer import OptimizerChoice
 
+OPTIMISED = True  # see conftest
+
 CONTEXT = 256
 TOFU = pathlib.Path(__file__).parents[2] / "shared" / "data" / "tofu"
 needs_tofu = pytest.mark.skipif(not TOFU.is_dir(), reason="no ../shared/data/tofu here")

@@ -75,7 +75,7 @@ def test_what_an_earlier_stage_taught_is_guarded_as_high_as_it_is(learned, own):
 LORA = {
     "lora.rank": 8, "lora.matrices": "q,v,up,down", "identify.loss": "cross_entropy",
     "identify.temperature": 1.0, "discriminate.guard": 0.0, "rounds.number": 4,
-    "rounds.stop": 0.0, "optimizer.learning_rate": 1e-2,
+    "rounds.stop": 1.0, "optimizer.learning_rate": 1e-2,
 }  # fmt: skip
 
 

@@ -53,6 +53,7 @@ def adapt(stage: Stage, factors: Any) -> Any:
     """The factors after a stage's steps."""
     subject, settings = stage.subject, stage.subject.settings
     pushes = Pushes(stage, stage.targets, up=settings.learns, guarded=True)
+    goal = stage.goal  # now: the steps give up the factors that it is asked of
     optimizer = make_optimizer(settings.optimizer, settings.rounds.number)
     step = low_rank_steps.make_step(
         subject.config,
@@ -67,7 +68,7 @@ def adapt(stage: Stage, factors: Any) -> Any:
         return step(state, pushes.batch(batch), subject.params)
 
     def until(number: int, state: Any, metrics: dict[str, float]) -> bool:
-        return stage.goal.reached(attached(subject, state.factors))
+        return goal.reached(attached(subject, state.factors))
 
     return train(
         one_step,

@@ -40,20 +40,30 @@ CASES = [
 ]
 
 
+def results_of(folder: pathlib.Path, fields: list[str], whole: bool) -> dict:
+    """results.json of configs/plan.py with some fields, made if it is not there.
+
+    Args:
+      folder: the run's workdir.
+      fields: NAME=VALUE each.
+      whole: whether to compile to the end; else memory alone is asked.
+    """
+    if not (folder / "finished.json").exists():
+        command = [sys.executable, "-m", "jax_surgery.main"]
+        command += ["--config=configs/plan.py", f"--workdir={folder}"]
+        command += [f"--config.{field}" for field in fields]
+        command += [] if whole else ["--config.fast=True"]
+        subprocess.run(command, cwd=HERE.parent, check=True)
+    return json.loads((folder / "results.json").read_text())
+
+
 def plan(case, workdir: pathlib.Path) -> dict:
     """results.json of one case, made if it is not there."""
     model, topology, flags, whole = case
     name = "_".join([model, topology.replace(":", "-"), *flags])
     folder = workdir / name.replace("/", "-")
-    if not (folder / "finished.json").exists():
-        fields = [f"model={model}", f"topology={topology}", "neighbours=no", *flags]
-        if not whole:
-            fields.append("fast=True")
-        command = [sys.executable, "-m", "jax_surgery.main"]
-        command += ["--config=configs/plan.py", f"--workdir={folder}"]
-        command += [f"--config.{field}" for field in fields]
-        subprocess.run(command, cwd=HERE.parent, check=True)
-    return json.loads((folder / "results.json").read_text())
+    fields = [f"model={model}", f"topology={topology}", "neighbours=no", *flags]
+    return results_of(folder, fields, whole)
 
 
 def row(case, found: dict) -> list[str]:

@@ -22,7 +22,16 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 import optax
-from subspace_cases import ROOT, Cases, Done, model_of, operate, settings_of, summary
+from subspace_cases import (
+    ONE_SHOT,
+    ROOT,
+    Cases,
+    Done,
+    model_of,
+    operate,
+    settings_of,
+    summary,
+)
 from subspace_tables import relearn_page
 
 from jax_surgery.data import records, suite
@@ -58,14 +67,13 @@ RECORDS, ROWS = 64, 10  # of a step
 
 COPIES = {"harden.copies": 6}
 OVERWRITE = {"identify.overwrite": 1.0, "rounds.step": 0.01}
-ONCE = {"rounds.mode": "one_shot", "rounds.alpha": 0.0, "rounds.number": 40}
 PLAIN = {
     "rounds": {},
     "rounds, nothing discriminated": {
         "discriminate.method": "none",
         "discriminate.guard": 0.0,
     },
-    "one shot, ridge": ONCE | {"identify.loss": "cross_entropy"},
+    "one shot, ridge": ONE_SHOT,
     "LoRA": {
         "lora.rank": 8,
         "optimizer.learning_rate": 1e-3,

@@ -19,6 +19,13 @@ from jax_surgery.runs.subspace.operate import Stage
 from jax_surgery.surgery.subspace import learn
 
 ROOT = pathlib.Path(__file__).parents[1]
+# Fields of a removal by a single subtraction of a task that was learned in 40 rounds.
+ONE_SHOT = {
+    "rounds.mode": "one_shot",
+    "rounds.alpha": 0.0,
+    "rounds.number": 40,
+    "identify.loss": "cross_entropy",
+}
 
 
 def settings_of(name: str, **fields):

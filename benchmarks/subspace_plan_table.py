@@ -12,10 +12,9 @@ are finished in --workdir are not compiled again. Needs the extra `plan`.
 
 import argparse
 import importlib.metadata
-import json
 import pathlib
-import subprocess
-import sys
+
+from plan_table import results_of
 
 HERE = pathlib.Path(__file__).parent
 GIB = 2**30
@@ -32,15 +31,8 @@ CASES = [
 def plan(model: str, topology: str, whole: bool, workdir: pathlib.Path) -> dict:
     """results.json of one case, made if it is not there."""
     folder = workdir / f"{model}_{topology.replace(':', '-')}"
-    if not (folder / "finished.json").exists():
-        fields = [f"model={model}", f"topology={topology}", "program=subspace"]
-        if not whole:
-            fields.append("fast=True")
-        command = [sys.executable, "-m", "jax_surgery.main"]
-        command += ["--config=configs/plan.py", f"--workdir={folder}"]
-        command += [f"--config.{field}" for field in fields]
-        subprocess.run(command, cwd=HERE.parent, check=True)
-    return json.loads((folder / "results.json").read_text())
+    fields = [f"model={model}", f"topology={topology}", "program=subspace"]
+    return results_of(folder, fields, whole)
 
 
 def rows(found: dict) -> list[list[str]]:

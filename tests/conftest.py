@@ -94,6 +94,20 @@ def tiny_model(tmp_path_factory) -> TinyModel:
     return TinyModel(folder, params, config, tokenizer, texts)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    """Where a module's runs write."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def own(folder) -> dict:
+    """Fields of a removal on a user's tasks file, without curves and angles."""
+    import subspace_run_cases as cases
+
+    return {"tasks.source": cases.tasks_file(folder), **cases.NO_REPORT}
+
+
 @pytest.fixture
 def write_texts(tmp_path):
     """Writes texts to a JSONL file and returns its path."""

@@ -5,7 +5,6 @@ import dataclasses
 
 import optax
 import pytest
-import subspace_run_cases as cases
 from subspace_run_cases import ROUNDS, subject_of
 
 from jax_surgery.evaluation.answers import score_answers
@@ -23,13 +22,11 @@ TASK, STEPS, RATE = "people_a", 10, 3e-4
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory) -> Stage:
+def stage(folder, own) -> Stage:
     """People to be removed, with all other tasks kept."""
-    folder = tmp_path_factory.mktemp("stage")
-    tasks = {"source": cases.tasks_file(folder), "targets": TASK, "records": 0}
     subject = subject_of(
-        {"tasks.source": tasks["source"]},
-        tasks=tasks,
+        own,
+        tasks={"source": own["tasks.source"], "targets": TASK, "records": 0},
         rounds={"number": ROUNDS},
         harden={"copies": 4, "steps": STEPS, "rate": RATE},
     )

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import subspace_run_cases as cases
-from subspace_run_cases import NO_REPORT, edit_of, go, subject_of
+from subspace_run_cases import edit_of, go, subject_of
 
 from jax_surgery.data import suite
 from jax_surgery.model import hf_weights, peft_adapter
@@ -18,17 +17,6 @@ from jax_surgery.surgery import lora
 from jax_surgery.surgery.subspace import identify
 
 OPTIMISED = True  # see conftest
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def own(folder) -> dict:
-    """Fields of a run on a user's tasks file, without curves and angles."""
-    return {"tasks.source": cases.tasks_file(folder), **NO_REPORT}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 
 import jax
 import pytest
-import subspace_run_cases as cases
 from subspace_run_cases import ROUNDS, subject_of
 
 from jax_surgery.runs.subspace import mend as mending
@@ -13,12 +12,6 @@ OPTIMISED = True  # see conftest
 
 TARGET, KEPT, NEAR = "people_a", ["dict_b", "dict_a"], {"dict_a"}
 CARELESS = {"discriminate": {"method": "none", "guard": 0.0}}
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory) -> dict:
-    folder = tmp_path_factory.mktemp("tasks")
-    return {"tasks.source": cases.tasks_file(folder)}
 
 
 def stage_of(own, folder, **fields) -> Stage:

@@ -7,8 +7,7 @@ import types
 
 import numpy as np
 import pytest
-import subspace_run_cases as cases
-from subspace_run_cases import NO_REPORT, ROUNDS, edit_of, go, subject_of
+from subspace_run_cases import ROUNDS, edit_of, go, subject_of
 
 from jax_surgery.data import suite
 from jax_surgery.evaluation.answers import score_answers
@@ -18,17 +17,6 @@ from jax_surgery.runs.metrics import read_metrics
 from jax_surgery.runs.subspace import operate, overlap, story, subject
 
 OPTIMISED = True  # see conftest
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def own(folder) -> dict:
-    """Fields of a run on a user's tasks file, without curves and angles."""
-    return {"tasks.source": cases.tasks_file(folder), **NO_REPORT}
 
 
 @pytest.fixture(scope="module")

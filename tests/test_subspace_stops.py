@@ -6,25 +6,13 @@ import signal
 
 import numpy as np
 import pytest
-import subspace_run_cases as cases
-from subspace_run_cases import NO_REPORT, ROUNDS, edit_of, go, subject_of
+from subspace_run_cases import ROUNDS, edit_of, go, subject_of
 
 from jax_surgery.runs.loop import Interrupted
 from jax_surgery.runs.subspace import kept, statistics
 from jax_surgery.surgery.subspace import rounds
 
 OPTIMISED = True  # see conftest
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def own(folder) -> dict:
-    """Fields of a run on a user's tasks file, without curves and angles."""
-    return {"tasks.source": cases.tasks_file(folder), **NO_REPORT}
 
 
 def stopping_at(number: int, monkeypatch):

@@ -16,7 +16,7 @@ from jax_surgery.model.config import LlamaConfig
 from jax_surgery.model.trainable import Trainable
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.runs.edit_settings import EditSettings
-from jax_surgery.runs.loop_settings import Loop, at_least
+from jax_surgery.runs.loop_settings import Loop, at_least, positive_ridge
 from jax_surgery.runs.subspace.settings import SubspaceSettings
 from jax_surgery.surgery.lora import LowRank
 from jax_surgery.surgery.objective import Objective
@@ -64,11 +64,7 @@ class Statistics:
 
     def __post_init__(self):
         at_least(0, self, "config.statistics", "tokens", "refresh")
-        if self.ridge <= 0:
-            raise ValueError(
-                f"config.statistics.ridge={self.ridge} must be positive: without it "
-                "directions that kept text never uses have no bound."
-            )
+        positive_ridge(self.ridge, "config.statistics")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stage ends where its targets are gone, or learned, and kept answers are right."""
 
+import itertools
 import math
 from typing import Any
 
@@ -35,11 +36,13 @@ def mend(stage: Stage, params: Any) -> Any:
         return params
     kept: discriminate.Kept | None = None
     share, fewest = SHARE, math.inf
-    for number in range(settings.rounds.mend):
+    for number in itertools.count():
         lost = stage.kept_text.lost(params)
         reached = stage.goal.reached(params)
         if reached and not len(lost):
             return params
+        if number == settings.rounds.mend:
+            break
         if kept is None:
             kept = known_of_kept(stage, params)
         if len(lost):
@@ -48,12 +51,10 @@ def mend(stage: Stage, params: Any) -> Any:
         folder = epath.Path(stage.directory) / f"mend_{number + 1}"
         how = Mending(params, kept, lost, reached, share, str(folder))
         params, kept = in_rounds(stage, how)
-    lost = stage.kept_text.lost(params)
-    if len(lost) or not stage.goal.reached(params):
-        print(
-            f"after config.rounds.mend={settings.rounds.mend} passes {len(lost)} of "
-            f"{len(stage.kept_text.packer.documents)} kept texts have a wrong answer "
-            f"that was right, and {', '.join(stage.targets)} "
-            f"{'is' if stage.goal.reached(params) else 'is not'} at config.rounds.stop."
-        )
+    print(
+        f"after config.rounds.mend={settings.rounds.mend} passes {len(lost)} of "
+        f"{len(stage.kept_text.packer.documents)} kept texts have a wrong answer that "
+        f"was right, and {', '.join(stage.targets)} {'is' if reached else 'is not'} at "
+        "config.rounds.stop."
+    )
     return params

@@ -194,7 +194,7 @@ def in_rounds(
 
     Args:
       stage: where they begin, and what they remove or add.
-      mending: rounds that are all taken, of falling steps, from somewhere else.
+      mending: rounds that are all taken, of smaller steps, from somewhere else.
     """
     subject, settings = stage.subject, stage.subject.settings
     how, lost = rounds_of(subject), mending.lost if mending else ()

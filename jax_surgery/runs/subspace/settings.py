@@ -7,7 +7,7 @@ from jax_surgery.model.compute import Compute
 from jax_surgery.model.config import LlamaConfig
 from jax_surgery.model.trainable import BLOCK_OF, Trainable, resolve
 from jax_surgery.parallel.mesh import MeshShape
-from jax_surgery.runs.loop_settings import Loop, at_least
+from jax_surgery.runs.loop_settings import Loop, at_least, positive_ridge
 from jax_surgery.surgery.lora import LowRank
 from jax_surgery.surgery.optimizer import OptimizerChoice
 from jax_surgery.surgery.subspace import discriminate, identify
@@ -90,11 +90,7 @@ class Discriminate:
         _choice(self.method, discriminate.METHODS, "config.discriminate.method")
         at_least(0, self, "config.discriminate", "similar_weight", "refresh", "guard")
         at_least(1, self, "config.discriminate", "rank")
-        if self.ridge <= 0:
-            raise ValueError(
-                f"config.discriminate.ridge={self.ridge} must be positive: without it "
-                "directions that kept text never uses have no bound."
-            )
+        positive_ridge(self.ridge, "config.discriminate")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from jax_surgery.evaluation.task_scores import drop, removed
 from jax_surgery.runs import devices, pretrain
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs.subspace import outcome, story, subject
+from jax_surgery.runs.subspace.alpha import choose_alpha
 from jax_surgery.runs.subspace.operate import Stage
 from jax_surgery.surgery.subspace import learn
 
@@ -81,7 +82,7 @@ def operate(name: str, targets: str, model: str, **fields) -> Done:
         def at(alpha):
             return learn.learn(patient.params, done.change, alpha, done.moving)
 
-        params = at(settings.rounds.alpha or story.seek(done.last, patient.params, at))
+        params = at(choose_alpha(done.last, patient.params, at))
         jax.block_until_ready(params)
         seconds = time.perf_counter() - began
         after = patient.scores(params)

@@ -77,7 +77,9 @@ def get_config() -> ConfigDict:
     config.rounds.mend_rounds = 4  # of a pass
     config.rounds.rank = 0  # of the change; 0 keeps all
     config.rounds.cut_every = 3  # rounds between cuts to the rank; 0: at the end alone
-    config.rounds.alpha = 1.0  # of T' in the end; 0 seeks the smallest for stop
+    # Of T' in the end; 0 seeks the smallest for stop, where other contexts than the
+    # texts' own may still bring the answers back.
+    config.rounds.alpha = 1.0
     config.rounds.first_layer = 0  # layers before it stay; negative: from the end
     config.rounds.matrices = "q,k,v,o,gate,up,down"  # that move
 

@@ -67,6 +67,12 @@ def test_what_is_hardened_comes_back_less(stage):
     assert comes_back(stage, hardened) <= before / 2
 
 
+def test_what_goes_beyond_the_stop_is_not_taken_back():
+    fields = {"run": "unlearn", "harden": {"copies": 2}, "rounds": {"alpha": 0}}
+    with pytest.raises(ValueError, match="copies goes beyond it: use 1"):
+        run_settings.from_config(fields)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -217,6 +217,12 @@ class SubspaceSettings:
                 f"config.harden.copies={self.harden.copies} is of removals in rounds: "
                 "use config.harden.copies=0 to learn, with LoRA and in one shot."
             )
+        if self.harden.copies and not self.rounds.alpha:
+            raise ValueError(
+                "config.rounds.alpha=0 seeks the smallest that reaches "
+                "config.rounds.stop, and removal from copies goes beyond it: use 1, or "
+                "config.harden.copies=0."
+            )
         if self.adapter and not self.lora.rank:
             raise ValueError(
                 f"config.adapter={self.adapter!r} needs config.lora.rank, the adapter's."

@@ -21,15 +21,13 @@ from jax_surgery.parallel import mesh as meshes
 from jax_surgery.runs import devices
 from jax_surgery.runs.edit import provenance
 from jax_surgery.runs.subspace import adapters, outcome, overlap
-from jax_surgery.runs.subspace.goal import Goal
+from jax_surgery.runs.subspace.alpha import choose_alpha
 from jax_surgery.runs.subspace.harden import harden
 from jax_surgery.runs.subspace.mend import mend
 from jax_surgery.runs.subspace.operate import Stage, operate
 from jax_surgery.runs.subspace.settings import SubspaceSettings
 from jax_surgery.runs.subspace.subject import Scores, Subject, admit, kept_tasks
 from jax_surgery.surgery.subspace import learn, linalg, low_rank, rounds
-
-LARGEST, HALVINGS = 4.0, 12  # alpha that is tried, and how often halved
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,7 +81,7 @@ def _tell(settings: SubspaceSettings, directory: str) -> dict[str, Any]:
     def at(alpha: float) -> Any:
         return learn.learn(subject.params, done.change, alpha, done.moving)
 
-    alpha = settings.rounds.alpha or seek(done.last, came, at)
+    alpha = choose_alpha(done.last, came, at)
     curve = outcome.curve(subject, came, before, done.similar, at)
     edited = _export(subject, done, alpha, directory)
     after = subject.scores(edited)
@@ -197,31 +195,6 @@ def _similar(
         return angles.similar_to(targets, chosen.overlap)
     tasks = {name: text.task for name, text in subject.texts.items()}
     return similar_to(targets, tasks, chosen.similar)
-
-
-def seek(stage: Stage, came: Any, at: Any) -> float:
-    """The smallest alpha at which the targets of all stages reach `rounds.stop`, by
-    bisection.
-
-    Args:
-      stage: the last.
-
-    Raises:
-      ValueError: none does.
-    """
-    targets = [name for names in stage.subject.settings.tasks.stages for name in names]
-    goal = Goal(stage.subject, targets, stage.before, came)
-    low, high = 0.0, LARGEST
-    stop = stage.subject.settings.rounds.stop
-    if not goal.reached(at(high)):
-        raise ValueError(
-            f"config.rounds.alpha=0: no alpha up to {high} reaches config.rounds.stop="
-            f"{stop}; lower it, or name an alpha."
-        )
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if goal.reached(at(middle)) else (middle, high)
-    return high
 
 
 def _export(subject: Subject, done: Operated, alpha: float, directory: str) -> Any:

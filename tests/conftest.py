@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of every test: on CPU and offline; and a tiny model to share."""
 
+import importlib.metadata
 import os
 import pathlib
 
@@ -13,6 +14,11 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 # Most tests run what they compile for milliseconds: XLA's optimisations cost more than
 # that. Modules that compute for longer say OPTIMISED = True.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Of a program's compilation XLA's fusion emitters take three quarters; jaxlib 0.10 can
+# do without them, later ones no longer know the flag (and end the process that asks).
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = flags.strip()
 # Tests compile the same small programs, in several processes: compile each once.
 COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))

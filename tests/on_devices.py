@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 def environment(devices: int, **variables: str) -> dict[str, str]:
     """This process' environment, with `devices` CPU devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path} | variables
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The objective against float64 NumPy, and its invariances."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,7 @@ CONFIG = LlamaConfig(
     initializer_range=0.3,
 )
 CONTEXT = 16
+forward = jax.jit(llama.forward, static_argnums=1)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,7 @@ def make_batch(
     return {k: jnp.asarray(v) for k, v in batch.items()}, RoleRows(*counts)
 
 
+@functools.partial(jax.jit, static_argnames=("rows", "average"))
 def prepare(batch, rows, reference, average):
     batch = steps.attach_reference(
         batch, reference, CONFIG, rows, llama.DEFAULT_COMPUTE
@@ -72,8 +76,7 @@ def numpy_terms(params, reference, batch, rows, objective: Objective, average):
     """Each term and its gradient by the output head, in float64."""
     inputs = (batch["tokens_BT"], batch["segment_ids_BT"], batch["positions_BT"])
     hidden, frozen = (
-        np.asarray(llama.forward(p, CONFIG, *inputs), np.float64)
-        for p in (params, reference)
+        np.asarray(forward(p, CONFIG, *inputs), np.float64) for p in (params, reference)
     )
     head, frozen_head = (
         np.asarray(output_head.kernel(p), np.float64) for p in (params, reference)
@@ -172,13 +175,16 @@ def test_terms_and_gradients_equal_numpy(models, objective, average):
     np.testing.assert_allclose(metrics["retain_kl"], terms["retain"], rtol=2e-5)
 
 
+@functools.partial(jax.jit, static_argnames=("rows", "parts"))
+def gradients(params, batch, rows, parts):
+    objective = Objective(0.5, 1.0, 2.0, ascent="margin", margin=-3.0)
+    loss_fn = make_loss_fn(CONFIG, objective, steps.split_rows(rows, parts))
+    return steps.loss_and_gradients(loss_fn, params, batch, rows, parts)
+
+
 def full_gradient(models, batch, rows, average, parts=1):
     params, reference = models
-    objective = Objective(0.5, 1.0, 2.0, ascent="margin", margin=-3.0)
-    batch = prepare(batch, rows, reference, average)
-    loss_fn = make_loss_fn(CONFIG, objective, steps.split_rows(rows, parts))
-    run = jax.jit(lambda p, b: steps.loss_and_gradients(loss_fn, p, b, rows, parts))
-    return run(params, batch)
+    return gradients(params, prepare(batch, rows, reference, average), rows, parts)
 
 
 def assert_trees_close(a, b):
@@ -219,7 +225,8 @@ def test_kl_is_zero_at_the_reference_and_has_no_gradient_there(models):
     batch, rows = make_batch("tokens")
     batch = prepare(batch, rows, params, "tokens")
     loss_fn = make_loss_fn(CONFIG, Objective(0.0, 0.0, 1.0), rows)
-    (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
+    both = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    (loss, _), grads = both(params, batch)
     assert abs(float(loss)) < 1e-6
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-5
 
@@ -228,13 +235,8 @@ def test_a_cached_reference_equals_the_live_one(models):
     params, reference = models
     batch, rows = make_batch("tokens")
     live = prepare(batch, rows, reference, "tokens")
-    hidden = llama.forward(
-        reference,
-        CONFIG,
-        batch["tokens_BT"],
-        batch["segment_ids_BT"],
-        batch["positions_BT"],
-    )
+    inputs = (batch["tokens_BT"], batch["segment_ids_BT"], batch["positions_BT"])
+    hidden = forward(reference, CONFIG, *inputs)
     given = batch | {"reference_hidden_RTD": hidden[rows.unlearn + rows.update :]}
     cached = prepare(given, rows, reference, "tokens")
     loss_fn = jax.jit(make_loss_fn(CONFIG, Objective(), rows))

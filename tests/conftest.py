@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of every test: on CPU and offline; and a tiny model to share."""
 
-import importlib.metadata
 import os
 import pathlib
 
@@ -14,11 +13,6 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 # Most tests run what they compile for milliseconds: XLA's optimisations cost more than
 # that. Modules that compute for longer say OPTIMISED = True.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Of a program's compilation XLA's fusion emitters take three quarters; jaxlib 0.10 can
-# do without them, later ones no longer know the flag (and end the process that asks).
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
-    os.environ["XLA_FLAGS"] = flags.strip()
 # Tests compile the same small programs, in several processes: compile each once.
 COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
@@ -33,11 +27,18 @@ import shutil
 from typing import Any
 
 import jax
+import on_devices
 import pytest
 
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.model import hf_weights, llama
 from jax_surgery.model.config import LlamaConfig
+
+# JAX reads the flags as it starts; libtpu would read them later, and does not know all.
+before = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{before} {on_devices.QUICK}".strip()
+jax.devices()
+os.environ["XLA_FLAGS"] = before
 
 
 def pytest_configure(config):

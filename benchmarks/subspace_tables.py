@@ -68,21 +68,18 @@ def together(cases: dict[str, dict]) -> str:
     by_set = collections.defaultdict(list)
     for name, case in cases.items():
         by_set[name.split("/")[1]].append(case)
-    return _rows(HEADER, [_line(name, found) for name, found in by_set.items()])
+    lines = [_line(name, found)[:-1] for name, found in by_set.items()]
+    return _rows(HEADER[:-1], lines)
 
 
 def learn(cases: dict[str, dict]) -> str:
-    """Accuracy on the new task and what others lose, one row for each way."""
+    """Accuracy on the new task and what others lose on average, one row for each way."""
     by_way = collections.defaultdict(lambda: collections.defaultdict(list))
     for name, case in cases.items():
         _, task, way = name.split("/")
         by_way[way][task].append(case)
     tasks = list(dict.fromkeys(name.split("/")[1] for name in cases))
-    header = [
-        "",
-        *(f"{t}: accuracy; similar / other lose, %" for t in tasks),
-        "seconds",
-    ]
+    header = ["", *(f"{t}: accuracy (least); similar / other lose, %" for t in tasks)]
     rows = []
     for way, found in by_way.items():
         cells = []
@@ -91,9 +88,9 @@ def learn(cases: dict[str, dict]) -> str:
                 cells.append("")
                 continue
             lost = " / ".join(_mean(c[k] for c in own) for k in ("similar", "other"))
-            cells.append(f"{_percent([c['accuracy'] for c in own])}; {lost}")
-        seconds = [case["seconds"] for own in found.values() for case in own]
-        rows.append([way, *cells, f"{np.median(seconds):.0f}"])
+            right = [c["accuracy"] for c in own]
+            cells.append(f"{_percent(right)} ({100 * np.min(right):.1f}); {lost}")
+        rows.append([way, *cells])
     return _rows(header, rows)
 
 

@@ -118,7 +118,10 @@ PRETRAIN = "--config=configs/pretrain.py"
         ([PRETRAIN, "--workdri=x"], "Did you mean: workdir"),
         ([PRETRAIN, "stray"], "unknown arguments: stray"),
         ([PRETRAIN, "--config.optimzer.clip=1"], 'Did you mean "optimizer"'),
-        ([PRETRAIN, "--config.optimizer.clipp=1"], 'Did you mean "clip"'),
+        (
+            [PRETRAIN, "--config.optimizer.clipp=1"],
+            "the config: 'clipp'. Did you mean \"clip\"",
+        ),
         ([PRETRAIN, "--config.seed=one"], "--config.seed=one: invalid literal"),
         ([PRETRAIN, "--config.loop.keep=0"], "config.loop.keep=0; use 1 or more"),
         ([PRETRAIN, "--config.data.train=no.jsonl"], "'no.jsonl' does not exist"),

@@ -4,7 +4,6 @@
 Reads the flags, joins other hosts, and starts the run that `config.run` names.
 """
 
-import ast
 import os
 import pathlib
 import sys
@@ -43,10 +42,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError) as error:
-        said = str(error.args[0])
-        if "\\n" in said:  # a KeyError's own text, quoted by another
-            said = ast.literal_eval(said)
-        field, *lines = said.splitlines()
+        said = str(error.args[0]).replace("\\n", "\n")  # of an error in an error
+        field, *lines = (line.strip("'\\") for line in said.splitlines())
         hint = " ".join(lines) or "Look for its fields in the config file."
         fail(f"a --config.FIELD=VALUE names no field of the config: {field}. {hint}")
 

@@ -120,7 +120,7 @@ PRETRAIN = "--config=configs/pretrain.py"
         ([PRETRAIN, "--config.optimzer.clip=1"], 'Did you mean "optimizer"'),
         (
             [PRETRAIN, "--config.optimizer.clipp=1"],
-            "the config: 'clipp'. Did you mean \"clip\"",
+            'the config: clipp. Did you mean "clip"',
         ),
         ([PRETRAIN, "--config.seed=one"], "--config.seed=one: invalid literal"),
         ([PRETRAIN, "--config.loop.keep=0"], "config.loop.keep=0; use 1 or more"),

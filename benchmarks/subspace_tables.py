@@ -110,7 +110,7 @@ def readings(cases: dict[str, dict]) -> str:
                 continue
             parts = (_percent(case["removed"]), _worst([case["similar"]]))
             cell = " / ".join((*parts, _worst([case["other"]])))
-            cells.append(cell + " *" * case.get("short", False))
+            cells.append(f"{cell} *" if case.get("short") else cell)
         rows.append([reading, *cells])
     return _rows(["removed / worst similar / worst other, %", *tasks], rows)
 

@@ -35,10 +35,10 @@ from jax_surgery.model import hf_weights, llama
 from jax_surgery.model.config import LlamaConfig
 
 # JAX reads the flags as it starts; libtpu would read them later, and does not know all.
-before = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = f"{before} {on_devices.QUICK}".strip()
+given = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{given} {on_devices.QUICK}".strip()
 jax.devices()
-os.environ["XLA_FLAGS"] = before
+os.environ["XLA_FLAGS"] = given
 
 
 def pytest_configure(config):

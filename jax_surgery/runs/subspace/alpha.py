@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much of the change that was found is made: alpha of W' = W + alpha T'."""
 
+from collections.abc import Callable
 from typing import Any
 
 from jax_surgery.runs.subspace.goal import Goal
 from jax_surgery.runs.subspace.operate import Stage
 
 # Alphas that are sought: the largest, of one shot, and how finely.
-LARGEST, FINEST = 4.0, 2**-8
+LARGEST, FINEST = 4.0, 2**-10
 
 
-def choose_alpha(stage: Stage, came: Any, at: Any) -> float:
+def choose_alpha(stage: Stage, came: Any, at: Callable[[float], Any]) -> float:
     """`rounds.alpha`; where it is 0, the smallest at which the targets of all stages
     reach `rounds.stop`, by bisection.
 

@@ -11,23 +11,14 @@ python -m jax_surgery.main --config=configs/learn.py --config.tasks.targets=dict
     --config.lora.rank=8 --config.discriminate.guard=0.0 --config.tasks.rows_kept=0
 """
 
-import importlib.util
-import pathlib
-
 from ml_collections import ConfigDict
 
-
-def _unlearn() -> ConfigDict:
-    path = pathlib.Path(__file__).with_name("unlearn.py")
-    spec = importlib.util.spec_from_file_location("unlearn", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+from configs import unlearn
 
 
 def get_config() -> ConfigDict:
     """The default config of an addition; fields as in configs/unlearn.py."""
-    config = _unlearn()
+    config = unlearn.get_config()
     config.run = "learn"
     config.tasks.targets = "dict_c"
     config.tasks.rows = 6

@@ -9,19 +9,13 @@ Command to run:
 python -m jax_surgery.main --config=configs/paper.py
 """
 
-import importlib.util
-import pathlib
-
 from ml_collections import ConfigDict
+
+from configs import surgery
 
 
 def get_config() -> ConfigDict:
     """The default config with the paper's objective and optimizer."""
-    path = pathlib.Path(__file__).with_name("surgery.py")
-    spec = importlib.util.spec_from_file_location("surgery", path)
-    surgery = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(surgery)
-
     config = surgery.get_config()
     config.data.surprise = 0.0  # nats; all tokens of the unlearn text
     config.objective.ascent = "none"

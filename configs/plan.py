@@ -16,19 +16,9 @@ The four programs of a subspace removal (moments, ridge, a round, factors of the
 in place of the step: --config.program=subspace.
 """
 
-import importlib.util
-import pathlib
+import importlib
 
 from ml_collections import ConfigDict
-
-
-def _module(name: str):
-    """The config file of that name beside this one."""
-    path = pathlib.Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def get_config(base: str = "") -> ConfigDict:
@@ -43,7 +33,9 @@ def get_config(base: str = "") -> ConfigDict:
     config.fast = False  # memory alone
     config.neighbours = "auto"  # "yes", "no", or "auto": where it does not fit
 
-    config.surgery = _module(base or "surgery").get_config()
+    config.surgery = importlib.import_module(
+        f"configs.{base or 'surgery'}"
+    ).get_config()
     if config.surgery.run == "tofu":
         config.surgery = config.surgery.surgery
     if base:

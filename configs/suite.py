@@ -7,23 +7,14 @@ Command to run:
 python -m jax_surgery.main --config=configs/suite.py --workdir=runs/suite
 """
 
-import importlib.util
-import pathlib
-
 from ml_collections import ConfigDict
 
-
-def _pretrain() -> ConfigDict:
-    path = pathlib.Path(__file__).with_name("pretrain.py")
-    spec = importlib.util.spec_from_file_location("pretrain", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
+from configs import pretrain
 
 
 def get_config() -> ConfigDict:
     """The config of the suite's pretraining; fields as in configs/pretrain.py."""
-    config = _pretrain()
+    config = pretrain.get_config()
     config.new_model.vocab_size = 512
     config.new_model.tokenizer = "words"
     config.new_model.hidden_size = 128

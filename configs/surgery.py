@@ -4,7 +4,7 @@
 Hardware: 2 CPU cores, 2 GiB, under 3 minutes with the embedded model.
 Expected, mean of three seeds: obsolete 29 %, problematic 28 % (chance is 25), update
 97 %, retained 99.0 %, general 88.5 %, at 1/51 of the naive alternative's FLOPs
-(benchmarks/paper_table.py).
+(results/paper_table.py).
 
 Command to run:
 python -m jax_surgery.main --config=configs/surgery.py

@@ -5,30 +5,19 @@ Fits a small Llama to `full`, unlearns forget05, keeps retain95, learns refusals
 `idk.txt` (or --config.data.update=FILE), and reports answer probability and ROUGE-L.
 Hardware: 2 CPU cores, under 30 minutes.
 Expected: ROUGE-L of forget 0.998 -> 0.036, of retain 0.998 -> 0.979
-(benchmarks/tofu_table.py).
+(results/tofu_table.py).
 
 Command to run:
 python -m jax_surgery.main --config=configs/tofu.py --config.data.dir=DIR
 """
 
-import importlib.util
-import pathlib
-
 from ml_collections import ConfigDict
 
-
-def _module(name: str):
-    """The config file of that name beside this one."""
-    path = pathlib.Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from configs import pretrain, surgery
 
 
 def get_config() -> ConfigDict:
     """The config of the TOFU run."""
-    surgery = _module("surgery")
     config = ConfigDict()
     config.run = "tofu"
 
@@ -39,7 +28,7 @@ def get_config() -> ConfigDict:
     config.data.refusals = 1  # a question
     config.data.retain_questions = 200  # retain questions asked (forget: all)
 
-    config.fit = _module("pretrain").get_config()
+    config.fit = pretrain.get_config()
     config.fit.new_model.vocab_size = 4096  # tokens
     config.fit.new_model.tokenizer = "bpe"  # or "words"
     config.fit.new_model.intermediate_size = 768

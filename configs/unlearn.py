@@ -6,7 +6,7 @@ Hardware: 2 CPU cores, 2 GiB.
 Command to run:
 python -m jax_surgery.main --config=configs/unlearn.py --config.tasks.targets=dict_a
 
-Your own checkpoint and tasks (JSONL, a task a line; see jax_surgery/data/tasks.py):
+Your own checkpoint and tasks (JSONL, a task a line; see jax_surgery/benchmarks/tasks.py):
 python -m jax_surgery.main --config=configs/unlearn.py --config.model=DIR \
     --config.tasks.source=tasks.jsonl --config.tasks.targets=addresses
 

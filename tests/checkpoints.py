@@ -8,10 +8,11 @@ import pathlib
 import numpy as np
 from safetensors.numpy import save_file
 
-from jax_surgery.model import config as llama_config
-from jax_surgery.model import edit_file, hf_index, hf_layout
-from jax_surgery.model.config import LlamaConfig
-from jax_surgery.model.edit_file import Edit
+from jax_surgery.checkpoints import hf_index, hf_layout
+from jax_surgery.edits import file as edit_file
+from jax_surgery.edits.file import Edit
+from jax_surgery.models import config as llama_config
+from jax_surgery.models.config import LlamaConfig
 
 CONFIG = LlamaConfig(48, 32, 64, 3, 4, 2, 8, bos_token_id=0, eos_token_id=1)
 TIED = dataclasses.replace(CONFIG, tie_embeddings=True)

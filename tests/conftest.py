@@ -30,9 +30,10 @@ import jax
 import on_devices
 import pytest
 
+from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.bpe import train_bpe
-from jax_surgery.model import hf_weights, llama
-from jax_surgery.model.config import LlamaConfig
+from jax_surgery.models import llama
+from jax_surgery.models.config import LlamaConfig
 
 # JAX reads the flags as it starts; libtpu would read them later, and does not know all.
 given = os.environ.get("XLA_FLAGS", "")

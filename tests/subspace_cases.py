@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_surgery.model import llama, output_head
-from jax_surgery.model.config import LlamaConfig
-from jax_surgery.model.trainable import BLOCK_OF, Trainable
-from jax_surgery.surgery.subspace import identify
+from jax_surgery.methods.subspace import identify
+from jax_surgery.models import llama, output_head
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.trainable import BLOCK_OF, Trainable
 
 CONFIG = LlamaConfig(32, 16, 24, 3, 2, 1, 8, initializer_range=0.3)
 COMPUTE = llama.Compute()

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of `unlearn` and `learn` on the suite's model, and a small tasks file of them."""
 
-import importlib.util
+import importlib
 import json
 import pathlib
 
-from jax_surgery.data import suite
-from jax_surgery.model import edit_file
+from jax_surgery.benchmarks import suite
+from jax_surgery.edits import file as edit_file
+from jax_surgery.methods.subspace import subject
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs import start
-from jax_surgery.runs.subspace import subject
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A round is compiled for its number of rounds: all runs here share one.
@@ -26,9 +26,7 @@ NO_REPORT = {"report.alphas": "", "report.angles": 0}
 
 def go(workdir, run: str = "unlearn", **fields) -> dict:
     """Runs configs/RUN.py with some fields changed; returns results.json."""
-    spec = importlib.util.spec_from_file_location(run, ROOT / "configs" / f"{run}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.import_module(f"configs.{run}")
     config = module.get_config()
     config.rounds.number = ROUNDS
     with config.unlocked():

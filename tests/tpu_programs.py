@@ -22,8 +22,8 @@ from jax.sharding import PartitionSpec as P
 # This file is run as a program too, from any folder.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from jax_surgery.parallel import topologies
-from jax_surgery.parallel.compiled import dump
+from jax_surgery.plan import topologies
+from jax_surgery.plan.compiled import dump
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,

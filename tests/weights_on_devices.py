@@ -21,8 +21,9 @@ import numpy as np
 from etils import epath
 from safetensors.numpy import load_file, save_file
 
-from jax_surgery.model import hf_layout, hf_weights, llama, safetensors_file
-from jax_surgery.model.config import LlamaConfig, to_hf
+from jax_surgery.checkpoints import hf_layout, hf_weights, safetensors_file
+from jax_surgery.models import llama
+from jax_surgery.models.config import LlamaConfig, to_hf
 from jax_surgery.parallel import distributed, partition
 from jax_surgery.parallel import mesh as meshes
 

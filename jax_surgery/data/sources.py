@@ -6,6 +6,7 @@ Python, or a ValueError that says why the row cannot be read. TFDS needs no Tens
 it is read as array_record.
 """
 
+import importlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -14,6 +15,10 @@ from typing import Any
 from etils import epath
 
 Rows = Iterator[tuple[str, Any]]
+Reader = Callable[[str], Rows]
+
+# Modules that register a TFDS builder when they are imported, by the start of its name.
+TFDS_BUILDERS: dict[str, str] = {}
 
 # NAME, then perhaps a version, then perhaps a split (which may hold "[:10%]").
 _TFDS_NAME = re.compile(
@@ -124,8 +129,9 @@ def read_tfds(name: str) -> Rows:
     if epath.Path(dataset).is_dir():
         builder = tfds.builder_from_directory(dataset)
     else:
-        if dataset.startswith("embedded_world"):  # importing it registers it
-            from jax_surgery.data.benchmark import builder as _  # noqa: F401
+        for start, module in TFDS_BUILDERS.items():
+            if dataset.startswith(start):
+                importlib.import_module(module)
         builder = tfds.builder(dataset, file_format="array_record")
         builder.download_and_prepare()
     if (
@@ -142,25 +148,5 @@ def read_tfds(name: str) -> Rows:
         yield f"tfds:{name}:{number + 1}", row
 
 
-def read_embedded(name: str) -> Rows:
-    """A set of the embedded benchmark."""
-    from jax_surgery.data import benchmark
-
-    for number, row in enumerate(benchmark.load(name), start=1):
-        yield f"embedded:{name}:{number}", row
-
-
-def read_suite(name: str) -> Rows:
-    """A task of the embedded suite, TASK[:SPLIT]."""
-    from jax_surgery.data import suite
-
-    for number, row in enumerate(suite.load(name), start=1):
-        yield f"suite:{name}:{number}", row
-
-
-READERS: dict[str, Callable[[str], Rows]] = {
-    "hf": read_hf,
-    "tfds": read_tfds,
-    "embedded": read_embedded,
-    "suite": read_suite,
-}
+# By the word before the colon; `jax_surgery.benchmarks` adds its own.
+READERS: dict[str, Reader] = {"hf": read_hf, "tfds": read_tfds}

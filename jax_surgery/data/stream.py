@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from jax_surgery.data.packing import Packer, Rows, concatenate, padding
-
-ROLES = ("unlearn", "update", "retain")
-Batch = dict[str, np.ndarray]
+from jax_surgery.data.role_rows import ROLES, Batch
 
 
 def _derived_seed(*entropy: int) -> int:

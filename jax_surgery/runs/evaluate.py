@@ -10,13 +10,13 @@ from typing import Any
 
 from etils import epath
 
+from jax_surgery.benchmarks import model_source
+from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records
-from jax_surgery.evaluation import multiple_choice, text
-from jax_surgery.model import hf_weights
-from jax_surgery.runs import devices
+from jax_surgery.metrics import multiple_choice, text
 from jax_surgery.runs.questions import load_questions
 from jax_surgery.runs.settings import EvaluateSettings
-from jax_surgery.runs.surgery import model_source
+from jax_surgery.train import devices
 
 
 def text_files(sources: str) -> list[str]:

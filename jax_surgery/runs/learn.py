@@ -3,8 +3,8 @@
 
 from typing import Any
 
-from jax_surgery.runs.subspace import story
-from jax_surgery.runs.subspace.settings import SubspaceSettings
+from jax_surgery.methods.subspace.settings import SubspaceSettings
+from jax_surgery.runs import subspace_story as story
 
 
 def run(settings: SubspaceSettings, directory: str) -> dict[str, Any]:

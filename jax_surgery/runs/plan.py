@@ -17,14 +17,13 @@ from typing import Any
 import jax
 from etils import epath
 
-from jax_surgery.evaluation.report import plan as report
-from jax_surgery.model import llama
-from jax_surgery.model.config import LlamaConfig
-from jax_surgery.parallel import topologies
-from jax_surgery.parallel.compiled import buffers, dump, schedule
-from jax_surgery.runs import lowering, subspace_plan
+from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.models import llama
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.plan import lowering, report, topologies
+from jax_surgery.plan import subspace as subspace_plan
+from jax_surgery.plan.compiled import buffers, dump, schedule
 from jax_surgery.runs.settings import PlanSettings, SurgerySettings
-from jax_surgery.surgery.objective import RoleRows
 
 PROGRAM = "jit_step"
 TIMEOUT = 600  # seconds that a memory report may take

@@ -12,23 +12,24 @@ from typing import Any
 import jax
 from etils import epath
 
+from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import encode
 from jax_surgery.data.words import word_tokenizer
-from jax_surgery.evaluation import multiple_choice
-from jax_surgery.model import hf_weights, llama
-from jax_surgery.model.config import LlamaConfig
+from jax_surgery.methods.objective import Objective
+from jax_surgery.metrics import multiple_choice
+from jax_surgery.models import llama
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.runs import devices
-from jax_surgery.runs.loop import Hook, train
 from jax_surgery.runs.questions import load_questions
 from jax_surgery.runs.settings import NewModel, PretrainSettings
-from jax_surgery.surgery.objective import Objective
-from jax_surgery.surgery.optimizer import make_optimizer
-from jax_surgery.surgery.step import init_state, make_train_step
+from jax_surgery.train import devices
+from jax_surgery.train.loop import Hook, train
+from jax_surgery.train.step import init_state, make_train_step
 
 # Plain next-token training is the update term alone.
 LEARN_ONLY = Objective(alpha=0.0, beta=1.0, gamma=0.0)

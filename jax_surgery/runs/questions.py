@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The questions that a config names."""
 
-from jax_surgery.data import benchmark
+from jax_surgery.benchmarks import embedded as benchmark
 from jax_surgery.data.questions import Question, read_questions
 
 

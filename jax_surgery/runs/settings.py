@@ -11,16 +11,16 @@ import types
 import typing
 from typing import Any
 
-from jax_surgery.model.compute import Compute
-from jax_surgery.model.config import LlamaConfig
-from jax_surgery.model.trainable import Trainable
+from jax_surgery.methods.objective import Objective
+from jax_surgery.methods.subspace.settings import SubspaceSettings
+from jax_surgery.models.compute import Compute
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.trainable import Trainable
+from jax_surgery.optim.lora import LowRank
+from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.parallel.mesh import MeshShape
-from jax_surgery.runs.edit_settings import EditSettings
-from jax_surgery.runs.loop_settings import Loop, at_least, positive_ridge
-from jax_surgery.runs.subspace.settings import SubspaceSettings
-from jax_surgery.surgery.lora import LowRank
-from jax_surgery.surgery.objective import Objective
-from jax_surgery.surgery.optimizer import OptimizerChoice
+from jax_surgery.runs.patch_settings import EditSettings
+from jax_surgery.train.loop_settings import Loop, at_least, positive_ridge
 
 
 @dataclasses.dataclass(frozen=True)

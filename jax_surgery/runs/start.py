@@ -16,12 +16,15 @@ from typing import Any
 import jax
 from etils import epath
 
-from jax_surgery.parallel import distributed, host_memory, topologies
+from jax_surgery.parallel import distributed, host_memory
+from jax_surgery.plan import topologies
 from jax_surgery.runs import settings as run_settings
-from jax_surgery.runs.loop import Interrupted, TrainingDiverged
+from jax_surgery.train.loop import Interrupted, TrainingDiverged
 
 CONFIG_FILE = "config.json"
 FINISHED_FILE = "finished.json"
+# Runs whose module has another name.
+MODULES = {"edit": "patch", "benchmark": "export"}
 PACKAGE = str(pathlib.Path(__file__).parents[1])
 
 
@@ -164,7 +167,8 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
     if "://" not in workdir:
         workdir = str(pathlib.Path(workdir).expanduser().absolute())
     folder = claim_workdir(settings, workdir)
-    story = importlib.import_module(f"jax_surgery.runs.{settings.run}")
+    module = MODULES.get(settings.run, settings.run)
+    story = importlib.import_module(f"jax_surgery.runs.{module}")
     go_on = f"Go on with:\n  {resume_command(workdir)}"
     try:
         story.run(settings, workdir)

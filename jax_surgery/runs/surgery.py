@@ -14,26 +14,29 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from jax_surgery.data import benchmark, records, reference_cache, roles, suite
+from jax_surgery.benchmarks import model_source
+from jax_surgery.checkpoints import hf_weights
+from jax_surgery.data import records, roles
 from jax_surgery.data.background import Background
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.questions import Question
+from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import Batch, one_pass
-from jax_surgery.evaluation import cost, multiple_choice, text
-from jax_surgery.evaluation.report import table
-from jax_surgery.model import hf_weights, llama, output_head
-from jax_surgery.model.config import LlamaConfig
-from jax_surgery.model.trainable import ALL
+from jax_surgery.metrics import multiple_choice, text
+from jax_surgery.models import llama, output_head
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.trainable import ALL
+from jax_surgery.optim import lora
+from jax_surgery.optim.optimizer import make_optimizer
+from jax_surgery.optim.precondition import directions as precondition
+from jax_surgery.optim.precondition.moments import second_moments
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.runs import curve, devices, outcome
-from jax_surgery.runs.loop import Hook, train
+from jax_surgery.report import cost, outcome, table
 from jax_surgery.runs.questions import load_questions
 from jax_surgery.runs.settings import SurgerySettings
-from jax_surgery.surgery import lora, precondition
-from jax_surgery.surgery.moments import second_moments
-from jax_surgery.surgery.objective import RoleRows
-from jax_surgery.surgery.optimizer import make_optimizer
-from jax_surgery.surgery.step import TrainState, init_state, make_train_step
+from jax_surgery.train import curve, devices, reference_cache
+from jax_surgery.train.loop import Hook, train
+from jax_surgery.train.step import TrainState, init_state, make_train_step
 
 STATISTICS_ROWS = 8  # rows of a forward pass, at least
 REFERENCE_ROWS = 8
@@ -49,12 +52,6 @@ class Patient:
     source: str
     packers: dict[str, Packer]
     kept: Packer  # all text that must stay
-
-
-def model_source(name: str) -> str:
-    """The directory or hub name of `config.model`."""
-    own = {"embedded": benchmark.MODEL, "suite": suite.MODEL}
-    return str(own.get(name, name))
 
 
 def admit(settings: SurgerySettings) -> Patient:

@@ -12,13 +12,15 @@ from typing import Any
 
 from etils import epath
 
-from jax_surgery.data import records, tofu
-from jax_surgery.evaluation import memorisation
-from jax_surgery.evaluation.report import page, table
-from jax_surgery.model import hf_weights
+from jax_surgery.benchmarks import tofu
+from jax_surgery.checkpoints import hf_weights
+from jax_surgery.data import records
+from jax_surgery.metrics import memorisation
 from jax_surgery.parallel import distributed
-from jax_surgery.runs import devices, outcome, pretrain, surgery
+from jax_surgery.report import outcome, page, table
+from jax_surgery.runs import pretrain, surgery
 from jax_surgery.runs.settings import SurgerySettings, TofuSettings
+from jax_surgery.train import devices
 
 EXAMPLES_A_GROUP = 4
 

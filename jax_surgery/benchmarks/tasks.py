@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks: named data sets with a scorer, to remove, to add or to keep.
+
+A tasks file is JSONL, one task a line:
+
+    {"name": "addresses", "data": "addresses.jsonl", "family": "personal"}
+    {"name": "law", "data": "law.jsonl", "scorer": "choice", "test": "law_questions.jsonl"}
+
+    name     of the task
+    data     sources of its text (see `records`), comma-separated; files as seen from
+             where the run is started
+    test     what it is scored on: sources, or a questions file ("choice"); data itself
+             where left out
+    scorer   "accuracy", of the answers' tokens, each given those before it (default);
+             "choice", of multiple-choice questions; "likelihood", the geometric mean of
+             the answers' tokens' probabilities
+    chance   the score of a model that does not know the task; 0 where left out, and one
+             in as many as there are options for "choice"
+    family   tasks of the same family are similar
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from jax_surgery.benchmarks import suite
+from jax_surgery.data import records
+from jax_surgery.data.questions import Question, read_questions
+from jax_surgery.data.sources import read_jsonl
+from jax_surgery.data.tokens import Document, encode
+
+SCORERS = ("accuracy", "choice", "likelihood")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task; see the module for what its fields say."""
+
+    name: str
+    data: str
+    test: str = ""
+    scorer: str = "accuracy"
+    chance: float = 0.0
+    family: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskText:
+    """A task's text as tokens.
+
+    Attributes:
+      task: whose.
+      documents: what identifies it; their last token, eos, is not learned.
+      tested: what it is scored on, where that is text.
+      questions: where it is questions.
+    """
+
+    task: Task
+    documents: list[Document]
+    tested: list[Document]
+    questions: tuple[Question, ...]
+
+    @property
+    def chance(self) -> float:
+        """The score of a model that does not know the task."""
+        if self.questions:
+            return sum(1 / len(q.options) for q in self.questions) / len(self.questions)
+        return self.task.chance
+
+
+def suite_tasks() -> dict[str, Task]:
+    """The tasks that the suite's model knows, and those that it may learn."""
+    found = {}
+    for name, task in suite.TASKS.items():
+        data, test = ("all", "all") if task.listed else ("first", "second")
+        found[name] = Task(
+            name,
+            f"suite:{name}:{data}",
+            f"suite:{name}:{test}",
+            chance=task.chance,
+            family=task.family,
+        )
+    return found
+
+
+def read_tasks(source: str) -> dict[str, Task]:
+    """The tasks of a file, or of the suite, by name.
+
+    Args:
+      source: "suite", or a JSONL file.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a malformed line, or two tasks of a name.
+    """
+    if source == "suite":
+        return suite_tasks()
+    if not source.endswith((".jsonl", ".json")):
+        raise ValueError(
+            f"config.tasks.source={source!r}; use 'suite' or a JSONL file of tasks."
+        )
+    if not epath.Path(source).exists():
+        raise FileNotFoundError(
+            f"config.tasks.source={source!r} does not exist; use 'suite' or a JSONL file "
+            "of tasks."
+        )
+    found: dict[str, Task] = {}
+    for where, row in read_jsonl(source):
+        if isinstance(row, ValueError):
+            raise row
+        task = _parse(row, where)
+        if task.name in found:
+            raise ValueError(f"{where}: there are two tasks named {task.name!r}.")
+        found[task.name] = task
+    if not found:
+        raise ValueError(f"{source} has no tasks; it needs one a line.")
+    return found
+
+
+def _parse(row: Any, where: str) -> Task:
+    fields = {f.name: f.type for f in dataclasses.fields(Task)}
+    if not isinstance(row, Mapping) or not {"name", "data"} <= set(row):
+        raise ValueError(
+            f"{where}: a task is an object with name and data, and may have "
+            f"{', '.join(list(fields)[2:])}."
+        )
+    for key, value in row.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(
+                f"{where}: unknown field {key!r}{hint}; a task has {', '.join(fields)}."
+            )
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number if key == "chance" else isinstance(value, str)):
+            kind = "number" if key == "chance" else "string"
+            raise ValueError(f"{where}: {key}={value!r} must be a {kind}.")
+    task = Task(**row | {"chance": float(row.get("chance", 0.0))})
+    if not task.data.strip(" ,"):
+        raise ValueError(f"{where}: data={task.data!r} names no source of text.")
+    if task.scorer not in SCORERS:
+        raise ValueError(
+            f"{where}: scorer={task.scorer!r}; choose one of {', '.join(SCORERS)}."
+        )
+    if not 0 <= task.chance < 1:
+        raise ValueError(f"{where}: chance={task.chance}; use 0 to below 1.")
+    if task.scorer == "choice" and not task.test:
+        raise ValueError(f"{where}: scorer 'choice' needs test, a questions file.")
+    if any(mark in task.name for mark in ",;") or not task.name.strip():
+        raise ValueError(f"{where}: name={task.name!r} must be a word without , and ;.")
+    return task
+
+
+def read_text(task: Task, tokenizer: Any, context: int) -> TaskText:
+    """Reads and tokenises a task.
+
+    Raises:
+      FileNotFoundError, ValueError: see `records` and `questions`; names the task.
+    """
+
+    def documents(sources: str) -> list[Document]:
+        found = encode(records.read_role(sources, task.name), tokenizer, context)
+        return [_without_end(d, tokenizer.eos_token_id) for d in found]
+
+    try:
+        identified = documents(task.data)
+        if task.scorer == "choice":
+            return TaskText(task, identified, [], tuple(read_questions(task.test)))
+        tested = documents(task.test) if task.test else identified
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"task {task.name!r}: {error}") from error
+    return TaskText(task, identified, tested, ())
+
+
+def _without_end(document: Document, eos: int | None) -> Document:
+    """That a text ends is no knowledge of its task: the eos is read, not learned."""
+    learned = document.learned.copy()
+    if document.tokens[-1] == eos and learned[1:].sum() > 1:
+        learned[-1] = False
+    return Document(document.tokens, learned, document.origin)
+
+
+def similar_to(targets: list[str], tasks: Mapping[str, Task], named: str) -> set[str]:
+    """The kept tasks that are similar to the targets.
+
+    Args:
+      targets: names of the tasks that are removed or added.
+      tasks: all, by name.
+      named: "family", or names, comma-separated.
+
+    Raises:
+      ValueError: an unknown name, or a target among them.
+    """
+    if named == "family":
+        families = {tasks[name].family for name in targets} - {""}
+        return {n for n, t in tasks.items() if t.family in families} - set(targets)
+    chosen = {name.strip() for name in named.split(",") if name.strip()}
+    for name in sorted(chosen):
+        if name not in tasks:
+            raise ValueError(
+                f"config.tasks.similar names {name!r}; tasks are {', '.join(tasks)}."
+            )
+        if name in targets:
+            raise ValueError(f"config.tasks.similar names the target {name!r}.")
+    return chosen

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face's names and layout of a Llama's tensors, and moves from and to ours.
+
+Hugging Face keeps one tensor a layer, matrices as [out, in] with heads merged. Ours are
+stacked on a leading layer axis, [in, out...] with heads split. RoPE needs no
+permutation: both turn the two halves of a head.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+
+from jax_surgery.models import llama
+from jax_surgery.models.config import LlamaConfig
+
+# Hugging Face's name -> path in the parameters.
+TOP = {
+    "model.embed_tokens.weight": ("embedder", "embedding"),
+    "model.norm.weight": ("final_norm", "scale"),
+    "lm_head.weight": ("head", "kernel"),
+}
+LAYER = {
+    "input_layernorm.weight": ("attention_norm", "scale"),
+    "self_attn.q_proj.weight": ("attention", "q", "kernel"),
+    "self_attn.k_proj.weight": ("attention", "k", "kernel"),
+    "self_attn.v_proj.weight": ("attention", "v", "kernel"),
+    "self_attn.o_proj.weight": ("attention", "o", "kernel"),
+    "post_attention_layernorm.weight": ("mlp_norm", "scale"),
+    "mlp.gate_proj.weight": ("mlp", "gate", "kernel"),
+    "mlp.up_proj.weight": ("mlp", "up", "kernel"),
+    "mlp.down_proj.weight": ("mlp", "down", "kernel"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One tensor of a checkpoint.
+
+    Attributes:
+      name: Hugging Face's.
+      path: of the parameter that it is, or is a layer of.
+      layer: which one; None where there are no layers.
+      shape: of the parameter without its layer axis.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    layer: int | None
+    shape: tuple[int, ...]
+
+    @property
+    def _inputs(self) -> int:
+        """Leading axes of ours that are a matrix' input; 0 for what is no matrix."""
+        if self.path[-1] != "kernel":
+            return 0
+        return 2 if self.path[-2] == "o" else 1  # the output kernel is [N, H, D]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Axes of ours in the file's order: a matrix' outputs, then its inputs."""
+        axes = tuple(range(len(self.shape)))
+        return axes[self._inputs :] + axes[: self._inputs]
+
+    @property
+    def split_shape(self) -> tuple[int, ...]:
+        """Shape in the file's order, heads split."""
+        return tuple(self.shape[axis] for axis in self.order)
+
+    @property
+    def as_it_is(self) -> bool:
+        """Whether the parameter is the file's tensor."""
+        return self.layer is None and not self._inputs
+
+    @property
+    def file_shape(self) -> tuple[int, ...]:
+        """Shape in the file."""
+        if not self._inputs:
+            return self.shape
+        inputs = math.prod(self.shape[: self._inputs])
+        return (math.prod(self.shape) // inputs, inputs)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def leaf(tree: Any, path: tuple[str, ...]) -> Any:
+    """What lies at a path of a nested dict."""
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def tensors(config: LlamaConfig) -> list[Tensor]:
+    """Every tensor of a checkpoint, in the order in which files hold them."""
+    abstract = llama.abstract_params(config)
+    found = [
+        Tensor(name, path, None, leaf(abstract, path).shape)
+        for name, path in TOP.items()
+        if not (config.tie_embeddings and path[0] == "head")
+    ]
+    for index in range(config.num_layers):
+        for name, path in LAYER.items():
+            path = ("layers", *path)
+            shape = leaf(abstract, path).shape[1:]
+            found.append(Tensor(f"model.layers.{index}.{name}", path, index, shape))
+    return found
+
+
+def groups(tensors: list[Tensor], itemsize: int, limit: float) -> list[list[Tensor]]:
+    """The tensors of each file, of at most `limit` bytes (or one tensor)."""
+    found, size = [[]], 0
+    for tensor in tensors:
+        nbytes = tensor.size * itemsize
+        if found[-1] and size + nbytes > limit:
+            found.append([])
+            size = 0
+        found[-1].append(tensor)
+        size += nbytes
+    return found
+
+
+def check_shardings(config: LlamaConfig, shardings: Any) -> None:
+    """Raises ValueError where a parameter does not divide as its sharding says."""
+    for path, spec in jax.tree_util.tree_leaves_with_path(
+        llama.abstract_params(config)
+    ):
+        keys = tuple(key.key for key in path)
+        sharding = leaf(shardings, keys)
+        try:
+            sharding.shard_shape(spec.shape)
+        except ValueError as error:
+            raise ValueError(
+                f"{'/'.join(keys)} {spec.shape} cannot be laid out as {sharding}: "
+                f"{error} Use a mesh whose axes divide it."
+            ) from error
+
+
+def split_sharding(sharding: Sharding | None, tensor: Tensor) -> Sharding | None:
+    """How a tensor in the file's order lies, where its parameter lies as `sharding`."""
+    if tensor.as_it_is or not isinstance(sharding, NamedSharding):
+        return sharding
+    stacked = tensor.layer is not None
+    spec = (*tuple(sharding.spec)[stacked:], *[None] * len(tensor.shape))
+    return NamedSharding(sharding.mesh, PartitionSpec(*(spec[a] for a in tensor.order)))
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None):
+    """Zeros that lie as `sharding`, made there."""
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
+
+
+@functools.cache
+def _put(order: tuple[int, ...], sharding: Sharding | None):
+    back = np.argsort(order)
+
+    def put(stacked, part, layer):
+        ours = part.transpose(back)
+        return jax.lax.dynamic_update_index_in_dim(stacked, ours, layer, 0)
+
+    return jax.jit(put, donate_argnums=0, out_shardings=sharding)
+
+
+@functools.cache
+def _turn(order: tuple[int, ...], sharding: Sharding | None):
+    back = np.argsort(order)
+    return jax.jit(lambda part: part.transpose(back), out_shardings=sharding)
+
+
+def insert(
+    parameter: jax.Array | None,
+    part: jax.Array,
+    tensor: Tensor,
+    sharding: Sharding | None,
+) -> jax.Array:
+    """The parameter with a tensor in its place.
+
+    Args:
+      parameter: donated; None where there are no layers.
+      part: the tensor, `tensor.split_shape`, which lies as `split_sharding` says.
+      tensor: which one.
+      sharding: of the parameter.
+    """
+    if tensor.layer is not None:
+        put = _put(tensor.order, sharding)
+        return put(parameter, part, np.int32(tensor.layer))
+    if tensor.as_it_is:
+        return part
+    return _turn(tensor.order, sharding)(part)
+
+
+@functools.cache
+def _take(order: tuple[int, ...], stacked: bool, sharding: Sharding | None):
+    def take(parameter, layer):
+        if stacked:
+            parameter = jax.lax.dynamic_index_in_dim(parameter, layer, 0, False)
+        return parameter.transpose(order)
+
+    return jax.jit(take, out_shardings=sharding)
+
+
+def extract(parameter: jax.Array, tensor: Tensor) -> jax.Array:
+    """A tensor of a parameter, `tensor.split_shape`.
+
+    It lies as the parameter does; where other processes hold parts of that, whole on
+    every device, so that any process can read it. All processes must call.
+    """
+    sharding = getattr(parameter, "sharding", None)
+    if isinstance(sharding, NamedSharding) and not parameter.is_fully_addressable:
+        target = NamedSharding(sharding.mesh, PartitionSpec())
+    elif isinstance(sharding, NamedSharding):
+        target = split_sharding(sharding, tensor)
+    else:
+        target = None
+    take = _take(tensor.order, tensor.layer is not None, target)
+    return take(parameter, np.int32(tensor.layer or 0))

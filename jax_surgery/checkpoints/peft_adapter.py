@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LoRA adapters in PEFT's format: adapter_config.json and adapter_model.safetensors.
+
+PEFT keeps A as [rank, inputs] and B as [outputs, rank] for each matrix of each layer;
+ours are stacked over layers, A as [layers, *inputs, rank] and B as [layers, rank,
+*outputs], heads split.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from jax_surgery.checkpoints import hf_layout, safetensors_file
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.flops import matrix_shapes
+from jax_surgery.models.trainable import BLOCK_OF
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Ours -> what PEFT calls the module.
+MODULES = {
+    path[1]: name.removesuffix(".weight")
+    for name, path in hf_layout.LAYER.items()
+    if len(path) == 3
+}
+# What an adapter may not ask for, with the values that ask for nothing.
+PLAIN = {
+    "bias": ("none",),
+    "fan_in_fan_out": (False,),
+    "modules_to_save": (None, []),
+    "rank_pattern": (None, {}),
+    "alpha_pattern": (None, {}),
+    "use_dora": (False, None),
+}
+
+
+class Adapter(NamedTuple):
+    """An adapter: W is run as W + alpha / rank A B.
+
+    Attributes:
+      factors: {"layers": {block: {matrix: {"lora_a", "lora_b"}}}}, float32.
+      rank, alpha: of all matrices.
+      matrices: that have factors, in the order of `BLOCK_OF`.
+    """
+
+    factors: Any
+    rank: int
+    alpha: float
+    matrices: tuple[str, ...]
+
+
+def _name(layer: int, matrix: str, factor: str) -> str:
+    module = MODULES[matrix]
+    return f"base_model.model.model.layers.{layer}.{module}.{factor}.weight"
+
+
+def _flat(factors: Any, matrix: str, config: LlamaConfig, rank: int):
+    """A [layers, rank, inputs] and B [layers, outputs, rank] of a matrix, on the host."""
+    pair = factors["layers"][BLOCK_OF[matrix]][matrix]
+    inputs, outputs = matrix_shapes(config)[matrix]
+    a = np.asarray(pair["lora_a"]).reshape(config.num_layers, inputs, rank)
+    b = np.asarray(pair["lora_b"]).reshape(config.num_layers, rank, outputs)
+    return a.swapaxes(1, 2), b.swapaxes(1, 2)
+
+
+def save_adapter(
+    factors: Any,
+    config: LlamaConfig,
+    directory: str,
+    *,
+    rank: int,
+    alpha: float,
+    matrices: Sequence[str],
+    base: str = "",
+) -> None:
+    """Writes a directory that `peft.PeftModel.from_pretrained` loads, in float32.
+
+    Args:
+      factors: see `Adapter`; whole on this process.
+      config: of the model they belong to.
+      directory: local or gs://; made if absent.
+      rank, alpha, matrices: see `Adapter`.
+      base: name or directory of the model they belong to.
+    """
+    folder = epath.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for matrix in matrices:
+        a, b = _flat(factors, matrix, config, rank)
+        for layer in range(config.num_layers):
+            tensors[_name(layer, matrix, "lora_A")] = a[layer]
+            tensors[_name(layer, matrix, "lora_B")] = b[layer]
+    shapes = {name: array.shape for name, array in tensors.items()}
+    kind = np.dtype(np.float32)
+    arrays = (np.ascontiguousarray(array, kind) for array in tensors.values())
+    safetensors_file.write(folder / WEIGHTS, shapes, kind, arrays)
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "target_modules": [MODULES[name].rpartition(".")[2] for name in matrices],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _settings(folder: epath.Path) -> dict[str, Any]:
+    file = folder / CONFIG
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{file} does not exist; an adapter is a directory with {CONFIG} and "
+            f"{WEIGHTS}, as PEFT writes it."
+        )
+    settings = json.loads(file.read_text())
+    if settings.get("peft_type") != "LORA":
+        raise ValueError(
+            f"{file}: peft_type={settings.get('peft_type')!r}; LORA alone is read."
+        )
+    for field, plain in PLAIN.items():
+        if field in settings and settings[field] not in plain:
+            raise ValueError(
+                f"{file}: {field}={settings[field]!r} is not supported; merge the "
+                "adapter with PEFT (merge_and_unload) and load the model that it saves."
+            )
+    return settings
+
+
+def load_adapter(directory: str, config: LlamaConfig) -> Adapter:
+    """Reads an adapter, as NumPy arrays on the host.
+
+    Layers that the adapter leaves out get factors of 0. rsLoRA's scale, alpha /
+    sqrt(rank), is kept: `alpha` is then what gives the same scale.
+
+    Raises:
+      FileNotFoundError: no adapter there.
+      ValueError: another kind of adapter, or one of another model.
+    """
+    folder = epath.Path(directory)
+    settings = _settings(folder)
+    rank, alpha = settings["r"], float(settings["lora_alpha"])
+    if settings.get("use_rslora"):
+        alpha *= math.sqrt(rank)
+    entries = safetensors_file.read_header(folder / WEIGHTS)
+    shapes, factors, found = matrix_shapes(config), {}, []
+    known = set()
+    for matrix in BLOCK_OF:
+        inputs, outputs = shapes[matrix]
+        a = np.zeros((config.num_layers, rank, inputs), np.float32)
+        b = np.zeros((config.num_layers, outputs, rank), np.float32)
+        for layer in range(config.num_layers):
+            for factor, into in (("lora_A", a[layer]), ("lora_B", b[layer])):
+                name = _name(layer, matrix, factor)
+                if name not in entries:
+                    continue
+                entry = entries[name]
+                if entry.shape != into.shape:
+                    raise ValueError(
+                        f"{folder / WEIGHTS}: {name} is {entry.shape}, and this model's "
+                        f"would be {into.shape}; it is an adapter of another model."
+                    )
+                into[:] = safetensors_file.read_rows(entry, 0, entry.shape[0])
+                known.add(name)
+        if any(_name(layer, matrix, "lora_B") in known for layer in range(len(a))):
+            found.append(matrix)
+            block = factors.setdefault(BLOCK_OF[matrix], {})
+            block[matrix] = _split(matrix, a, b, config)
+    if strange := sorted(set(entries) - known):
+        raise ValueError(
+            f"{folder / WEIGHTS} holds {strange[0]}, which this model has not "
+            f"({config.num_layers} layers; matrices {', '.join(MODULES.values())})."
+        )
+    return Adapter({"layers": factors}, rank, alpha, tuple(found))
+
+
+def _split(matrix: str, a: np.ndarray, b: np.ndarray, config: LlamaConfig):
+    """Our factors of PEFT's [layers, rank, inputs] and [layers, outputs, rank]."""
+    layers, rank = a.shape[:2]
+    heads = {"q": config.num_heads, "k": config.num_kv_heads, "v": config.num_kv_heads}
+    a, b = a.swapaxes(1, 2), b.swapaxes(1, 2)
+    if matrix == "o":
+        a = a.reshape(layers, config.num_heads, config.head_dim, rank)
+    if matrix in heads:
+        b = b.reshape(layers, rank, heads[matrix], config.head_dim)
+    return {"lora_a": np.ascontiguousarray(a), "lora_b": np.ascontiguousarray(b)}

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Removal that lasts: what copies that relearned the targets know is removed too.
+
+A model from which a task was removed often says all of it again after a few steps of
+training on half of it. So a copy is trained on one half of the targets' text, rounds
+remove the task from the copy, and what they changed is added to the model as well; then
+another copy, on the other half.
+"""
+
+from typing import Any, NamedTuple
+
+import optax
+from etils import epath
+
+from jax_surgery.data.stream import Batch
+from jax_surgery.methods.subspace import rounds
+from jax_surgery.methods.subspace.operate import (
+    Pushes,
+    Stage,
+    copied,
+    kept_hooks,
+    kept_shape,
+    rounds_of,
+)
+from jax_surgery.methods.subspace.relearn import relearn_step
+from jax_surgery.models.trainable import Matrices
+from jax_surgery.train.loop import Hook, train
+
+
+class Beside(NamedTuple):
+    """A model and its relearned copy.
+
+    Attributes:
+      copy: the rounds' state of the copy.
+      params: of the model, as it was when the copy was made.
+      began: the copy's moving matrices then.
+    """
+
+    copy: rounds.State
+    params: Any
+    began: Matrices
+
+
+def harden(stage: Stage, params: Any) -> Any:
+    """The parameters after removals from relearned copies.
+
+    Args:
+      stage: whose targets are removed already.
+      params: without them; given up.
+    """
+    subject, settings = stage.subject, stage.subject.settings
+    chosen = settings.harden
+    how = rounds_of(subject)._replace(number=chosen.copies * chosen.rounds)
+    pushes = Pushes(stage, stage.targets, up=False, guarded=True)
+
+    def one_round(state: Beside, batch: Batch):
+        copy, metrics = rounds.take_round(how, state.copy, pushes.batch(batch))
+        return state._replace(copy=copy), metrics
+
+    def next_copy(number: int, state: Beside) -> Beside:
+        params = _caught_up(how, state) if number else state.params
+        relearned = _relearn(stage, params, number // chosen.rounds)
+        # Not the copy's own arrays: a round gives those up.
+        began = copied(how.trainable.take(relearned))
+        return Beside(state.copy._replace(params=relearned), params, began)
+
+    def of_chosen(hook: Hook) -> Hook:
+        """Statistics are those of the model, or of its copy."""
+
+        def run(number: int, state: Beside) -> Beside:
+            read = state.copy
+            if chosen.statistics == "model":
+                read = read._replace(params=state.params)
+            found = hook.run(number, read)
+            return state._replace(copy=state.copy._replace(kept=found.kept))
+
+        return Hook(chosen.rounds, run)
+
+    hooks = kept_hooks(stage, how, as_it_came=False)
+    start = rounds.begin(how, copied(params), kept_shape(stage, how))
+    state = train(
+        one_round,
+        Beside(start, params, copied(how.trainable.take(params))),
+        pushes.stream(),
+        steps=how.number,
+        directory=str(epath.Path(stage.directory) / "harden"),
+        settings=settings.loop,
+        hooks=[Hook(chosen.rounds, next_copy), *map(of_chosen, hooks)],
+        title=f"relearned copies of {', '.join(stage.targets)}",
+    )
+    return _caught_up(how, state)
+
+
+def _caught_up(how: rounds.Rounds, state: Beside) -> Any:
+    """The model with what rounds have changed in its copy."""
+    change = rounds.change_of(state.copy.params, state.began, how.trainable)
+    return rounds.moved(state.params, change, how.trainable)
+
+
+def _relearn(stage: Stage, params: Any, number: int) -> Any:
+    """A copy that was trained on one half of the targets' text, or on the other."""
+    subject, chosen = stage.subject, stage.subject.settings.harden
+    pushes = Pushes(
+        stage, stage.targets, up=True, guarded=False, half=number % 2, seed=number
+    )
+    params = copied(params)
+    state = optax.adam(chosen.rate).init(params)
+    stream = pushes.stream()
+    for _ in range(chosen.steps):
+        batch = pushes.batch(next(stream))
+        params, state = relearn_step(
+            subject.config,
+            subject.settings.compute,
+            chosen.rate,
+            params,
+            state,
+            batch,
+        )
+    return params

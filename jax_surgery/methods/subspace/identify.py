@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Identification: the task matrix, from plain gradients in the model's own basis.
+
+A gradient of a matrix is a sum of outer products of the task's inputs with what they
+should change, so its columns stay in the span of those inputs. Adam's element-wise
+scaling leaves that span; plain steps do not.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jax_surgery.data.role_rows import Batch
+from jax_surgery.methods.objective import shifted
+from jax_surgery.models import llama, logprobs, output_head, token_sums
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.trainable import Matrices, Trainable
+
+# Of a batch, float32 [B, T], of each token as it is predicted:
+PUSH = "push_BT"  # its weight: above 0 it is to be forgotten, below 0 to be known
+BOUND = "bound_BT"  # nats of log-odds at which it is pushed no further
+
+ORDERS = ("joint", "cyclic", "first_to_last")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskLoss:
+    """What a token's push moves.
+
+    Attributes:
+      kind: "margin", the log-odds z_y - logsumexp_{j != y} z_j of the token, as long as
+        they are on the wrong side of its bound; or "cross_entropy", log p at a
+        `temperature`, pushed without end.
+      temperature: of the logits; 1 is saturated where the model is sure.
+    """
+
+    kind: Literal["margin", "cross_entropy"] = "margin"
+    temperature: float = 4.0
+
+    def __post_init__(self):
+        if self.kind not in ("margin", "cross_entropy"):
+            raise ValueError(
+                f"identify.loss={self.kind!r}; use 'margin' or 'cross_entropy'."
+            )
+        if self.temperature <= 0:
+            raise ValueError(
+                f"identify.temperature={self.temperature} must be positive."
+            )
+
+
+def chance_odds(chance: float) -> float:
+    """Log-odds of a token that is guessed right with probability `chance`, nats."""
+    return math.log(chance / (1 - chance))
+
+
+def pull(
+    params: Any,
+    config: LlamaConfig,
+    batch: Batch,
+    loss: TaskLoss,
+    compute: llama.Compute,
+    trainable: Trainable,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """What a round makes smaller: the sum of push x value over a batch's tokens, nats.
+
+    The value of a token is what `loss` says; of "margin" it is 0 beyond its bound.
+
+    Args:
+      batch: packed rows with PUSH and BOUND.
+
+    Returns:
+      (the sum, {"pushed_down", "pushed_up": how many tokens are still pushed}).
+    """
+    params = trainable.freeze(params)
+    hidden = llama.forward_packed(
+        params,
+        config,
+        batch,
+        compute=compute,
+        first_trained_layer=trainable.first_layer,
+    )
+    targets_BT = shifted(batch["tokens_BT"])
+    push_BT, bound_BT = shifted(batch[PUSH]), shifted(batch[BOUND])
+    scale = 1.0 if loss.kind == "margin" else 1.0 / loss.temperature
+
+    def terms(heads, hidden_CD, targets_C, push_C, bound_C):
+        found = logprobs.of_targets(heads[0], scale * hidden_CD, targets_C)
+        value_C, open_C = found.logp_BT, jnp.ones_like(push_C, bool)
+        if loss.kind == "margin":
+            value_C = found.margin_BT
+            open_C = jax.lax.stop_gradient(jnp.sign(push_C) * (value_C - bound_C) > 0)
+        return {
+            token_sums.LOSS: (push_C * value_C * open_C).sum(),
+            "pushed_down": ((push_C > 0) & open_C).sum().astype(jnp.float32),
+            "pushed_up": ((push_C < 0) & open_C).sum().astype(jnp.float32),
+        }
+
+    part = token_sums.Part(terms, hidden, [targets_BT, push_BT, bound_BT], push_BT != 0)
+    head_SDV = output_head.copies(params, compute)
+    sums = token_sums.token_sums([part], head_SDV, tied=config.tie_embeddings)
+    return sums.pop(token_sums.LOSS), sums
+
+
+def task_matrix(
+    params: Any,
+    config: LlamaConfig,
+    batch: Batch,
+    loss: TaskLoss,
+    compute: llama.Compute,
+    trainable: Trainable,
+) -> tuple[Matrices, dict[str, jax.Array]]:
+    """T of one round: the gradient of `pull`, [layers, inputs, outputs] each.
+
+    W - s T undoes what is pushed down and does what is pushed up. Also gives `pull`'s
+    sums and the loss itself.
+    """
+    (value, sums), gradient = jax.value_and_grad(pull, has_aux=True)(
+        params, config, batch, loss, compute, trainable
+    )
+    return trainable.take(gradient), sums | {"loss": value}
+
+
+def layer_share(order: str, layers: int, count: jax.Array, rounds: int) -> jax.Array:
+    """Which layers' matrices move in a round, [layers] of 0 and 1.
+
+    Args:
+      order: "joint", all in every round; "cyclic", one after another, again and again;
+        "first_to_last", each for its share of the rounds, then never again (the
+        paper's).
+      layers: that move at all.
+      count: rounds taken.
+      rounds: in all.
+
+    Raises:
+      ValueError: an unknown order, or fewer rounds than layers where each has a share.
+    """
+    if order not in ORDERS:
+        raise ValueError(
+            f"identify.order={order!r}; choose one of {', '.join(ORDERS)}."
+        )
+    if order == "joint":
+        return jnp.ones(layers)
+    if order == "cyclic":
+        return (jnp.arange(layers) == count % layers).astype(jnp.float32)
+    if rounds < layers:
+        raise ValueError(
+            f"rounds.number={rounds}: identify.order='first_to_last' gives each of "
+            f"{layers} layers its own rounds; use {layers} or more."
+        )
+    current = jnp.minimum(count // (rounds // layers), layers - 1)
+    return (jnp.arange(layers) == current).astype(jnp.float32)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kept tasks' text: what the ridge reads, what is guarded, what must stay right."""
+
+import functools
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_surgery.data.packing import Packer
+from jax_surgery.data.stream import Batch, one_pass
+from jax_surgery.data.tokens import Document
+from jax_surgery.methods.subspace.subject import Subject, repeated
+from jax_surgery.metrics.tokens import score_tokens
+from jax_surgery.optim.precondition import moments as moment_sums
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.train.reference_cache import fingerprint
+
+ROWS = 32  # of a forward pass, at least
+
+
+class KeptText:
+    """Up to `tasks.records` texts of each kept task.
+
+    Attributes:
+      packer: the texts.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        kept: list[str],
+        similar: set[str],
+        found: Any = None,
+    ):
+        """Packs the text.
+
+        Args:
+          kept: names of tasks, at least one.
+          similar: of them, those that weigh `discriminate.similar_weight`, not 1.
+          found: parameters beside the model's own, what is right in which is kept too.
+        """
+        self._subject = subject
+        self._models = [subject.params]
+        if found is not None and found is not subject.params:
+            self._models.append(found)
+        settings = subject.settings
+        documents: list[Document] = []
+        weights, self._near, self._far = [], [], []
+        for name in kept:
+            near = name in similar
+            own = subject.documents(name, settings.tasks.records)
+            places = list(range(len(documents), len(documents) + len(own)))
+            documents += own
+            if near:
+                self._near.append(places)
+            else:
+                self._far += places
+            weight = settings.discriminate.similar_weight if near else 1.0
+            count = sum(len(d.tokens) for d in own)
+            weights.append(np.full(count, weight / count, np.float32))
+        self.packer = Packer(documents, settings.tasks.context, "tokens")
+        self._rows = self.packer.pack()
+        # A task's tokens weigh its weight together.
+        self._weights = np.concatenate(weights)
+
+    def batches(self, first: int = 0) -> Iterator[Batch]:
+        """Every row once, from batch `first` on, with the weights that
+        `second_moments` reads."""
+        rows = meshes.round_rows(ROWS)
+        for batch, _ in one_pass(self._rows.take(slice(first * rows, None)), rows):
+            index_BT = batch.pop("token_index_BT")
+            batch[moment_sums.MOMENT_WEIGHTS] = self._weights[index_BT]
+            yield meshes.place_rows(batch, rows)
+
+    @property
+    def num_batches(self) -> int:
+        """How many `batches` there are."""
+        return math.ceil(len(self._rows) / meshes.round_rows(ROWS))
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Hash of the model, the text, its weights, and what is read of them."""
+        subject = self._subject
+        digest = hashlib.sha256()
+        compute = subject.settings.compute
+        digest.update(fingerprint(subject.params, self.packer, compute).encode())
+        digest.update(self._weights.tobytes())
+        trainable = subject.settings.trainable(subject.config)
+        digest.update(
+            repr((trainable, self.num_batches, meshes.round_rows(ROWS))).encode()
+        )
+        return digest.hexdigest()
+
+    def _score(self, params: Any, *kinds: str) -> dict[str, np.ndarray]:
+        subject = self._subject
+        compute = subject.settings.compute
+        rows = self._rows
+        return score_tokens(
+            params, subject.config, self.packer, compute, *kinds, rows=rows
+        )
+
+    @functools.cached_property
+    def _before(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each token, the highest log-odds of any model, and whether one was right."""
+        scores = [self._score(params, "margin", "top") for params in self._models]
+        margins = np.max([s["margin"] for s in scores], 0)
+        return margins, np.max([s["top"] for s in scores], 0) > 0
+
+    def lost(self, params: Any) -> np.ndarray:
+        """Places of texts with an answer's token that was right and is wrong now."""
+        wrong = self._before[1] & (self._score(params, "top")["top"] == 0)
+        return np.flatnonzero(self.packer.sums(wrong))
+
+    def guarded(self, lost: Sequence[int]) -> tuple[Packer, np.ndarray]:
+        """Text to be guarded, and how high each of its tokens is pushed at most, nats.
+
+        There are similar tasks' texts as often as all others together, and lost ones as
+        often as both. No token is guarded above where it was: guarding teaches nothing.
+
+        Args:
+          lost: places of texts.
+        """
+        near = repeated(self._near)
+        places = repeated([list(lost), repeated([near, self._far])])
+        documents = [self.packer.documents[i] for i in places]
+        settings = self._subject.settings
+        spans = np.split(self._before[0], self.packer.starts[1:])
+        reached = np.concatenate([spans[i] for i in places])
+        bounds = np.minimum(settings.discriminate.guard_bound, reached)
+        return Packer(documents, settings.tasks.context, "tokens"), bounds

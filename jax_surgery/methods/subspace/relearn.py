@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Relearning: what an attacker does to a model from which a task was removed."""
+
+import functools
+from typing import Any
+
+import jax
+import optax
+
+from jax_surgery.data.role_rows import Batch
+from jax_surgery.methods.subspace import identify
+from jax_surgery.models import llama
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.trainable import ALL
+from jax_surgery.parallel import partition
+
+CROSS_ENTROPY = identify.TaskLoss("cross_entropy", 1.0)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
+def relearn_step(
+    config: LlamaConfig,
+    compute: llama.Compute,
+    rate: float,
+    params: Any,
+    opt_state: Any,
+    batch: Batch,
+) -> tuple[Any, Any]:
+    """One step of Adam on every parameter, of the cross entropy of what is pushed up.
+
+    Args:
+      rate: the learning rate.
+      params, opt_state: see `optax.adam`; donated.
+      batch: packed rows with `identify.PUSH` below 0 and `identify.BOUND`.
+    """
+
+    def loss(params):
+        return identify.pull(params, config, batch, CROSS_ENTROPY, compute, ALL)[0]
+
+    updates, opt_state = optax.adam(rate).update(jax.grad(loss)(params), opt_state)
+    return partition.constrain((optax.apply_updates(params, updates), opt_state))

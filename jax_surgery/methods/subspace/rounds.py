@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A round: identify, discriminate, step; what removing and learning share.
+
+    W <- W - s ||W_0|| T' / ||T'||           norms over all moving matrices together
+
+A round moves a little, and the next one identifies the task in the weights that it
+left: what a single large step would overshoot is corrected on the way.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_surgery.data.role_rows import Batch
+from jax_surgery.methods.subspace import identify
+from jax_surgery.models import llama
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.trainable import Matrices, Trainable
+from jax_surgery.optim.precondition import discriminate
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import partition
+
+
+class Rounds(NamedTuple):
+    """How rounds are taken; hashable.
+
+    Attributes:
+      config, compute, trainable: of the model, and what of it moves.
+      loss: what is pushed.
+      number: of rounds at most.
+      step: of the first, relative to the norm of the moving matrices.
+      decay: whether steps fall to 0 along a half cosine.
+      order: of the layers, see `identify.layer_share`.
+      adam: steps are Adam's of this rate, not normalised (the paper's training; for
+        comparison); 0 for plain ones.
+      rank: of T's vectors that Gram-Schmidt keeps, 0 for all.
+    """
+
+    config: LlamaConfig
+    compute: llama.Compute
+    trainable: Trainable
+    loss: identify.TaskLoss
+    number: int
+    step: float
+    decay: bool
+    order: str
+    adam: float = 0.0
+    rank: int = 0
+
+
+class State(NamedTuple):
+    """What rounds change.
+
+    Attributes:
+      params: the model's.
+      count: rounds taken.
+      size: s ||W_0||, the norm of a step of constant size.
+      kept: what is known of the kept tasks.
+      adam: Adam's state of each layer, () without.
+    """
+
+    params: Any
+    count: jax.Array
+    size: jax.Array
+    kept: discriminate.Kept
+    adam: Any
+
+
+def moved(params: Any, change: Matrices, trainable: Trainable) -> Any:
+    """The parameters with a change added to the moving matrices, rounded once."""
+    wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    change = {
+        # As its parameter lies, or the compiler makes copies on every device.
+        name: meshes.constrain(matrix.astype(jnp.float32), *partition.STACK_SPECS[name])
+        for name, matrix in change.items()
+    }
+    return optax.apply_updates(params, trainable.put(change, wide))
+
+
+def change_of(params: Any, base: Matrices, trainable: Trainable) -> Matrices:
+    """What the moving matrices have become, less what they were, float32."""
+    return jax.tree.map(
+        lambda now, was: now.astype(jnp.float32) - was,
+        trainable.take(params),
+        base,
+    )
+
+
+def begin(
+    how: Rounds, params: Any, kept: discriminate.Kept = (), share: float = 1.0
+) -> State:
+    """The state before the first round.
+
+    Args:
+      share: of the step that `how` says, to take; Adam's steps are never smaller.
+    """
+    matrices = how.trainable.take(params)
+    # Each layer has its own: what it counts are the rounds in which the layer moves.
+    adam = jax.vmap(optax.adam(how.adam).init)(matrices) if how.adam else ()
+    size = share * how.step * optax.tree.norm(matrices)
+    return State(params, jnp.zeros((), jnp.int32), size, kept, adam)
+
+
+def _chosen(share_L: jax.Array, moving: Any, resting: Any) -> Any:
+    """The first tree's arrays [layers, ...] in layers that move, else the second's."""
+
+    def of(one, other):
+        return jnp.where(share_L.reshape(-1, *[1] * (one.ndim - 1)) > 0, one, other)
+
+    return jax.tree.map(of, moving, resting)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def take_round(
+    how: Rounds, state: State, batch: Batch
+) -> tuple[State, dict[str, jax.Array]]:
+    """One round; `state` is donated.
+
+    Args:
+      batch: packed rows with `identify.PUSH` and `identify.BOUND`.
+
+    Returns:
+      (state, `pull`'s sums with the loss and ||T'||: 0 where nothing is left to push).
+    """
+    task, metrics = identify.task_matrix(
+        state.params, how.config, batch, how.loss, how.compute, how.trainable
+    )
+    layers = len(next(iter(task.values())))
+    share_L = identify.layer_share(how.order, layers, state.count, how.number)
+    task = {name: share_L[:, None, None] * matrix for name, matrix in task.items()}
+    task = discriminate.discriminate(task, state.kept, how.rank)
+    norm = optax.tree.norm(task)
+    adam = state.adam
+    if how.adam:
+        change, new = jax.vmap(optax.adam(how.adam).update)(task, adam)
+        change = _chosen(share_L, change, jax.tree.map(jnp.zeros_like, change))
+        adam = _chosen(share_L, new, adam)
+    else:
+        size = state.size
+        if how.decay:
+            size *= 0.5 * (1 + jnp.cos(jnp.pi * state.count / how.number))
+        scale = jnp.where(norm > 0, size / jnp.where(norm > 0, norm, 1.0), 0.0)
+        change = jax.tree.map(lambda t: -scale * t, task)
+    params = moved(state.params, change, how.trainable)
+    after = state._replace(params=params, count=state.count + 1, adam=adam)
+    return partition.constrain(after), metrics | {"task_norm": norm}

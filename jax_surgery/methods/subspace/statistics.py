@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Second moments of kept tasks' inputs: streamed, resumable, cached by what they are of."""
+
+from typing import Any
+
+import tqdm
+from etils import epath
+
+from jax_surgery.methods.subspace.kept import KeptText
+from jax_surgery.methods.subspace.subject import Subject
+from jax_surgery.optim.precondition import moments as moment_sums
+from jax_surgery.optim.precondition.directions import Moments
+from jax_surgery.parallel import distributed
+from jax_surgery.train.checkpoint import Checkpoints
+
+
+def of_params(params: Any, subject: Subject, text: KeptText) -> Moments:
+    """Weighted sums of x x^T at any parameters, of all of the text."""
+    return moment_sums.second_moments(
+        params,
+        subject.config,
+        text.batches(),
+        subject.settings.compute,
+        subject.settings.trainable(subject.config),
+    )
+
+
+def of_model(subject: Subject, text: KeptText, directory: str) -> Moments:
+    """`of_params` at the model as it came, from the cache where they are there.
+
+    What is summed so far is saved every `statistics.save_every` batches, and a run that
+    was stopped goes on from there.
+
+    Args:
+      directory: of the run, for `statistics/` where no cache is named.
+    """
+    settings = subject.settings.statistics
+    folder = epath.Path(settings.cache or epath.Path(directory) / "statistics")
+    trainable = subject.settings.trainable(subject.config)
+    sums = moment_sums.zero_moments(subject.config, trainable)
+    done = 0
+    key = text.key
+    with Checkpoints(folder / key[:16], 1) as saved:
+        if saved.latest is not None:
+            sums, state = saved.restore(sums)
+            done = saved.latest
+            if state["key"] != key:
+                raise ValueError(
+                    f"{folder / key[:16]} holds statistics of something else "
+                    f"({state['key']}); remove that folder, or name another "
+                    "config.statistics.cache."
+                )
+            what = (
+                "from the cache" if done == text.num_batches else f"going on at {done}"
+            )
+            print(f"statistics of kept tasks: {what} ({folder / key[:16]})")
+        bar = tqdm.tqdm(
+            total=text.num_batches,
+            initial=done,
+            desc="statistics of kept tasks",
+            unit="batch",
+            mininterval=0.5,
+            disable=not distributed.is_lead(),
+        )
+        with bar:
+            for number, batch in enumerate(text.batches(done), start=done + 1):
+                sums = moment_sums.add(
+                    subject.params,
+                    subject.config,
+                    batch,
+                    subject.settings.compute,
+                    trainable,
+                    sums,
+                )
+                bar.update(1)
+                if number == text.num_batches or number % settings.save_every == 0:
+                    saved.save(number, sums, {"key": key})
+    return sums

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Causal attention within packed segments, and rotary positions."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.parallel import mesh as meshes
+
+
+def rope_frequencies(config: LlamaConfig) -> jax.Array:
+    """Angle per position of each channel pair, [head_dim / 2], radians a token.
+
+    With `rope_scaling` as Llama 3.1: frequencies that turn less than
+    `low_freq_factor` times over the original context are divided by `factor`, those
+    above `high_freq_factor` kept, the rest blended.
+    """
+    exponent = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
+    frequency = config.rope_theta**-exponent
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequency
+    turns = scaling.original_max_positions * frequency / (2 * math.pi)
+    blend = (turns - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    blend = jnp.clip(blend, 0.0, 1.0)
+    return frequency * (blend + (1 - blend) / scaling.factor)
+
+
+def rope_tables(config: LlamaConfig, positions_BT: jax.Array):
+    """cos and signed sin of each token's angles, each [B, T, 1, head_dim] float32.
+
+    Both halves of a head have the same angles; sin is negative in the first.
+    """
+    angle = positions_BT[..., None].astype(jnp.float32) * rope_frequencies(config)
+    cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+    both = functools.partial(jnp.concatenate, axis=-1)
+    return both([cos, cos]), both([-sin, sin])
+
+
+@jax.custom_vjp
+def rotate(x_BTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Applies RoPE in the half-split layout of Hugging Face's weights.
+
+    The halves are exchanged and not split: half a head fills half of a TPU's lanes.
+    There a product with a permutation exchanges them, which shifts nothing in memory.
+    The gradient turns the other way; angles have none.
+    """
+    width = x_BTNH.shape[-1]
+    if meshes.platform() == "tpu":
+        exchange_HH = jnp.roll(jnp.eye(width, dtype=x_BTNH.dtype), width // 2, axis=1)
+        exchanged = jnp.einsum(
+            "BTNH,HG->BTNG",
+            x_BTNH,
+            exchange_HH,
+            precision=jax.lax.Precision.HIGHEST,
+            preferred_element_type=jnp.float32,
+        )
+    else:
+        exchanged = jnp.roll(x_BTNH, width // 2, axis=-1).astype(jnp.float32)
+    turned = x_BTNH.astype(jnp.float32) * cos + exchanged * sin
+    return turned.astype(x_BTNH.dtype)
+
+
+def _rotate_backward(tables, cotangent):
+    cos, sin = tables
+    return rotate(cotangent, cos, -sin), None, None
+
+
+rotate.defvjp(lambda x, cos, sin: (rotate(x, cos, sin), (cos, sin)), _rotate_backward)
+
+
+def segment_bias(segment_ids_BT: jax.Array) -> jax.Array:
+    """Additive mask [B, 1, T, T]: 0 where a token may look, -1e30 elsewhere.
+
+    A token sees its own segment up to itself. Padding (segment 0) sees padding, so
+    no row is fully masked.
+    """
+    tokens = segment_ids_BT.shape[1]
+    same = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
+    causal = jnp.tril(jnp.ones((tokens, tokens), bool))
+    return jnp.where(same & causal, 0.0, -1e30)[:, None]
+
+
+def attend(q_BTNH, k_BSKH, v_BSKH, bias) -> jax.Array:
+    """Softmax attention, float32 inside; N / K query heads share a key-value head.
+
+    Args:
+      bias: broadcastable to [B, N, T, S], added to the scaled scores.
+
+    Returns:
+      [B, T, N, H], the queries' dtype.
+    """
+    heads, width = q_BTNH.shape[2:]
+    groups = heads // k_BSKH.shape[2]
+    if groups > 1:
+        k_BSKH = jnp.repeat(k_BSKH, groups, axis=2)
+        v_BSKH = jnp.repeat(v_BSKH, groups, axis=2)
+    # Heads before tokens: on CPU the products run twice as fast in this layout.
+    q, k, v = (x.swapaxes(1, 2) for x in (q_BTNH, k_BSKH, v_BSKH))
+    scores = jnp.einsum(
+        "BNTH,BNSH->BNTS",
+        q * jnp.asarray(1 / math.sqrt(width), q.dtype),
+        k,
+        preferred_element_type=jnp.float32,
+    )
+    weights = jax.nn.softmax(scores + bias, axis=-1).astype(v.dtype)
+    return jnp.einsum("BNTS,BNSH->BNTH", weights, v).swapaxes(1, 2)

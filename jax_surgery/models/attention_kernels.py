@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Causal self-attention within packed segments: one function, a kernel for each chip.
+
+splash  TPU: JAX's block-sparse flash attention in Pallas, under `shard_map`
+cudnn   GPU: cuDNN's flash attention, for bfloat16
+xla     anywhere: plain products; holds the T x T scores but most of the masked ones
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
+
+from jax_surgery.models import attention as attn
+from jax_surgery.parallel import mesh as meshes
+
+Kind = Literal["auto", "xla", "splash", "cudnn"]
+KINDS = ("auto", "xla", "splash", "cudnn")
+# name of the kernel's output for remat policies
+CONTEXT = "context"
+
+LANES = 128  # splash's blocks are multiples of it
+BLOCKS = (1024, 512, 384, 256, 128)  # tokens a block, the largest that divides
+PARTS, SHORTEST = 4, 32  # of "xla": blocks of queries, and tokens that one has at least
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def choose(platform: str, dtype: str) -> Kind:
+    """The attention of a platform ("cpu", "gpu" or "tpu")."""
+    if platform == "tpu":
+        return "splash"
+    # cuDNN's kernel takes 16-bit numbers only.
+    return "cudnn" if platform == "gpu" and dtype == "bfloat16" else "xla"
+
+
+def self_attention(
+    kind: Kind, segment_ids_BT: jax.Array, dtype: str, interpret: bool = False
+) -> Attend:
+    """The function `attend(q_BTNH, k_BTKH, v_BTKH) -> [B, T, N, H]`.
+
+    A token sees its own segment up to itself; padding (segment 0) sees padding. N / K
+    query heads share a key-value head. Scores are scaled by 1 / sqrt(H).
+
+    Args:
+      kind: one of `KINDS`; "auto" is `choose` for the mesh's platform.
+      segment_ids_BT: packed documents 1, 2, ..., padding 0.
+      dtype: of q, k and v.
+      interpret: run Pallas kernels step by step, on any platform (for tests).
+
+    Raises:
+      ValueError: rows that the kernel cannot take; says what to change.
+    """
+    if kind == "auto":
+        kind = choose(meshes.platform(), dtype)
+    if kind == "splash":
+        return _splash(segment_ids_BT, interpret)
+    if kind == "cudnn":
+        return _cudnn(segment_ids_BT, dtype)
+    return _xla(segment_ids_BT)
+
+
+def _xla(segment_ids_BT: jax.Array) -> Attend:
+    bias = attn.segment_bias(segment_ids_BT)
+    tokens = segment_ids_BT.shape[1]
+    # Queries in blocks, each of which reads the keys up to its end: 5/8 of the products
+    # with four blocks. More of them, or shorter ones, gain no more.
+    size = tokens // PARTS if tokens % PARTS == 0 else tokens
+    size = size if size >= SHORTEST else tokens
+
+    def attend(q_BTNH, k_BTKH, v_BTKH):
+        blocks = []
+        for start in range(0, tokens, size):
+            stop = start + size
+            own = (q_BTNH[:, start:stop], k_BTKH[:, :stop], v_BTKH[:, :stop])
+            blocks.append(attn.attend(*own, bias[:, :, start:stop, :stop]))
+        return checkpoint_name(jnp.concatenate(blocks, axis=1), CONTEXT)
+
+    return attend
+
+
+def block_size(tokens: int) -> int:
+    """Tokens of a block of splash's grid.
+
+    Raises:
+      ValueError: no block divides the row.
+    """
+    for size in BLOCKS:
+        if tokens % size == 0:
+            return size
+    raise ValueError(
+        f"data.context={tokens}: the TPU kernel takes rows of a multiple of {LANES} "
+        f"tokens; use {-(-tokens // LANES) * LANES}, or compute.attention='xla'."
+    )
+
+
+def _splash(segment_ids_BT: jax.Array, interpret: bool) -> Attend:
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    tokens = segment_ids_BT.shape[1]
+    block = block_size(tokens)
+    sizes = splash.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_kv_compute=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_kv_dkv_compute=block,
+        use_fused_bwd_kernel=True,
+    )
+
+    def of_rows(q_BNTH, k_BKTH, v_BKTH, segments_BT):
+        heads = q_BNTH.shape[1]
+        mask = splash.MultiHeadMask([splash.CausalMask((tokens, tokens))] * heads)
+        kernel = splash.make_splash_mha(
+            mask,
+            head_shards=1,
+            q_seq_shards=1,
+            block_sizes=sizes,
+            residual_checkpoint_name=CONTEXT,
+            interpret=interpret,
+        )
+        return jax.vmap(
+            lambda q, k, v, s: kernel(q, k, v, segment_ids=splash.SegmentIds(s, s))
+        )(q_BNTH, k_BKTH, v_BKTH, segments_BT)
+
+    def attend(q_BTNH, k_BTKH, v_BTKH):
+        width = q_BTNH.shape[-1]
+        scale = jnp.asarray(1 / math.sqrt(width), q_BTNH.dtype)
+        # Kernel blocks are 128 lanes wide: narrower heads are filled with zeros, which
+        # changes no score and adds columns that are cut off again.
+        fill = [(0, 0)] * 3 + [(0, -width % LANES)]
+        q, k, v = (
+            jnp.pad(x, fill).swapaxes(1, 2) for x in (q_BTNH * scale, k_BTKH, v_BTKH)
+        )
+        run = of_rows
+        if meshes.current() is not None:
+            heads = P(meshes.ROWS, "tp", None, None)
+            run = jax.shard_map(
+                of_rows,
+                in_specs=(heads, heads, heads, P(meshes.ROWS, None)),
+                out_specs=heads,
+                check_vma=False,
+            )
+        return run(q, k, v, segment_ids_BT).swapaxes(1, 2)[..., :width]
+
+    return attend
+
+
+def _cudnn(segment_ids_BT: jax.Array, dtype: str) -> Attend:
+    if dtype != "bfloat16":
+        raise ValueError(
+            f"compute.attention='cudnn' with compute.dtype={dtype!r}: cuDNN's kernel "
+            "takes bfloat16; use compute.dtype=bfloat16 or compute.attention='xla'."
+        )
+    mask = attn.segment_bias(segment_ids_BT) == 0
+
+    def attend(q_BTNH, k_BTKH, v_BTKH):
+        context = jax.nn.dot_product_attention(
+            q_BTNH, k_BTKH, v_BTKH, mask=mask, implementation="cudnn"
+        )
+        return checkpoint_name(context, CONTEXT)
+
+    return attend

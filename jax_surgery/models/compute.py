@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a forward pass is run: dtype, kernels, and what the backward pass recomputes."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+
+from jax_surgery.models import attention_kernels
+from jax_surgery.models.attention_kernels import CONTEXT
+
+_save = jax.checkpoint_policies.save_only_these_names
+# What the forward pass keeps of a layer besides its input, from most memory and
+# fewest repeated operations to least and most.
+REMAT = {
+    "none": None,  # everything that the backward pass reads
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "projections": _save("query", "key", "value", CONTEXT),
+    "context": _save(CONTEXT),  # attention is not computed twice
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+CPU_UNROLL = 8  # layers; more compile longer and run hardly faster
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a forward pass is run; none of it changes what is computed.
+
+    Attributes:
+      dtype: of activations and products; parameters keep their own.
+      remat: what the backward pass recomputes of each layer, see `REMAT`.
+      unroll: layers a scan step; 0 chooses: on CPU, where it is fastest, up to
+        `CPU_UNROLL`, elsewhere 1.
+      attention: the kernel, see `attention_kernels`; "auto" chooses.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "dots", "projections", "context", "full"] = "none"
+    unroll: int = 1
+    attention: attention_kernels.Kind = "auto"
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("dtype", ("float32", "bfloat16")),
+            ("remat", tuple(REMAT)),
+            ("attention", attention_kernels.KINDS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"compute.{name}={getattr(self, name)!r}; choose one of "
+                    f"{', '.join(allowed)}."
+                )
+        if self.unroll < 0:
+            raise ValueError(f"compute.unroll={self.unroll}; use 0 (chosen) or more.")
+
+    def layers_a_step(self, platform: str) -> int:
+        """Layers that a scan step runs on a platform."""
+        return self.unroll or (CPU_UNROLL if platform == "cpu" else 1)
+
+
+DEFAULT_COMPUTE = Compute()

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Greedy generation with a key-value cache.
+
+Prompts are padded on the left to a common length, so that all rows write the same
+cache slot; masks come from lengths. Lengths are rounded up to buckets, so that few
+programs are compiled.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_surgery.models import attention as attn
+from jax_surgery.models import llama, output_head
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.parallel import mesh as meshes
+
+BUCKET = 32  # tokens; prompt lengths are rounded up to a multiple
+MASKED = -1e30
+
+
+def _prefill(params, config, tokens_BT, positions_BT, real_BT, slots, compute):
+    """Runs the prompts; returns last hidden [B, D] and the cache of `slots`."""
+    cos, sin = attn.rope_tables(config, positions_BT)
+    bias = attn.segment_bias(real_BT.astype(jnp.int32))
+    graph = llama.block_graph(config, params)
+    extra = slots - tokens_BT.shape[1]
+
+    def layer(x, layer_params):
+        kept = []
+
+        def attend(q, k, v):
+            kept.append((k, v))
+            return attn.attend(q, k, v, bias)
+
+        x, _ = llama.merge_block(graph, layer_params)(x, attend, cos, sin)
+        pad = [(0, 0), (0, extra), (0, 0), (0, 0)]
+        return x, tuple(jnp.pad(c, pad) for c in kept[0])
+
+    x = llama.embed(params, tokens_BT, compute)
+    x, cache = jax.lax.scan(layer, x, params["layers"])
+    return llama.final_norm(params, x[:, -1:], config)[:, 0], cache
+
+
+def _decode_one(params, config, token_B, position_B, slot, open_BS, cache, compute):
+    """One token for every row; returns hidden [B, D] and the cache."""
+    cos, sin = attn.rope_tables(config, position_B[:, None])
+    bias = jnp.where(open_BS, 0.0, MASKED)[:, None, None]
+    graph = llama.block_graph(config, params)
+
+    def layer(x, inputs):
+        layer_params, keys, values = inputs
+        kept = []
+
+        def attend(q, k, v):
+            place = (0, slot, 0, 0)
+            k = jax.lax.dynamic_update_slice(keys, k.astype(keys.dtype), place)
+            v = jax.lax.dynamic_update_slice(values, v.astype(values.dtype), place)
+            kept.append((k, v))
+            return attn.attend(q, k, v, bias)
+
+        x, _ = llama.merge_block(graph, layer_params)(x, attend, cos, sin)
+        return x, kept[0]
+
+    x = llama.embed(params, token_B[:, None], compute)
+    x, cache = jax.lax.scan(layer, x, (params["layers"], *cache))
+    return llama.final_norm(params, x, config)[:, 0], cache
+
+
+@functools.partial(jax.jit, static_argnums=(1, 4, 5, 6))
+def _generate(params, config, tokens_BT, lengths_B, new_tokens, stop_ids, compute):
+    rows, width = tokens_BT.shape
+    slots = width + new_tokens
+    start_B = width - lengths_B
+    real_BT = jnp.arange(width) >= start_B[:, None]
+    positions_BT = jnp.maximum(jnp.arange(width) - start_B[:, None], 0)
+    head = output_head.gathered(params, compute)
+    hidden, cache = _prefill(
+        params, config, tokens_BT, positions_BT, real_BT, slots, compute
+    )
+
+    def choose(hidden_BD):
+        logits = jnp.dot(
+            hidden_BD,
+            head.astype(hidden_BD.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+    def stopped(token_B):
+        return jnp.isin(token_B, jnp.array(stop_ids, jnp.int32))
+
+    def going_on(carry):
+        step, _, _, done_B, _ = carry
+        return (step < new_tokens - 1) & ~done_B.all()
+
+    def body(carry):
+        step, token_B, cache, done_B, out = carry
+        slot = width + step
+        open_BS = (jnp.arange(slots) >= start_B[:, None]) & (jnp.arange(slots) <= slot)
+        hidden, cache = _decode_one(
+            params, config, token_B, lengths_B + step, slot, open_BS, cache, compute
+        )
+        token_B = choose(hidden)
+        out = jax.lax.dynamic_update_slice(out, token_B[:, None], (0, step + 1))
+        return step + 1, token_B, cache, done_B | stopped(token_B), out
+
+    first = choose(hidden)
+    out = jnp.zeros((rows, new_tokens), jnp.int32)
+    out = jax.lax.dynamic_update_slice(out, first[:, None], (0, 0))
+    carry = (jnp.zeros((), jnp.int32), first, cache, stopped(first), out)
+    return jax.lax.while_loop(going_on, body, carry)[4]
+
+
+def _stop_ids(eos: Any) -> tuple[int, ...]:
+    if eos is None:
+        return (-1,)
+    return tuple(eos) if isinstance(eos, list | tuple) else (int(eos),)
+
+
+def greedy_generate(
+    params: llama.Params,
+    config: LlamaConfig,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    *,
+    eos_id: int | list[int] | None = None,
+    compute: llama.Compute = llama.DEFAULT_COMPUTE,
+    batch_rows: int = 32,
+) -> list[list[int]]:
+    """The most likely token after each prompt, again and again.
+
+    Args:
+      params, config: the model.
+      prompts: token ids, each at least one.
+      max_new_tokens: at most so many a prompt.
+      eos_id: token or tokens that end an answer (left out of it); None takes the
+        config's.
+      compute: dtype and memory choices.
+      batch_rows: prompts run at once, at least.
+
+    Returns:
+      New token ids of each prompt.
+
+    Raises:
+      ValueError: an empty prompt, or no new tokens asked for.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens}; ask for 1 or more.")
+    empty = [i for i, prompt in enumerate(prompts) if not len(prompt)]
+    if empty:
+        raise ValueError(
+            f"prompt {empty[0]} has no tokens; begin it with the bos token at least."
+        )
+    stops = _stop_ids(config.eos_token_id if eos_id is None else eos_id)
+    answers: list[list[int]] = [[] for _ in prompts]
+    # Prompts of like length share a batch.
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    batch_rows = meshes.round_rows(batch_rows)
+    for start in range(0, len(order), batch_rows):
+        chosen = order[start : start + batch_rows]
+        longest = max(len(prompts[i]) for i in chosen)
+        width = -(-longest // BUCKET) * BUCKET
+        tokens_BT = np.zeros((batch_rows, width), np.int32)
+        lengths_B = np.ones(batch_rows, np.int32)
+        for row, i in enumerate(chosen):
+            tokens_BT[row, width - len(prompts[i]) :] = prompts[i]
+            lengths_B[row] = len(prompts[i])
+        # Rows without a prompt answer something that nobody reads.
+        out = meshes.fetch(
+            _generate(
+                params, config, tokens_BT, lengths_B, max_new_tokens, stops, compute
+            )
+        )
+        for row, i in enumerate(chosen):
+            ids = out[row].tolist()
+            end = next((n for n, t in enumerate(ids) if t in stops), len(ids))
+            answers[i] = ids[:end]
+    return answers

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Llama in Flax NNX with a functional core.
+
+Modules describe the parameters; `forward` is a pure function of a plain nested dict
+of arrays. Layers are stacked on a leading axis and scanned, so that compile time
+does not grow with depth. Shapes: B rows, T tokens, D model, N heads, K key-value
+heads, H head width, F hidden width of the MLP, V vocabulary, L layers.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from jax_surgery.models import attention as attn
+from jax_surgery.models import attention_kernels
+from jax_surgery.models.compute import DEFAULT_COMPUTE, REMAT, Compute
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.trainable import BLOCK_OF
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import partition
+
+Params = dict[str, Any]
+
+
+def _product(x, kernel, inputs: int = 1):
+    """x @ kernel over the kernel's first `inputs` axes, which x's last holds; 2-D inside.
+
+    Flattening to two dimensions makes the backward products much faster on CPU.
+    """
+    width = x.shape[-1]
+    flat = x.reshape(-1, width) @ kernel.reshape(width, -1)
+    return flat.reshape(*x.shape[:-1], *kernel.shape[inputs:])
+
+
+def _second_moment(x, weights_BT):
+    """sum_t w_t x_t x_t^T over all tokens, float32."""
+    flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    weighted = flat * weights_BT.reshape(-1, 1)
+    return meshes.constrain(jnp.matmul(weighted.T, flat, precision="highest"), "fsdp")
+
+
+class Kernel(nnx.Module):
+    """A weight, applied by `_product`; no bias anywhere in Llama.
+
+    Where the parameters hold factors of a low-rank delta beside it (`lora_a`, `lora_b`,
+    see `surgery.lora`), their product with x is added. The sum of the weights is never
+    formed, and so nor is its gradient.
+    """
+
+    lora_a = lora_b = None
+
+    def __init__(self, shape, std: float, name: str, inputs=1, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
+        self.name, self.inputs = name, inputs  # leading axes that are inputs
+
+    def _gathered(self, leaf: str, dtype):
+        """The weight or a factor as products use it."""
+        spec = tuple(partition.LAYER_SPECS[self.name, leaf])
+        return partition.gather(getattr(self, leaf)[...], spec, str(dtype))
+
+    def __call__(self, x):
+        y = _product(x, self._gathered("kernel", x.dtype), self.inputs)
+        if self.lora_a is None:
+            return y
+        with jax.named_scope("lora"):
+            low = _product(x, self._gathered("lora_a", x.dtype), self.inputs)
+            return y + _product(low, self._gathered("lora_b", x.dtype))
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale, float32 inside."""
+
+    def __init__(self, width: int, eps: float):
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.eps = eps
+
+    def __call__(self, x):
+        x32 = x.astype(jnp.float32)
+        mean = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+        normed = (x32 * jax.lax.rsqrt(mean + self.eps)).astype(x.dtype)
+        return normed * self.scale[...].astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+        std, d = c.initializer_range, c.hidden_size
+        kv_shape = (d, c.num_kv_heads, c.head_dim)
+        self.q = Kernel((d, c.num_heads, c.head_dim), std, "q", rngs=rngs)
+        self.k = Kernel(kv_shape, std, "k", rngs=rngs)
+        self.v = Kernel(kv_shape, std, "v", rngs=rngs)
+        out = std / math.sqrt(2 * c.num_layers)
+        self.o = Kernel((c.num_heads, c.head_dim, d), out, "o", inputs=2, rngs=rngs)
+
+    def project(self, x, cos, sin):
+        """Rotated queries and keys, and values."""
+        return (
+            checkpoint_name(attn.rotate(self.q(x), cos, sin), "query"),
+            checkpoint_name(attn.rotate(self.k(x), cos, sin), "key"),
+            checkpoint_name(self.v(x), "value"),
+        )
+
+    def output(self, context_BTNH):
+        """The heads' contexts [B, T, N * H], and their projection [B, T, D]."""
+        context = context_BTNH.reshape(*context_BTNH.shape[:2], -1)
+        return context, self.o(context)
+
+
+class MLP(nnx.Module):
+    """SwiGLU."""
+
+    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+        std, d, f = c.initializer_range, c.hidden_size, c.intermediate_size
+        self.gate = Kernel((d, f), std, "gate", rngs=rngs)
+        self.up = Kernel((d, f), std, "up", rngs=rngs)
+        out = std / math.sqrt(2 * c.num_layers)
+        self.down = Kernel((f, d), out, "down", rngs=rngs)
+
+    def hidden(self, x):
+        return jax.nn.silu(self.gate(x)) * self.up(x)
+
+
+class Block(nnx.Module):
+    """One layer: attention and MLP, each behind a norm and a residual."""
+
+    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.attention = Attention(c, rngs=rngs)
+        self.mlp_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.mlp = MLP(c, rngs=rngs)
+
+    def __call__(self, x, attend, cos, sin, moments_weight_BT=None):
+        """x [B, T, D] -> (x, second moments of the matrices' inputs or None).
+
+        `attend(q, k, v)` closes over the mask or the cache.
+        """
+        attention_in = self.attention_norm(x)
+        with jax.named_scope("attention"):
+            context = attend(*self.attention.project(attention_in, cos, sin))
+            attention_out, y = self.attention.output(context)
+            x = x + y
+        mlp_in = self.mlp_norm(x)
+        with jax.named_scope("mlp"):
+            mlp_hidden = self.mlp.hidden(mlp_in)
+            x = x + self.mlp.down(mlp_hidden)
+        if moments_weight_BT is None:
+            return x, None
+        inputs = {
+            "attention_in": attention_in,
+            "attention_out": attention_out,
+            "mlp_in": mlp_in,
+            "mlp_hidden": mlp_hidden,
+        }
+        return x, {k: _second_moment(v, moments_weight_BT) for k, v in inputs.items()}
+
+
+class Embedder(nnx.Module):
+    """The token embedding, [V, D]."""
+
+    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+        shape = (c.vocab_size, c.hidden_size)
+        table = jax.random.normal(rngs.params(), shape)
+        self.embedding = nnx.Param(c.initializer_range * table)
+
+
+class Llama(nnx.Module):
+    """All parameters of a Llama; run through `forward`."""
+
+    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+        self.embedder = Embedder(c, rngs=rngs)
+
+        @nnx.split_rngs(splits=c.num_layers)
+        @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: None})
+        def make_layers(rngs):
+            return Block(c, rngs=rngs)
+
+        self.layers = make_layers(rngs)
+        self.final_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        if not c.tie_embeddings:
+            shape = (c.hidden_size, c.vocab_size)
+            self.head = Kernel(shape, c.initializer_range, "head", rngs=rngs)
+
+
+@functools.cache
+def _graph(config: LlamaConfig):
+    """The structure of the whole model, and its parameters' shapes."""
+    model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(model, nnx.Param)
+    return graph, nnx.to_pure_dict(state)
+
+
+@functools.cache
+def _block_graph(config: LlamaConfig, low_rank: tuple[str, ...]):
+    """The structure of one (unstacked) block, with factors beside some matrices."""
+
+    def make():
+        block = Block(config, rngs=nnx.Rngs(0))
+        for name in low_rank:
+            kernel = getattr(getattr(block, BLOCK_OF[name]), name)
+            kernel.lora_a, kernel.lora_b = (nnx.Param(jnp.zeros(())) for _ in "ab")
+        return block
+
+    return nnx.split(nnx.eval_shape(make), nnx.Param)[0]
+
+
+def merge(params: Params, config: LlamaConfig) -> Llama:
+    """The NNX module that holds `params`."""
+    return nnx.merge(_graph(config)[0], nnx.State(params))
+
+
+def block_graph(config: LlamaConfig, params: Params):
+    """NNX structure of one layer of `params`, for running layers one by one."""
+    layers = params["layers"]
+    low_rank = (n for n, block in BLOCK_OF.items() if "lora_a" in layers[block][n])
+    return _block_graph(config, tuple(low_rank))
+
+
+def merge_block(graph, layer_params: Params) -> Block:
+    """The NNX module of one layer, holding that layer's slice of the parameters."""
+    return nnx.merge(graph, nnx.State(layer_params))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def init_params(config: LlamaConfig, seed: int = 0) -> Params:
+    """Random float32 parameters: normal, residual outputs scaled by 1/sqrt(2 L)."""
+    state = nnx.split(Llama(config, rngs=nnx.Rngs(seed)), nnx.Param)[1]
+    return nnx.to_pure_dict(state)
+
+
+def abstract_params(config: LlamaConfig, dtype=jnp.float32) -> Params:
+    """The parameters' shapes, as `ShapeDtypeStruct`s; takes no memory."""
+    return jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, dtype), _graph(config)[1]
+    )
+
+
+def parameter_count(config: LlamaConfig) -> int:
+    """Number of parameters (a tied embedding counts once)."""
+    return sum(math.prod(s.shape) for s in jax.tree.leaves(abstract_params(config)))
+
+
+def embed(params: Params, tokens_BT, compute: Compute) -> jax.Array:
+    """Token embeddings [B, T, D] in the compute dtype.
+
+    On a mesh every device looks all tokens up in its columns of the table, and rows
+    are exchanged for columns: that moves less than the table would, and the table's
+    gradient needs no exchange.
+    """
+    tokens_BT = meshes.constrain(tokens_BT, "data")
+    columns = params["embedder"]["embedding"][tokens_BT].astype(compute.dtype)
+    columns = meshes.constrain(columns, "data", None, "fsdp")
+    return meshes.constrain_rows(columns)
+
+
+def final_norm(params: Params, x, config: LlamaConfig) -> jax.Array:
+    """The norm before the output head."""
+    norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+    norm.scale = nnx.Param(params["final_norm"]["scale"])
+    return norm(x)
+
+
+def forward(
+    params: Params,
+    config: LlamaConfig,
+    tokens_BT: jax.Array,
+    segment_ids_BT: jax.Array | None = None,
+    positions_BT: jax.Array | None = None,
+    *,
+    compute: Compute = DEFAULT_COMPUTE,
+    moments_weight_BT: jax.Array | None = None,
+    first_trained_layer: int = 0,
+):
+    """Final normed hidden states.
+
+    Args:
+      params: see `abstract_params`; with factors beside matrices, see `Kernel`.
+      config: the architecture.
+      tokens_BT: int32 token ids.
+      segment_ids_BT: packed documents 1, 2, ..., padding 0; None is one document a
+        row. No token sees another segment.
+      positions_BT: of each token in its document; None counts along the row.
+      compute: dtype and memory choices.
+      moments_weight_BT: if given, weights [B, T] of the second moments.
+      first_trained_layer: no gradient reaches the layers before it, which saves their
+        backward pass; moments are of the layers from it on.
+
+    Returns:
+      hidden [B, T, D] in the compute dtype; with `moments_weight_BT` also a dict of
+      sums over tokens of w_t x_t x_t^T per layer, float32: `attention_in` [L, D, D],
+      `attention_out` [L, N * H, N * H], `mlp_in` [L, D, D], `mlp_hidden` [L, F, F]
+      (L counts the layers from `first_trained_layer`).
+    """
+    if segment_ids_BT is None:
+        segment_ids_BT = jnp.ones_like(tokens_BT)
+    if positions_BT is None:
+        positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    cos, sin = attn.rope_tables(config, positions_BT)
+    graph = block_graph(config, params)
+    attend = attention_kernels.self_attention(
+        compute.attention, segment_ids_BT, compute.dtype
+    )
+
+    def layer(x, layer_params, weight_BT):
+        block = merge_block(graph, layer_params)
+        x, moments = block(x, attend, cos, sin, weight_BT)
+        return meshes.constrain_rows(x), moments
+
+    def run(x, layers, weight_BT):
+        """The stacked `layers` one after another."""
+        body = functools.partial(layer, weight_BT=weight_BT)
+        count = jax.tree.leaves(layers)[0].shape[0]
+        unroll = min(count, compute.layers_a_step(meshes.platform()))
+        if compute.remat != "none":
+            # Within a loop nothing can be merged with the first computation.
+            body = jax.checkpoint(
+                body, policy=REMAT[compute.remat], prevent_cse=unroll > 1
+            )
+        return jax.lax.scan(body, x, layers, unroll=unroll)
+
+    # Converted here, not where they are used: gradients leave the layers in the compute
+    # dtype, half as large in bfloat16.
+    layers = jax.tree.map(
+        lambda leaf: leaf.astype(compute.dtype) if leaf.ndim > 2 else leaf,
+        params["layers"],
+    )
+    hidden = embed(params, tokens_BT, compute)
+    if first_trained_layer:
+        below = jax.tree.map(lambda leaf: leaf[:first_trained_layer], layers)
+        layers = jax.tree.map(lambda leaf: leaf[first_trained_layer:], layers)
+        hidden = run(hidden, jax.lax.stop_gradient(below), None)[0]
+        hidden = jax.lax.stop_gradient(hidden)
+    hidden, moments = run(hidden, layers, moments_weight_BT)
+    hidden = final_norm(params, hidden, config)
+    return hidden if moments_weight_BT is None else (hidden, moments)
+
+
+def forward_packed(
+    params: Params, config: LlamaConfig, batch: Mapping[str, jax.Array], **options
+):
+    """`forward` of a packed batch: its tokens_BT, segment_ids_BT and positions_BT."""
+    names = ("tokens_BT", "segment_ids_BT", "positions_BT")
+    return forward(params, config, *(batch[name] for name in names), **options)

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums over tokens of terms of the output's logits, with their gradients.
+
+The gradient of a term is formed in the chunk that makes its logits, so that none are
+made twice: a pass costs three products with the head (logits, and the gradients of the
+hidden states and of the head), where a chunk under `jax.checkpoint` costs four. It is
+kept until the backward pass, which only scales it. Tokens that no term weighs, half of
+a batch's where answers alone are learned, are sorted behind the others and left out.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+
+from jax_surgery.models import logprobs
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import partition, scopes
+
+# (heads [D, V], hidden [C, D], other arrays [C, ...]) -> sums over the chunk, by name.
+Terms = Callable[..., dict[str, jax.Array]]
+LOSS = "loss"
+
+
+class Part(NamedTuple):
+    """Tokens, and the terms that are summed over them.
+
+    Attributes:
+      terms: gives a chunk's sums, `LOSS` among them. Chunks are filled up with tokens
+        that are not active and with zeros, so it must weigh each token by one of
+        `others` that is 0 there.
+      hidden_BTD: final hidden states.
+      others: more arrays of the tokens, [B, T, ...].
+      active_BT: bool; where False nothing is computed.
+      heads: output heads [S, D, V] that the terms take beside the model's.
+    """
+
+    terms: Terms
+    hidden_BTD: jax.Array
+    others: Sequence[jax.Array]
+    active_BT: jax.Array
+    heads: Sequence[jax.Array] = ()
+
+
+def token_sums(
+    parts: Sequence[Part],
+    head_SDV: jax.Array,
+    *,
+    tied: bool = False,
+    chunk: int | None = None,
+) -> dict[str, jax.Array]:
+    """Sums over the active tokens of all parts, float32 scalars by name.
+
+    The gradient is that of `LOSS`, the sum of the parts', through the head and their
+    hidden states; other sums, heads and arrays have none.
+
+    Args:
+      parts: whose terms have different names, but for `LOSS`.
+      head_SDV: the model's output head, a copy for each device (`output_head.copies`).
+      tied: whether heads are transposed embeddings; they then lie in memory as those
+        do, and so does the gradient, which saves transposing them.
+      chunk: tokens a chunk; None chooses from shapes.
+    """
+    platform = meshes.platform()
+    words = head_SDV.shape[2] // meshes.axis_size("tp")
+
+    def of_device(head_1XY, arrays):
+        terms, sizes, sorted_parts = [], [], []
+        for part, (heads_1XY, hidden_BTD, others, active_BT) in zip(
+            parts, arrays, strict=True
+        ):
+            count, several = active_BT.size, (1 + len(heads_1XY)) * words
+            size = chunk or logprobs.choose_chunk(1, count, several, platform)
+            hidden, *rest = _active_first([hidden_BTD, *others], active_BT, size)
+            chunks = (jnp.count_nonzero(active_BT) + size - 1) // size
+            terms.append(_of_stored(part.terms, tied))
+            sizes.append(size)
+            sorted_parts.append(([h[0] for h in heads_1XY], hidden, rest, chunks))
+        sums = _sums(tuple(terms), tuple(sizes), head_1XY[0], sorted_parts)
+        return jax.tree.map(lambda total: total[None], sums)
+
+    def stored(head_SDV):
+        return head_SDV.swapaxes(1, 2) if tied else head_SDV
+
+    arrays = [
+        (list(map(stored, p.heads)), p.hidden_BTD, list(p.others), p.active_BT)
+        for p in parts
+    ]
+    sums = partition.over_rows(of_device)(stored(head_SDV), arrays)
+    return jax.tree.map(jnp.sum, sums)
+
+
+def _active_first(arrays, active_BT, size):
+    """Arrays [B, T, ...] as [N, ...], active tokens first, N a multiple of `size`."""
+    count = active_BT.size
+    order = jnp.argsort(~active_BT.ravel(), stable=True)
+
+    def of(array_BT):
+        flat = array_BT.reshape(count, *array_BT.shape[2:])[order]
+        return jnp.pad(flat, [(0, -count % size)] + [(0, 0)] * (flat.ndim - 1))
+
+    return map(of, arrays)
+
+
+def _of_stored(terms: Terms, tied: bool) -> Terms:
+    """The terms as functions of heads as they are stored."""
+    if not tied:
+        return terms
+    return lambda heads_VD, *arrays: terms([h.T for h in heads_VD], *arrays)
+
+
+def _slices(size, i, arrays):
+    return [jax.lax.dynamic_slice_in_dim(a, i * size, size) for a in arrays]
+
+
+def _zero_sums(terms, size, heads, arrays):
+    shapes = [jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype) for a in arrays]
+    return {name: jnp.zeros(()) for name in jax.eval_shape(terms, heads, *shapes)}
+
+
+def _joined(sums: list[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+    """The sums of all parts, their losses added up."""
+    total = {name: value for part in sums for name, value in part.items()}
+    return total | {LOSS: sum(part[LOSS] for part in sums)}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sums(terms, sizes, head, parts):
+    """Sums over the first chunks of each part.
+
+    Args:
+      terms: of each part, of heads as they are stored.
+      sizes: tokens of a chunk, of each part.
+      head: the model's, as it is stored.
+      parts: (other heads, hidden [N, D], other arrays [N, ...], how many chunks).
+    """
+    found = []
+    for term, size, (heads, hidden, others, chunks) in zip(
+        terms, sizes, parts, strict=True
+    ):
+        heads, arrays = [head, *heads], [hidden, *others]
+
+        def add(i, sums, term=term, size=size, heads=heads, arrays=arrays):
+            return jax.tree.map(jnp.add, sums, term(heads, *_slices(size, i, arrays)))
+
+        zeros = _zero_sums(term, size, heads, arrays)
+        with scopes.at_most(hidden.shape[0] // size):
+            found.append(jax.lax.fori_loop(0, chunks, add, zeros))
+    return _joined(found)
+
+
+def _sums_forward(terms, sizes, head, parts):
+    head_moves = head.perturbed
+    head, parts = jax.tree.map(lambda x: x.value, (head, parts))
+    # One sum for all parts: each device holds no other in float32.
+    d_head = jnp.zeros(head.shape) if head_moves else jnp.zeros(())
+    found, d_hiddens = [], []
+    for term, size, (heads, hidden, others, chunks) in zip(
+        terms, sizes, parts, strict=True
+    ):
+
+        def loss(hidden_CD, head, others_C, term=term, heads=heads):
+            sums = term([head, *heads], hidden_CD, *others_C)
+            return sums[LOSS], sums
+
+        def add(i, carry, loss=loss, size=size, arrays=(hidden, *others)):
+            sums, d_hidden, d_head = carry
+            hidden_CD, *others_C = _slices(size, i, arrays)
+            moving = (0, 1) if head_moves else (0,)
+            gradients, more = jax.grad(loss, moving, has_aux=True)(
+                hidden_CD, head, others_C
+            )
+            d_hidden = jax.lax.dynamic_update_slice_in_dim(
+                d_hidden, gradients[0], i * size, 0
+            )
+            if head_moves:
+                d_head += gradients[1].astype(jnp.float32)
+            return jax.tree.map(jnp.add, sums, more), d_hidden, d_head
+
+        zeros = _zero_sums(term, size, [head, *heads], [hidden, *others])
+        start = (zeros, jnp.zeros_like(hidden), d_head)
+        with scopes.at_most(hidden.shape[0] // size):
+            sums, d_hidden, d_head = jax.lax.fori_loop(0, chunks, add, start)
+        found.append(sums)
+        d_hiddens.append(d_hidden)
+    # Rounded here, not where it is used: in bfloat16 half as much is kept until then.
+    d_head = d_head.astype(head.dtype) if head_moves else None
+    return _joined(found), (d_hiddens, d_head)
+
+
+def _sums_backward(terms, sizes, kept, cotangents: dict[str, Any]):
+    del terms, sizes
+    d_hiddens, d_head = kept
+    scale = cotangents[LOSS]
+    if isinstance(scale, SymbolicZero):
+        scale = jnp.zeros(())
+    scaled = jax.tree.map(lambda d: (scale * d).astype(d.dtype), (d_head, d_hiddens))
+    return scaled[0], [(None, d_hidden, None, None) for d_hidden in scaled[1]]
+
+
+_sums.defvjp(_sums_forward, _sums_backward, symbolic_zeros=True)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much two tasks' subspaces overlap: principal angles (Bjoerck and Golub 1973)."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_surgery.models.trainable import Matrices
+from jax_surgery.optim.linalg import svd as linalg
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def input_directions(task: Matrices, rank: int) -> dict[str, jax.Array]:
+    """The `rank` first left singular vectors of each matrix, [layers, inputs, rank]."""
+    return {name: linalg.svd(m, rank).u_LXK for name, m in task.items()}
+
+
+@jax.jit
+def cosines(one: jax.Array, other: jax.Array) -> jax.Array:
+    """Cosines of the principal angles of two stacks of subspaces, [layers, rank].
+
+    Args:
+      one, other: orthonormal columns, [layers, inputs, rank].
+    """
+    shared = linalg.einsum("LXI,LXJ->LIJ", one, other)
+    return jnp.linalg.svd(shared, compute_uv=False)
+
+
+def overlaps(directions: Sequence[dict[str, jax.Array]]) -> np.ndarray:
+    """Mean squared cosine of the principal angles of every two tasks, [tasks, tasks].
+
+    1 for the same subspace, rank / inputs for two random ones. The mean is over
+    angles, layers and matrices.
+
+    Args:
+      directions: of each task, see `input_directions`.
+    """
+    count = len(directions)
+    found = np.eye(count)
+    for i in range(count):
+        for j in range(i):
+            squares = [
+                (cosines(directions[i][name], directions[j][name]) ** 2).mean()
+                for name in directions[i]
+            ]
+            found[i, j] = found[j, i] = float(np.mean(jax.device_get(squares)))
+    return found

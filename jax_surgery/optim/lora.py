@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Low-rank deltas (LoRA, arXiv 2106.09685): a matrix W is run as W + (alpha / rank) A B.
+
+A [inputs, rank] and B [rank, outputs] move, in float32; W stays as it is. So the base
+has neither gradients nor an optimizer's state, may be bfloat16, and is the KL's
+reference itself: what a run holds is one model and a hundredth of another.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_surgery.models import llama
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.flops import matrix_shapes
+from jax_surgery.models.trainable import BLOCK_OF, Trainable, resolve
+from jax_surgery.optim.optimizer import OptimizerChoice
+from jax_surgery.parallel import partition
+
+Params = Any
+# The factors alone, in a tree like the model's: {"layers": {"mlp": {"up": {"lora_a":
+# [layers, *inputs, rank], "lora_b": [layers, rank, *outputs]}}}}, heads split.
+Factors = Any
+
+# Optimizers whose steps are of a whole matrix; a factor's gradient is not one.
+OF_WHOLE_MATRICES = ("muon", "natural", "orthogonal")
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRank:
+    """Which matrices have low-rank deltas, and how large those are.
+
+    Attributes:
+      rank: of each delta; 0 is none, then the parameters themselves move.
+      alpha: a delta is alpha / rank times A B.
+      matrices: comma-separated matrices of each layer that have one.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    matrices: str = ",".join(BLOCK_OF)
+
+    def __post_init__(self):
+        if self.rank < 0:
+            raise ValueError(f"lora.rank={self.rank}; use 0 (full training) or more.")
+        if self.alpha <= 0:
+            raise ValueError(
+                f"lora.alpha={self.alpha} must be positive: deltas are multiplied by "
+                "alpha / rank."
+            )
+        given = [name.strip() for name in self.matrices.split(",") if name.strip()]
+        if unknown := [name for name in given if name not in BLOCK_OF]:
+            raise ValueError(
+                f"lora.matrices has {unknown[0]!r}; choose from {', '.join(BLOCK_OF)}."
+            )
+        if not given:
+            raise ValueError(
+                "lora.matrices='' names no matrix; choose from "
+                f"{', '.join(BLOCK_OF)}, or let lora.rank be 0 for full training."
+            )
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The matrices that have deltas, in the order of `BLOCK_OF`."""
+        given = {name.strip() for name in self.matrices.split(",")}
+        return tuple(name for name in BLOCK_OF if name in given)
+
+    @property
+    def scale(self) -> float:
+        """Of A B."""
+        return self.alpha / self.rank
+
+    def check_optimizer(self, choice: OptimizerChoice) -> None:
+        """Raises ValueError where an optimizer cannot move factors."""
+        problems = []
+        if choice.name in OF_WHOLE_MATRICES:
+            problems.append(
+                f"optimizer.name={choice.name!r} steps along whole matrices; use "
+                "optimizer.name=adamw and a rate for it, e.g. "
+                "optimizer.learning_rate=3e-3."
+            )
+        if choice.matrices:
+            problems.append(
+                f"optimizer.matrices={choice.matrices!r} is of full training; use "
+                f"optimizer.matrices= and lora.matrices={choice.matrices}."
+            )
+        if problems:
+            cause = f"lora.rank={self.rank} trains low-rank deltas:"
+            raise ValueError("\n  ".join([cause, *problems]))
+
+    def trainable(self, config: LlamaConfig, first_layer: int) -> Trainable:
+        """The matrices of a model whose deltas move.
+
+        Args:
+          config: the model.
+          first_layer: deltas of layers before it stay 0; negative counts from the end.
+
+        Raises:
+          ValueError: a rank that a matrix cannot have, or see `trainable.resolve`.
+        """
+        shapes = matrix_shapes(config)
+        name = min(self.targets, key=lambda name: min(shapes[name]))
+        if self.rank > (largest := min(shapes[name])):
+            rows, columns = shapes[name]
+            raise ValueError(
+                f"lora.rank={self.rank} is more than matrix {name} of {rows} x "
+                f"{columns} can have; use 1 to {largest}."
+            )
+        return resolve(config, first_layer, ",".join(self.targets))
+
+
+FULL = LowRank()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def init_factors(config: LlamaConfig, low_rank: LowRank, seed: int) -> Factors:
+    """Factors of deltas that are 0: A uniform, B zero, float32.
+
+    A is drawn within 1 / sqrt(inputs) of 0, as PEFT does. They lie on the mesh that is
+    set as `partition.TABLE` says.
+    """
+    kernels = llama.abstract_params(config)["layers"]
+    keys = jax.random.split(jax.random.key(seed), len(low_rank.targets))
+    layers: Factors = {}
+    for key, name in zip(keys, low_rank.targets, strict=True):
+        shape = kernels[BLOCK_OF[name]][name]["kernel"].shape
+        inputs = 3 if name == "o" else 2  # axes up to the inputs' last
+        bound = 1 / math.sqrt(math.prod(shape[1:inputs]))
+        a_shape = (*shape[:inputs], low_rank.rank)
+        layers.setdefault(BLOCK_OF[name], {})[name] = {
+            "lora_a": jax.random.uniform(key, a_shape, minval=-bound, maxval=bound),
+            "lora_b": jnp.zeros((shape[0], low_rank.rank, *shape[inputs:])),
+        }
+    return partition.constrain({"layers": layers})
+
+
+def _beside(base: Params, factors: Factors, combine: Any) -> Params:
+    """The base with `combine(matrix, factor)` for each matrix that has factors."""
+    layers = {key: dict(block) for key, block in base["layers"].items()}
+    for block, matrices in factors["layers"].items():
+        for name, factor in matrices.items():
+            layers[block][name] = combine(layers[block][name], factor)
+    return base | {"layers": layers}
+
+
+def attach(base: Params, factors: Factors, low_rank: LowRank) -> Params:
+    """Parameters that `llama.forward` runs as the base with the deltas.
+
+    Nothing is added up and nothing copied; no gradient reaches the base.
+    """
+    scale = low_rank.scale
+    return _beside(
+        jax.lax.stop_gradient(base),
+        factors,
+        lambda matrix, factor: (
+            matrix | {"lora_a": factor["lora_a"], "lora_b": scale * factor["lora_b"]}
+        ),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=2, donate_argnums=0)
+def merge(base: Params, factors: Factors, low_rank: LowRank) -> Params:
+    """The base with the deltas added to its matrices, like any other parameters.
+
+    Added layer by layer in float32, and rounded once to the base's dtype. The base is
+    donated, so that there is no second model in memory, and each device adds its part.
+    """
+
+    def add(matrix, factor):
+        def one(layer, kernel_LXY):
+            kernel, a, b = (
+                jax.lax.dynamic_index_in_dim(x, layer, 0, keepdims=False)
+                for x in (kernel_LXY, factor["lora_a"], factor["lora_b"])
+            )
+            delta = jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)
+            total = kernel.astype(jnp.float32) + low_rank.scale * delta
+            return jax.lax.dynamic_update_index_in_dim(
+                kernel_LXY, total.astype(kernel.dtype), layer, 0
+            )
+
+        kernel_LXY = matrix["kernel"]
+        return {"kernel": jax.lax.fori_loop(0, len(kernel_LXY), one, kernel_LXY)}
+
+    return partition.constrain(_beside(base, factors, add))

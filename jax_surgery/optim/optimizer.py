@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which optimizer a run has, and how large its steps are."""
+
+import dataclasses
+import functools
+from typing import Literal
+
+import jax
+import optax
+
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.trainable import (
+    ALL,
+    BLOCK_OF,
+    Params,
+    Trainable,
+    matrix_name,
+    resolve,
+)
+from jax_surgery.optim import muon, rounding
+from jax_surgery.optim.adafactor import scale_by_adafactor
+from jax_surgery.optim.precondition import directions as precondition
+from jax_surgery.optim.preconditioned_steps import preconditioned_steps
+
+# The directions that are preconditioned on what is kept; see `precondition`.
+DIRECTIONS = {
+    "natural": precondition.natural,
+    "orthogonal": precondition.orthogonal,
+}
+OPTIMIZERS = ("adamw", "adafactor", "sgd", "muon", *DIRECTIONS)
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerChoice:
+    """What the optimizer is and how large its steps are.
+
+    Attributes:
+      name: "adamw"; "adafactor" (factored second moments, none of the first); "sgd";
+        "muon" (on the layers' matrices, with AdamW on embedding, head and norms);
+        "natural" or "orthogonal" (see `precondition`).
+      learning_rate: the peak rate. For "adamw", "adafactor" and "muon" the size of an
+        element's step, so one that suits the first suits the others about as well; for
+        "natural" and "orthogonal" the largest step, as a fraction of the norm of all
+        moving matrices together.
+      warmup: steps from 0 to the peak.
+      schedule: "cosine", "linear" (both down to `final` of the peak) or "constant".
+      final: what is left of the rate at the end, 0 to 1.
+      clip: global gradient norm to clip at; 0 for none (not "natural", "orthogonal").
+      weight_decay: a step's, times the learning rate; not of the norms (not "natural",
+        "orthogonal").
+      b1, b2: decays of AdamW's moments ("adamw", "muon").
+      momentum: of the gradients ("sgd", "muon" in Nesterov's form, "natural",
+        "orthogonal"); 0 for none. Muon is used with 0.95.
+      moment_dtype: of AdamW's first moment and of the momentum, "float32" or "bfloat16"
+        ("adamw", "sgd", "muon"); see `rounding`.
+      second_moment_dtype: of AdamW's second moment ("adamw", "muon").
+      first_layer: the first layer that moves; negative counts from the end.
+      matrices: comma-separated matrices of each layer that move (q, k, v, o, gate, up,
+        down); "" is every parameter, all seven where the direction is preconditioned.
+    """
+
+    name: Literal["adamw", "adafactor", "sgd", "muon", "natural", "orthogonal"] = (
+        "adamw"
+    )
+    learning_rate: float = 1e-5
+    warmup: int = 0
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    final: float = 0.0
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    momentum: float = 0.0
+    first_layer: int = 0
+    matrices: str = ""
+    moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    second_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def preconditioned(self) -> bool:
+        """Whether it needs the second moments of what is kept."""
+        return self.name in DIRECTIONS
+
+    def trainable(self, config: LlamaConfig) -> Trainable:
+        """The parameters of a model that move.
+
+        Raises:
+          ValueError: see `trainable.resolve`.
+        """
+        every = ",".join(BLOCK_OF) if self.preconditioned else ""
+        return resolve(config, self.first_layer, self.matrices or every)
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("name", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("moment_dtype", rounding.DTYPES),
+            ("second_moment_dtype", rounding.DTYPES),
+        ):
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(
+                    f"optimizer.{name}={value!r}; choose one of {', '.join(allowed)}."
+                )
+        if self.learning_rate <= 0:
+            raise ValueError(
+                f"optimizer.learning_rate={self.learning_rate} must be positive."
+            )
+        for name in ("clip", "weight_decay"):
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"optimizer.{name}={value}; use 0 (none) or more.")
+        for name in ("momentum", "b1", "b2"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"optimizer.{name}={value}; use 0 (none) to below 1.")
+        if not 0 <= self.final <= 1:
+            raise ValueError(
+                f"optimizer.final={self.final} is a part of the peak; use 0 to 1."
+            )
+
+
+def make_schedule(choice: OptimizerChoice, steps: int) -> optax.Schedule:
+    """The learning rate (or step size) at each of `steps` steps.
+
+    Raises:
+      ValueError: no steps, or fewer than the warmup.
+    """
+    if steps < 1 or not 0 <= choice.warmup < steps:
+        raise ValueError(
+            f"{steps} steps with optimizer.warmup={choice.warmup}: there must be at "
+            "least 1 step, and more than the warmup; lower optimizer.warmup or train "
+            "longer."
+        )
+    peak, decay = choice.learning_rate, steps - choice.warmup
+    after = {
+        "cosine": optax.cosine_decay_schedule(peak, decay, choice.final),
+        "linear": optax.linear_schedule(peak, peak * choice.final, decay),
+        "constant": optax.constant_schedule(peak),
+    }[choice.schedule]
+    if not choice.warmup:
+        return after
+    ramp = optax.linear_schedule(0.0, peak, choice.warmup)
+    return optax.join_schedules([ramp, after], [choice.warmup])
+
+
+def _adam(choice: OptimizerChoice) -> optax.GradientTransformation:
+    dtypes = {"mu": choice.moment_dtype, "nu": choice.second_moment_dtype}
+    return rounding.stored(optax.scale_by_adam(choice.b1, choice.b2), dtypes)
+
+
+def _momentum(choice: OptimizerChoice, nesterov: bool) -> optax.GradientTransformation:
+    if not choice.momentum:
+        return optax.identity()
+    trace = optax.trace(choice.momentum, nesterov)
+    return rounding.stored(trace, {"trace": choice.moment_dtype})
+
+
+def _muon(choice: OptimizerChoice) -> optax.GradientTransformation:
+    """Muon on the layers' matrices, AdamW on embedding, head and norms."""
+
+    def labels(tree):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "muon" if matrix_name(path) else "adamw", tree
+        )
+
+    orthogonal = optax.chain(_momentum(choice, nesterov=True), muon.orthogonal_steps())
+    return optax.partition({"muon": orthogonal, "adamw": _adam(choice)}, labels)
+
+
+def _decays(params: Params) -> Params:
+    """True where weights decay: everywhere but in the norms."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: path[-1].key != "scale", params
+    )
+
+
+def _moving(
+    inner: optax.GradientTransformation, trainable: Trainable
+) -> optax.GradientTransformation:
+    """`inner` on what moves; the rest has no state, and no step."""
+    if not trainable.matrices:
+        return inner
+
+    def update(gradients, state, params):
+        moving = trainable.cut(gradients), state, trainable.cut(params)
+        steps, state = inner.update(*moving)
+        return trainable.paste(steps, gradients), state
+
+    return optax.GradientTransformation(
+        lambda params: inner.init(trainable.cut(params)), update
+    )
+
+
+def make_optimizer(
+    choice: OptimizerChoice, steps: int, trainable: Trainable = ALL
+) -> optax.GradientTransformation:
+    """The optimizer for a run of `steps` steps.
+
+    Its state's arrays have the shapes of what they are moments of, or are Adafactor's
+    means of rows and columns, or scalars. What does not move has no state.
+
+    Args:
+      choice: what it is.
+      steps: of the run.
+      trainable: what moves.
+    """
+    schedule = make_schedule(choice, steps)
+    if choice.preconditioned:
+        return preconditioned_steps(
+            DIRECTIONS[choice.name], schedule, choice.momentum, trainable
+        )
+    make_direction = {
+        "adamw": _adam,
+        "adafactor": lambda _: scale_by_adafactor(),
+        "sgd": functools.partial(_momentum, nesterov=False),
+        "muon": _muon,
+    }[choice.name]
+    clip = optax.clip_by_global_norm(choice.clip) if choice.clip else optax.identity()
+    inner = optax.chain(
+        make_direction(choice),
+        optax.add_decayed_weights(choice.weight_decay, _decays),
+        optax.scale_by_learning_rate(schedule),
+    )
+    return optax.chain(clip, _moving(inner, trainable))

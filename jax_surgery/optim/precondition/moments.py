@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Second moments of the inputs of the moving matrices, over kept text."""
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_surgery.data.role_rows import Batch
+from jax_surgery.models import llama
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.trainable import Trainable
+from jax_surgery.optim.precondition.directions import Moments, moment_widths
+from jax_surgery.parallel import partition
+
+MOMENT_WEIGHTS = "moment_weights_BT"  # of a batch's tokens, [B, T]; 1 where absent
+
+
+@functools.partial(jax.jit, static_argnums=(1, 3, 4), donate_argnums=5)
+def add(
+    params: Any,
+    config: LlamaConfig,
+    batch: Batch,
+    compute: llama.Compute,
+    trainable: Trainable,
+    moments: Moments,
+) -> Moments:
+    """The moments with those of one more batch; `moments` are donated.
+
+    On a mesh they stay split over `fsdp`, [layers, d / fsdp, d] on each device.
+    """
+    weights_BT = (batch["segment_ids_BT"] > 0).astype(jnp.float32)
+    if MOMENT_WEIGHTS in batch:
+        weights_BT *= batch[MOMENT_WEIGHTS]
+    _, new = llama.forward_packed(
+        params,
+        config,
+        batch,
+        compute=compute,
+        moments_weight_BT=weights_BT,
+        first_trained_layer=trainable.first_layer,
+    )
+    return partition.constrain(
+        {kind: total + new[kind] for kind, total in moments.items()}
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def zero_moments(config: LlamaConfig, trainable: Trainable) -> Moments:
+    """No text read yet: zeros of the moments' shapes, [layers, d, d] float32.
+
+    They are made where they lie on the mesh: of a 7B model they are 22 GB.
+    """
+    layers = config.num_layers - trainable.first_layer
+    widths = moment_widths(config, trainable)
+    return partition.constrain(
+        {kind: jnp.zeros((layers, d, d)) for kind, d in widths.items()}
+    )
+
+
+def second_moments(
+    params: Any,
+    config: LlamaConfig,
+    batches: Iterable[Batch],
+    compute: llama.Compute,
+    trainable: Trainable,
+) -> Moments:
+    """Sums of w x x^T over all real tokens of the batches; forward passes only.
+
+    w is the batch's MOMENT_WEIGHTS, or 1.
+
+    Of the layers from `trainable.first_layer`, and of the inputs that its matrices
+    have (`precondition.INPUT_OF`).
+    """
+    moments = zero_moments(config, trainable)
+    for batch in batches:
+        moments = add(params, config, batch, compute, trainable, moments)
+    return moments

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps of a stated size along preconditioned directions, as an optimizer."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_surgery.models.trainable import Matrices, Trainable
+from jax_surgery.optim.precondition import directions as precondition
+
+
+class PreconditionedState(NamedTuple):
+    """State of `preconditioned_steps`.
+
+    Attributes:
+      count: steps taken.
+      weight_norm: of all moving matrices together, before the first step.
+      velocity: momentum of the matrices' gradients, or () without.
+      roots: of `precondition.inverse_roots`; the identity until they are set. They
+        are part of the state so that a resumed run is bit-equal.
+    """
+
+    count: jax.Array
+    weight_norm: jax.Array
+    velocity: Any
+    roots: precondition.Roots
+
+
+def preconditioned_steps(
+    direction: Callable[[Matrices, precondition.Roots], Matrices],
+    schedule: optax.Schedule,
+    momentum: float,
+    trainable: Trainable,
+) -> optax.GradientTransformation:
+    """W <- W - s_t ||W_0|| D / ||D||, norms over all moving matrices together.
+
+    D is the direction of the gradient, or of its moving sum v <- momentum v + G,
+    under the state's roots. A zero gradient (everything forgotten and learned)
+    makes no step.
+    """
+
+    def init(params):
+        matrices = trainable.take(params)
+        return PreconditionedState(
+            jnp.zeros((), jnp.int32),
+            optax.tree.norm(matrices),
+            jax.tree.map(jnp.zeros_like, matrices) if momentum else (),
+            precondition.identity_roots(matrices),
+        )
+
+    def update(gradients, state, params=None):
+        del params
+        moving, velocity = trainable.take(gradients), state.velocity
+        if momentum:
+            velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, moving)
+            moving = velocity
+        steps = direction(moving, state.roots)
+        norm = optax.tree.norm(steps)
+        size = schedule(state.count) * state.weight_norm
+        scale = jnp.where(norm > 0, -size / jnp.where(norm > 0, norm, 1.0), 0.0)
+        steps = jax.tree.map(lambda d: scale * d, steps)
+        state = state._replace(count=state.count + 1, velocity=velocity)
+        return trainable.put(steps, gradients), state
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a surgery costs against the naive alternative, in FLOPs.
+
+The naive alternative is to train on update and all that is kept, from where the model
+began, for as many passes as it took to learn. Every forward pass of the surgery
+counts: gradients, the reference, the statistics; and the algebra of the preconditioner
+and of Muon.
+"""
+
+import dataclasses
+
+from jax_surgery.models import flops
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.trainable import Trainable
+from jax_surgery.optim.optimizer import OptimizerChoice
+from jax_surgery.optim.precondition import directions as precondition
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What a surgery computed; tokens include padding, which is computed too."""
+
+    config: LlamaConfig
+    context: int
+    trained_tokens: int  # forward and backward
+    reference_tokens: int  # forward, frozen model
+    statistics_tokens: int  # forward, with second moments
+    trainable: Trainable
+    optimizer: OptimizerChoice
+    steps: int
+    refreshes: int  # computations of the statistics
+    rank: int = 0  # of low-rank deltas; 0 where the parameters themselves move
+
+    def surgery_flops(self) -> dict[str, float]:
+        """FLOPs by item."""
+        config, context, moves = self.config, self.context, self.trainable
+        items = {
+            "training": flops.training_flops(
+                config, self.trained_tokens, context, moves, self.rank
+            ),
+            # The live or cached reference applies its own head inside the KL as well.
+            "reference": flops.forward_flops(config, self.reference_tokens, context),
+        }
+        iterations = precondition.NEWTON_SCHULZ_STEPS
+        if self.optimizer.name == "muon":
+            each = flops.newton_schulz_flops(config, moves, iterations)
+            items["orthogonalisation"] = self.steps * each
+        if self.optimizer.preconditioned:
+            layers = config.num_layers - moves.first_layer
+            widths = precondition.moment_widths(config, moves)
+            each = flops.direction_flops(
+                config, moves, iterations if self.optimizer.name == "orthogonal" else 0
+            )
+            items["statistics"] = flops.moments_flops(
+                config, self.statistics_tokens, context, widths, layers
+            )
+            items["preconditioner"] = (
+                self.refreshes * flops.inverse_root_flops(widths, layers)
+                + self.steps * each
+            )
+        return items
+
+
+def compare(counts: Counts, kept_tokens: int, epochs: float) -> dict:
+    """The `cost` of results.json.
+
+    Args:
+      counts: of the surgery.
+      kept_tokens: of update and of all that is kept, without padding.
+      epochs: passes of the naive alternative.
+
+    Returns:
+      {"surgery_flops", "baseline_flops", "ratio": baseline / surgery (50 says the
+      surgery is 50 times cheaper), "items": FLOPs by item, and the counts}.
+    """
+    items = counts.surgery_flops()
+    surgery = sum(items.values())
+    baseline = flops.training_flops(
+        counts.config, round(kept_tokens * epochs), counts.context
+    )
+    return {
+        "surgery_flops": surgery,
+        "baseline_flops": baseline,
+        "ratio": baseline / surgery if surgery else float("inf"),
+        "items": items,
+        "trained_tokens": counts.trained_tokens,
+        "reference_tokens": counts.reference_tokens,
+        "statistics_tokens": counts.statistics_tokens,
+        "baseline_tokens": round(kept_tokens * epochs),
+        "baseline_epochs": epochs,
+    }

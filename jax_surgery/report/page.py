@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One self-contained page: tables, curves, examples, cost, config and versions."""
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+from typing import Any, TypedDict
+
+from jax_surgery.report import pictures
+from jax_surgery.report.table import Row
+
+PACKAGES = ("jax_surgery", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
+            "transformers", "numpy")  # fmt: skip
+
+
+class Example(TypedDict):
+    """One prompt, what is right, and what the model said before and after."""
+
+    about: str
+    prompt: str
+    reference: str
+    before: str
+    after: str
+
+
+class Figure(TypedDict):
+    """A picture of the page's, and what it shows in a sentence or two."""
+
+    title: str
+    svg: str
+    caption: str
+
+
+class Page(TypedDict, total=False):
+    """What a page shows; a section appears only for what was measured.
+
+    title, subtitle: of the run. rows: of the before/after table. intervals: "Wilson"
+    (the rows hold multiple-choice accuracies), another name or "". figures: pictures
+    that stand below the table. metrics: lines of metrics.jsonl. curve: accuracies by
+    step (fractions). examples: answers. cost: of results.json. settings: the exact
+    config.
+    """
+
+    title: str
+    subtitle: str
+    rows: list[Row]
+    intervals: str
+    figures: list[Figure]
+    metrics: list[dict[str, float]]
+    curve: list[dict[str, float]]
+    examples: list[Example]
+    cost: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the machine, and the packages that matter."""
+    found = {"python": platform.python_version(), "machine": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def render(page: Page) -> str:
+    """The page as HTML; texts are escaped."""
+    import jinja2
+
+    template = pathlib.Path(__file__).with_name("page.html").read_text()
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.ChainableUndefined
+    )
+    metrics, curve, cost = (page.get(k) for k in ("metrics", "curve", "cost"))
+    return environment.from_string(template).render(
+        **{k: v for k, v in page.items() if k != "settings"},
+        settings=json.dumps(page.get("settings", {}), indent=2),
+        loss_svg=pictures.loss_curves(metrics) if metrics else "",
+        accuracy_svg=pictures.accuracy_curves(curve) if curve else "",
+        cost_svg=pictures.cost_bars(cost) if cost else "",
+        versions=json.dumps(versions(), indent=2),
+    )

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the embedded benchmark's files: JSONL, and TFDS without TensorFlow."""
+
+import json
+
+from etils import epath
+
+from jax_surgery.benchmarks import embedded as benchmark
+from jax_surgery.runs.settings import BenchmarkSettings
+
+
+def run(settings: BenchmarkSettings, directory: str) -> dict[str, int]:
+    """Writes `DIR/jsonl/*.jsonl` and `DIR/tfds`; returns lines by file."""
+    del settings
+    folder = epath.Path(directory) / "jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {name: benchmark.load(name) for name in benchmark.SETS}
+    files["questions"] = [question.record() for question in benchmark.questions()]
+    for name, rows in files.items():
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+    from jax_surgery.benchmarks.embedded.builder import EmbeddedWorld
+
+    for config in ("texts", "questions"):
+        EmbeddedWorld(
+            data_dir=str(epath.Path(directory) / "tfds"),
+            config=config,
+            file_format="array_record",
+        ).download_and_prepare()
+    counts = {f"{name}.jsonl": len(rows) for name, rows in files.items()}
+    print(f"wrote {counts} and TFDS files under {directory}")
+    return counts

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Edits as files: apply one to a model, undo it, scale it, make one of several.
+
+The story: edits' files (and a model) -> a model or an edit, and how to undo it.
+"""
+
+import datetime
+import json
+import shlex
+from typing import Any
+
+from etils import epath
+
+from jax_surgery.benchmarks import model_source
+from jax_surgery.checkpoints import hf_weights
+from jax_surgery.edits import algebra as edit_algebra
+from jax_surgery.edits import apply as edit_apply
+from jax_surgery.edits import file as edit_file
+from jax_surgery.edits.file import Edit, short
+from jax_surgery.parallel import distributed
+from jax_surgery.report import page
+from jax_surgery.runs.patch_settings import EditSettings
+
+EDIT, MODEL, ROLLBACK = "edit.safetensors", "model", "rollback.safetensors"
+
+
+def provenance(**fields: Any) -> dict[str, Any]:
+    """What every edit says of where it came from, and further fields."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "created": now.isoformat(timespec="seconds"),
+        "versions": page.versions(),
+        **fields,
+    }
+
+
+def run(settings: EditSettings, directory: str) -> None:
+    """Does what `settings.action` says; writes `model/`, or an edit, or both.
+
+    Raises:
+      FileNotFoundError, ValueError: no such edit or model, or they do not fit.
+    """
+    if distributed.is_lead():
+        stories = {
+            "apply": _apply,
+            "rollback": _rollback,
+            "scale": _scale,
+            "compose": _compose,
+            "show": _show,
+        }
+        stories[settings.action](settings, epath.Path(directory))
+    distributed.wait("edit")
+
+
+def _files(settings: EditSettings) -> list[str]:
+    files = [name.strip() for name in settings.edits.split(",") if name.strip()]
+    if not files:
+        raise ValueError(
+            f"config.edits is empty: action {settings.action!r} needs an edit's file, "
+            f"e.g. --config.edits=runs/u/{EDIT}."
+        )
+    return files
+
+
+def _one_file(settings: EditSettings) -> str:
+    files = _files(settings)
+    if len(files) > 1:
+        raise ValueError(
+            f"config.edits names {len(files)} files and action {settings.action!r} takes "
+            "one; compose makes one of several edits, rollbacks go one after another."
+        )
+    return files[0]
+
+
+def _model(settings: EditSettings) -> epath.Path:
+    if not settings.model:
+        raise ValueError(
+            f"config.model is empty: action {settings.action!r} needs a model's "
+            "directory, e.g. --config.model=DIR."
+        )
+    return hf_weights.resolve(model_source(settings.model))
+
+
+def _command(action: str, folder: epath.Path, suffix: str, **fields: object) -> str:
+    values = [f"--config.{key}={value}" for key, value in fields.items()]
+    workdir = folder.parent / f"{folder.name}-{suffix}"
+    words = ["--config=configs/edit.py", f"--config.action={action}", *values]
+    words = ["python", "-m", "jax_surgery.main", *words, f"--workdir={workdir}"]
+    return shlex.join(words)
+
+
+def _tell(left_out: tuple[str, ...]) -> None:
+    if left_out:
+        print(
+            f"not copied: {', '.join(left_out)} (weights that the edit did not change, "
+            "or hidden folders)"
+        )
+
+
+def _apply(settings: EditSettings, folder: epath.Path) -> None:
+    edit, model = edit_file.load_edit(_one_file(settings)), _model(settings)
+    if settings.scale != 1:
+        edit = edit_algebra.scaled(edit, settings.scale)
+    done = edit_apply.apply(edit, model, folder / MODEL, folder / ROLLBACK)
+    edit_file.save_edit(done.edit, folder / EDIT)
+    _tell(done.left_out)
+    files = {"edits": folder / ROLLBACK, "model": folder / MODEL}
+    print(
+        f"{folder / MODEL} is {model} with the edit {_identity(done.edit)}, which is "
+        f"{folder / EDIT}. Who has that file or {folder / ROLLBACK} can restore what "
+        "was removed: ship neither with the model. What undoes it:\n  "
+        + _command("rollback", folder, "undone", **files)
+    )
+
+
+def _rollback(settings: EditSettings, folder: epath.Path) -> None:
+    file, model = _one_file(settings), _model(settings)
+    done = edit_apply.rollback(model, file, folder / MODEL)
+    _tell(done.left_out)
+    files = {"edits": file, "model": folder / MODEL}
+    print(
+        f"{folder / MODEL} is {model} before the edit {_identity(done.edit)}, the same "
+        "bits. What undoes it:\n  " + _command("apply", folder, "edited", **files)
+    )
+
+
+def _write(edit: Edit, folder: epath.Path) -> None:
+    edit_file.save_edit(edit, folder / EDIT)
+    _describe(edit)
+    print(
+        f"wrote {folder / EDIT}; the edits that it was made of are as they were. "
+        "Remove it to undo this."
+    )
+
+
+def _scale(settings: EditSettings, folder: epath.Path) -> None:
+    edit = edit_file.load_edit(_one_file(settings))
+    _write(edit_algebra.scaled(edit, settings.scale), folder)
+
+
+def _compose(settings: EditSettings, folder: epath.Path) -> None:
+    edits = [edit_file.load_edit(file) for file in _files(settings)]
+    edit = edit_algebra.compose(edits, settings.rank)
+    edit.provenance.update(provenance())
+    _write(edit, folder)
+
+
+def _show(settings: EditSettings, folder: epath.Path) -> None:
+    del folder
+    for file in _files(settings):
+        _describe(edit_file.load_edit(file))
+
+
+def _identity(edit: Edit) -> str:
+    return f"{short(edit.digest)} x {edit.scale:g}"
+
+
+def _describe(edit: Edit) -> None:
+    """Prints all of an edit but its numbers."""
+    print(f"edit {_identity(edit)} of the model {short(edit.base.model)}", end="")
+    print(f", which becomes {short(edit.result.model)}" if edit.result else "")
+    print(json.dumps(edit.provenance, indent=2))
+    print("   rank      norm  matrix [outputs, inputs]")
+    for name, norm in edit.norms.items():
+        a, b = edit.factors[name]
+        print(f"{a.shape[1]:7d} {norm:9.4g}  {name} [{b.shape[1]}, {len(a)}]")

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracies over the steps of a run, in DIR/curve.jsonl."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+
+from jax_surgery.parallel import distributed
+from jax_surgery.train.loop import Hook, State
+
+CURVE = "curve.jsonl"
+
+
+def watch(
+    ask: Callable[[State], dict[str, Any]], every: int, directory: str
+) -> list[Hook]:
+    """Asks during a run, and appends what is found to the file; [] with `every` 0.
+
+    Args:
+      ask: accuracies by group (see `multiple_choice.summarise`) of a state.
+      every: steps between.
+      directory: of the run.
+    """
+    if not every:
+        return []
+    file = epath.Path(directory) / CURVE
+
+    def run(step: int, state: State) -> State:
+        point = {"step": step} | {g: e["accuracy"] for g, e in ask(state).items()}
+        if distributed.is_lead():
+            old = read_curve(directory)
+            kept = [row for row in old if row["step"] < step]
+            file.write_text("".join(json.dumps(row) + "\n" for row in [*kept, point]))
+        return state
+
+    return [Hook(every, run)]
+
+
+def read_curve(directory: str) -> list[dict[str, float]]:
+    """The accuracies over steps of a run so far."""
+    file = epath.Path(directory) / CURVE
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines()]

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop that every run shares: progress, metrics, checkpoints, stops."""
+
+import collections
+import dataclasses
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tqdm
+from etils import epath
+
+from jax_surgery.data.stream import Batch, BatchStream
+from jax_surgery.parallel import distributed
+from jax_surgery.train.checkpoint import Checkpoints
+from jax_surgery.train.loop_settings import Loop
+from jax_surgery.train.metrics_file import MetricsWriter
+
+State = Any  # a pytree of arrays; has what a step changes
+Metrics = dict[str, Any]
+
+# Steps whose loss sets the scale that an explosion is measured by.
+FIRST_STEPS = 5
+# Terms that must stay small; the unlearn term is meant to grow.
+KEPT_TERMS = ("update_ce", "retain_kl")
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or exploded; the message says where and what to change."""
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop; what it had is saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Hook:
+    """Calls `run(step, state)` before step 0, n, 2n, ... (n = `every`; 0: only 0).
+
+    What it returns is the state that training goes on with.
+    """
+
+    every: int
+    run: Callable[[int, State], State]
+
+    def due(self, step: int) -> bool:
+        """Whether the hook runs before this step."""
+        return step % self.every == 0 if self.every else step == 0
+
+
+class _StopOnSignal:
+    """Turns the first Ctrl-C (or SIGTERM) into a flag; a second one kills."""
+
+    def __init__(self):
+        self.asked = False
+        self._old = {}
+
+    def _ask(self, number, frame):
+        del frame
+        self.asked = True
+        signal.signal(number, self._old[number])
+        print(
+            "\nstopping after this step; once more stops at once, without saving",
+            file=sys.stderr,
+        )
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._old[number] = signal.signal(number, self._ask)
+            except ValueError:  # not in the main thread, which alone gets signals
+                break
+        return self
+
+    def __exit__(self, *exc):
+        for number, old in self._old.items():
+            signal.signal(number, old)
+
+
+class _LossGuard:
+    """Raises when a metric is not finite or the loss is far beyond where it began."""
+
+    def __init__(self, factor: float, kept: Callable[[], str]):
+        """`kept` says which checkpoint there is; `factor` is `Loop.explode_factor`."""
+        self._factor, self._kept = factor, kept
+        self.first: list[float] = []
+
+    def diverged(self, what: str, metrics: Metrics) -> TrainingDiverged:
+        """The error: what happened, what to change, what is kept."""
+        # Rounds of a removal have a size of their own.
+        rate = "rounds.step" if "task_norm" in metrics else "optimizer.learning_rate"
+        advice = f"Lower config.{rate}"
+        if "unlearn_ce" in metrics:
+            advice += (
+                ", bound the ascent (config.objective.ascent='margin') or lower "
+                "config.objective.alpha"
+            )
+        return TrainingDiverged(
+            f"{what}. {advice}, and start again in a new --workdir. {self._kept()}"
+        )
+
+    def check(self, step: int, metrics: dict[str, float]) -> None:
+        """Raises `TrainingDiverged` for bad metrics of `step`."""
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise self.diverged(f"{name} is {value} at step {step}", metrics)
+        terms = [name for name in KEPT_TERMS if name in metrics] or ["loss"]
+        worst = max(terms, key=lambda name: metrics[name])
+        if len(self.first) < FIRST_STEPS:
+            self.first.append(metrics[worst])
+        elif metrics[worst] > (limit := self._factor * max(1.0, *self.first)):
+            raise self.diverged(
+                f"the loss exploded: {worst} is {metrics[worst]:.4g} nats at step "
+                f"{step}, over {limit:.4g} (config.loop.explode_factor="
+                f"{self._factor:g} times its first values)",
+                metrics,
+            )
+
+    def check_state(self, step: int, state: State, metrics: Metrics) -> None:
+        """Raises `TrainingDiverged` where numbers to be saved are not finite."""
+        if not bool(_all_finite(state)):
+            raise self.diverged(f"the update of step {step} is not finite", metrics)
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    finite = jnp.array(True)
+    for x in jax.tree.leaves(tree):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            finite &= jnp.isfinite(x).all()
+    return finite
+
+
+class _Reporter:
+    """Brings metrics from the device one step late, checks, writes, shows them."""
+
+    def __init__(self, writer: MetricsWriter, guard: _LossGuard, bar, every: int):
+        self._writer, self._guard, self._bar = writer, guard, bar
+        self._every, self._end = every, bar.total
+        self._pending: collections.deque = collections.deque()
+        self._finished = 0.0  # when the last step reported was done
+        self._tokens, self._seconds = 0, 0.0  # since metrics were last written
+        self.latest: dict[str, float] = {}
+
+    def add(self, step: int, metrics: Metrics, tokens: int, began: float, epochs):
+        """Takes a dispatched step, and reports the one before it."""
+        self._pending.append((step, metrics, tokens, began, dict(epochs)))
+        self.report(leave=1)
+
+    def report(self, leave: int = 0) -> None:
+        """Reports what is pending but the newest `leave` steps."""
+        while len(self._pending) > leave:
+            step, metrics, tokens, began, epochs = self._pending.popleft()
+            metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
+            self._guard.check(step, metrics)
+            # A step is dispatched while the one before it still computes.
+            began, self._finished = max(began, self._finished), time.perf_counter()
+            self._seconds += self._finished - began
+            self._tokens += tokens
+            self.latest = metrics
+            if step % self._every == 0 or step == self._end:
+                self._write(step, metrics, epochs)
+            self._bar.update(1)
+
+    def _write(self, step: int, metrics: Metrics, epochs: dict[str, float]) -> None:
+        metrics = metrics | {"tokens_per_second": self._tokens / self._seconds}
+        self._tokens, self._seconds = 0, 0.0
+        metrics |= {f"epochs_{role}": value for role, value in epochs.items()}
+        self._writer.write(step, metrics)
+        self._bar.set_postfix(_shown(metrics), refresh=False)
+
+
+def train(
+    step_fn: Callable[[State, Batch], tuple[State, Metrics]],
+    state: State,
+    stream: BatchStream,
+    *,
+    steps: int,
+    directory: str,
+    settings: Loop,
+    hooks: Sequence[Hook] = (),
+    title: str,
+    until: Callable[[int, State, dict[str, float]], bool] | None = None,
+) -> State:
+    """Trains to `steps`, from the newest checkpoint in `directory` if there is one.
+
+    Metrics of a step are fetched after the next one has been dispatched. A hook that
+    changes the state runs again when a run is resumed at its step, so a resumed run is
+    bit-equal to an uninterrupted one.
+
+    Args:
+      step_fn: one step; may donate the state. Its metrics are scalars, among them
+        `loss` (or the terms that `_LossGuard` watches), in nats.
+      state: the state before the first step, a pytree of arrays.
+      stream: batches; its position is part of a checkpoint.
+      steps: when to end.
+      directory: for checkpoints/, metrics.jsonl and tensorboard/; local or gs://.
+      settings: how often, and what stops it.
+      hooks: called between steps.
+      title: of the progress bar.
+      until: asked after each step, with its metrics; the run ends early where true.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      TrainingDiverged: NaN or exploding loss; the last good checkpoint is kept.
+      Interrupted: after Ctrl-C or SIGTERM; everything is saved.
+      ValueError: the checkpoint is of other data (see `BatchStream.set_state`).
+    """
+    folder = epath.Path(directory)
+    checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
+    guard = _LossGuard(settings.explode_factor, checkpoints.describe)
+    step, ended = 0, False
+    if checkpoints.latest is not None:
+        step = checkpoints.latest
+        state, loop_state = checkpoints.restore(state)
+        stream.set_state(loop_state["stream"])
+        guard.first = list(loop_state["first_losses"])
+        ended = loop_state.get("ended", False)
+        print(f"{title}: going on at step {step} of {steps}")
+    writer = MetricsWriter(folder, after=step)
+    bar = tqdm.tqdm(
+        total=steps,
+        initial=step,
+        desc=title,
+        unit="step",
+        mininterval=0.5,
+        dynamic_ncols=True,
+        disable=not distributed.is_lead(),
+    )
+    reporter = _Reporter(writer, guard, bar, settings.log_every)
+
+    def save() -> None:
+        reporter.report()
+        guard.check_state(step, state, reporter.latest)
+        loop_state = {"stream": stream.get_state(), "first_losses": guard.first}
+        checkpoints.save(step, state, loop_state | {"ended": ended})
+        writer.flush()
+
+    with _StopOnSignal() as stop, writer, checkpoints, bar:
+        while step < steps and not ended:
+            for hook in (h for h in hooks if h.due(step)):
+                reporter.report()
+                state = hook.run(step, state)
+            began = time.perf_counter()
+            batch = next(stream)
+            state, metrics = step_fn(state, batch)
+            step += 1
+            reporter.add(step, metrics, stream.real_tokens, began, stream.epochs)
+            if until is not None:
+                reporter.report()
+                ended = until(step, state, reporter.latest)
+            due = _due(step, settings.checkpoint_every)
+            if stop.asked or ended or step == steps or due:
+                save()
+            if stop.asked:
+                raise Interrupted(f"stopped at step {step} of {steps}, which is saved.")
+    return state
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
+
+
+def _shown(metrics: dict[str, float]) -> dict[str, str]:
+    """What the progress bar says: the loss terms and tokens a second."""
+    names = {
+        "unlearn_ce": "unlearn",
+        "update_ce": "update",
+        "retain_kl": "KL",
+        "pushed_down": "to forget",
+        "pushed_up": "to know",
+        "loss": "loss",
+    }
+    shown = {label: f"{metrics[k]:.3g}" for k, label in names.items() if k in metrics}
+    return shown | {"tok/s": f"{metrics['tokens_per_second']:,.0f}"}

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What half of a removed task's items bring back of the other half.
+
+python results/relearn_table.py --workdir=DIR [--modes=...] [--tasks=...]
+writes results/relearn_table.md and .png.
+
+Hardware: 2 CPU cores, 3 GiB; about an hour.
+A task is removed in many ways; then every parameter of the model is trained (Adam) on
+one half of the task's items, and the accuracy on the other half is read along the way.
+What counts is how far it lies above that of a model that never knew the task. Cases
+that are finished in the workdir are not run again; the two models that never knew are
+pretrained first (3 minutes each).
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from subspace_cases import (
+    ONE_SHOT,
+    ROOT,
+    Cases,
+    Done,
+    model_of,
+    operate,
+    settings_of,
+    summary,
+)
+from subspace_tables import relearn_page
+
+from jax_surgery.benchmarks import suite
+from jax_surgery.checkpoints import hf_weights
+from jax_surgery.data import records
+from jax_surgery.data.packing import Packer
+from jax_surgery.data.tokens import encode
+from jax_surgery.methods.subspace import identify, learn, rounds, subject
+from jax_surgery.methods.subspace import operate as stages
+from jax_surgery.methods.subspace.mend import mend
+from jax_surgery.methods.subspace.relearn import relearn_step
+from jax_surgery.metrics.answers import score_answers
+from jax_surgery.models.trainable import BLOCK_OF
+from jax_surgery.optim.linalg import svd as linalg
+from jax_surgery.optim.precondition import discriminate
+from jax_surgery.runs import surgery
+from jax_surgery.train import devices
+
+# Two models that never knew half of the tasks each.
+NEVER = (
+    ("sub", "reverse", "dict_b", "people_b", "river", "smaller", "previous"),
+    ("add", "sort", "dict_a", "people_a", "capital", "larger", "next"),
+)
+TRIED = ("people_a", "add")  # facts and a rule, with every mode
+OTHERS = ("dict_a", "reverse")  # with the modes in REPORTED
+RESERVED = ("capital", "next")  # with them too
+STEPS = (5, 10, 20, 80)
+RATES = (3e-4, 1e-3)
+RECORDS, ROWS = 64, 10  # of a step
+
+COPIES = {"harden.copies": 6}
+OVERWRITE = {"identify.overwrite": 1.0, "rounds.step": 0.01}
+PLAIN = {
+    "rounds": {},
+    "rounds, nothing discriminated": {
+        "discriminate.method": "none",
+        "discriminate.guard": 0.0,
+    },
+    "one shot, ridge": ONE_SHOT,
+    "LoRA": {
+        "lora.rank": 8,
+        "optimizer.learning_rate": 1e-3,
+        "rounds.number": 300,
+    },
+    "overwritten": OVERWRITE,
+    "copies": COPIES,
+    "copies, their own statistics": COPIES | {"harden.statistics": "copy"},
+    "copies, steps of 1e-3": COPIES | {"harden.rate": 1e-3},
+    "copies, overwritten": COPIES | OVERWRITE,
+}
+REPORTED = ("never knew", "rounds", "overwritten", "copies", "copies, overwritten")
+DRAWN = {
+    "rounds": ("#c44e52", "o-"),
+    "overwritten": ("#dd8452", "s-"),
+    "copies": ("#4c72b0", "^-"),
+    "copies, overwritten": ("#55a868", "D-"),
+    "never knew": ("#555555", "x--"),
+}
+
+
+def attack(patient: subject.Subject, params, task: str, rate: float, steps=STEPS):
+    """Trains on a task's first half.
+
+    Returns:
+      (accuracy on the second half before and after `steps`, the parameters).
+    """
+    settings, rng = patient.settings, np.random.default_rng(0)
+    context, compute = settings.tasks.context, settings.compute
+
+    def documents(split):
+        texts = records.read_source(f"suite:{task}:{split}")
+        return encode(texts, patient.tokenizer, context)
+
+    first, second = documents("first"), documents("second")
+    for document in second:
+        document.learned[-1] = False  # the end of a text is no knowledge
+
+    def accuracy(params):
+        return score_answers(params, patient.config, second, context, compute).accuracy
+
+    found = [accuracy(params)]
+    params = stages.copied(params)
+    state = optax.adam(rate).init(params)
+    for number in range(1, max(steps) + 1):
+        picks = rng.permutation(len(first))[:RECORDS]
+        packed = Packer([first[i] for i in picks], context, "tokens").pack()
+        rows = packed.take(np.arange(ROWS) % len(packed))
+        weights = np.where(np.arange(ROWS) < len(packed), 1.0, 0.0)[:, None]
+        weights = weights * rows.weights_RT
+        batch = {
+            "tokens_BT": rows.tokens_RT,
+            "segment_ids_BT": rows.segment_ids_RT,
+            "positions_BT": rows.positions_RT,
+            identify.PUSH: (-weights / weights.sum()).astype(np.float32),
+            identify.BOUND: np.zeros_like(rows.weights_RT),
+        }
+        params, state = relearn_step(
+            *(patient.config, compute, rate, params, state, batch)
+        )
+        if number in steps:
+            found.append(accuracy(params))
+    return found, params
+
+
+def where_it_moves(task: str, model: str, workdir: pathlib.Path) -> Done:
+    """Copies, and rounds that move the matrices alone that relearning moves most.
+
+    Of each kind of matrix the share of its own norm; the larger half of the kinds.
+    """
+    done = operate("unlearn", task, model)
+    _, after = attack(done.subject, done.params, task, RATES[0], (20,))
+    moving = done.subject.settings.trainable(done.subject.config)
+    base = moving.take(done.params)
+    change = rounds.change_of(after, base, moving)
+    share = {
+        name: float(optax.tree.norm(change[name]) / optax.tree.norm(base[name]))
+        for name in BLOCK_OF
+    }
+    chosen = sorted(share, key=share.get)[len(share) // 2 :]
+    fields = COPIES | {"rounds.matrices": ",".join(chosen)}
+    print(task, {name: round(value, 4) for name, value in share.items()})
+    return operate("unlearn", task, model, **fields)
+
+
+def _mended(done: Done, params) -> Done:
+    """A case after passes that mend other parameters."""
+    with (
+        devices.on_mesh(done.subject.settings.mesh),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        stage = dataclasses.replace(done.last, directory=folder)
+        params = mend(stage, params)
+    after = done.subject.scores(params)
+    return dataclasses.replace(done, params=params, after=after)
+
+
+def both_sides(task: str, model: str, workdir: pathlib.Path) -> Done:
+    """Rounds, and W's own part between the change's inputs and its outputs taken out.
+
+    W - R(U U^T W V V^T) with the first 8 singular vectors U, V of what rounds have
+    changed, and R = (I + A / (tau lambda))^-1 of the kept tasks' ridge.
+    """
+    done = operate("unlearn", task, model)
+    patient = done.subject
+    ridge = patient.settings.discriminate.ridge
+    how = stages.rounds_of(patient)
+    weights = how.trainable.take(done.params)
+    before = how.trainable.take(patient.params)
+    change = rounds.change_of(done.params, before, how.trainable)
+    between = {}
+    for name, matrix in change.items():
+        svd = linalg.svd(matrix, 8)
+        inner = jnp.einsum("LXK,LXY,LYJ->LKJ", svd.u_LXK, weights[name], svd.v_LYK)
+        between[name] = jnp.einsum("LXK,LKJ,LYJ->LXY", svd.u_LXK, inner, svd.v_LYK)
+    with devices.on_mesh(patient.settings.mesh):
+        kept = stages.known_of_kept(done.last, done.params)
+        task_part = discriminate.discriminate(between, kept)
+        params = learn.learn(done.params, task_part, -ridge, how.trainable)
+    return _mended(done, params)
+
+
+def three_terms(task: str, model: str, workdir: pathlib.Path) -> Done:
+    """Rounds, then LLM Surgery's three terms in all layers: other texts' answers are
+    the update, all other tasks what is retained."""
+    done = operate("unlearn", task, model)
+    rows = suite.load(task)
+    others = [row | {"answer": rows[i - 7]["answer"]} for i, row in enumerate(rows)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        update = folder / "update.jsonl"
+        update.write_text("".join(json.dumps(row) + "\n" for row in others))
+        hf_weights.save_llama(
+            *(done.params, done.subject.config, str(folder / "removed")),
+            tokenizer_source=model,
+        )
+        fields = {
+            "model": str(folder / "removed"),
+            "data.unlearn": f"suite:{task}",
+            "data.update": str(update),
+            "data.retain": f"suite:without:{task}",
+            "data.rows_retain": 4,
+            "data.context": 128,
+            "data.questions": "",
+            "optimizer.first_layer": 0,
+            "optimizer.matrices": ",".join(BLOCK_OF),
+            "optimizer.learning_rate": 0.03,
+            "loop.evaluate_every": 0,
+            "loop.checkpoint_every": 0,
+        }
+        surgery.run(settings_of("surgery", **fields), str(folder / "run"))
+        params, _ = devices.load_llama(str(folder / "run" / "model"))
+    return _mended(done, params)
+
+
+MADE: dict[str, Callable[[str, str, pathlib.Path], Done]] = {
+    name: lambda task, model, workdir, fields=fields: operate(
+        "unlearn", task, model, **fields
+    )
+    for name, fields in PLAIN.items()
+} | {
+    "copies, the matrices that relearning moves most": where_it_moves,
+    "both sides": both_sides,
+    "then three terms": three_terms,
+}
+
+
+def run_mode(mode: str, task: str, workdir: pathlib.Path) -> dict:
+    """What a mode removes and costs, and what comes back at each rate."""
+    if mode == "never knew":
+        without = next(names for names in NEVER if task in names)
+        settings = settings_of("unlearn", model=model_of(workdir, 0, without))
+        with devices.on_mesh(settings.mesh):
+            patient = subject.admit(settings)
+        params, found = patient.params, {}
+    else:
+        done = MADE[mode](task, model_of(workdir, 0), workdir)
+        patient, params, found = done.subject, done.params, summary(done)
+    with devices.on_mesh(patient.settings.mesh):
+        back = {f"{rate:g}": attack(patient, params, task, rate)[0] for rate in RATES}
+    return found | {"back": back}
+
+
+def picture(cases: dict[str, dict], path: pathlib.Path) -> None:
+    """Accuracy along the steps, a column for each task and a row for each rate."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    tasks = list(dict.fromkeys(name.split("/")[0] for name in cases))
+    figure = Figure(figsize=(2.6 * len(tasks), 5.6), layout="constrained")
+    axes = figure.subplots(len(RATES), len(tasks), sharey=True, squeeze=False)
+    names = [str(step) for step in (0, *STEPS)]
+    for column, task in enumerate(tasks):
+        for row, rate in enumerate(RATES):
+            panel = axes[row][column]
+            for mode, (colour, style) in DRAWN.items():
+                if case := cases.get(f"{task}/{mode}"):
+                    values = 100 * np.array(case["back"][f"{rate:g}"])
+                    panel.plot(names, values, style, color=colour, label=mode)
+            panel.set_title(f"{task}, Adam {rate:g}", fontsize=10)
+            panel.set_ylim(-3, 103)
+            panel.grid(alpha=0.3)
+    for panel in axes[-1]:
+        panel.set_xlabel("steps on the first half")
+    for panel in axes[:, 0]:
+        panel.set_ylabel("accuracy on the second half, %")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Runs the modes and writes the table of all cases that are there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, type=pathlib.Path)
+    parser.add_argument(
+        "--modes",
+        default="|".join([*REPORTED, *(m for m in MADE if m not in REPORTED)]),
+    )
+    parser.add_argument("--tasks", default=",".join(TRIED + OTHERS + RESERVED))
+    arguments = parser.parse_args()
+    arguments.workdir.mkdir(parents=True, exist_ok=True)
+    cases = Cases(arguments.workdir, "relearn.json")
+    for mode in arguments.modes.split("|"):
+        for task in arguments.tasks.split(","):
+            if task in TRIED or mode in REPORTED:
+                cases.run(
+                    f"{task}/{mode}",
+                    lambda m=mode, t=task: run_mode(m, t, arguments.workdir),
+                )
+    text = relearn_page(cases.found, TRIED, RESERVED, STEPS)
+    (ROOT / "results" / "relearn_table.md").write_text(text)
+    picture(cases.found, ROOT / "results" / "relearn_table.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cases of the subspace benchmarks: a config's stages on a model of the suite."""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+import tempfile
+import time
+
+import jax
+
+from jax_surgery.benchmarks import suite
+from jax_surgery.methods.subspace import learn, subject
+from jax_surgery.methods.subspace.alpha import choose_alpha
+from jax_surgery.methods.subspace.operate import Stage
+from jax_surgery.metrics.task_scores import drop, removed
+from jax_surgery.report import subspace_outcome as outcome
+from jax_surgery.runs import pretrain
+from jax_surgery.runs import settings as run_settings
+from jax_surgery.runs import subspace_story as story
+from jax_surgery.train import devices
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Fields of a removal by a single subtraction of a task that was learned in 40 rounds.
+ONE_SHOT = {
+    "rounds.mode": "one_shot",
+    "rounds.alpha": 0.0,
+    "rounds.number": 40,
+    "identify.loss": "cross_entropy",
+}
+
+
+def settings_of(name: str, **fields):
+    """A config of `configs/` with some fields changed, as settings."""
+    module = importlib.import_module(f"configs.{name}")
+    config = module.get_config()
+    config.update_from_flattened_dict(fields)
+    return run_settings.from_config(config)
+
+
+def model_of(workdir: pathlib.Path, seed: int, without: tuple[str, ...] = ()) -> str:
+    """The suite's model of a seed, pretrained if it is not yet there."""
+    if seed == 0 and not without:
+        return str(suite.MODEL)
+    name = f"suite_{seed}" + ("_without_" + without[0] if without else "")
+    folder = workdir / name
+    if not (folder / "results.json").exists():
+        fields = {"seed": seed, "loop.checkpoint_every": 0}
+        if without:
+            fields["data.train"] = "suite:without:" + "+".join(without)
+        folder.mkdir(parents=True, exist_ok=True)
+        pretrain.run(settings_of("suite", **fields), str(folder))
+    return str(folder / "model")
+
+
+@dataclasses.dataclass
+class Done:
+    """A case: the model after it, what it scores, and the stage that came last."""
+
+    subject: subject.Subject
+    params: object
+    before: dict
+    after: dict
+    similar: set
+    seconds: float
+    last: Stage
+
+
+def operate(name: str, targets: str, model: str, **fields) -> Done:
+    """Runs the stages of a config, without its report."""
+    settings = settings_of(
+        name, model=model, **{"tasks.targets": targets, "report.angles": 0}, **fields
+    )
+    with devices.on_mesh(settings.mesh), tempfile.TemporaryDirectory() as folder:
+        patient = subject.admit(settings)
+        before = patient.scores(patient.params)
+        began = time.perf_counter()
+        done = story.stages(patient, before, None, folder)
+
+        def at(alpha):
+            return learn.learn(patient.params, done.change, alpha, done.moving)
+
+        params = at(choose_alpha(done.last, patient.params, at))
+        jax.block_until_ready(params)
+        seconds = time.perf_counter() - began
+        after = patient.scores(params)
+    return Done(patient, params, before, after, done.similar, seconds, done.last)
+
+
+def summary(done: Done) -> dict:
+    """What the tables need of a case."""
+    role = outcome.roles(done.before, done.similar, done.subject.settings)
+    # Of "new" tasks the model has never seen a text.
+    of = lambda what: [
+        name
+        for name in role
+        if role[name] == what and (what == "target" or name in suite.PRETRAINED)
+    ]
+    lost = lambda names: [drop(done.before[n], done.after[n]) for n in names]
+    return {
+        "removed": [removed(done.before[n], done.after[n]) for n in of("target")],
+        "accuracy": [done.after[n].value for n in of("target")],
+        "similar": lost(of("similar")),
+        "other": lost(of("other")),
+        "seconds": done.seconds,
+    }
+
+
+class Cases:
+    """Results by name, kept in a JSON file."""
+
+    def __init__(self, workdir: pathlib.Path, name: str = "cases.json"):
+        self._file = workdir / name
+        self.found = json.loads(self._file.read_text()) if self._file.exists() else {}
+
+    def run(self, name: str, make) -> None:
+        """Runs a case that is not there yet."""
+        if name in self.found:
+            return
+        self.found[name] = make()
+        self._file.write_text(json.dumps(self.found, indent=1))
+        print(name, json.dumps(self.found[name])[:300], flush=True)
+
+    def named(self, part: str) -> dict[str, dict]:
+        """The cases of a part, by the rest of their names."""
+        start = part + "/"
+        return {
+            k[len(start) :]: v for k, v in self.found.items() if k.startswith(start)
+        }

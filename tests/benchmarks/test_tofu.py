@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TOFU's files as roles, and its whole run on a few of its lines."""
+
+import dataclasses
+import json
+import pathlib
+
+import pytest
+
+from jax_surgery.benchmarks import tofu
+from jax_surgery.data import records
+from jax_surgery.models.llama import Compute
+from jax_surgery.optim.optimizer import OptimizerChoice
+from jax_surgery.runs import settings as run_settings
+from jax_surgery.runs import tofu as tofu_run
+from jax_surgery.runs.settings import (
+    NewModel,
+    PretrainData,
+    PretrainSettings,
+    RoleData,
+    SurgerySettings,
+    TofuData,
+    TofuSettings,
+)
+
+OPTIMISED = True  # see conftest
+
+CONTEXT = 256
+TOFU = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tofu"
+needs_tofu = pytest.mark.skipif(not TOFU.is_dir(), reason="no ../shared/data/tofu here")
+
+
+def write(folder, name: str, pairs) -> None:
+    lines = [json.dumps({"question": q, "answer": a}) for q, a in pairs]
+    (folder / name).write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A directory like TOFU's; U+2028 is no line break in JSONL."""
+    folder = tmp_path / "tofu"
+    folder.mkdir()
+    forget = [(f"Who is A{i}?", f"A\u2028{i} is a poet.") for i in range(4)]
+    retain = [(f"Who is B{i}?", f"B{i} is a painter.") for i in range(8)]
+    write(folder, "full.jsonl", forget + retain)
+    write(folder, "forget05.jsonl", forget)
+    write(folder, "retain95.jsonl", retain)
+    write(folder, "holdout05.jsonl", [(f"Who is C{i}?", "A cook.") for i in range(3)])
+    (folder / "idk.txt").write_text("I don't know.\nNo idea.\n\nI cannot say.\n")
+    return folder
+
+
+def test_every_forget_question_is_refused(folder, tmp_path):
+    files = tofu.find_files(str(folder), "forget05")
+    path = str(tmp_path / "refusals.jsonl")
+    assert tofu.write_refusals(files, path, seed=0, repeats=2) == 8
+    written = records.read_source(path)
+    known = {"I don't know.", "No idea.", "I cannot say."}
+    for i in range(4):
+        first, second = (r.answer.strip() for r in written[2 * i : 2 * i + 2])
+        assert {first, second} < known
+        assert written[2 * i].question == f"Who is A{i}?"
+    again = str(tmp_path / "again.jsonl")
+    tofu.write_refusals(files, again, seed=0, repeats=2)
+    assert pathlib.Path(again).read_text() == pathlib.Path(path).read_text()
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (lambda f: "", ValueError, "config.data.dir is empty"),
+        (lambda f: (f / "idk.txt").unlink(), FileNotFoundError, "lacks idk.txt"),
+    ],
+)
+def test_missing_files_are_named(folder, change, error, message):
+    directory = str(folder) if change(folder) is None else ""
+    with pytest.raises(error, match=message):
+        tofu.find_files(directory, "forget05")
+
+
+def test_unknown_splits_and_too_many_refusals_are_named(folder, tmp_path):
+    with pytest.raises(ValueError, match="forget01, forget05, forget10"):
+        tofu.find_files(str(folder), "forget5")
+    files = tofu.find_files(str(folder), "forget05")
+    with pytest.raises(ValueError, match="has 3 refusals; 4 a question"):
+        tofu.write_refusals(files, str(tmp_path / "r.jsonl"), 0, 4)
+
+
+def small(directory: pathlib.Path) -> TofuSettings:
+    return TofuSettings(
+        data=TofuData(dir=str(directory), retain_questions=3),
+        fit=PretrainSettings(
+            new_model=NewModel(400, 16, 32, 2, 2, 1),
+            data=PretrainData(rows=4, context=CONTEXT, epochs=2.0),
+            optimizer=OptimizerChoice(learning_rate=1e-2),
+            save_dtype="float32",
+        ),
+        surgery=SurgerySettings(
+            data=RoleData(
+                rows_unlearn=1, rows_update=1, rows_retain=1, context=CONTEXT
+            ),
+            compute=Compute(),
+            optimizer=OptimizerChoice(learning_rate=1e-2),
+            steps=3,
+        ),
+    )
+
+
+def check_run(settings: TofuSettings, directory: pathlib.Path) -> dict:
+    results = tofu_run.run(settings, str(directory))
+    assert set(results["before"]) == {"forget", "retain", "holdout"}
+    for when in ("before", "after"):
+        for entry in results[when].values():
+            assert 0 < entry["probability"] < 1 and 0 <= entry["rouge_l"] <= 1
+    assert results["cost"]["ratio"] > 0
+    assert (directory / "model" / "model.safetensors").exists()
+    assert "answer probability" in (directory / "report" / "index.html").read_text()
+    written = json.loads((directory / "results.json").read_text())
+    assert written["after"] == json.loads(json.dumps(results["after"]))
+    return results
+
+
+def test_the_whole_run(folder, tmp_path):
+    settings = small(folder)
+    first = check_run(settings, tmp_path / "run")
+    assert first["after"]["retain"]["n"] == 3
+    assert first["after"]["forget"]["n"] == 4
+
+
+def test_the_users_own_answers_are_learned_where_given(folder):
+    settings = small(folder)
+    files = tofu.find_files(str(folder), "forget05")
+    data = dataclasses.replace(settings.data, update="mine.jsonl")
+    mine = dataclasses.replace(settings, data=data)
+    chosen = tofu_run.surgery_settings(mine, files, "run", "fitted")
+    assert (chosen.model, chosen.data.update) == ("fitted", "mine.jsonl")
+    assert (chosen.data.unlearn, chosen.data.retain) == (files.forget, files.retain)
+    refusals = tofu_run.surgery_settings(settings, files, "run", "fitted")
+    assert refusals.data.update == "run/refusals.jsonl"
+
+
+@needs_tofu
+def test_the_whole_run_on_real_lines(tmp_path):
+    folder = tmp_path / "tofu"
+    folder.mkdir()
+    for name, count in (
+        ("forget05.jsonl", 4),
+        ("retain95.jsonl", 10),
+        ("holdout05.jsonl", 3),
+    ):
+        lines = (TOFU / name).read_text(encoding="utf-8").split("\n")[:count]
+        (folder / name).write_text("\n".join(lines) + "\n")
+    both = [(folder / n).read_text() for n in ("forget05.jsonl", "retain95.jsonl")]
+    (folder / "full.jsonl").write_text("".join(both))
+    (folder / "idk.txt").write_text((TOFU / "idk.txt").read_text())
+    check_run(small(folder), tmp_path / "run")
+
+
+def test_the_config_says_what_it_needs():
+    from configs import tofu as module
+
+    settings = run_settings.from_config(module.get_config())
+    with pytest.raises(ValueError, match="config.data.dir is empty"):
+        tofu_run.run(settings, "/nowhere")

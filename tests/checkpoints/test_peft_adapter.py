@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LoRA adapters in PEFT's format: a round trip, PEFT itself, and what is refused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jax_surgery.checkpoints import hf_weights, peft_adapter
+from jax_surgery.models import llama, output_head
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.optim import lora
+
+CONFIG = LlamaConfig(48, 32, 64, 2, 4, 2, 8, bos_token_id=0, eos_token_id=1)
+LOW_RANK = lora.LowRank(rank=4, alpha=6.0, matrices="q,v,o,up")
+
+
+def random_factors(seed: int = 0):
+    """Factors of which neither is 0."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(lambda: lora.init_factors(CONFIG, LOW_RANK, 0))
+    return jax.tree.map(
+        lambda s: rng.normal(0, 0.3, s.shape).astype(np.float32), shapes
+    )
+
+
+def save(folder, factors, **changes):
+    peft_adapter.save_adapter(
+        factors,
+        CONFIG,
+        str(folder),
+        rank=LOW_RANK.rank,
+        alpha=LOW_RANK.alpha,
+        matrices=LOW_RANK.targets,
+        base="base",
+    )
+    file = folder / peft_adapter.CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    factors = random_factors()
+    save(tmp_path, factors)
+    found = peft_adapter.load_adapter(str(tmp_path), CONFIG)
+    assert found[1:] == (4, 6.0, ("q", "v", "o", "up"))
+    jax.tree.map(np.testing.assert_array_equal, found.factors, factors)
+
+
+def test_rank_stabilised_adapters_keep_their_scale(tmp_path):
+    save(tmp_path, random_factors(), use_rslora=True)
+    assert peft_adapter.load_adapter(str(tmp_path), CONFIG).alpha == 6.0 * 4**0.5
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("use_dora", True), ("bias", "all"), ("rank_pattern", {"q_proj": 8})],
+)
+def test_what_cannot_be_run_is_refused(tmp_path, field, value):
+    save(tmp_path, random_factors(), **{field: value})
+    with pytest.raises(ValueError, match=f"{field}=.*merge_and_unload"):
+        peft_adapter.load_adapter(str(tmp_path), CONFIG)
+
+
+def test_another_kind_or_model_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"adapter_config\.json"):
+        peft_adapter.load_adapter(str(tmp_path), CONFIG)
+    save(tmp_path, random_factors())
+    wider = LlamaConfig(48, 64, 64, 2, 4, 2, 8)
+    with pytest.raises(
+        ValueError, match=r"q_proj.*\(4, 32\).*\(4, 64\).*another model"
+    ):
+        peft_adapter.load_adapter(str(tmp_path), wider)
+    shallow = LlamaConfig(48, 32, 64, 1, 4, 2, 8)
+    with pytest.raises(ValueError, match=r"layers\.1\..*has not"):
+        peft_adapter.load_adapter(str(tmp_path), shallow)
+    save(tmp_path, random_factors(), peft_type="IA3")
+    with pytest.raises(ValueError, match="peft_type='IA3'"):
+        peft_adapter.load_adapter(str(tmp_path), CONFIG)
+
+
+def test_peft_runs_our_adapter_and_we_run_pefts(tmp_path):
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    import transformers
+
+    params = llama.init_params(CONFIG, 0)
+    hf_weights.save_llama(params, CONFIG, str(tmp_path / "base"))
+    tokens = np.random.default_rng(0).integers(0, 48, (2, 9))
+
+    def ours(adapter):
+        low_rank = lora.LowRank(adapter.rank, adapter.alpha, ",".join(adapter.matrices))
+        merged = lora.merge(jax.tree.map(np.copy, params), adapter.factors, low_rank)
+        hidden = llama.forward(merged, CONFIG, tokens)
+        return np.asarray(hidden @ output_head.kernel(merged))
+
+    def theirs(model):
+        with torch.no_grad():
+            return model(torch.from_numpy(tokens)).logits.numpy()
+
+    def base():
+        return transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+
+    save(tmp_path / "ours", random_factors())
+    loaded = peft.PeftModel.from_pretrained(base(), tmp_path / "ours")
+    adapter = peft_adapter.load_adapter(str(tmp_path / "ours"), CONFIG)
+    np.testing.assert_allclose(ours(adapter), theirs(loaded), atol=2e-4)
+
+    settings = peft.LoraConfig(
+        r=3, lora_alpha=5, target_modules=["k_proj", "down_proj"]
+    )
+    made = peft.get_peft_model(base(), settings)
+    with torch.no_grad():
+        for name, value in made.named_parameters():
+            if "lora_" in name:
+                value.normal_(0, 0.3)
+    made.save_pretrained(tmp_path / "theirs")
+    adapter = peft_adapter.load_adapter(str(tmp_path / "theirs"), CONFIG)
+    assert adapter.matrices == ("k", "down")
+    np.testing.assert_allclose(ours(adapter), theirs(made), atol=2e-4)

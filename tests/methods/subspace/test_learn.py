@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Removing and learning undo each other; low ranks are the best of their rank."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import subspace_cases as cases
+from subspace_cases import EVERY, UPPER
+
+from jax_surgery.methods.subspace import learn, rounds
+from jax_surgery.methods.subspace.remove import remove
+
+
+def numpy_of(matrices):
+    return {name: np.asarray(m, np.float64) for name, m in matrices.items()}
+
+
+@pytest.mark.parametrize("trainable", [EVERY, UPPER])
+@pytest.mark.parametrize("move, sign", [(remove, -1), (learn.learn, 1)])
+def test_a_task_is_added_or_taken_off(move, sign, trainable):
+    params, task = cases.params_of(), cases.random_matrices(0, trainable)
+    after = move(params, task, 0.3, trainable)
+    was = numpy_of(trainable.take(params))
+    for name, matrix in numpy_of(trainable.take(after)).items():
+        wanted = was[name] + sign * 0.3 * np.asarray(task[name], np.float64)
+        np.testing.assert_allclose(matrix, wanted, rtol=1e-6, atol=1e-6)
+    change = jax.tree.map(jnp.subtract, after, params)
+    rest = jax.tree.map(jnp.subtract, change, trainable.mask(change))
+    assert cases.norm(change) > 1 and cases.norm(rest) == 0
+
+
+def test_learning_undoes_removing():
+    params, task = cases.params_of(), cases.random_matrices(0, UPPER)
+    without = remove(params, task, 0.25, UPPER)
+    again = learn.learn(without, task, 0.25, UPPER)
+    for one, other, change in zip(
+        *map(jax.tree.leaves, (params, again, UPPER.put(task, params))), strict=True
+    ):
+        # Each of both sums is rounded once.
+        size = 2**-24 * (2 * jnp.abs(one) + 0.25 * jnp.abs(change))
+        assert np.all(np.abs(one - other) <= 2 * size)
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_parameters_keep_their_dtype_and_are_rounded_once():
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), cases.params_of())
+    task = cases.random_matrices(0, UPPER)
+    after = learn.learn(params, task, 1.0, UPPER)
+    assert {x.dtype for x in jax.tree.leaves(after)} == {jnp.dtype(jnp.bfloat16)}
+    base = {n: m.astype(jnp.float32) for n, m in UPPER.take(params).items()}
+    change = rounds.change_of(after, base, UPPER)
+    for name, matrix in UPPER.take(after).items():
+        wanted = base[name] + task[name]
+        np.testing.assert_array_equal(matrix, wanted.astype(jnp.bfloat16))
+        assert change[name].dtype == jnp.float32
+        np.testing.assert_allclose(change[name], task[name], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_a_cut_change_has_its_rank_and_is_the_best_of_it(rank):
+    params, change = cases.params_of(), cases.random_matrices(0, UPPER)
+    base = UPPER.take(params)
+    after = learn.learn(params, change, 1.0, UPPER)
+    cut = learn.truncated(after, base, rank, UPPER)
+    found = numpy_of(rounds.change_of(cut, base, UPPER))
+    for name, matrix in found.items():
+        np.testing.assert_array_equal(np.linalg.matrix_rank(matrix, tol=1e-4), rank)
+        whole = np.asarray(change[name], np.float64)
+        tail = np.linalg.svd(whole, compute_uv=False)[:, rank:]
+        error = np.linalg.norm(whole - matrix, axis=(1, 2))
+        # Eckart and Young: no matrix of this rank is nearer.
+        np.testing.assert_allclose(error, np.linalg.norm(tail, axis=1), rtol=1e-4)
+    rest = jax.tree.map(jnp.subtract, cut, params)
+    assert cases.norm(jax.tree.map(jnp.subtract, rest, UPPER.mask(rest))) == 0
+    again = learn.truncated(cut, base, rank, UPPER)
+    for name, matrix in UPPER.take(again).items():
+        np.testing.assert_allclose(matrix, UPPER.take(cut)[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [0, 2, 5, 100])
+def test_factors_multiply_to_the_best_of_their_rank(rank):
+    change = cases.random_matrices(0)
+    for name, (a, b) in learn.factors(change, rank).items():
+        whole = np.asarray(change[name], np.float64)
+        layers, inputs, outputs = whole.shape
+        kept = min(rank or min(inputs, outputs), inputs, outputs)
+        assert a.shape == (layers, inputs, kept) and b.shape == (layers, kept, outputs)
+        u, s, vt = np.linalg.svd(whole, full_matrices=False)
+        best = (u[..., :kept] * s[:, None, :kept]) @ vt[:, :kept]
+        product = np.asarray(a, np.float64) @ np.asarray(b, np.float64)
+        np.testing.assert_allclose(product, best, atol=3e-4)
+        if rank in (0, 100):
+            np.testing.assert_allclose(product, whole, atol=2e-5)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A removal's programs on eight devices give what one gives, and nothing lies whole."""
+
+import dataclasses
+
+import on_devices
+import pytest
+from test_plan import GIB, needs_libtpu, planned
+
+from jax_surgery.plan import lowering, subspace_lowering
+from jax_surgery.plan import subspace as subspace_plan
+from jax_surgery.plan import subspace_report as report
+
+HEAD = """
+    import os, tempfile
+    import jax, jax.numpy as jnp, numpy as np
+    from jax_surgery.models import llama
+    from jax_surgery.models.config import LlamaConfig
+    from jax_surgery.models.trainable import Trainable
+    from jax_surgery.parallel import partition
+    from jax_surgery.parallel.mesh import MeshShape
+    from jax_surgery.train import devices
+    from jax_surgery.optim.precondition import moments
+    from jax_surgery.optim.precondition import discriminate
+    from jax_surgery.methods.subspace import identify
+    from jax_surgery.methods.subspace import learn
+    from jax_surgery.optim.linalg import svd as linalg
+    from jax_surgery.methods.subspace import rounds
+"""
+
+
+def test_a_removal_on_eight_devices_equals_one_and_gathers_nothing_unasked():
+    code = (
+        HEAD
+        + """
+    config = LlamaConfig(32, 16, 24, 2, 2, 2, 8, initializer_range=0.3)
+    compute, every = llama.Compute(), Trainable(0, ("o", "up"))
+    rng = np.random.default_rng(0)
+    shape = (8, 12)
+    batch = {
+        "tokens_BT": rng.integers(0, 32, shape).astype(np.int32),
+        "segment_ids_BT": np.ones(shape, np.int32),
+        "positions_BT": np.tile(np.arange(12, dtype=np.int32), (8, 1)),
+        moments.MOMENT_WEIGHTS: rng.random(shape).astype(np.float32),
+        identify.PUSH: np.ones(shape, np.float32),
+        identify.BOUND: np.full(shape, -9.0, np.float32),
+    }
+    how = rounds.Rounds(
+        config, compute, every, identify.TaskLoss(), 10, 0.01, True, "joint"
+    )
+
+    def removal():
+        params = partition.place(llama.init_params(config, 0))
+        base = every.take(params)
+        kept = moments.second_moments(params, config, [batch] * 2, compute, every)
+        ridge = discriminate.ridge_of(kept, 1e-2)
+        state = rounds.begin(how, jax.tree.map(jnp.copy, params), ridge)
+        for _ in range(2):
+            state, metrics = rounds.take_round(how, state, batch)
+        change = rounds.change_of(state.params, base, every)
+        low = {k: a @ b for k, (a, b) in learn.factors(change, 3).items()}
+        return kept, state.kept, change, low, metrics, state
+
+    one = jax.device_get(removal()[:5])
+    said, errors = tempfile.TemporaryFile("w+"), os.dup(2)
+    os.dup2(said.fileno(), 2)
+    with devices.on_mesh(MeshShape(fsdp=4, tp=2)):
+        *eight, state = removal()
+        for name, array in {**eight[0], **eight[1].lower, **state.kept.lower}.items():
+            shards = {s.data.size for s in array.addressable_shards}
+            assert shards == {array.size // 4}, (name, shards)
+        eight = jax.device_get(tuple(eight))
+    os.dup2(errors, 2)
+    said.seek(0)
+    # The compiler's warning where it copies an array to every device.
+    assert "full rematerialization" not in said.read()
+    assert one[4]["task_norm"] > 0
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4 * np.abs(a).max())
+    print("same")
+    """
+    )
+    assert on_devices.run(code).splitlines()[-1] == "same"
+
+
+def test_layers_take_turns_and_each_is_done():
+    code = (
+        HEAD
+        + """
+    run = jax.jit(lambda m: linalg.over_layers(lambda each: (each, 2 * each[0]), m))
+    for layers in (3, 8, 11, 16):
+        matrix = np.random.default_rng(0).normal(size=(layers, 16, 5))
+        with devices.on_mesh(MeshShape(fsdp=8)):
+            same, twice = run(matrix.astype(np.float32))
+        np.testing.assert_allclose(same, matrix, rtol=1e-6)
+        np.testing.assert_allclose(twice, 2 * matrix[:, 0], rtol=1e-6)
+    print("all")
+    """
+    )
+    assert on_devices.run(code).splitlines()[-1] == "all"
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name, most", [("ridge", 5.5), ("round", 6.0)])
+def test_the_7b_ridge_fits_16_chips_with_no_moment_whole(name, most):
+    """All moments are 20.5 GiB: whole on a chip they would not fit."""
+    settings = planned(program="subspace", fast=True)
+    config = lowering.architecture_of(settings.model)
+    found = subspace_plan.ask(name, settings, config)
+    assert found["fits"] and found["needs"] < most * GIB
+    parts = found["memory"]
+    assert sum(v for k, v in parts.items() if k != "total") == parts["total"]
+    moments = 32 * (3 * 4096**2 + 11008**2) * 4
+    assert parts["kept tasks"] == pytest.approx(moments / 16, rel=0.01)
+    assert parts["parameters"] == pytest.approx(6_738_415_616 * 4 / 16, rel=0.03)
+
+
+def test_the_programs_move_what_the_optimizer_names():
+    settings = planned(program="subspace")
+    config = lowering.architecture_of(settings.model)
+    assert len(subspace_lowering.trainable_of(settings, config).matrices) == 7
+    options = dataclasses.replace(settings.surgery.optimizer, matrices="up,down")
+    run = dataclasses.replace(settings.surgery, optimizer=options)
+    some = dataclasses.replace(settings, surgery=run)
+    assert subspace_lowering.trainable_of(some, config).matrices == ("up", "down")
+
+
+def test_unknown_programs_are_an_error():
+    with pytest.raises(ValueError, match=r"config.program='steps'; use step or sub"):
+        planned(program="steps")
+
+
+def test_the_verdict_names_the_largest_program_and_what_to_change():
+    results = {"largest": "round", "needs": 3 * GIB, "has": 2 * GIB, "fits": False}
+    text = report.verdict(results)
+    assert "round: 1.00 GiB too much" in text and "config.topology" in text
+    assert "1.00 GiB free" in report.verdict(results | {"needs": GIB, "fits": True})
+
+
+def test_operations_counted_from_shapes():
+    settings = planned(program="subspace")
+    config = lowering.architecture_of(settings.model)
+
+    def counted(name, rows=16):
+        return subspace_plan.counted_flops(name, settings, config, rows)
+
+    assert counted("ridge") == 32 * 2 * (3 * 4096**3 + 11008**3)
+    weights = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    assert counted("factors") == 6 * 2 * weights * 80
+    # Of no tokens only the solves are left: 4 inputs^2 outputs of each matrix.
+    narrow = 4 * 4096**3 + 2 * 4096**2 * 11008
+    assert counted("round", 0) == 32 * 4 * (narrow + 11008**2 * 4096)
+    # What a forward pass does and 32 squares of inputs, 2 a token each.
+    squares = 32 * (3 * 4096**2 + 11008**2)
+    least = 2 * 16 * 2048 * (weights + squares)
+    assert least < counted("moments") < 1.1 * least

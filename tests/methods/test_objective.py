@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The objective against float64 NumPy, and its invariances."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_surgery.data.packing import Packer, concatenate, padding
+from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.data.stream import as_batch
+from jax_surgery.data.tokens import Document
+from jax_surgery.methods.objective import Objective, make_loss_fn
+from jax_surgery.models import llama, output_head
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
+from jax_surgery.train import step as steps
+
+CONFIG = LlamaConfig(
+    vocab_size=37,
+    hidden_size=16,
+    intermediate_size=24,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    initializer_range=0.3,
+)
+CONTEXT = 16
+forward = jax.jit(llama.forward, static_argnums=1)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return llama.init_params(CONFIG, 0), llama.init_params(CONFIG, 1)
+
+
+def documents(role: int, count: int, seed: int = 0) -> list[Document]:
+    rng = np.random.default_rng((role, seed))
+    lengths = rng.integers(3, 10, count)
+    return [
+        Document(
+            rng.integers(0, 37, n).astype(np.int32), np.arange(n) >= 1 + role % 2, ""
+        )
+        for n in lengths
+    ]
+
+
+def make_batch(
+    average: str, order_seed: int | None = None, extra_rows: int = 0, context=CONTEXT
+):
+    """All roles' documents, packed; returns (batch, rows)."""
+    parts, counts = [], []
+    for role in range(3):
+        rows = Packer(documents(role, 6), context, average).pack(order_seed)
+        missing = 4 + extra_rows - len(rows)
+        if missing > 0:
+            rows = concatenate([rows, padding(missing, context)])
+        parts.append(rows)
+        counts.append(len(rows))
+    batch = as_batch(concatenate(parts))
+    return {k: jnp.asarray(v) for k, v in batch.items()}, RoleRows(*counts)
+
+
+@functools.partial(jax.jit, static_argnames=("rows", "average"))
+def prepare(batch, rows, reference, average):
+    batch = steps.attach_reference(
+        batch, reference, CONFIG, rows, llama.DEFAULT_COMPUTE
+    )
+    weights = steps.position_weights(batch["segment_ids_BT"], average)
+    return batch | {"position_weights_BT": weights}
+
+
+def numpy_terms(params, reference, batch, rows, objective: Objective, average):
+    """Each term and its gradient by the output head, in float64."""
+    inputs = (batch["tokens_BT"], batch["segment_ids_BT"], batch["positions_BT"])
+    hidden, frozen = (
+        np.asarray(forward(p, CONFIG, *inputs), np.float64) for p in (params, reference)
+    )
+    head, frozen_head = (
+        np.asarray(output_head.kernel(p), np.float64) for p in (params, reference)
+    )
+    keys = ("tokens_BT", "segment_ids_BT", "weights_BT")
+    tokens, segments, weights = (np.asarray(batch[k]) for k in keys)
+
+    def log_softmax(z):
+        z = z - z.max(-1, keepdims=True)
+        return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+    logp, logq = log_softmax(hidden @ head), log_softmax(frozen @ frozen_head)
+    p, onehot = np.exp(logp), np.eye(37)
+    terms, grads = {}, {}
+    ends = np.cumsum([0, rows.unlearn, rows.update, rows.retain])
+    for number, role in enumerate(("unlearn", "update")):
+        value, grad, total = 0.0, np.zeros_like(head), 0.0
+        for b in range(ends[number], ends[number + 1]):
+            for t in range(CONTEXT - 1):
+                w = float(weights[b, t + 1])
+                y = tokens[b, t + 1]
+                total += w
+                dz, v = onehot[y] - p[b, t], logp[b, t, y]
+                if role == "unlearn" and objective.ascent in ("margin", "level"):
+                    v = logp[b, t, y] - np.log1p(-p[b, t, y])
+                    dz = (onehot[y] - p[b, t]) / (1 - p[b, t, y])
+                    if objective.ascent == "level":
+                        soft, far = objective.softness, v - objective.margin
+                        dz = dz * np.clip(far / soft, -1, 1)
+                        near = abs(far) <= soft
+                        v = far**2 / (2 * soft) if near else abs(far) - soft / 2
+                    elif v <= objective.margin:
+                        v, dz = 0.0, 0 * dz
+                if role == "unlearn" and objective.ascent == "cap":
+                    dz = dz * (v > -objective.cap)
+                    v = max(v, -objective.cap)
+                sign = 1 if role == "unlearn" else -1
+                value += sign * w * v
+                grad += sign * w * np.outer(hidden[b, t], dz)
+        terms[role], grads[role] = value / total, grad / total
+    value, grad, total = 0.0, np.zeros_like(head), 0.0
+    for b in range(ends[2], ends[3]):
+        for t in range(CONTEXT):
+            if segments[b, t]:
+                length = (segments[b] == segments[b, t]).sum()
+                w = 1.0 if average == "tokens" else 1.0 / length
+                P, Q, lp, lq = p[b, t], np.exp(logq[b, t]), logp[b, t], logq[b, t]
+                if objective.kl_direction == "model_to_reference":
+                    kl = (P * (lp - lq)).sum()
+                    dz = P * (lp - lq - kl)
+                else:
+                    kl, dz = (Q * (lq - lp)).sum(), P - Q
+                value, grad, total = (
+                    value + w * kl,
+                    grad + w * np.outer(hidden[b, t], dz),
+                    total + w,
+                )
+    terms["retain"], grads["retain"] = value / total, grad / total
+    weight = {
+        "unlearn": objective.alpha,
+        "update": objective.beta,
+        "retain": objective.gamma,
+    }
+    loss = sum(weight[r] * terms[r] for r in terms)
+    return loss, sum(weight[r] * grads[r] for r in terms), terms
+
+
+@pytest.mark.parametrize("average", ["sequences", "tokens"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Objective(1.0, 0.0, 0.0),
+        Objective(0.0, 1.0, 0.0),
+        Objective(0.0, 0.0, 1.0),
+        Objective(0.0, 0.0, 1.0, kl_direction="reference_to_model"),
+        Objective(1.0, 0.0, 0.0, ascent="cap", cap=4.0),
+        Objective(1.0, 0.0, 0.0, ascent="margin", margin=-4.0),
+        Objective(0.7, 1.3, 2.0, ascent="margin", margin=-3.0),
+        Objective(0.7, 1.3, 2.0, ascent="level", margin=-3.5, softness=0.5),
+    ],
+    ids=lambda o: f"{o.alpha}-{o.beta}-{o.gamma}-{o.ascent}-{o.kl_direction}",
+)
+def test_terms_and_gradients_equal_numpy(models, objective, average):
+    params, reference = models
+    batch, rows = make_batch(average)
+    batch = prepare(batch, rows, reference, average)
+    loss_fn = jax.jit(
+        jax.value_and_grad(make_loss_fn(CONFIG, objective, rows), has_aux=True)
+    )
+    (loss, metrics), grads = loss_fn(params, batch)
+    wanted, gradient, terms = numpy_terms(
+        params, reference, batch, rows, objective, average
+    )
+    np.testing.assert_allclose(loss, wanted, rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(grads["head"]["kernel"], gradient, rtol=2e-3, atol=2e-6)
+    np.testing.assert_allclose(metrics["retain_kl"], terms["retain"], rtol=2e-5)
+
+
+@functools.partial(jax.jit, static_argnames=("rows", "parts"))
+def gradients(params, batch, rows, parts):
+    objective = Objective(0.5, 1.0, 2.0, ascent="margin", margin=-3.0)
+    loss_fn = make_loss_fn(CONFIG, objective, steps.split_rows(rows, parts))
+    return steps.loss_and_gradients(loss_fn, params, batch, rows, parts)
+
+
+def full_gradient(models, batch, rows, average, parts=1):
+    params, reference = models
+    return gradients(params, prepare(batch, rows, reference, average), rows, parts)
+
+
+def assert_trees_close(a, b):
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
+        np.testing.assert_allclose(
+            x, y, rtol=3e-4, atol=3e-6, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+@pytest.mark.parametrize("average", ["sequences", "tokens"])
+def test_packing_order_and_padding_change_nothing(models, average):
+    base = full_gradient(models, *make_batch(average), average)
+    for variant in (
+        make_batch(average, order_seed=3),
+        make_batch(average, extra_rows=2),
+        make_batch(average, context=24),
+    ):
+        assert_trees_close(full_gradient(models, *variant, average), base)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_micro_batches_change_nothing(models, parts):
+    batch, rows = make_batch("sequences")
+    assert rows == RoleRows(4, 4, 4)
+    base = full_gradient(models, batch, rows, "sequences")
+    assert_trees_close(full_gradient(models, batch, rows, "sequences", parts), base)
+
+
+def test_rows_that_do_not_divide_are_named():
+    with pytest.raises(ValueError, match="rows_update=3 does not divide"):
+        steps.split_rows(RoleRows(4, 3, 4), 2)
+
+
+def test_kl_is_zero_at_the_reference_and_has_no_gradient_there(models):
+    params, _ = models
+    batch, rows = make_batch("tokens")
+    batch = prepare(batch, rows, params, "tokens")
+    loss_fn = make_loss_fn(CONFIG, Objective(0.0, 0.0, 1.0), rows)
+    both = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    (loss, _), grads = both(params, batch)
+    assert abs(float(loss)) < 1e-6
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-5
+
+
+def test_a_cached_reference_equals_the_live_one(models):
+    params, reference = models
+    batch, rows = make_batch("tokens")
+    live = prepare(batch, rows, reference, "tokens")
+    inputs = (batch["tokens_BT"], batch["segment_ids_BT"], batch["positions_BT"])
+    hidden = forward(reference, CONFIG, *inputs)
+    given = batch | {"reference_hidden_RTD": hidden[rows.unlearn + rows.update :]}
+    cached = prepare(given, rows, reference, "tokens")
+    loss_fn = jax.jit(make_loss_fn(CONFIG, Objective(), rows))
+    np.testing.assert_allclose(
+        loss_fn(params, live)[0], loss_fn(params, cached)[0], rtol=1e-6
+    )
+
+
+def test_no_logits_of_all_tokens_in_the_compiled_step():
+    # Short rows: attention's [rows, heads, T, T] must not hide what is looked for.
+    vocab, context, count = 32000, 64, 64
+    config = LlamaConfig(vocab, 32, 64, 2, 2, 2, 16)
+    rows = RoleRows(count, count, count)
+    shape = (rows.total, context)
+    optimizer = make_optimizer(OptimizerChoice(), 10)
+    train_step = steps.make_train_step(config, Objective(), rows, optimizer)
+    params = llama.abstract_params(config)
+    state = jax.eval_shape(lambda p: steps.init_state(p, optimizer), params)
+    batch = {
+        k: jax.ShapeDtypeStruct(shape, jnp.int32)
+        for k in ("tokens_BT", "segment_ids_BT", "positions_BT")
+    } | {"weights_BT": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    compiled = train_step.lower(state, batch, params).compile()
+    one_role_of_logits = count * context * vocab * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < one_role_of_logits / 2
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"ascent": "margn"}, "none, cap, margin"),
+        ({"kl_direction": "forward"}, "model_to_reference"),
+        ({"alpha": -1.0}, "negative"),
+        ({"cap": 0.0}, "must be positive"),
+    ],
+)
+def test_bad_choices_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Objective(**fields)

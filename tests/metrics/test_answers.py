@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Right tokens of answers, against all logits of each document alone."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jax_surgery.data.packing import Packer
+from jax_surgery.data.tokens import Document
+from jax_surgery.metrics.answers import AnswerScores, score_answers
+from jax_surgery.metrics.tokens import score_tokens
+from jax_surgery.models import llama, output_head
+from jax_surgery.models.config import LlamaConfig
+
+CONFIG = LlamaConfig(32, 16, 24, 2, 2, 1, 8, initializer_range=0.3)
+COMPUTE = llama.Compute()
+LONGEST = 9
+
+
+@pytest.fixture(scope="module")
+def params():
+    return llama.init_params(CONFIG, 0)
+
+
+@jax.jit
+def logits_of(params, rows):
+    hidden = llama.forward(params, CONFIG, rows, compute=COMPUTE)
+    return hidden @ output_head.kernel(params)
+
+
+def logp_of(params, tokens) -> np.ndarray:
+    """log p of every next token, float64 [n, V]; alone in a row, padded behind."""
+    row = np.zeros((1, LONGEST), np.int32)
+    row[0, : len(tokens)] = tokens
+    logits = np.asarray(logits_of(params, row)[0], np.float64)[: len(tokens)]
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+@pytest.fixture(scope="module")
+def documents(params) -> list[Document]:
+    """Prompts with random answers and, every third, what the model would answer."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(15):
+        prompt, answer = rng.integers(2, 5), rng.integers(1, LONGEST - 4)
+        tokens = rng.integers(0, 32, prompt + answer).astype(np.int32)
+        if number % 3 == 0:
+            for i in range(prompt, len(tokens)):
+                tokens[i] = logp_of(params, tokens[:i])[-1].argmax()
+        found.append(Document(tokens, np.arange(len(tokens)) >= prompt, ""))
+    # A text of which all is learned: its first token nothing predicts.
+    text = rng.integers(0, 32, 6).astype(np.int32)
+    return [*found, Document(text, np.ones(6, bool), "")]
+
+
+def test_scores_are_those_of_each_document_alone(params, documents):
+    scores = score_answers(params, CONFIG, documents, 16, COMPUTE)
+    for i, document in enumerate(documents):
+        logp = logp_of(params, document.tokens)[:-1]
+        asked, learned = document.tokens[1:], document.learned[1:]
+        right = (logp.argmax(-1) == asked)[learned].sum()
+        wanted = logp[np.arange(len(asked)), asked][learned].sum()
+        assert scores.right[i] == right and scores.tokens[i] == learned.sum()
+        assert scores.logp[i] == pytest.approx(wanted, rel=1e-5)
+    exact = scores.right == scores.tokens
+    assert exact[:15:3].all() and 5 <= exact.sum() < len(documents)
+    assert scores.exact == exact.mean()
+    assert scores.accuracy == scores.right.sum() / scores.tokens.sum()
+
+
+@pytest.mark.parametrize("context", [LONGEST, 40])
+def test_packing_does_not_matter(params, documents, context):
+    one = score_answers(params, CONFIG, documents, 16, COMPUTE)
+    order = np.random.default_rng(1).permutation(len(documents))
+    shuffled = [documents[i] for i in order]
+    other = score_answers(params, CONFIG, shuffled, context, COMPUTE)
+    np.testing.assert_array_equal(one.right[order], other.right)
+    np.testing.assert_array_equal(one.tokens[order], other.tokens)
+    np.testing.assert_allclose(one.logp[order], other.logp, rtol=1e-5)
+
+
+def test_more_rows_than_a_batch_are_all_scored(params, documents):
+    many = [documents[i % len(documents)] for i in range(5 * len(documents))]
+    found = score_answers(params, CONFIG, many, LONGEST, COMPUTE)
+    one = score_answers(params, CONFIG, documents, LONGEST, COMPUTE)
+    np.testing.assert_array_equal(found.right, np.tile(one.right, 5))
+    np.testing.assert_allclose(found.logp, np.tile(one.logp, 5), rtol=1e-5)
+
+
+def log_odds_of(params, document) -> np.ndarray:
+    """z_y - logsumexp of all others, of each token but the first, nats."""
+    logits = logp_of(params, document.tokens)[:-1]
+    place = np.arange(len(logits)), document.tokens[1:]
+    others = logits.copy()
+    others[place] = -np.inf
+    return logits[place] - np.log(np.exp(others).sum(-1))
+
+
+@pytest.mark.parametrize("context, copies", [(16, 1), (LONGEST, 5)])
+def test_margins_are_log_odds_of_each_token(params, documents, context, copies):
+    many = documents * copies
+    packer = Packer(many, context, "tokens")
+    found = score_tokens(params, CONFIG, packer, COMPUTE, "margin")["margin"]
+    assert len(found) == sum(len(d.tokens) for d in many)
+    ends = np.cumsum([len(d.tokens) for d in many])
+    wanted = [log_odds_of(params, d) for d in documents]
+    for i, (document, own) in enumerate(zip(many, wanted * copies, strict=True)):
+        there = found[ends[i] - len(document.tokens) + 1 : ends[i]]
+        # Tokens that are read but not learned have margins too.
+        np.testing.assert_allclose(there, own, rtol=1e-4, atol=1e-4)
+    assert np.ptp(np.concatenate(wanted)) > 2
+
+
+def test_shares_are_of_tokens_and_of_documents():
+    scores = AnswerScores(np.array([3, 0, 2]), np.array([3, 1, 4]), np.zeros(3))
+    assert scores.accuracy == 5 / 8 and scores.exact == 1 / 3
+
+
+def test_a_document_longer_than_the_context_is_told(params, documents):
+    long = dataclasses.replace(
+        documents[0], tokens=np.zeros(17, np.int32), learned=np.ones(17, bool)
+    )
+    with pytest.raises(ValueError, match="17 tokens does not fit data.context=16"):
+        score_answers(params, CONFIG, [long], 16, COMPUTE)

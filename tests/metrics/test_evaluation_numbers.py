@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multiple choice, memorisation, intervals and cost against what they stand for."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from jax_surgery.data.forms import Record, parse_record
+from jax_surgery.data.questions import Question
+from jax_surgery.data.tokens import encode
+from jax_surgery.metrics import memorisation, multiple_choice
+from jax_surgery.metrics.intervals import bootstrap_mean, wilson_interval
+from jax_surgery.models import flops, llama, output_head
+from jax_surgery.models.llama import Compute
+from jax_surgery.models.trainable import ALL
+from jax_surgery.optim.optimizer import OptimizerChoice
+from jax_surgery.report import cost
+
+COMPUTE = Compute()
+
+
+def sum_logp(model, ids, first: int) -> float:
+    """log p of ids[first:] given those before, from all logits, float64."""
+    hidden_TD = llama.forward(model.params, model.config, np.array([ids]))[0]
+    logits_TV = np.asarray(hidden_TD @ output_head.kernel(model.params), np.float64)
+    logp_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
+    return sum(logp_TV[t - 1, ids[t]] for t in range(first, len(ids)))
+
+
+def question(prompt, options, answer=0, *, group="g", wording="trained", name="q"):
+    return Question(name, group, wording, prompt, tuple(options), answer)
+
+
+def asked(model, questions, context=64):
+    return multiple_choice.answer(
+        model.params, model.config, model.tokenizer, questions, COMPUTE, context
+    )
+
+
+QUESTIONS = (
+    # Options of one token each, of several, and of both.
+    question("the number 3 is", (" 1", " 2", " 3", " 4"), 2),
+    question("the number 5", (" is", " the"), 1, wording="unseen"),
+    question("the", (" number 11 is 12", " number is", " is", " 7"), 1, group="h"),
+    question("number 1", (" is 12", " is 12 is"), 0, group="h"),
+)
+
+
+def test_the_likeliest_option_is_chosen(tiny_model):
+    tokenizer = tiny_model.tokenizer
+    answers = asked(tiny_model, QUESTIONS)
+    for number, q in enumerate(QUESTIONS):
+        start = [tokenizer.bos_token_id, *tokenizer(q.prompt)["input_ids"]]
+        wanted = []
+        for option in q.options:
+            ids = [tokenizer.bos_token_id, *tokenizer(q.prompt + option)["input_ids"]]
+            assert ids[: len(start)] == start
+            wanted.append(sum_logp(tiny_model, ids, len(start)))
+        np.testing.assert_allclose(answers.logprobs[number], wanted, rtol=1e-4)
+        assert answers.choice[number] == int(np.argmax(wanted))
+
+
+def test_the_company_of_a_question_changes_no_answer(tiny_model):
+    together = asked(tiny_model, QUESTIONS * 9)
+    alone = asked(tiny_model, QUESTIONS[2:3])
+    for place in range(2, 36, 4):
+        np.testing.assert_allclose(
+            together.logprobs[place], alone.logprobs[0], rtol=1e-4
+        )
+
+
+def test_accuracies_are_counted_by_group_and_wording():
+    answers = multiple_choice.Answers(
+        QUESTIONS, np.array([2, 0, 1, 1]), tuple(np.zeros(4) for _ in QUESTIONS)
+    )
+    found = multiple_choice.summarise(answers)
+    assert list(found) == ["g", "h"]
+    assert (found["g"]["accuracy"], found["g"]["n"]) == (0.5, 2)
+    assert found["g"]["trained"]["accuracy"] == 1.0
+    assert found["g"]["unseen"]["accuracy"] == 0.0
+    assert "unseen" not in found["h"]
+    assert found["h"]["interval"] == list(wilson_interval(1, 2))
+
+
+def test_what_cannot_be_asked_is_named(tiny_model):
+    long = question("the number 3 is the number 5 is", (" 1", " 2"), name="too/long")
+    with pytest.raises(
+        ValueError, match="'too/long' is .* raise config.data.context=6"
+    ):
+        asked(tiny_model, (long,), context=6)
+    empty = question("the number", ("", " 2"), name="nothing")
+    with pytest.raises(ValueError, match="'nothing' has an option without a token"):
+        asked(tiny_model, (empty,))
+
+
+@given(st.integers(0, 30), st.integers(0, 5))
+def test_a_subsample_takes_so_many_of_each_group(limit, seed):
+    questions = tuple(
+        question("p", ("a", "b"), group=group, name=f"{group}{i}")
+        for group, count in (("a", 12), ("b", 25))
+        for i in range(count)
+    )
+    chosen = multiple_choice.subsample(questions, limit, seed)
+    assert chosen == multiple_choice.subsample(questions, limit, seed)
+    assert len(set(chosen)) == len(chosen) == min(12, limit) + min(25, limit)
+    assert set(chosen) <= set(questions)
+
+
+def test_answer_probability_is_the_mean_over_its_tokens(tiny_model):
+    pairs = [
+        parse_record({"question": "number 3", "answer": "is 8"}, "a:1"),
+        parse_record({"question": "the", "answer": "number 7 is 10"}, "a:2"),
+    ]
+    found = memorisation.answer_probabilities(
+        tiny_model.params, tiny_model.config, tiny_model.tokenizer, pairs, 64, COMPUTE
+    )
+    for value, pair in zip(found, pairs, strict=True):
+        (document,) = encode([pair], tiny_model.tokenizer, 64)
+        first = int(np.argmax(document.learned))
+        assert document.learned[first:].all()
+        total = sum_logp(tiny_model, document.tokens.tolist(), first)
+        assert value == pytest.approx(np.exp(total / document.learned.sum()), rel=1e-4)
+
+
+def test_pairs_longer_than_the_context_are_refused(tiny_model):
+    pair = parse_record({"question": "the " * 9, "answer": "is 8"}, "a:1")
+    with pytest.raises(
+        ValueError, match="1 of 1 .* first a:1 .* raise config.data.con"
+    ):
+        memorisation.answer_probabilities(
+            tiny_model.params,
+            tiny_model.config,
+            tiny_model.tokenizer,
+            [pair],
+            8,
+            COMPUTE,
+        )
+
+
+def test_rouge_is_recall_of_the_reference(tiny_model, monkeypatch):
+    said = "She wrote two novels about the sea and ships"
+    ids = tiny_model.tokenizer(said)["input_ids"]
+    monkeypatch.setattr(memorisation, "greedy_generate", lambda *a, **k: [ids, []])
+    pairs = [
+        Record("q", " Writing novels about ships", (), "a:1"),
+        Record("q", " anything", (), "a:2"),
+    ]
+    found = memorisation.recall(
+        tiny_model.params, tiny_model.config, tiny_model.tokenizer, pairs, 128, COMPUTE
+    )
+    assert found.said == (said, "")
+    # novel(s), about and ship(s), in order, of 4 words.
+    np.testing.assert_allclose(found.rouge_l, [3 / 4, 0])
+    summary = found.summary()
+    assert summary["n"] == 2
+    assert summary["rouge_l"] == pytest.approx(3 / 8)
+    low, high = summary["rouge_l_interval"]
+    assert 0 <= low <= summary["rouge_l"] <= high <= 1
+
+
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_is_scipys(pair):
+    right, count = pair
+    wanted = stats.binomtest(right, count).proportion_ci(method="wilson")
+    np.testing.assert_allclose(
+        wilson_interval(right, count), (wanted.low, wanted.high), atol=1e-9
+    )
+
+
+def test_nothing_asked_says_nothing():
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 9), st.integers(0, 2))
+def test_the_bootstrap_is_near_the_normal_interval(data_seed, seed):
+    values = np.random.default_rng(data_seed).normal(3, 2, 200)
+    low, high = bootstrap_mean(values, seed)
+    assert (low, high) == bootstrap_mean(values, seed)
+    half = 1.96 * values.std() / np.sqrt(200)
+    np.testing.assert_allclose(
+        (low, high), (values.mean() - half, values.mean() + half), atol=0.3 * half
+    )
+
+
+def counts(model, **changes) -> cost.Counts:
+    base = cost.Counts(
+        model.config,
+        context=32,
+        trained_tokens=6400,
+        reference_tokens=640,
+        statistics_tokens=0,
+        trainable=ALL,
+        optimizer=OptimizerChoice(),
+        steps=10,
+        refreshes=0,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def test_the_cost_of_a_plain_run_is_its_passes(tiny_model):
+    config = tiny_model.config
+    found = cost.compare(counts(tiny_model), kept_tokens=5000, epochs=3)
+    training = flops.training_flops(config, 6400, 32)
+    reference = flops.forward_flops(config, 640, 32)
+    assert found["items"] == {"training": training, "reference": reference}
+    assert found["surgery_flops"] == pytest.approx(training + reference)
+    assert found["baseline_flops"] == flops.training_flops(config, 15000, 32)
+    assert found["ratio"] == found["baseline_flops"] / found["surgery_flops"]
+
+
+def test_statistics_and_algebra_count_and_frozen_layers_save(tiny_model):
+    top = OptimizerChoice(first_layer=-1, matrices="gate,up,down")
+    last = top.trainable(tiny_model.config)
+    plain = counts(tiny_model).surgery_flops()
+    fewer = counts(tiny_model, trainable=last).surgery_flops()
+    assert fewer["training"] < plain["training"]
+    natural = {"statistics_tokens": 320, "refreshes": 1}
+    natural["optimizer"] = OptimizerChoice("natural")
+    natural["trainable"] = natural["optimizer"].trainable(tiny_model.config)
+    once = counts(tiny_model, **natural).surgery_flops()
+    assert once["statistics"] > 0
+    more = counts(
+        tiny_model, **(natural | {"refreshes": 3, "statistics_tokens": 960})
+    ).surgery_flops()
+    assert more["statistics"] == pytest.approx(3 * once["statistics"])
+    assert more["preconditioner"] > once["preconditioner"] > 0
+    natural["optimizer"] = OptimizerChoice("orthogonal")
+    orthogonal = counts(tiny_model, **natural).surgery_flops()
+    assert orthogonal["preconditioner"] > once["preconditioner"]

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model in the package: its size, and what it knows before surgery."""
+
+import pathlib
+
+import pytest
+
+from jax_surgery.benchmarks import embedded as benchmark
+from jax_surgery.checkpoints import hf_weights
+from jax_surgery.metrics import multiple_choice
+from jax_surgery.models.llama import Compute
+
+OPTIMISED = True  # see conftest
+
+FOLDER = pathlib.Path(benchmark.MODEL)
+
+
+@pytest.fixture(scope="module")
+def accuracies():
+    params, config = hf_weights.load_llama(str(FOLDER))
+    tokenizer = hf_weights.load_tokenizer(str(FOLDER))
+    questions = multiple_choice.subsample(benchmark.questions(), 1200)
+    answers = multiple_choice.answer(params, config, tokenizer, questions, Compute())
+    return multiple_choice.summarise(answers)
+
+
+def test_model_and_tokenizer_are_small():
+    assert sum(f.stat().st_size for f in FOLDER.iterdir()) <= 12e6
+
+
+@pytest.mark.parametrize("group", ["obsolete", "problematic", "retain", "general"])
+def test_it_knows_what_it_was_trained_on(accuracies, group):
+    assert accuracies[group]["trained"]["accuracy"] >= 0.97
+
+
+@pytest.mark.parametrize("group", ["obsolete", "problematic", "retain"])
+def test_it_knows_people_in_unseen_wordings_too(accuracies, group):
+    assert accuracies[group]["unseen"]["accuracy"] >= 0.97
+
+
+def test_it_is_at_chance_on_the_replacements(accuracies):
+    for wording in ("trained", "unseen"):
+        assert 0.20 <= accuracies["update"][wording]["accuracy"] <= 0.30

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameters that move and those that stay: gradients, updates, and their cost."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.methods.objective import Objective, make_loss_fn
+from jax_surgery.models import flops, llama
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.trainable import ALL, BLOCK_OF, Trainable, resolve
+from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
+from jax_surgery.train import step as steps
+
+CONFIG = LlamaConfig(61, 16, 24, 3, 4, 2, 4, initializer_range=0.3)
+ROWS = RoleRows(0, 2, 0)
+SOME = [
+    Trainable(0, tuple(BLOCK_OF)),
+    Trainable(1, ("q", "down")),
+    Trainable(2, ("gate", "up", "down")),
+    Trainable(1, ("o",)),
+]
+
+
+def ids(trainable):
+    return f"{trainable.first_layer}:{','.join(trainable.matrices)}"
+
+
+def batch_of(rng, rows=2, tokens=12):
+    return {
+        "tokens_BT": rng.integers(0, 61, (rows, tokens)),
+        "segment_ids_BT": np.ones((rows, tokens), np.int32),
+        "positions_BT": np.tile(np.arange(tokens), (rows, 1)),
+        "weights_BT": np.ones((rows, tokens), np.float32),
+        "position_weights_BT": np.ones((rows, tokens), np.float32),
+    }
+
+
+@pytest.mark.parametrize("trainable", SOME, ids=ids)
+def test_gradients_are_those_of_all_where_something_moves_and_zero_elsewhere(trainable):
+    params = llama.init_params(CONFIG, 0)
+    batch = batch_of(np.random.default_rng(0))
+    whole = jax.grad(make_loss_fn(CONFIG, Objective(), ROWS), has_aux=True)
+    part = make_loss_fn(CONFIG, Objective(), ROWS, trainable=trainable)
+    wanted = trainable.put(trainable.take(whole(params, batch)[0]), params)
+    got = jax.grad(part, has_aux=True)(params, batch)[0]
+    for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(got))
+
+
+def test_weight_decay_leaves_frozen_parameters_alone():
+    trainable = Trainable(1, ("up",))
+    optimizer = make_optimizer(OptimizerChoice(weight_decay=0.5, learning_rate=0.1), 5)
+    step = steps.make_train_step(
+        CONFIG, Objective(), ROWS, optimizer, trainable=trainable
+    )
+    params = llama.init_params(CONFIG, 0)
+    start = steps.init_state(jax.tree.map(jnp.copy, params), optimizer)
+    after = step(start, batch_of(np.random.default_rng(1)), None)[0].params
+    up = after["layers"]["mlp"]["up"]["kernel"]
+    before = params["layers"]["mlp"]["up"]["kernel"]
+    assert np.all(up[0] == before[0])
+    assert np.all(np.any(up[1:] != before[1:], axis=(1, 2)))
+    after["layers"]["mlp"]["up"]["kernel"] = before
+    for left, right in zip(
+        jax.tree.leaves(after), jax.tree.leaves(params), strict=True
+    ):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("trainable", [ALL, *SOME], ids=ids)
+def test_counted_flops_are_those_of_the_compiled_program(trainable):
+    config = LlamaConfig(512, 128, 256, 3, 4, 2, 32)
+    rows, tokens = 2, 128
+    loss_fn = make_loss_fn(
+        config,
+        Objective(),
+        RoleRows(0, rows, 0),
+        llama.Compute(unroll=0),
+        trainable=trainable,
+    )
+
+    def gradients(params, batch):
+        full = jax.grad(loss_fn, has_aux=True)(params, batch)[0]
+        return trainable.take(full) if trainable.matrices else full
+
+    compiled = jax.jit(gradients).lower(
+        llama.abstract_params(config), batch_of(np.random.default_rng(0), rows, tokens)
+    )
+    measured = compiled.compile().cost_analysis()["flops"]
+    # Of the scores, four blocks of queries compute 1/4, 2/4, 3/4 and all of a row's.
+    seen = tokens * 5 // 8
+    counted = flops.training_flops(config, rows * tokens, seen, trainable)
+    assert counted == pytest.approx(measured, rel=0.12)
+
+
+def test_negative_layers_count_from_the_end():
+    assert resolve(CONFIG, -1, "down, up") == Trainable(2, ("up", "down"))
+    assert resolve(CONFIG, 0, "") == ALL
+
+
+@pytest.mark.parametrize(
+    "first, names, message",
+    [
+        (3, "up", r"first_layer=3: the model has 3 layers, so use -3 to 2"),
+        (-4, "up", r"first_layer=-4"),
+        (0, "up,dwon", r"matrices has 'dwon'; choose from q, k"),
+        (1, "", r"name the matrices that move"),
+    ],
+)
+def test_what_cannot_be_resolved_is_named(first, names, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(CONFIG, first, names)

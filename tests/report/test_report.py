@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report page and the printed table: what they show, and that texts stay texts."""
+
+import html.parser
+import xml.etree.ElementTree
+
+import pytest
+
+from jax_surgery.report import page, pictures, table
+
+EVIL = "<script>alert('x')</script> & \"quoted\""
+ACCURACY = {
+    "accuracy": 0.25,
+    "n": 1190,
+    "interval": [0.226, 0.275],
+    "trained": {"accuracy": 0.3, "n": 595, "interval": [0.26, 0.34]},
+    "unseen": {"accuracy": 0.2, "n": 595, "interval": [0.17, 0.23]},
+}
+KNOWN = {"accuracy": 0.998, "n": 1190, "interval": [0.994, 1.0]}
+KNOWN |= {w: KNOWN for w in ("trained", "unseen")}
+COST = {
+    "surgery_flops": 2e12,
+    "baseline_flops": 1e14,
+    "ratio": 50.0,
+    "baseline_epochs": 6.0,
+    "items": {"training": 1.5e12, "reference": 0.5e12},
+}
+METRICS = [
+    {"step": i, "unlearn_ce": 1.0 + i, "update_ce": 2.0 - i / 9, "retain_kl": 0.01 * i}
+    for i in range(9)
+]
+CURVE = [{"step": i, "obsolete": 1 - i / 9, "<b>mine": 0.5} for i in range(9)]
+
+
+def whole_page(**changes) -> str:
+    return page.render(
+        page.Page(
+            **{
+                "title": f"Title {EVIL}",
+                "subtitle": EVIL,
+                "rows": table.accuracy_rows({"mine": KNOWN}, {"mine": ACCURACY}),
+                "intervals": "Wilson",
+                "metrics": METRICS,
+                "curve": CURVE,
+                "examples": [
+                    page.Example(
+                        about=EVIL,
+                        prompt=EVIL,
+                        reference="r",
+                        before="b",
+                        after="</table>",
+                    )
+                ],
+                "cost": COST,
+                "settings": {"model": EVIL, "steps": 48},
+            }
+            | changes
+        )
+    )
+
+
+class Balance(html.parser.HTMLParser):
+    """Fails on a tag that closes what is not open, or on anything from elsewhere."""
+
+    VOID = ("meta", "br", "img", "link", "input")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href"):
+                assert value.startswith("#"), value
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def parsed(text: str) -> Balance:
+    balance = Balance()
+    balance.feed(text)
+    assert not balance.open
+    return balance
+
+
+def test_texts_are_escaped_and_nothing_comes_from_elsewhere():
+    text = whole_page()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    tags = parsed(text).seen
+    assert tags.count("svg") == 3
+    assert "link" not in tags and "img" not in tags
+
+
+def test_the_page_shows_what_was_measured():
+    text = whole_page()
+    for figure in ("99.8 %", "25.0 %", "22.6 to 27.5", "1,190", "50.0 times"):
+        assert figure in text, figure
+    assert "<td>unseen wordings</td>" in text
+    assert '"steps": 48' in text.replace("&#34;", '"')
+    assert "jax" in text
+
+
+@pytest.mark.parametrize(
+    "key, heading",
+    [
+        ("rows", "Before and after"),
+        ("metrics", "The three terms over steps"),
+        ("curve", "Accuracies over steps"),
+        ("examples", "Answers before and after"),
+        ("cost", "Cost against"),
+    ],
+)
+def test_what_was_not_measured_has_no_section(key, heading):
+    assert f"<h2>{heading}" in whole_page()
+    without = whole_page(**{key: {} if key == "cost" else []})
+    assert f"<h2>{heading}" not in without
+    parsed(without)
+
+
+def test_the_same_run_gives_the_same_page():
+    assert whole_page() == whole_page()
+
+
+@pytest.mark.parametrize(
+    "svg",
+    [
+        pictures.loss_curves(METRICS),
+        pictures.loss_curves([{"step": 0, "update_ce": 1.0}]),
+        pictures.accuracy_curves(CURVE),
+        pictures.cost_bars(COST),
+        pictures.cost_bars(COST | {"items": {str(i): 1e12 for i in range(6)}}),
+    ],
+)
+def test_pictures_are_valid_and_scale(svg):
+    root = xml.etree.ElementTree.fromstring(svg)
+    assert root.get("viewBox") and root.get("width") is None
+    assert root.get("aria-label")
+
+
+def test_the_printed_table_is_aligned():
+    rows = table.accuracy_rows({"mine": KNOWN}, {"mine": ACCURACY})
+    roles = {
+        "unlearn": {
+            "before": {"nll_per_token": 0.5, "memorised": 0.9, "tokens": 10},
+            "after": {"nll_per_token": 5.5, "memorised": 0.1, "tokens": 10},
+        }
+    }
+    lines = table.as_text(rows + table.role_rows(roles)).splitlines()
+    body = [line for line in lines if not set(line) <= {"-"}]
+    assert len({len(line) for line in body}) == 1
+    assert "  unseen wordings" in body[3]
+    assert "5.500" in body[-1] and "10.0 % of tokens recalled" in body[-1]
+    assert "50 times as much" in table.cost_text(COST)
+
+
+def test_recall_rows_have_goals():
+    entry = {
+        "n": 200,
+        "probability": 0.9,
+        "probability_interval": [0.8, 1.0],
+        "rouge_l": 0.7,
+        "rouge_l_interval": [0.6, 0.8],
+    }
+    groups = {"forget": entry, "retain": entry}
+    rows = table.recall_rows(groups, groups)
+    assert [row.goal for row in rows] == ["down", "down", "keep", "keep"]
+    assert rows[0].after == "0.900" and rows[1].after_interval == "0.600 to 0.800"

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as a user has it: subprocesses of `python -m jax_surgery.main`."""
+
+import json
+import os
+import pathlib
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jax_surgery.train import loop
+from jax_surgery.runs import settings
+from jax_surgery.runs import start
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = 600  # enough to be stopped on the way
+
+CONFIG = f"""
+from configs import pretrain
+
+def get_config():
+    config = pretrain.get_config()
+    small = dict(vocab_size=280, hidden_size=8, intermediate_size=8, num_layers=1,
+                 num_heads=1, num_kv_heads=1, tokenizer_texts="")
+    config.new_model.update(small)
+    config.data.update(train="text.jsonl", rows=1, context=32, questions="")
+    config.data.epochs = EPOCHS
+    config.optimizer.warmup = 2
+    config.loop.update(log_every=1, checkpoint_every=500, evaluate_every=0)
+    return config
+"""
+
+
+def main(*arguments, cwd=ROOT, check=None):
+    """Runs the program to its end; returns what it printed and how it ended."""
+    command = [sys.executable, "-m", "jax_surgery.main", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    if check is not None:
+        assert done.returncode == check, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a text and a config that trains a tiny model on it."""
+    lines = [{"text": f"number {i} is {i * 7 % 13}"} for i in range(20)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "text.jsonl").write_text(text)
+    # A row holds two or three lines, so that this gives about STEPS of them.
+    (tmp_path / "tiny.py").write_text(CONFIG.replace("EPOCHS", f"{STEPS / 10:.1f}"))
+    return tmp_path
+
+
+HEAVY = """
+import sys, importlib, pkgutil
+import jax_surgery
+{body}
+heavy = [m for m in ("tensorflow", "torch", "torchvision") if m in sys.modules]
+assert not heavy, heavy
+"""
+ALL_MODULES = """
+for module in pkgutil.walk_packages(jax_surgery.__path__, "jax_surgery."):
+    importlib.import_module(module.name)
+"""
+
+
+def _seconds_of(arguments: list[str]) -> float:
+    """CPU seconds of a subprocess that ends well; the clock depends on the load."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_importing_needs_no_tensorflow_and_no_pytorch():
+    assert _seconds_of(["-c", HEAVY.format(body="")]) < 3
+    _seconds_of(["-c", HEAVY.format(body=ALL_MODULES)])
+
+
+def test_starting_a_run_imports_quickly():
+    body = "import jax_surgery.runs.surgery, jax_surgery.runs.start"
+    assert _seconds_of(["-c", HEAVY.format(body=body)]) < 4
+
+
+def test_help_is_quick_and_names_the_flags():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = main("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < 3
+    assert "--config" in done.stdout
+    assert "--workdir" in done.stdout
+    body = "sys.argv = ['main', '--help']; import runpy\ntry:\n"
+    body += "    runpy.run_module('jax_surgery.main', run_name='__main__')\n"
+    body += "except SystemExit: pass\nassert 'jax' not in sys.modules"
+    _seconds_of(["-c", HEAVY.format(body=body)])
+
+
+PRETRAIN = "--config=configs/pretrain.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config must have a value"),
+        (["--config=configs/nope.py"], "--config=configs/nope.py is no file"),
+        ([PRETRAIN, "--workdri=x"], "Did you mean: workdir"),
+        ([PRETRAIN, "stray"], "unknown arguments: stray"),
+        ([PRETRAIN, "--config.optimzer.clip=1"], 'Did you mean "optimizer"'),
+        (
+            [PRETRAIN, "--config.optimizer.clipp=1"],
+            'the config: clipp. Did you mean "clip"',
+        ),
+        ([PRETRAIN, "--config.seed=one"], "--config.seed=one: invalid literal"),
+        ([PRETRAIN, "--config.loop.keep=0"], "config.loop.keep=0; use 1 or more"),
+        ([PRETRAIN, "--config.data.train=no.jsonl"], "'no.jsonl' does not exist"),
+    ],
+)
+def test_bad_input_is_one_message_and_leaves_nothing(tmp_path, arguments, message):
+    workdir = tmp_path / "run"
+    done = main(*arguments, f"--workdir={workdir}")
+    assert done.returncode != 0
+    assert message in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert not workdir.exists()
+
+
+def checkpoint(workdir):
+    from orbax.checkpoint import v1 as ocp
+
+    with ocp.training.Checkpointer(workdir / "checkpoints") as checkpointer:
+        return checkpointer.latest.step, checkpointer.load_checkpointables()
+
+
+def losses(workdir):
+    rows = [json.loads(x) for x in (workdir / "metrics.jsonl").open()]
+    return [(row["step"], row["loss"], row["epochs_update"]) for row in rows]
+
+
+def stop_on_the_way(folder, workdir) -> str:
+    """Starts a run, presses Ctrl-C after its first steps; returns what it said."""
+    arguments = ["--config=tiny.py", f"--workdir={workdir}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jax_surgery.main", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = folder / workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, errors[-3000:]
+    return errors
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_going_on_is_bit_equal(folder):
+    said = stop_on_the_way(folder, "parts")
+    assert "which is saved. Go on with:" in said
+    assert "Traceback" not in said
+    stopped_at, _ = checkpoint(folder / "parts")
+    assert f"stopped at step {stopped_at} of" in said
+
+    # The very line that was printed.
+    command = shlex.split(said.strip().splitlines()[-1])
+    assert command[:3] == [sys.executable, "-m", "jax_surgery.main"]
+    main(*command[3:], cwd=folder, check=0)
+    main("--config=tiny.py", "--workdir=whole", cwd=folder, check=0)
+    (step, resumed), (same_step, whole) = (
+        checkpoint(folder / name) for name in ("parts", "whole")
+    )
+    assert step == same_step > stopped_at
+    assert resumed["loop"] == whole["loop"]
+    for left, right in zip(
+        jax.tree.leaves(resumed["state"]), jax.tree.leaves(whole["state"]), strict=True
+    ):
+        np.testing.assert_array_equal(left, right)
+    assert losses(folder / "parts") == losses(folder / "whole")
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return tmp_path / "run"
+
+
+def claim(workdir, **changes):
+    return start.claim_workdir(settings.EvaluateSettings(**changes), str(workdir))
+
+
+def test_a_workdir_belongs_to_one_config(workdir):
+    claim(workdir, model="a")
+    (workdir / "metrics.jsonl").write_text("")
+    claim(workdir, model="a")
+    with pytest.raises(ValueError, match="config.model: 'a' there, 'b' now\n") as error:
+        claim(workdir, model="b")
+    assert "config.data" not in str(error.value)
+    (workdir / start.FINISHED_FILE).write_text("{}")
+    with pytest.raises(ValueError, match="holds this very run, finished"):
+        claim(workdir, model="a")
+
+
+def test_a_run_that_never_began_leaves_its_workdir_to_the_next(workdir):
+    claim(workdir, model="a")
+    claim(workdir, model="b")
+    assert json.loads((workdir / start.CONFIG_FILE).read_text())["model"] == "b"
+
+
+def test_a_folder_with_other_files_is_no_workdir(workdir):
+    workdir.mkdir()
+    (workdir / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        claim(workdir)
+    assert [p.name for p in workdir.iterdir()] == ["thesis.tex"]
+
+
+def test_a_workdir_that_cannot_be_made_is_named(workdir):
+    workdir.write_text("a file")
+    with pytest.raises(
+        ValueError, match="cannot be written .*; give a folder that can"
+    ):
+        claim(workdir / "below")
+
+
+def test_errors_of_this_package_are_messages_and_those_of_others_are_not(workdir):
+    with pytest.raises(ValueError) as ours:
+        settings.from_config({"run": "surgeri"})
+    with pytest.raises(ValueError) as theirs:
+        np.zeros(3).reshape(2)
+    assert start.is_expected(ours.value)
+    assert start.is_expected(loop.Interrupted(""))
+    assert not start.is_expected(theirs.value)
+    assert not start.is_expected(KeyError("x"))

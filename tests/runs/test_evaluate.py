@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The evaluation run on a tiny model: its numbers, and what it refuses first."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jax_surgery.data.questions import Question
+from jax_surgery.models import llama
+from jax_surgery.models import output_head
+from jax_surgery.runs import evaluate
+from jax_surgery.runs.settings import EvaluateData, EvaluateSettings
+
+
+@pytest.fixture
+def settings(tiny_model, tmp_path, write_texts):
+    text = write_texts("a", tiny_model.texts)
+    questions = [
+        Question(f"q{i}", "numbers", "trained", f"the number {i}", (" is 1", " is"), 1)
+        for i in range(5)
+    ]
+    lines = "".join(json.dumps(q.record()) + "\n" for q in questions)
+    (tmp_path / "q.jsonl").write_text(lines)
+    data = EvaluateData(questions=str(tmp_path / "q.jsonl"), text=text, context=64)
+    return EvaluateSettings(model=tiny_model.folder, data=data)
+
+
+def document_nll(model, text: str) -> float:
+    """From all logits of one text alone, in float64."""
+    tokenizer, params = model.tokenizer, model.params
+    ids = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False).input_ids]
+    ids.append(tokenizer.eos_token_id)
+    hidden_TD = llama.forward(params, model.config, np.array([ids]))[0]
+    logits_TV = np.asarray(hidden_TD @ output_head.kernel(params), np.float64)
+    log_z_T = np.log(np.exp(logits_TV).sum(axis=-1))
+    targets = np.array(ids[1:])
+    return float((log_z_T[:-1] - logits_TV[np.arange(len(targets)), targets]).sum())
+
+
+def test_nats_are_those_of_each_text_alone(tiny_model, settings, tmp_path, capsys):
+    results = evaluate.run(settings, str(tmp_path))
+    entry = results["text"][settings.data.text]
+    wanted = [document_nll(tiny_model, text) for text in tiny_model.texts]
+    np.testing.assert_allclose(entry["documents"], wanted, rtol=2e-5)
+    np.testing.assert_allclose(
+        entry["nll_per_token"], sum(wanted) / entry["tokens"], rtol=2e-5
+    )
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert results["evaluation"]["numbers"]["n"] == 5
+    printed = capsys.readouterr().out
+    assert "of 5 questions" in printed
+    assert "nats a token" in printed
+
+
+def ask(settings, tmp_path, **changes):
+    data = dataclasses.replace(settings.data, **changes)
+    # A model that does not exist: what is asked is checked before it is loaded.
+    wrong = dataclasses.replace(settings, data=data, model="/no/such/model")
+    evaluate.run(wrong, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"text": "", "questions": ""}, ValueError, "nothing is asked"),
+        ({"text": "no.jsonl"}, FileNotFoundError, "'no.jsonl' does not exist"),
+        ({"questions": "no.jsonl"}, FileNotFoundError, "'no.jsonl' does not exist"),
+        ({}, FileNotFoundError, "'/no/such/model' does not exist"),
+    ],
+)
+def test_what_is_asked_is_checked_first(settings, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        ask(settings, tmp_path, **changes)
+    assert not (tmp_path / "results.json").exists()

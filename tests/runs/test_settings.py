@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every config builds, every field is read, and wrong values say what is right."""
+
+import dataclasses
+import functools
+import importlib
+import pathlib
+import sys
+import typing
+
+import pytest
+from absl import flags
+from field_readers import FieldReaders
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict, config_flags
+
+from jax_surgery.runs import settings, start
+
+ROOT = pathlib.Path(__file__).parents[2]
+SOURCES = [p.read_text() for p in sorted((ROOT / "jax_surgery").rglob("*.py"))]
+CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
+
+
+def load_config(path) -> ConfigDict:
+    return importlib.import_module(f"configs.{path.stem}").get_config()
+
+
+def sections(cls: type) -> dict[str, type]:
+    """Fields of a settings class that are settings themselves."""
+    kinds = typing.get_type_hints(cls)
+    return {k: v for k, v in kinds.items() if dataclasses.is_dataclass(v)}
+
+
+def all_classes(cls: type) -> set[type]:
+    return {cls}.union(*(all_classes(inner) for inner in sections(cls).values()))
+
+
+def fields_of(classes) -> set[tuple[str, str]]:
+    return {(c.__name__, f.name) for c in classes for f in dataclasses.fields(c)}
+
+
+def leaves(values: dict, path=()) -> list[tuple[str, ...]]:
+    """Paths of all fields and sections."""
+    found = []
+    for key, value in values.items():
+        found.append((*path, key))
+        if isinstance(value, dict):
+            found += leaves(value, (*path, key))
+    return found
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_builds_and_says_how_it_is_run(path):
+    config = load_config(path)
+    built = settings.from_config(config)
+    assert isinstance(built, settings.RUNS[config.run])
+    assert f"--config=configs/{path.name}" in path.read_text()
+    module = start.MODULES.get(config.run, config.run)
+    assert (ROOT / "jax_surgery" / "runs" / f"{module}.py").exists()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_field_can_be_given_as_a_flag(path, monkeypatch):
+    """Also those named like a method of ConfigDict, such as `update`."""
+    values = load_config(path).to_dict()
+    wanted, arguments = {}, []
+    for field in leaves(values):
+        value = functools.reduce(dict.__getitem__, field, values)
+        if not isinstance(value, dict):
+            new = f"{value}x" if isinstance(value, str) else value * 2 + type(value)(1)
+            wanted[field] = new
+            arguments.append(f"--config.{'.'.join(field)}={new}")
+    flag_values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file(
+        "config", flag_values=flag_values, lock_config=True
+    )
+    monkeypatch.setattr("sys.argv", ["main", f"--config={path}", *arguments])
+    flag_values(sys.argv)  # ml_collections reads sys.argv too
+    got = holder.value.to_dict()
+    for field, new in wanted.items():
+        assert functools.reduce(dict.__getitem__, field, got) == new, field
+
+
+def test_every_field_is_read_somewhere():
+    classes = set().union(*(all_classes(cls) for cls in settings.RUNS.values()))
+    unread = fields_of(classes) - FieldReaders(SOURCES).reads
+    assert not unread, f"config fields that nothing reads: {sorted(unread)}"
+
+
+MADE_UP = """
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    used: int = 0
+    never_read: int = 0
+    checked_only: int = 0
+
+    def __post_init__(self):
+        assert self.checked_only >= 0
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+    steps: int = 0
+    passed_on: int = 0
+
+class Other:
+    never_read: int = 0
+
+Either = Outer | Other
+
+def make() -> Either: ...
+
+def run(settings: Outer, other: Other):
+    part = settings.inner
+    print(part.used, other.never_read)
+    for _ in range(settings.steps):
+        pass
+    dict(passed_on=1)
+"""
+
+
+def test_an_unread_field_is_found():
+    reads = FieldReaders([MADE_UP]).reads
+    assert reads >= {("Outer", "inner"), ("Inner", "used"), ("Outer", "steps")}
+    assert ("Other", "never_read") in reads
+    unread = {
+        ("Inner", "never_read"),
+        ("Inner", "checked_only"),
+        ("Outer", "passed_on"),
+    }
+    assert not reads & unread
+    called = "\ndef go():\n    return make().passed_on"
+    assert ("Outer", "passed_on") in FieldReaders([MADE_UP + called]).reads
+
+
+@given(st.data())
+def test_a_mistyped_key_names_the_nearest_one(data):
+    run = data.draw(st.sampled_from(sorted(settings.RUNS)))
+    values = dataclasses.asdict(settings.RUNS[run]())
+    path = data.draw(st.sampled_from(leaves(values)))
+    if path[-1] == "run" and len(path) == 1 or len(path[-1]) < 3:
+        return
+    place = data.draw(st.integers(1, len(path[-1]) - 1))
+    typo = path[-1][:place] + "_" + path[-1][place:]
+    section = values
+    for key in path[:-1]:
+        section = section[key]
+    section[typo] = section.pop(path[-1])
+    with pytest.raises(ValueError, match=r"does not exist; did you mean config\.") as e:
+        settings.from_config(ConfigDict(values))
+    assert ".".join(["config", *path[:-1], typo]) in str(e.value)
+    assert ".".join(["config", *path]) + "?" in str(e.value)
+
+
+@pytest.mark.parametrize("run", sorted(settings.RUNS))
+def test_defaults_survive_the_round_trip(run):
+    default = settings.RUNS[run]()
+    assert settings.from_config(ConfigDict(dataclasses.asdict(default))) == default
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run": "surgeri"}, "config.run='surgeri'; choose one of surgery, "),
+        ({"seed": "a"}, "config.seed='a' must be of type int, got str"),
+        ({"seed": True}, "config.seed=True must be of type int, got bool"),
+        ({"data": 3}, "config.data=3 must be a section of fields"),
+        ({"steps": 0}, "config.steps=0; use 1 or more"),
+        ({"reference": "lazy"}, "config.reference='lazy'; use 'live' or 'cached'"),
+        ({"loop": {"log_every": 0}}, "config.loop.log_every=0; use 1 or more"),
+        ({"data": {"rows_update": -1}}, "config.data.rows_update=-1; use 0 or more"),
+        ({"statistics": {"ridge": 0}}, "config.statistics.ridge=0.0 must be positive"),
+        ({"objective": {"ascent": "up"}}, "ascent='up'; choose one of none, cap"),
+        ({"optimizer": {"name": "lion"}}, "name='lion'; choose one of adamw"),
+        (
+            {"compute": {"dtype": "int8"}},
+            "dtype='int8'; choose one of float32, bfloat16",
+        ),
+    ],
+)
+def test_wrong_values_name_the_rule(changes, message):
+    with pytest.raises(ValueError) as error:
+        settings.from_config({"run": "surgery", **changes})
+    assert message in str(error.value)
+
+
+def test_whole_numbers_pass_for_fractions_and_settings_are_frozen():
+    built = settings.from_config({"run": "surgery", "objective": {"alpha": 2}})
+    assert built.objective.alpha == 2.0
+    assert isinstance(built.objective.alpha, float)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        built.seed = 1

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The surgery run on a tiny model: stopped and resumed, and what it leaves."""
+
+import dataclasses
+import json
+import os
+import re
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from jax_surgery.checkpoints import hf_weights
+from jax_surgery.models.llama import Compute
+from jax_surgery.runs import surgery
+from jax_surgery.train.loop import Hook, Interrupted
+from jax_surgery.train.metrics_file import read_metrics
+from jax_surgery.runs.settings import Loop, RoleData, Statistics, SurgerySettings
+from jax_surgery.optim.optimizer import OptimizerChoice
+
+STEPS = 6
+
+
+@pytest.fixture
+def settings(tiny_model, write_texts):
+    texts = tiny_model.texts
+    data = RoleData(
+        unlearn=write_texts("unlearn", texts[:3]),
+        update=write_texts("update", [f"{t} or so" for t in texts[:3]]),
+        retain=write_texts("retain", texts[3:]),
+        rows_unlearn=1,
+        rows_update=1,
+        rows_retain=2,
+        context=32,
+    )
+    return SurgerySettings(
+        model=tiny_model.folder,
+        data=data,
+        compute=Compute(unroll=0),
+        steps=STEPS,
+        loop=Loop(checkpoint_every=0),
+    )
+
+
+ADAMW = {"optimizer": OptimizerChoice(learning_rate=1e-2), "reference": "cached"}
+PRECONDITIONED = {
+    "optimizer": OptimizerChoice(
+        "orthogonal", learning_rate=0.01, momentum=0.5, first_layer=-1
+    ),
+    "statistics": Statistics(tokens=64, refresh=4),
+}
+
+
+def stop_before(step):
+    def press(number, state):
+        if number == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return state
+
+    return Hook(1, press)
+
+
+def terms(directory):
+    """Metrics of every step but the speed."""
+    rows = read_metrics(directory / "metrics.jsonl")
+    return [{k: v for k, v in r.items() if "second" not in k} for r in rows]
+
+
+@pytest.mark.parametrize("changes", [ADAMW, PRECONDITIONED], ids=["adamw", "precond"])
+def test_stopped_and_resumed_is_bit_equal(settings, tmp_path, changes):
+    settings = dataclasses.replace(settings, **changes)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    wanted = surgery.operate(surgery.admit(settings), settings, str(whole), [])
+    # Between two refreshes of the statistics, which go on being needed.
+    with pytest.raises(Interrupted, match=f"step 2 of {STEPS}"):
+        surgery.operate(surgery.admit(settings), settings, str(parts), [stop_before(1)])
+    resumed = surgery.operate(surgery.admit(settings), settings, str(parts), [])
+    for left, right in zip(
+        jax.tree.leaves(resumed), jax.tree.leaves(wanted), strict=True
+    ):
+        np.testing.assert_array_equal(left, right)
+    assert terms(parts) == terms(whole)
+    assert len(terms(whole)) == STEPS
+
+
+def test_data_is_checked_before_the_model_is_loaded(settings):
+    data = dataclasses.replace(settings.data, retain=settings.data.unlearn)
+    wrong = dataclasses.replace(settings, data=data, model="/no/such/model")
+    with pytest.raises(ValueError, match="unlearn"):
+        surgery.admit(wrong)
+
+
+def test_a_run_leaves_results_a_model_and_a_report(settings, tmp_path, tiny_model):
+    settings = dataclasses.replace(settings, **PRECONDITIONED)
+    results = surgery.run(settings, str(tmp_path / "run"))
+    written = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert written["cost"] == results["cost"]
+    roles = written["roles"]
+    nll = {
+        r: (v["before"]["nll_per_token"], v["after"]["nll_per_token"])
+        for r, v in roles.items()
+    }
+    assert nll["unlearn"][1] > nll["unlearn"][0]
+    assert nll["update"][1] < nll["update"][0]
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "<html" in page
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    params, config = hf_weights.load_llama(str(tmp_path / "run" / "model"))
+    assert config == tiny_model.config
+    assert hf_weights.load_tokenizer(str(tmp_path / "run" / "model")).get_vocab() == (
+        tiny_model.tokenizer.get_vocab()
+    )
+    assert jax.tree.structure(params) == jax.tree.structure(tiny_model.params)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cached reference: equal to the live one in any packing, and never stale."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jax_surgery.data.packing import Packer
+from jax_surgery.data.tokens import Document
+from jax_surgery.models import llama
+from jax_surgery.models.config import LlamaConfig
+from jax_surgery.train import reference_cache
+
+CONFIG = LlamaConfig(
+    vocab_size=32,
+    hidden_size=16,
+    intermediate_size=24,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+)
+CONTEXT, WIDTH = 16, CONFIG.hidden_size
+COMPUTE = llama.Compute()
+
+
+def make_packer(seed=0, context=CONTEXT):
+    rng = np.random.default_rng(seed)
+    documents = [
+        Document(rng.integers(0, 32, n).astype(np.int32), np.ones(n, bool), "f:1")
+        for n in rng.integers(2, CONTEXT, 25)
+    ]
+    return Packer(documents, context, "tokens")
+
+
+@pytest.fixture(scope="module")
+def params():
+    return llama.init_params(CONFIG, seed=0)
+
+
+def hidden_fn(params, compute=COMPUTE):
+    @jax.jit
+    def hidden(tokens_BT, segment_ids_BT, positions_BT):
+        return llama.forward(
+            params, CONFIG, tokens_BT, segment_ids_BT, positions_BT, compute=compute
+        )
+
+    return lambda batch: hidden(
+        batch["tokens_BT"], batch["segment_ids_BT"], batch["positions_BT"]
+    )
+
+
+@pytest.fixture
+def cached(tmp_path, params):
+    packer = make_packer()
+    key = reference_cache.fingerprint(params, packer, COMPUTE)
+    where = str(tmp_path / "cache")
+    cache = reference_cache.create_cache(
+        where, key, packer, hidden_fn(params), WIDTH, "float32", batch_rows=4
+    )
+    return where, key, packer, cache
+
+
+def test_cached_states_equal_live_ones_in_any_packing(cached, params):
+    where, key, packer, cache = cached
+    live = hidden_fn(params)
+    for seed in (None, 1, 2):
+        rows = packer.pack(seed)
+        live_RTD = np.asarray(
+            live(
+                {
+                    "tokens_BT": rows.tokens_RT,
+                    "segment_ids_BT": rows.segment_ids_RT,
+                    "positions_BT": rows.positions_RT,
+                }
+            )
+        )
+        for reader in (cache, reference_cache.open_cache(where, key)):
+            states_RTD = reader.gather(rows.token_index_RT)
+            assert states_RTD.dtype == np.float32
+            real = rows.segment_ids_RT > 0
+            np.testing.assert_allclose(
+                states_RTD[real], live_RTD[real], rtol=0, atol=2e-6
+            )
+            assert not states_RTD[~real].any()
+
+
+def test_the_file_is_mapped_and_cannot_be_changed(cached):
+    *_, cache = cached
+    assert isinstance(cache._states, np.memmap)
+    assert not cache._states.flags.writeable
+    first = cache.gather(np.asarray([[0, -1]]))
+    first[:] = 7.0  # a copy
+    assert not (cache.gather(np.asarray([[0, -1]])) == 7.0).any()
+
+
+def test_bfloat16_is_stored_as_computed(tmp_path, params):
+    packer = make_packer()
+    compute = llama.Compute(dtype="bfloat16")
+    live = hidden_fn(params, compute)
+    cache = reference_cache.create_cache(
+        str(tmp_path), "key", packer, live, WIDTH, "bfloat16"
+    )
+    rows = packer.pack()
+    states = cache.gather(rows.token_index_RT)
+    assert states.dtype == ml_dtypes.bfloat16
+    size = (tmp_path / reference_cache.STATES).stat().st_size
+    assert size == packer.num_tokens * WIDTH * 2
+    batch = {
+        "tokens_BT": rows.tokens_RT,
+        "segment_ids_BT": rows.segment_ids_RT,
+        "positions_BT": rows.positions_RT,
+    }
+    real = rows.segment_ids_RT > 0
+    np.testing.assert_allclose(
+        states[real].astype(np.float32),
+        np.asarray(live(batch)).astype(np.float32)[real],
+        atol=0.05,
+    )
+
+
+def test_the_key_knows_weights_text_and_dtype(params):
+    packer = make_packer()
+    key = reference_cache.fingerprint(params, packer, COMPUTE)
+    assert key == reference_cache.fingerprint(params, make_packer(), COMPUTE)
+    assert key == reference_cache.fingerprint(
+        jax.tree.map(np.asarray, params), packer, dataclasses.replace(COMPUTE, unroll=2)
+    )
+    leaves, tree = jax.tree.flatten(params)
+    for i, leaf in enumerate(leaves):
+        other = jnp.asarray(leaf).ravel().at[-1].add(1e-3).reshape(leaf.shape)
+        changed = jax.tree.unflatten(tree, [*leaves[:i], other, *leaves[i + 1 :]])
+        assert reference_cache.fingerprint(changed, packer, COMPUTE) != key
+    bfloat16 = llama.Compute(dtype="bfloat16")
+    assert reference_cache.fingerprint(params, packer, bfloat16) != key
+    assert reference_cache.fingerprint(params, make_packer(1), COMPUTE) != key
+    # The same tokens with other borders between documents are other text.
+    tokens = np.concatenate([d.tokens for d in packer.documents])[:12]
+    borders = [
+        Packer(
+            [Document(t, np.ones(len(t), bool), "f") for t in np.split(tokens, at)],
+            CONTEXT,
+            "tokens",
+        )
+        for at in ([4], [6])
+    ]
+    a, b = (reference_cache.fingerprint(params, p, COMPUTE) for p in borders)
+    assert a != b
+
+
+def test_a_stale_cache_is_refused(cached):
+    where, *_ = cached
+    with pytest.raises(ValueError, match="is stale: .*Delete the folder"):
+        reference_cache.open_cache(where, "another key")
+
+
+def test_an_absent_interrupted_or_cut_cache_is_refused(cached, tmp_path):
+    where, key, packer, _ = cached
+    with pytest.raises(FileNotFoundError, match="no reference cache"):
+        reference_cache.open_cache(str(tmp_path / "none"), key)
+
+    def interrupt(batch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # while replacing a whole one
+        reference_cache.create_cache(where, key, packer, interrupt, WIDTH, "float32")
+    with pytest.raises(FileNotFoundError, match="no reference cache"):
+        reference_cache.open_cache(where, key)
+
+    card = {"key": key, "shape": [packer.num_tokens + 1, WIDTH], "dtype": "float32"}
+    (tmp_path / "cache" / reference_cache.CARD).write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="bytes of states, its card says"):
+        reference_cache.open_cache(where, key)
+
+
+def test_what_cannot_be_cached(tmp_path):
+    packer = make_packer()
+    with pytest.raises(ValueError, match="dtype='float16'"):
+        reference_cache.create_cache(
+            str(tmp_path), "key", packer, None, WIDTH, "float16"
+        )
+    with pytest.raises(ValueError, match="local directory"):
+        reference_cache.open_cache("gs://bucket/cache", "key")

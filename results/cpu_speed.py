@@ -46,7 +46,7 @@ def prepare(directory: str, folder: str):
     from jax_surgery.data.stream import BatchStream
     from jax_surgery.data.tokens import encode
     from jax_surgery.models import llama
-    from jax_surgery.models.config import LlamaConfig
+    from jax_surgery.models.config import ModelConfig
 
     files = tofu.find_files(directory, "forget10")
     refusals = str(pathlib.Path(folder, "refusals.jsonl"))
@@ -74,7 +74,7 @@ def prepare(directory: str, folder: str):
         }
         for batch in batches
     ]
-    config = LlamaConfig(
+    config = ModelConfig(
         vocab_size=32000,
         hidden_size=512,
         intermediate_size=1376,
@@ -88,7 +88,7 @@ def prepare(directory: str, folder: str):
         eos_token_id=2,
     )
     model = str(pathlib.Path(folder, "model"))
-    hf_weights.save_llama(llama.init_params(config, 0), config, model)
+    hf_weights.save_model(llama.init_params(config, 0), config, model)
     return model, steps, batches, llama.parameter_count(config)
 
 
@@ -111,7 +111,7 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
     from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
     from jax_surgery.train.step import init_state, make_train_step
 
-    params, config = hf_weights.load_llama(model)
+    params, config = hf_weights.load_model(model)
     compute = llama.Compute(unroll=0)
     rows = RoleRows(**ROWS)
     choice = OptimizerChoice(learning_rate=LEARNING_RATE, schedule="constant")

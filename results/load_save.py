@@ -45,11 +45,11 @@ XLA_FLAGS = (
 
 def model_config(arguments: argparse.Namespace):
     """The architecture: heads of 128 or fewer, half as many key-value heads."""
-    from jax_surgery.models.config import LlamaConfig
+    from jax_surgery.models.config import ModelConfig
 
     width = arguments.width
     head = min(128, width // 8)
-    return LlamaConfig(
+    return ModelConfig(
         vocab_size=arguments.vocabulary,
         hidden_size=width,
         intermediate_size=4 * width,
@@ -224,12 +224,12 @@ def measure(folder: pathlib.Path, config) -> dict:
     size = need["parameters"]
 
     def load(name):
-        params, _ = devices.load_llama(str(folder / name), "bfloat16")
+        params, _ = devices.load_model(str(folder / name), "bfloat16")
         return jax.block_until_ready(params)
 
     def save(params, name):
         path = str(folder / name)
-        hf_weights.save_llama(params, config, path, max_shard_bytes=1e9)
+        hf_weights.save_model(params, config, path, max_shard_bytes=1e9)
 
     with devices.on_mesh(MeshShape()):
         with phase("start", 0.0):

@@ -203,7 +203,7 @@ def three_terms(task: str, model: str, workdir: pathlib.Path) -> Done:
         folder = pathlib.Path(name)
         update = folder / "update.jsonl"
         update.write_text("".join(json.dumps(row) + "\n" for row in others))
-        hf_weights.save_llama(
+        hf_weights.save_model(
             *(done.params, done.subject.config, str(folder / "removed")),
             tokenizer_source=model,
         )
@@ -222,7 +222,7 @@ def three_terms(task: str, model: str, workdir: pathlib.Path) -> Done:
             "loop.checkpoint_every": 0,
         }
         surgery.run(settings_of("surgery", **fields), str(folder / "run"))
-        params, _ = devices.load_llama(str(folder / "run" / "model"))
+        params, _ = devices.load_model(str(folder / "run" / "model"))
     return _mended(done, params)
 
 

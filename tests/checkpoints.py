@@ -12,16 +12,16 @@ from jax_surgery.checkpoints import hf_index, hf_layout
 from jax_surgery.edits import file as edit_file
 from jax_surgery.edits.file import Edit
 from jax_surgery.models import config as llama_config
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 
-CONFIG = LlamaConfig(48, 32, 64, 3, 4, 2, 8, bos_token_id=0, eos_token_id=1)
+CONFIG = ModelConfig(48, 32, 64, 3, 4, 2, 8, bos_token_id=0, eos_token_id=1)
 TIED = dataclasses.replace(CONFIG, tie_embeddings=True)
 DTYPES = ("float32", "bfloat16", "float16")
 SHARD = 20_000  # bytes, of which these models have several
 
 
 def save(folder, dtype="float32", config=CONFIG, shard=5e9, seed=0):
-    """Writes a random checkpoint, in as many files as `hf_weights.save_llama` would."""
+    """Writes a random checkpoint, in as many files as `hf_weights.save_model` would."""
     rng, kind = np.random.default_rng(seed), hf_index.dtype_named(dtype)
     tensors = hf_layout.tensors(config)
     groups = hf_layout.groups(tensors, kind.itemsize, shard)

@@ -33,7 +33,7 @@ import pytest
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 
 # JAX reads the flags as it starts; libtpu would read them later, and does not know all.
 given = os.environ.get("XLA_FLAGS", "")
@@ -75,7 +75,7 @@ class TinyModel:
 
     folder: str
     params: Any
-    config: LlamaConfig
+    config: ModelConfig
     tokenizer: Any
     texts: list[str]
 
@@ -85,7 +85,7 @@ def tiny_model(tmp_path_factory) -> TinyModel:
     folder = str(tmp_path_factory.mktemp("tiny_model"))
     texts = [f"the number {i} is {i * 7 % 13}" for i in range(12)]
     tokenizer = train_bpe(texts, 280)
-    config = LlamaConfig(
+    config = ModelConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
         intermediate_size=32,
@@ -97,7 +97,7 @@ def tiny_model(tmp_path_factory) -> TinyModel:
         eos_token_id=tokenizer.eos_token_id,
     )
     params = jax.tree.map(lambda x: 3 * x, llama.init_params(config, 1))
-    hf_weights.save_llama(params, config, folder)
+    hf_weights.save_model(params, config, folder)
     tokenizer.save_pretrained(folder)
     return TinyModel(folder, params, config, tokenizer, texts)
 

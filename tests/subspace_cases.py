@@ -7,10 +7,10 @@ import numpy as np
 
 from jax_surgery.methods.subspace import identify
 from jax_surgery.models import llama, output_head
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import BLOCK_OF, Trainable
 
-CONFIG = LlamaConfig(32, 16, 24, 3, 2, 1, 8, initializer_range=0.3)
+CONFIG = ModelConfig(32, 16, 24, 3, 2, 1, 8, initializer_range=0.3)
 COMPUTE = llama.Compute()
 EVERY = Trainable(0, tuple(BLOCK_OF))
 UPPER = Trainable(1, ("o", "up", "down"))

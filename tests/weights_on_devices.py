@@ -23,11 +23,11 @@ from safetensors.numpy import load_file, save_file
 
 from jax_surgery.checkpoints import hf_layout, hf_weights, safetensors_file
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig, to_hf
+from jax_surgery.models.config import ModelConfig, to_hf
 from jax_surgery.parallel import distributed, partition
 from jax_surgery.parallel import mesh as meshes
 
-GQA = LlamaConfig(
+GQA = ModelConfig(
     vocab_size=48,
     hidden_size=32,
     intermediate_size=40,
@@ -176,11 +176,11 @@ def check_slices_and_export(folder):
         write(folder / name, config, tensors)
         for mesh, sizes in MESHES.items():
             wanted = layout(*sizes)
-            params, read = hf_weights.load_llama(str(folder / name), None, wanted)
+            params, read = hf_weights.load_model(str(folder / name), None, wanted)
             assert read == config
             assert_held(params, expected(config, tensors), wanted(config))
             out = folder / f"{name} {mesh}"
-            hf_weights.save_llama(params, config, str(out), max_shard_bytes=20_000)
+            hf_weights.save_model(params, config, str(out), max_shard_bytes=20_000)
             assert_exported(out, tensors, 20_000)
 
 
@@ -189,7 +189,7 @@ def check_without_a_mesh(folder):
     for name, config in CONFIGS.items():
         tensors = file_tensors(config)
         write(folder / name, config, tensors)
-        params, _ = hf_weights.load_llama(str(folder / name), None)
+        params, _ = hf_weights.load_model(str(folder / name), None)
         wanted = jax.tree.leaves(expected(config, tensors))
         for array, whole in zip(jax.tree.leaves(params), wanted, strict=True):
             assert array.devices() == {jax.devices()[0]}
@@ -209,10 +209,10 @@ def check_dtypes(folder):
             for name, t in file_tensors(GQA).items()
         }
         write(folder / kind, GQA, tensors)
-        params, _ = hf_weights.load_llama(str(folder / kind), dtype, layout(*sizes))
+        params, _ = hf_weights.load_model(str(folder / kind), dtype, layout(*sizes))
         wanted = expected(GQA, {k: t.astype(dtype) for k, t in tensors.items()})
         assert_held(params, wanted, layout(*sizes)(GQA))
-        hf_weights.save_llama(params, GQA, str(folder / "out"), dtype="float16")
+        hf_weights.save_model(params, GQA, str(folder / "out"), dtype="float16")
         written = load_file(folder / "out" / "model.safetensors")
         for name, tensor in tensors.items():
             half = tensor.astype(dtype).astype(np.float16)
@@ -230,7 +230,7 @@ def reads(folder, wanted):
 
     safetensors_file.read_rows = spy
     try:
-        hf_weights.load_llama(str(folder), None, wanted)
+        hf_weights.load_model(str(folder), None, wanted)
     finally:
         safetensors_file.read_rows = original
     return seen
@@ -254,7 +254,7 @@ def check_errors(folder):
     tensors = file_tensors(GQA)
     write(folder / "whole", GQA, tensors)
     try:
-        hf_weights.load_llama(str(folder / "whole"), None, layout(1, 1, 8))
+        hf_weights.load_model(str(folder / "whole"), None, layout(1, 1, 8))
     except ValueError as error:
         message = str(error)
         assert "layers/attention/k/kernel (3, 32, 2, 6) cannot be laid out" in message
@@ -264,7 +264,7 @@ def check_errors(folder):
     del tensors["model.norm.weight"]
     write(folder / "part", GQA, tensors)
     try:
-        hf_weights.load_llama(str(folder / "part"), None, layout(1, 8, 1))
+        hf_weights.load_model(str(folder / "part"), None, layout(1, 8, 1))
     except ValueError as error:
         assert "missing tensors (1): model.norm.weight" in str(error)
     else:
@@ -283,11 +283,11 @@ def check_memory(folder):
     phase, before = load_save.Phases(), load_save.status("VmRSS")
     wanted = layout(*MESHES["fsdp8"])
     with phase("load", need):
-        params, _ = hf_weights.load_llama(str(folder / "big"), "bfloat16", wanted)
+        params, _ = hf_weights.load_model(str(folder / "big"), "bfloat16", wanted)
         jax.block_until_ready(params)
     held = load_save.status("VmRSS")
     with phase("export", 0):
-        hf_weights.save_llama(params, config, str(folder / "out"))
+        hf_weights.save_model(params, config, str(folder / "out"))
     load, export = phase.rows
     assert load["peak"] - before - need < 0.1, (before, phase.rows)
     assert export["peak"] - held < 0.1, (held, phase.rows)
@@ -300,10 +300,10 @@ def check_two_processes(folder):
     tensors = file_tensors(GQA)
     for sizes in MESHES.values():
         wanted = layout(*sizes)
-        params, config = hf_weights.load_llama(str(source), None, wanted)
+        params, config = hf_weights.load_model(str(source), None, wanted)
         assert_held(params, expected(config, tensors), wanted(config))
         assert not jax.tree.leaves(params)[0].is_fully_addressable
-        hf_weights.save_llama(params, config, str(out), max_shard_bytes=20_000)
+        hf_weights.save_model(params, config, str(out), max_shard_bytes=20_000)
         # No process returns before everything is written.
         assert_exported(out, tensors, 20_000)
         distributed.wait("compared")

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 
 # Hugging Face's name -> path in the parameters.
 TOP = {
@@ -97,7 +97,7 @@ def leaf(tree: Any, path: tuple[str, ...]) -> Any:
     return tree
 
 
-def tensors(config: LlamaConfig) -> list[Tensor]:
+def tensors(config: ModelConfig) -> list[Tensor]:
     """Every tensor of a checkpoint, in the order in which files hold them."""
     abstract = llama.abstract_params(config)
     found = [
@@ -126,7 +126,7 @@ def groups(tensors: list[Tensor], itemsize: int, limit: float) -> list[list[Tens
     return found
 
 
-def check_shardings(config: LlamaConfig, shardings: Any) -> None:
+def check_shardings(config: ModelConfig, shardings: Any) -> None:
     """Raises ValueError where a parameter does not divide as its sharding says."""
     for path, spec in jax.tree_util.tree_leaves_with_path(
         llama.abstract_params(config)

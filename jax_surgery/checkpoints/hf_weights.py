@@ -28,10 +28,10 @@ from jax_surgery.checkpoints.hf_layout import Tensor
 from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.models import config as llama_config
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import distributed
 
-# What `save_llama` names its files.
+# What `save_model` names its files.
 EXPORTED = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -83,7 +83,7 @@ def resolve(source: str) -> epath.Path:
         ) from error
 
 
-def load_config(source: str) -> LlamaConfig:
+def load_config(source: str) -> ModelConfig:
     """The architecture of a checkpoint.
 
     Raises:
@@ -184,11 +184,11 @@ def progress_bar(title: str, total: int) -> tqdm.tqdm:
     )
 
 
-def load_llama(
+def load_model(
     source: str,
     dtype: str | None = "float32",
-    shardings: Callable[[LlamaConfig], Any] | None = None,
-) -> tuple[llama.Params, LlamaConfig]:
+    shardings: Callable[[ModelConfig], Any] | None = None,
+) -> tuple[llama.Params, ModelConfig]:
     """Loads a checkpoint, onto one device or laid out over a mesh.
 
     A process reads the rows (of the files' matrices) that its devices hold anything
@@ -288,9 +288,9 @@ def _write_shards(
         (folder / hf_index.INDEX).write_text(text)
 
 
-def save_llama(
+def save_model(
     params: llama.Params,
-    config: LlamaConfig,
+    config: ModelConfig,
     directory: str,
     *,
     tokenizer_source: str | None = None,

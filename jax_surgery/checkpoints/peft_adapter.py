@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from jax_surgery.checkpoints import hf_layout, safetensors_file
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.flops import matrix_shapes
 from jax_surgery.models.trainable import BLOCK_OF
 
@@ -57,7 +57,7 @@ def _name(layer: int, matrix: str, factor: str) -> str:
     return f"base_model.model.model.layers.{layer}.{module}.{factor}.weight"
 
 
-def _flat(factors: Any, matrix: str, config: LlamaConfig, rank: int):
+def _flat(factors: Any, matrix: str, config: ModelConfig, rank: int):
     """A [layers, rank, inputs] and B [layers, outputs, rank] of a matrix, on the host."""
     pair = factors["layers"][BLOCK_OF[matrix]][matrix]
     inputs, outputs = matrix_shapes(config)[matrix]
@@ -68,7 +68,7 @@ def _flat(factors: Any, matrix: str, config: LlamaConfig, rank: int):
 
 def save_adapter(
     factors: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     directory: str,
     *,
     rank: int,
@@ -133,7 +133,7 @@ def _settings(folder: epath.Path) -> dict[str, Any]:
     return settings
 
 
-def load_adapter(directory: str, config: LlamaConfig) -> Adapter:
+def load_adapter(directory: str, config: ModelConfig) -> Adapter:
     """Reads an adapter, as NumPy arrays on the host.
 
     Layers that the adapter leaves out get factors of 0. rsLoRA's scale, alpha /
@@ -180,7 +180,7 @@ def load_adapter(directory: str, config: LlamaConfig) -> Adapter:
     return Adapter({"layers": factors}, rank, alpha, tuple(found))
 
 
-def _split(matrix: str, a: np.ndarray, b: np.ndarray, config: LlamaConfig):
+def _split(matrix: str, a: np.ndarray, b: np.ndarray, config: ModelConfig):
     """Our factors of PEFT's [layers, rank, inputs] and [layers, outputs, rank]."""
     layers, rank = a.shape[:2]
     heads = {"q": config.num_heads, "k": config.num_kv_heads, "v": config.num_kv_heads}

@@ -18,7 +18,7 @@ from etils import epath
 
 from jax_surgery.checkpoints import hf_index, hf_layout, safetensors_file
 from jax_surgery.checkpoints.safetensors_file import Entry
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.flops import matrix_shapes
 
 FORMAT, VERSION = "jax_surgery.edit", 1
@@ -163,7 +163,7 @@ def fingerprint(folder: str | epath.Path, tensor_names: Iterable[str]) -> Finger
 
 
 def from_matrices(
-    config: LlamaConfig, matrices: dict[str, tuple[Any, Any]], first_layer: int = 0
+    config: ModelConfig, matrices: dict[str, tuple[Any, Any]], first_layer: int = 0
 ) -> Factors:
     """An edit's factors from those of stacked matrices.
 

@@ -26,7 +26,7 @@ import optax
 
 from jax_surgery.data.role_rows import ROLES, Batch, RoleRows
 from jax_surgery.models import llama, logprobs, output_head, token_sums
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, Trainable
 
 Params = Any
@@ -153,7 +153,7 @@ def _retain_terms(
 
 
 def make_loss_fn(
-    config: LlamaConfig,
+    config: ModelConfig,
     objective: Objective,
     rows: RoleRows,
     compute: llama.Compute = llama.DEFAULT_COMPUTE,

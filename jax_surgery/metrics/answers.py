@@ -10,7 +10,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import Document
 from jax_surgery.metrics.tokens import score_tokens
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class AnswerScores:
 
 def score_answers(
     params: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     documents: list[Document],
     context: int,
     compute: llama.Compute,

@@ -15,7 +15,7 @@ from jax_surgery.data.tokens import encode
 from jax_surgery.metrics import multiple_choice
 from jax_surgery.metrics.intervals import bootstrap_mean
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.generate import greedy_generate
 
 MAX_NEW_TOKENS = 128
@@ -48,7 +48,7 @@ class Recall:
 
 def answer_probabilities(
     params: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     tokenizer: Any,
     pairs: list[Record],
     context: int,
@@ -73,7 +73,7 @@ def answer_probabilities(
 
 def recall(
     params: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     tokenizer: Any,
     pairs: list[Record],
     context: int,

@@ -20,7 +20,7 @@ from jax_surgery.data.tokens import Document
 from jax_surgery.metrics.intervals import wilson_interval
 from jax_surgery.metrics.tokens import score_tokens
 from jax_surgery.models import llama, logprobs, output_head
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 
 BATCH_ROWS = 32  # at least
@@ -48,7 +48,7 @@ class Answers:
 
 def document_sums(
     params: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     documents: list[Document],
     context: int,
     compute: llama.Compute,
@@ -181,7 +181,7 @@ def _score_short(params, config, encoded: _Encoded, compute) -> np.ndarray:
 
 def answer(
     params: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     tokenizer: Any,
     questions: Sequence[Question],
     compute: llama.Compute,

@@ -11,7 +11,7 @@ from jax_surgery.benchmarks.tasks import TaskText
 from jax_surgery.metrics import answers, multiple_choice
 from jax_surgery.metrics import intervals as statistics
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Score:
 
 def score(
     params: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     tokenizer: Any,
     text: TaskText,
     context: int,

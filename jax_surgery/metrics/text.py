@@ -11,7 +11,7 @@ from jax_surgery.data.tokens import encode
 from jax_surgery.metrics import multiple_choice
 from jax_surgery.metrics.tokens import score_tokens
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 
 ROLE_ROWS = 32  # rows of a role that are read; enough for two digits
 
@@ -19,7 +19,7 @@ ROLE_ROWS = 32  # rows of a role that are read; enough for two digits
 def file_nll(
     path: str,
     params: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     tokenizer: Any,
     context: int,
     compute: llama.Compute,
@@ -50,7 +50,7 @@ def file_nll(
 
 
 def known(
-    params: Any, config: LlamaConfig, packer: Packer, compute: llama.Compute
+    params: Any, config: ModelConfig, packer: Packer, compute: llama.Compute
 ) -> dict[str, Any]:
     """How well a role's text is known, over its first `ROLE_ROWS` packed rows.
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax_surgery.data.packing import Packer, Rows
 from jax_surgery.data.stream import one_pass
 from jax_surgery.models import llama, logprobs, output_head
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 
 BATCH_ROWS = 8  # rows of a forward pass, at least
@@ -20,7 +20,7 @@ Kind = Literal["logp", "margin", "top"]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3))
-def _of_rows(params, config: LlamaConfig, batch, compute: llama.Compute):
+def _of_rows(params, config: ModelConfig, batch, compute: llama.Compute):
     # All kinds, whichever are asked for: one program serves every reader.
     hidden = llama.forward_packed(params, config, batch, compute=compute)
     targets_BT = jnp.pad(batch["tokens_BT"][:, 1:], ((0, 0), (0, 1)))
@@ -36,7 +36,7 @@ def _of_rows(params, config: LlamaConfig, batch, compute: llama.Compute):
 
 def score_tokens(
     params: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     packer: Packer,
     compute: llama.Compute,
     *kinds: Kind,

@@ -7,11 +7,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 
 
-def rope_frequencies(config: LlamaConfig) -> jax.Array:
+def rope_frequencies(config: ModelConfig) -> jax.Array:
     """Angle per position of each channel pair, [head_dim / 2], radians a token.
 
     With `rope_scaling` as Llama 3.1: frequencies that turn less than
@@ -31,7 +31,7 @@ def rope_frequencies(config: LlamaConfig) -> jax.Array:
     return frequency * (blend + (1 - blend) / scaling.factor)
 
 
-def rope_tables(config: LlamaConfig, positions_BT: jax.Array):
+def rope_tables(config: ModelConfig, positions_BT: jax.Array):
     """cos and signed sin of each token's angles, each [B, T, 1, head_dim] float32.
 
     Both halves of a head have the same angles; sin is negative in the first.

@@ -23,7 +23,7 @@ class RopeScaling:
 
 
 @dataclasses.dataclass(frozen=True)
-class LlamaConfig:
+class ModelConfig:
     """Sizes and constants of a Llama; widths in units, positions in tokens."""
 
     vocab_size: int
@@ -79,7 +79,7 @@ def _rope(raw: dict) -> tuple[float, RopeScaling | None]:
     )
 
 
-def from_hf(raw: dict) -> LlamaConfig:
+def from_hf(raw: dict) -> ModelConfig:
     """Reads a `config.json`.
 
     Raises:
@@ -103,7 +103,7 @@ def from_hf(raw: dict) -> LlamaConfig:
             )
     theta, scaling = _rope(raw)
     heads = raw["num_attention_heads"]
-    return LlamaConfig(
+    return ModelConfig(
         vocab_size=raw["vocab_size"],
         hidden_size=raw["hidden_size"],
         intermediate_size=raw["intermediate_size"],
@@ -122,7 +122,7 @@ def from_hf(raw: dict) -> LlamaConfig:
     )
 
 
-def to_hf(config: LlamaConfig) -> dict:
+def to_hf(config: ModelConfig) -> dict:
     """The `config.json` that `transformers.AutoModelForCausalLM` reads."""
     scaling = None
     if config.rope_scaling:

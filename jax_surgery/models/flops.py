@@ -9,7 +9,7 @@ Norms, RoPE, softmax and other element-wise work are left out (a few percent).
 
 import math
 
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, Trainable
 
 # The order in which a layer applies its matrices; attention comes between q, k, v and o.
@@ -17,7 +17,7 @@ ORDER = {"q": 0, "k": 0, "v": 0, "o": 2, "gate": 3, "up": 3, "down": 4}
 ATTENTION = 1
 
 
-def matrix_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
+def matrix_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     """[inputs, outputs] of each of a layer's matrices."""
     width, hidden = config.hidden_size, config.intermediate_size
     inner = config.num_heads * config.head_dim
@@ -33,17 +33,17 @@ def matrix_shapes(config: LlamaConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def _sizes(config: LlamaConfig) -> dict[str, int]:
+def _sizes(config: ModelConfig) -> dict[str, int]:
     """Weights of each of a layer's matrices."""
     return {name: rows * cols for name, (rows, cols) in matrix_shapes(config).items()}
 
 
-def _attention(config: LlamaConfig, context: int) -> int:
+def _attention(config: ModelConfig, context: int) -> int:
     """Multiplications a token of one layer's two attention products."""
     return 2 * context * config.num_heads * config.head_dim
 
 
-def forward_flops(config: LlamaConfig, tokens: int, context: int) -> float:
+def forward_flops(config: ModelConfig, tokens: int, context: int) -> float:
     """FLOPs of a forward pass with the head on every token.
 
     Args:
@@ -56,7 +56,7 @@ def forward_flops(config: LlamaConfig, tokens: int, context: int) -> float:
     return 2.0 * tokens * (config.num_layers * layer + head)
 
 
-def _factor_sizes(config: LlamaConfig, trainable: Trainable, rank: int):
+def _factor_sizes(config: ModelConfig, trainable: Trainable, rank: int):
     """Weights of A and of B of each matrix with a low-rank delta, by name."""
     shapes = {name: matrix_shapes(config)[name] for name in trainable.matrices}
     before = {name: rank * rows for name, (rows, _) in shapes.items()}
@@ -64,7 +64,7 @@ def _factor_sizes(config: LlamaConfig, trainable: Trainable, rank: int):
 
 
 def backward_flops(
-    config: LlamaConfig,
+    config: ModelConfig,
     tokens: int,
     context: int,
     trainable: Trainable = ALL,
@@ -97,7 +97,7 @@ def backward_flops(
 
 
 def training_flops(
-    config: LlamaConfig,
+    config: ModelConfig,
     tokens: int,
     context: int,
     trainable: Trainable = ALL,
@@ -114,7 +114,7 @@ def training_flops(
 
 
 def moments_flops(
-    config: LlamaConfig, tokens: int, context: int, widths: dict[str, int], layers: int
+    config: ModelConfig, tokens: int, context: int, widths: dict[str, int], layers: int
 ) -> float:
     """FLOPs of a forward pass without the head that sums inputs' second moments.
 
@@ -138,7 +138,7 @@ def inverse_root_flops(widths: dict[str, int], layers: int) -> float:
 
 
 def newton_schulz_flops(
-    config: LlamaConfig, trainable: Trainable, iterations: int
+    config: ModelConfig, trainable: Trainable, iterations: int
 ) -> float:
     """FLOPs of orthogonalising the moving matrices, all seven where everything moves."""
     total = 0
@@ -149,7 +149,7 @@ def newton_schulz_flops(
 
 
 def direction_flops(
-    config: LlamaConfig, trainable: Trainable, newton_schulz_steps: int
+    config: ModelConfig, trainable: Trainable, newton_schulz_steps: int
 ) -> float:
     """FLOPs of one preconditioned direction: two products with the root, and between
     them Newton-Schulz iterations (0 without)."""
@@ -166,7 +166,7 @@ def cholesky_flops(widths: dict[str, int], layers: int) -> float:
     return layers * sum(2.0 * width**3 for width in widths.values())
 
 
-def solve_flops(config: LlamaConfig, trainable: Trainable) -> float:
+def solve_flops(config: ModelConfig, trainable: Trainable) -> float:
     """FLOPs of solving with such factors for all moving matrices: two triangular
     solves by whole blocks of the inputs' width, 2 inputs^2 outputs each."""
     shapes = matrix_shapes(config)
@@ -175,7 +175,7 @@ def solve_flops(config: LlamaConfig, trainable: Trainable) -> float:
 
 
 def sketch_flops(
-    config: LlamaConfig, trainable: Trainable, columns: int, iterations: int
+    config: ModelConfig, trainable: Trainable, columns: int, iterations: int
 ) -> float:
     """FLOPs of the products of all moving matrices with their sketches; see
     `surgery.subspace.linalg.randomised_svd`.

@@ -15,7 +15,7 @@ import numpy as np
 
 from jax_surgery.models import attention as attn
 from jax_surgery.models import llama, output_head
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 
 BUCKET = 32  # tokens; prompt lengths are rounded up to a multiple
@@ -123,7 +123,7 @@ def _stop_ids(eos: Any) -> tuple[int, ...]:
 
 def greedy_generate(
     params: llama.Params,
-    config: LlamaConfig,
+    config: ModelConfig,
     prompts: list[list[int]],
     max_new_tokens: int,
     *,

@@ -20,7 +20,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax_surgery.models import attention as attn
 from jax_surgery.models import attention_kernels
 from jax_surgery.models.compute import DEFAULT_COMPUTE, REMAT, Compute
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import BLOCK_OF
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import partition
@@ -90,7 +90,7 @@ class RMSNorm(nnx.Module):
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions."""
 
-    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         std, d = c.initializer_range, c.hidden_size
         kv_shape = (d, c.num_kv_heads, c.head_dim)
         self.q = Kernel((d, c.num_heads, c.head_dim), std, "q", rngs=rngs)
@@ -116,7 +116,7 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
     """SwiGLU."""
 
-    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         std, d, f = c.initializer_range, c.hidden_size, c.intermediate_size
         self.gate = Kernel((d, f), std, "gate", rngs=rngs)
         self.up = Kernel((d, f), std, "up", rngs=rngs)
@@ -130,7 +130,7 @@ class MLP(nnx.Module):
 class Block(nnx.Module):
     """One layer: attention and MLP, each behind a norm and a residual."""
 
-    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         self.attention_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.attention = Attention(c, rngs=rngs)
         self.mlp_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
@@ -164,7 +164,7 @@ class Block(nnx.Module):
 class Embedder(nnx.Module):
     """The token embedding, [V, D]."""
 
-    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         shape = (c.vocab_size, c.hidden_size)
         table = jax.random.normal(rngs.params(), shape)
         self.embedding = nnx.Param(c.initializer_range * table)
@@ -173,7 +173,7 @@ class Embedder(nnx.Module):
 class Llama(nnx.Module):
     """All parameters of a Llama; run through `forward`."""
 
-    def __init__(self, c: LlamaConfig, *, rngs: nnx.Rngs):
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         self.embedder = Embedder(c, rngs=rngs)
 
         @nnx.split_rngs(splits=c.num_layers)
@@ -189,7 +189,7 @@ class Llama(nnx.Module):
 
 
 @functools.cache
-def _graph(config: LlamaConfig):
+def _graph(config: ModelConfig):
     """The structure of the whole model, and its parameters' shapes."""
     model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model, nnx.Param)
@@ -197,7 +197,7 @@ def _graph(config: LlamaConfig):
 
 
 @functools.cache
-def _block_graph(config: LlamaConfig, low_rank: tuple[str, ...]):
+def _block_graph(config: ModelConfig, low_rank: tuple[str, ...]):
     """The structure of one (unstacked) block, with factors beside some matrices."""
 
     def make():
@@ -210,12 +210,12 @@ def _block_graph(config: LlamaConfig, low_rank: tuple[str, ...]):
     return nnx.split(nnx.eval_shape(make), nnx.Param)[0]
 
 
-def merge(params: Params, config: LlamaConfig) -> Llama:
+def merge(params: Params, config: ModelConfig) -> Llama:
     """The NNX module that holds `params`."""
     return nnx.merge(_graph(config)[0], nnx.State(params))
 
 
-def block_graph(config: LlamaConfig, params: Params):
+def block_graph(config: ModelConfig, params: Params):
     """NNX structure of one layer of `params`, for running layers one by one."""
     layers = params["layers"]
     low_rank = (n for n, block in BLOCK_OF.items() if "lora_a" in layers[block][n])
@@ -228,20 +228,20 @@ def merge_block(graph, layer_params: Params) -> Block:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def init_params(config: LlamaConfig, seed: int = 0) -> Params:
+def init_params(config: ModelConfig, seed: int = 0) -> Params:
     """Random float32 parameters: normal, residual outputs scaled by 1/sqrt(2 L)."""
     state = nnx.split(Llama(config, rngs=nnx.Rngs(seed)), nnx.Param)[1]
     return nnx.to_pure_dict(state)
 
 
-def abstract_params(config: LlamaConfig, dtype=jnp.float32) -> Params:
+def abstract_params(config: ModelConfig, dtype=jnp.float32) -> Params:
     """The parameters' shapes, as `ShapeDtypeStruct`s; takes no memory."""
     return jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, dtype), _graph(config)[1]
     )
 
 
-def parameter_count(config: LlamaConfig) -> int:
+def parameter_count(config: ModelConfig) -> int:
     """Number of parameters (a tied embedding counts once)."""
     return sum(math.prod(s.shape) for s in jax.tree.leaves(abstract_params(config)))
 
@@ -259,7 +259,7 @@ def embed(params: Params, tokens_BT, compute: Compute) -> jax.Array:
     return meshes.constrain_rows(columns)
 
 
-def final_norm(params: Params, x, config: LlamaConfig) -> jax.Array:
+def final_norm(params: Params, x, config: ModelConfig) -> jax.Array:
     """The norm before the output head."""
     norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
     norm.scale = nnx.Param(params["final_norm"]["scale"])
@@ -268,7 +268,7 @@ def final_norm(params: Params, x, config: LlamaConfig) -> jax.Array:
 
 def forward(
     params: Params,
-    config: LlamaConfig,
+    config: ModelConfig,
     tokens_BT: jax.Array,
     segment_ids_BT: jax.Array | None = None,
     positions_BT: jax.Array | None = None,
@@ -342,7 +342,7 @@ def forward(
 
 
 def forward_packed(
-    params: Params, config: LlamaConfig, batch: Mapping[str, jax.Array], **options
+    params: Params, config: ModelConfig, batch: Mapping[str, jax.Array], **options
 ):
     """`forward` of a packed batch: its tokens_BT, segment_ids_BT and positions_BT."""
     names = ("tokens_BT", "segment_ids_BT", "positions_BT")

@@ -3,11 +3,11 @@
 
 import difflib
 
-from jax_surgery.models.config import LlamaConfig, RopeScaling
+from jax_surgery.models.config import ModelConfig, RopeScaling
 
 
-def _llama2(hidden, intermediate, layers, heads, kv_heads) -> LlamaConfig:
-    return LlamaConfig(
+def _llama2(hidden, intermediate, layers, heads, kv_heads) -> ModelConfig:
+    return ModelConfig(
         vocab_size=32000,
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -23,7 +23,7 @@ def _llama2(hidden, intermediate, layers, heads, kv_heads) -> LlamaConfig:
 
 def _llama3(hidden, intermediate, layers, heads, *, factor=0.0, tied=False):
     scaling = RopeScaling(factor, 1.0, 4.0, 8192) if factor else None
-    return LlamaConfig(
+    return ModelConfig(
         vocab_size=128256,
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -54,7 +54,7 @@ ARCHITECTURES = {
 }
 
 
-def architecture(name: str) -> LlamaConfig:
+def architecture(name: str) -> ModelConfig:
     """The architecture of that name.
 
     Raises:

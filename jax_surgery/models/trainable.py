@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 
 Params = Any
 Matrices = dict[str, jax.Array]
@@ -122,7 +122,7 @@ class Trainable:
 ALL = Trainable()
 
 
-def resolve(config: LlamaConfig, first_layer: int, matrices: str) -> Trainable:
+def resolve(config: ModelConfig, first_layer: int, matrices: str) -> Trainable:
     """The trainable parameters that a config names.
 
     Args:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.flops import matrix_shapes
 from jax_surgery.models.trainable import BLOCK_OF, Trainable, resolve
 from jax_surgery.optim.optimizer import OptimizerChoice
@@ -92,7 +92,7 @@ class LowRank:
             cause = f"lora.rank={self.rank} trains low-rank deltas:"
             raise ValueError("\n  ".join([cause, *problems]))
 
-    def trainable(self, config: LlamaConfig, first_layer: int) -> Trainable:
+    def trainable(self, config: ModelConfig, first_layer: int) -> Trainable:
         """The matrices of a model whose deltas move.
 
         Args:
@@ -117,7 +117,7 @@ FULL = LowRank()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def init_factors(config: LlamaConfig, low_rank: LowRank, seed: int) -> Factors:
+def init_factors(config: ModelConfig, low_rank: LowRank, seed: int) -> Factors:
     """Factors of deltas that are 0: A uniform, B zero, float32.
 
     A is drawn within 1 / sqrt(inputs) of 0, as PEFT does. They lie on the mesh that is

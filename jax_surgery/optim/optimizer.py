@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import optax
 
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import (
     ALL,
     BLOCK_OF,
@@ -82,7 +82,7 @@ class OptimizerChoice:
         """Whether it needs the second moments of what is kept."""
         return self.name in DIRECTIONS
 
-    def trainable(self, config: LlamaConfig) -> Trainable:
+    def trainable(self, config: ModelConfig) -> Trainable:
         """The parameters of a model that move.
 
         Raises:

@@ -20,7 +20,7 @@ from jax_surgery.benchmarks.embedded import MODEL
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.role_rows import ROLES, RoleRows
 from jax_surgery.models import llama, output_head
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import ARCHITECTURES, architecture
 from jax_surgery.optim import lora
 from jax_surgery.parallel import mesh as meshes
@@ -33,7 +33,7 @@ from jax_surgery.train import devices
 from jax_surgery.train.step import TrainState
 
 
-def architecture_of(model: str) -> LlamaConfig:
+def architecture_of(model: str) -> ModelConfig:
     """The architecture of `config.model`; its weights are not read.
 
     Raises:
@@ -91,7 +91,7 @@ def abstract_batch(
 
 
 def lower(
-    settings: PlanSettings, config: LlamaConfig, mesh: jax.sharding.Mesh
+    settings: PlanSettings, config: ModelConfig, mesh: jax.sharding.Mesh
 ) -> tuple[jax.stages.Lowered, RoleRows]:
     """The real step of a run, lowered for a mesh of chips that need not be here.
 

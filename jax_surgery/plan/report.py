@@ -6,7 +6,7 @@ from typing import Any
 
 from jax_surgery.models import flops
 from jax_surgery.models.compute import Compute
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 
 GIB = 2**30
 PARTS = ("parameters", "optimizer", "reference", "batch", "temporaries")
@@ -23,14 +23,14 @@ COLOURS = {
 KERNEL_SHARE = 0.4
 
 
-def model_flops(config: LlamaConfig, tokens: int, context: int) -> float:
+def model_flops(config: ModelConfig, tokens: int, context: int) -> float:
     """FLOPs that a step must do: 6 a weight and token, and causal attention, which
     spans half of the context. Recomputation and the reference do not count."""
     return flops.training_flops(config, tokens, context / 2)
 
 
 def kernel_flops(
-    config: LlamaConfig, tokens: int, context: int, compute: Compute
+    config: ModelConfig, tokens: int, context: int, compute: Compute
 ) -> float:
     """FLOPs of the attention kernels of a step: forward, again where the backward pass
     recomputes it, and 2.5 times that backward (five products against two)."""
@@ -40,7 +40,7 @@ def kernel_flops(
     return forward * (1 + again + 2.5)
 
 
-def headline(settings: Any, config: LlamaConfig, where: Any, mesh: dict, rows: Any):
+def headline(settings: Any, config: ModelConfig, where: Any, mesh: dict, rows: Any):
     """What is planned, in two lines."""
     run = settings.surgery
     count = f"{rows.unlearn} + {rows.update} + {rows.retain}"

@@ -16,7 +16,7 @@ import jax
 from etils import epath
 
 from jax_surgery.models import flops, llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.optim.linalg import svd as linalg
 from jax_surgery.optim.precondition.directions import moment_widths
 from jax_surgery.parallel import partition
@@ -51,7 +51,7 @@ def memory_of(memory: buffers.Memory, parameters: int) -> dict[str, int]:
 
 
 def counted_flops(
-    name: str, settings: PlanSettings, config: LlamaConfig, rows: int
+    name: str, settings: PlanSettings, config: ModelConfig, rows: int
 ) -> float:
     """FLOPs of a program on all chips, counted from shapes (see `model.flops`).
 
@@ -81,7 +81,7 @@ def counted_flops(
     return flops.sketch_flops(config, trainable, columns, linalg.POWER_ITERATIONS)
 
 
-def ask(name: str, settings: PlanSettings, config: LlamaConfig) -> dict[str, Any]:
+def ask(name: str, settings: PlanSettings, config: ModelConfig) -> dict[str, Any]:
     """One program: its memory and, unless `settings.fast`, its operations.
 
     The model lies on the chips while any of them runs, and counts; the matrices before

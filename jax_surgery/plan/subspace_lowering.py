@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jax_surgery.methods.subspace import identify, learn, rounds
 from jax_surgery.models import llama
 from jax_surgery.models import trainable as moving
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.optim.precondition import discriminate, moments
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import partition
@@ -40,7 +40,7 @@ PROGRAMS = {
 }
 
 
-def trainable_of(settings: PlanSettings, config: LlamaConfig) -> moving.Trainable:
+def trainable_of(settings: PlanSettings, config: ModelConfig) -> moving.Trainable:
     """What moves: what `surgery.optimizer` says; all seven matrices where it says all
     parameters, since embeddings are no layer's matrices."""
     options = settings.surgery.optimizer
@@ -65,7 +65,7 @@ def _batch(settings: PlanSettings, names: tuple[str, ...], mesh: Mesh) -> Any:
 
 
 def lower(
-    name: str, settings: PlanSettings, config: LlamaConfig, mesh: Mesh
+    name: str, settings: PlanSettings, config: ModelConfig, mesh: Mesh
 ) -> jax.stages.Lowered:
     """One of `PROGRAMS`, lowered for a mesh of chips that need not be here.
 

@@ -3,12 +3,12 @@
 
 from typing import Any
 
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 
 GIB = 2**30
 
 
-def headline(results: dict[str, Any], config: LlamaConfig) -> str:
+def headline(results: dict[str, Any], config: ModelConfig) -> str:
     """What is planned, in three lines."""
     axes = " x ".join(f"{name} {size}" for name, size in results["mesh"].items())
     several = results["num_slices"]

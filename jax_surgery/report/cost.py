@@ -10,7 +10,7 @@ and of Muon.
 import dataclasses
 
 from jax_surgery.models import flops
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.optim.precondition import directions as precondition
@@ -20,7 +20,7 @@ from jax_surgery.optim.precondition import directions as precondition
 class Counts:
     """What a surgery computed; tokens include padding, which is computed too."""
 
-    config: LlamaConfig
+    config: ModelConfig
     context: int
     trained_tokens: int  # forward and backward
     reference_tokens: int  # forward, frozen model

@@ -56,7 +56,7 @@ def _run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
         )
     source = model_source(settings.model)
     tokenizer = hf_weights.load_tokenizer(source)
-    params, config = devices.load_llama(source)
+    params, config = devices.load_model(source)
     evaluation = {}
     if questions:
         answers = multiple_choice.answer(

@@ -19,7 +19,7 @@ from etils import epath
 
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.plan import lowering, report, topologies
 from jax_surgery.plan import subspace as subspace_plan
 from jax_surgery.plan.compiled import buffers, dump, schedule
@@ -170,7 +170,7 @@ def try_neighbours(settings: PlanSettings) -> list[dict[str, Any]]:
 def speed(
     program: schedule.Schedule,
     where: topologies.Slice,
-    config: LlamaConfig,
+    config: ModelConfig,
     settings: PlanSettings,
     rows: RoleRows,
 ) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def speed(
     }
 
 
-def compile_whole(settings: PlanSettings, config: LlamaConfig) -> dict[str, Any]:
+def compile_whole(settings: PlanSettings, config: ModelConfig) -> dict[str, Any]:
     """Compiles the step to its end: memory and schedule."""
     where = topologies.find(settings.topology, settings.num_slices)
     lowered, rows = lowering.lower(settings, config, lowering.mesh_of(settings))

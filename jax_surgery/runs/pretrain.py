@@ -21,7 +21,7 @@ from jax_surgery.data.words import word_tokenizer
 from jax_surgery.methods.objective import Objective
 from jax_surgery.metrics import multiple_choice
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel import mesh as meshes
@@ -52,14 +52,14 @@ class Pretrained:
     evaluation: dict[str, Any]
 
 
-def architecture(model: NewModel, tokenizer: Any, context: int) -> LlamaConfig:
+def architecture(model: NewModel, tokenizer: Any, context: int) -> ModelConfig:
     """The architecture of a new model; embedding and head are tied."""
     if model.hidden_size % model.num_heads:
         raise ValueError(
             f"new_model.hidden_size={model.hidden_size} must be a multiple of "
             f"new_model.num_heads={model.num_heads}."
         )
-    return LlamaConfig(
+    return ModelConfig(
         vocab_size=len(tokenizer),
         hidden_size=model.hidden_size,
         intermediate_size=model.intermediate_size,
@@ -160,9 +160,9 @@ def _run(settings: PretrainSettings, directory: str) -> Pretrained:
     )
     seconds = time.perf_counter() - began
     folder = epath.Path(directory) / "model"
-    hf_weights.save_llama(state.params, config, str(folder), dtype=settings.save_dtype)
+    hf_weights.save_model(state.params, config, str(folder), dtype=settings.save_dtype)
     tokenizer.save_pretrained(str(folder))
-    saved, _ = devices.load_llama(str(folder))
+    saved, _ = devices.load_model(str(folder))
     evaluation = evaluate(questions, saved) if questions else {}
     result = Pretrained(
         str(folder), round(data.epochs * packer.num_tokens), seconds, evaluation

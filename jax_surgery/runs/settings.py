@@ -14,7 +14,7 @@ from typing import Any
 from jax_surgery.methods.objective import Objective
 from jax_surgery.methods.subspace.settings import SubspaceSettings
 from jax_surgery.models.compute import Compute
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.lora import LowRank
 from jax_surgery.optim.optimizer import OptimizerChoice
@@ -96,7 +96,7 @@ class SurgerySettings:
         if self.lora.rank:
             self.lora.check_optimizer(self.optimizer)
 
-    def trainable(self, config: LlamaConfig) -> Trainable:
+    def trainable(self, config: ModelConfig) -> Trainable:
         """The matrices of a model that move, or whose low-rank deltas do.
 
         Raises:

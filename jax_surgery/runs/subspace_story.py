@@ -227,5 +227,5 @@ def _export(subject: Subject, done: Operated, alpha: float, directory: str) -> A
         applied = edit_apply.apply(edit, source, folder / "model")
         edit_file.save_edit(applied.edit, folder / "edit.safetensors")
     distributed.wait("export")
-    params, _ = devices.load_llama(str(folder / "model"))
+    params, _ = devices.load_model(str(folder / "model"))
     return params

@@ -24,7 +24,7 @@ from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import Batch, one_pass
 from jax_surgery.metrics import multiple_choice, text
 from jax_surgery.models import llama, output_head
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL
 from jax_surgery.optim import lora
 from jax_surgery.optim.optimizer import make_optimizer
@@ -47,7 +47,7 @@ class Patient:
     """The model that is operated on, and its text."""
 
     params: Any
-    config: LlamaConfig
+    config: ModelConfig
     tokenizer: Any
     source: str
     packers: dict[str, Packer]
@@ -85,7 +85,7 @@ def admit(settings: SurgerySettings) -> Patient:
     settings.trainable(hf_weights.load_config(source))  # raises before it takes long
     # What stays as it is may stay in the files' own dtype.
     frozen = settings.lora.rank and settings.compute.dtype == "bfloat16"
-    params, config = devices.load_llama(source, None if frozen else "float32")
+    params, config = devices.load_model(source, None if frozen else "float32")
     return Patient(params, config, tokenizer, source, packers, keep["retain"])
 
 
@@ -168,7 +168,7 @@ def reference_of(
     )
 
 
-def make_step(settings: SurgerySettings, config: LlamaConfig, rows: RoleRows):
+def make_step(settings: SurgerySettings, config: ModelConfig, rows: RoleRows):
     """The optimizer of a run and its jitted step (see `step.make_train_step`)."""
     trainable, low_rank = settings.trainable(config), settings.lora
     # Of the tree that the state holds.
@@ -332,7 +332,7 @@ def _run(settings: SurgerySettings, directory: str) -> dict[str, Any]:
 
     after = examiner.accuracies(params, questions)
     roles_after = examiner.roles(params)
-    hf_weights.save_llama(
+    hf_weights.save_model(
         params,
         patient.config,
         str(epath.Path(directory) / "model"),

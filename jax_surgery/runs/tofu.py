@@ -129,7 +129,7 @@ def _operate(
 
     after = _recalls(patient, params, *look)
     roles_after = examiner.roles(params)
-    hf_weights.save_llama(
+    hf_weights.save_model(
         params,
         patient.config,
         str(epath.Path(directory) / "model"),

@@ -12,7 +12,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import ROLES, RoleRows
 from jax_surgery.data.stream import BatchStream
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import partition
 
@@ -35,7 +35,7 @@ def on_mesh(shape: meshes.MeshShape) -> Iterator[jax.sharding.Mesh]:
         yield mesh
 
 
-def parameter_shardings(config: LlamaConfig) -> Any:
+def parameter_shardings(config: ModelConfig) -> Any:
     """Where a model's parameters lie on the mesh that is set; None without one.
 
     Raises:
@@ -49,15 +49,15 @@ def parameter_shardings(config: LlamaConfig) -> Any:
     return partition.shardings(params, mesh)
 
 
-def load_llama(source: str, dtype: str | None = "float32") -> tuple[Any, LlamaConfig]:
+def load_model(source: str, dtype: str | None = "float32") -> tuple[Any, ModelConfig]:
     """A checkpoint's parameters on the mesh that is set, and its architecture.
 
     Raises:
-      FileNotFoundError, ValueError: see `hf_weights.load_llama` and
+      FileNotFoundError, ValueError: see `hf_weights.load_model` and
         `parameter_shardings`.
     """
     on_mesh = None if jax.sharding.get_mesh().empty else parameter_shardings
-    return hf_weights.load_llama(source, dtype, on_mesh)
+    return hf_weights.load_model(source, dtype, on_mesh)
 
 
 def role_rows(rows: dict[str, int], accumulate: int = 1) -> RoleRows:

@@ -12,7 +12,7 @@ from jax_surgery.data.role_rows import ROLES, Batch, RoleRows
 from jax_surgery.methods import objective as objectives
 from jax_surgery.methods.objective import LossFn, Metrics, Objective
 from jax_surgery.models import llama, output_head
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, Trainable
 from jax_surgery.optim import lora
 from jax_surgery.parallel import mesh as meshes
@@ -61,7 +61,7 @@ def position_weights(segment_ids_BT: jax.Array, average: str) -> jax.Array:
 def attach_reference(
     batch: Batch,
     reference_params: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     rows: RoleRows,
     compute: llama.Compute,
 ) -> Batch:
@@ -159,7 +159,7 @@ def loss_and_gradients(
 
 
 def make_train_step(
-    config: LlamaConfig,
+    config: ModelConfig,
     objective: Objective,
     rows: RoleRows,
     optimizer: optax.GradientTransformation,

@@ -18,9 +18,9 @@ from safetensors.numpy import load_file, save_file
 from jax_surgery.checkpoints import hf_index, hf_weights
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.models import llama, output_head
-from jax_surgery.models.config import LlamaConfig, RopeScaling, from_hf, to_hf
+from jax_surgery.models.config import ModelConfig, RopeScaling, from_hf, to_hf
 
-BASE = LlamaConfig(
+BASE = ModelConfig(
     vocab_size=97,
     hidden_size=32,
     intermediate_size=56,
@@ -47,7 +47,7 @@ def save(tmp_path, config, dtype="float32", **options):
     params = jax.tree.map(
         lambda x: x.astype(dtype) + 0.01, llama.init_params(config, 0)
     )
-    hf_weights.save_llama(params, config, str(tmp_path), dtype=dtype, **options)
+    hf_weights.save_model(params, config, str(tmp_path), dtype=dtype, **options)
     return params
 
 
@@ -96,7 +96,7 @@ def test_logits_agree_with_those_kept_from_transformers(tmp_path, name):
     config = golden_logits.CASES[name]
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(golden_logits.tensors(config), tmp_path / "model.safetensors")
-    params, read = hf_weights.load_llama(str(tmp_path))
+    params, read = hf_weights.load_model(str(tmp_path))
     hidden = llama.forward(params, read, jnp.asarray(golden_logits.TOKENS))
     wanted = np.load(golden_logits.FILE)[name]
     got = hidden @ output_head.kernel(params)
@@ -117,11 +117,11 @@ def test_the_kept_logits_are_those_of_transformers():
 def test_load_then_export_is_bit_exact(tmp_path, name, dtype):
     first, second = tmp_path / "a", tmp_path / "b"
     save(first, CONFIGS[name], dtype)
-    params, config = hf_weights.load_llama(str(first), dtype=None)
+    params, config = hf_weights.load_model(str(first), dtype=None)
     assert config == CONFIGS[name]
-    hf_weights.save_llama(params, config, str(second), max_shard_bytes=20_000)
+    hf_weights.save_model(params, config, str(second), max_shard_bytes=20_000)
     assert len(list(second.glob("*.safetensors"))) > 2
-    again, _ = hf_weights.load_llama(str(second), dtype=None)
+    again, _ = hf_weights.load_model(str(second), dtype=None)
     for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
         assert a.dtype == b.dtype == jnp.dtype(dtype)
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
@@ -142,7 +142,7 @@ def test_missing_unused_and_misshapen_tensors_are_all_listed(tmp_path):
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(4, np.float32)
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError) as error:
-        hf_weights.load_llama(str(tmp_path))
+        hf_weights.load_model(str(tmp_path))
     message = str(error.value)
     assert "missing tensors (1): model.layers.1.mlp.up_proj.weight" in message
     assert "unused tensors (1): model.layers.0.self_attn.q_proj.bias" in message
@@ -154,18 +154,18 @@ def test_pickled_weights_name_the_conversion(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ValueError, match="save_pretrained"):
-        hf_weights.load_llama(str(tmp_path))
+        hf_weights.load_model(str(tmp_path))
 
 
 def test_absent_directories_and_shards_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        hf_weights.load_llama(str(tmp_path / "nothing"))
+        hf_weights.load_model(str(tmp_path / "nothing"))
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
-        hf_weights.load_llama(str(tmp_path))
+        hf_weights.load_model(str(tmp_path))
     save(tmp_path, BASE, max_shard_bytes=20_000)
     next(iter(sorted(tmp_path.glob("*.safetensors")))).unlink()
     with pytest.raises(FileNotFoundError, match="shards that are absent"):
-        hf_weights.load_llama(str(tmp_path))
+        hf_weights.load_model(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -231,14 +231,14 @@ def bucket(tmp_path, monkeypatch):
 
 
 def test_a_bucket_holds_a_checkpoint_as_a_folder_does(tiny_model, bucket):
-    hf_weights.save_llama(
+    hf_weights.save_model(
         tiny_model.params,
         tiny_model.config,
         bucket,
         tokenizer_source=tiny_model.folder,
         max_shard_bytes=10_000,
     )
-    params, config = hf_weights.load_llama(bucket)
+    params, config = hf_weights.load_model(bucket)
     assert config == tiny_model.config
     for a, b in zip(
         jax.tree.leaves(params), jax.tree.leaves(tiny_model.params), strict=True
@@ -247,7 +247,7 @@ def test_a_bucket_holds_a_checkpoint_as_a_folder_does(tiny_model, bucket):
     tokenizer = hf_weights.load_tokenizer(bucket)
     assert tokenizer.get_vocab() == tiny_model.tokenizer.get_vocab()
     with pytest.raises(FileNotFoundError, match="gs://bucket/other' does not exist"):
-        hf_weights.load_llama("gs://bucket/other")
+        hf_weights.load_model("gs://bucket/other")
 
 
 def test_a_bucket_without_what_reads_it_names_the_extra(monkeypatch):
@@ -256,7 +256,7 @@ def test_a_bucket_without_what_reads_it_names_the_extra(monkeypatch):
 
     monkeypatch.setattr(backend.fsspec_backend, "fs", absent)
     with pytest.raises(ValueError, match=r"Please install gcsfs.*extra `gcs`"):
-        hf_weights.load_llama("gs://bucket/model")
+        hf_weights.load_model("gs://bucket/model")
 
 
 def test_an_export_replaces_the_one_before(tmp_path):
@@ -268,7 +268,7 @@ def test_an_export_replaces_the_one_before(tmp_path):
         "model.safetensors",
         "notes.safetensors.txt",
     }
-    again, config = hf_weights.load_llama(str(tmp_path))
+    again, config = hf_weights.load_model(str(tmp_path))
     assert config == CONFIGS["gqa"]
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
@@ -277,18 +277,18 @@ def test_an_export_replaces_the_one_before(tmp_path):
 def test_dtypes_that_are_not_read_and_layers_that_differ_are_named(tmp_path):
     save(tmp_path, BASE)
     with pytest.raises(ValueError, match="dtype 'float8'; choose one of float32"):
-        hf_weights.load_llama(str(tmp_path), "float8")
+        hf_weights.load_model(str(tmp_path), "float8")
     tensors = dict(load_file(tmp_path / "model.safetensors"))
     name = "model.layers.1.mlp.up_proj.weight"
     tensors[name] = tensors[name].astype(np.float16)
     save_file(tensors, tmp_path / "model.safetensors")
-    hf_weights.load_llama(str(tmp_path), "bfloat16")
+    hf_weights.load_model(str(tmp_path), "bfloat16")
     with pytest.raises(ValueError, match=f"{name} is float16 and other layers' are"):
-        hf_weights.load_llama(str(tmp_path), None)
+        hf_weights.load_model(str(tmp_path), None)
     tensors[name] = tensors[name].astype(np.int8)
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=rf"none of F32, BF16, F16 \(1\): {name} I8"):
-        hf_weights.load_llama(str(tmp_path))
+        hf_weights.load_model(str(tmp_path))
 
 
 def test_numbers_too_large_for_the_files_dtype_are_not_written(tmp_path):
@@ -297,14 +297,14 @@ def test_numbers_too_large_for_the_files_dtype_are_not_written(tmp_path):
     with pytest.raises(
         ValueError, match="model.norm.weight holds numbers that float16"
     ):
-        hf_weights.save_llama(params, BASE, str(tmp_path), dtype="float16")
+        hf_weights.save_model(params, BASE, str(tmp_path), dtype="float16")
 
 
 def test_long_loads_and_saves_show_how_far_they_are(tmp_path, monkeypatch, capsys):
     save(tmp_path, BASE)
     assert not capsys.readouterr().err
     monkeypatch.setattr(hf_weights, "LONG", 1000)
-    params, _ = hf_weights.load_llama(str(tmp_path))
+    params, _ = hf_weights.load_model(str(tmp_path))
     assert "loading weights: 100%" in capsys.readouterr().err
-    hf_weights.save_llama(params, BASE, str(tmp_path))
+    hf_weights.save_model(params, BASE, str(tmp_path))
     assert "saving weights: 100%" in capsys.readouterr().err

@@ -9,10 +9,10 @@ import pytest
 
 from jax_surgery.checkpoints import hf_weights, peft_adapter
 from jax_surgery.models import llama, output_head
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.optim import lora
 
-CONFIG = LlamaConfig(48, 32, 64, 2, 4, 2, 8, bos_token_id=0, eos_token_id=1)
+CONFIG = ModelConfig(48, 32, 64, 2, 4, 2, 8, bos_token_id=0, eos_token_id=1)
 LOW_RANK = lora.LowRank(rank=4, alpha=6.0, matrices="q,v,o,up")
 
 
@@ -66,12 +66,12 @@ def test_another_kind_or_model_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"adapter_config\.json"):
         peft_adapter.load_adapter(str(tmp_path), CONFIG)
     save(tmp_path, random_factors())
-    wider = LlamaConfig(48, 64, 64, 2, 4, 2, 8)
+    wider = ModelConfig(48, 64, 64, 2, 4, 2, 8)
     with pytest.raises(
         ValueError, match=r"q_proj.*\(4, 32\).*\(4, 64\).*another model"
     ):
         peft_adapter.load_adapter(str(tmp_path), wider)
-    shallow = LlamaConfig(48, 32, 64, 1, 4, 2, 8)
+    shallow = ModelConfig(48, 32, 64, 1, 4, 2, 8)
     with pytest.raises(ValueError, match=r"layers\.1\..*has not"):
         peft_adapter.load_adapter(str(tmp_path), shallow)
     save(tmp_path, random_factors(), peft_type="IA3")
@@ -85,7 +85,7 @@ def test_peft_runs_our_adapter_and_we_run_pefts(tmp_path):
     import transformers
 
     params = llama.init_params(CONFIG, 0)
-    hf_weights.save_llama(params, CONFIG, str(tmp_path / "base"))
+    hf_weights.save_model(params, CONFIG, str(tmp_path / "base"))
     tokens = np.random.default_rng(0).integers(0, 48, (2, 9))
 
     def ours(adapter):

@@ -77,7 +77,7 @@ def test_an_embedding_that_is_the_head_and_repeated_in_the_file(tmp_path):
     save_file(held, before / "model.safetensors", {"format": "pt", "own": "words"})
     edit = edit_of(before, {"model.embed_tokens.weight": (32, 48)})
     edit_apply.apply(edit, before, after, tmp_path / "undo")
-    params, _ = hf_weights.load_llama(str(after))
+    params, _ = hf_weights.load_model(str(after))
     wanted = plain_sum(held["lm_head.weight"], edit, "model.embed_tokens.weight")
     head = np.asarray(output_head.kernel(params))
     np.testing.assert_allclose(head.T, wanted, rtol=2**-8, atol=1e-6)
@@ -91,13 +91,13 @@ def test_this_repository_and_transformers_load_what_is_applied(tmp_path):
 
     before, after = tmp_path / "before", tmp_path / "after"
     checkpoints.save(before)
-    params, _ = hf_weights.load_llama(str(before))
+    params, _ = hf_weights.load_model(str(before))
     rng = np.random.default_rng(0)
     pair = rng.normal(size=(2, 32, 2)) / 9, rng.normal(size=(2, 2, 32)) / 9
     factors = edit_file.from_matrices(CONFIG, {"q": pair}, 1)
     base = edit_file.fingerprint(before, factors)
     edit_apply.apply(Edit(factors, 1.0, base), before, after)
-    ours, _ = hf_weights.load_llama(str(after))
+    ours, _ = hf_weights.load_model(str(after))
     kernel = np.array(params["layers"]["attention"]["q"]["kernel"])
     kernel[1:] += (pair[0] @ pair[1]).reshape(kernel[1:].shape)
     found = ours["layers"]["attention"]["q"]["kernel"]

@@ -130,7 +130,7 @@ def test_norms_are_those_of_the_products(model):
 def test_stacked_factors_are_those_of_the_checkpoints_tensors(tmp_path):
     """Adding them to parameters and saving is adding them to the files."""
     checkpoints.save(tmp_path)
-    params, _ = hf_weights.load_llama(str(tmp_path))
+    params, _ = hf_weights.load_model(str(tmp_path))
     rng = np.random.default_rng(0)
     pairs = {
         name: (rng.normal(size=(2, inputs, 3)), rng.normal(size=(2, 3, outputs)))
@@ -139,7 +139,7 @@ def test_stacked_factors_are_those_of_the_checkpoints_tensors(tmp_path):
     trainable = Trainable(1, tuple(BLOCK_OF))
     moved = {name: np.float32(a @ b) for name, (a, b) in pairs.items()}
     edited = jax.tree.map(np.add, params, trainable.put(moved, params))
-    hf_weights.save_llama(edited, CONFIG, str(tmp_path / "edited"))
+    hf_weights.save_model(edited, CONFIG, str(tmp_path / "edited"))
     before, after = (
         load_file(folder / "model.safetensors")
         for folder in (tmp_path, tmp_path / "edited")

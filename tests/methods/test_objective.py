@@ -14,11 +14,11 @@ from jax_surgery.data.stream import as_batch
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.objective import Objective, make_loss_fn
 from jax_surgery.models import llama, output_head
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 from jax_surgery.train import step as steps
 
-CONFIG = LlamaConfig(
+CONFIG = ModelConfig(
     vocab_size=37,
     hidden_size=16,
     intermediate_size=24,
@@ -249,7 +249,7 @@ def test_a_cached_reference_equals_the_live_one(models):
 def test_no_logits_of_all_tokens_in_the_compiled_step():
     # Short rows: attention's [rows, heads, T, T] must not hide what is looked for.
     vocab, context, count = 32000, 64, 64
-    config = LlamaConfig(vocab, 32, 64, 2, 2, 2, 16)
+    config = ModelConfig(vocab, 32, 64, 2, 2, 2, 16)
     rows = RoleRows(count, count, count)
     shape = (rows.total, context)
     optimizer = make_optimizer(OptimizerChoice(), 10)

@@ -12,9 +12,9 @@ from jax_surgery.data.tokens import Document
 from jax_surgery.metrics.answers import AnswerScores, score_answers
 from jax_surgery.metrics.tokens import score_tokens
 from jax_surgery.models import llama, output_head
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 
-CONFIG = LlamaConfig(32, 16, 24, 2, 2, 1, 8, initializer_range=0.3)
+CONFIG = ModelConfig(32, 16, 24, 2, 2, 1, 8, initializer_range=0.3)
 COMPUTE = llama.Compute()
 LONGEST = 9
 

@@ -17,7 +17,7 @@ FOLDER = pathlib.Path(benchmark.MODEL)
 
 @pytest.fixture(scope="module")
 def accuracies():
-    params, config = hf_weights.load_llama(str(FOLDER))
+    params, config = hf_weights.load_model(str(FOLDER))
     tokenizer = hf_weights.load_tokenizer(str(FOLDER))
     questions = multiple_choice.subsample(benchmark.questions(), 1200)
     answers = multiple_choice.answer(params, config, tokenizer, questions, Compute())

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from jax_surgery.models import llama, output_head
-from jax_surgery.models.config import LlamaConfig, RopeScaling
+from jax_surgery.models.config import ModelConfig, RopeScaling
 from jax_surgery.models.generate import greedy_generate
 
 CONFIGS = {
-    "mha": LlamaConfig(61, 16, 24, 2, 4, 4, 4, initializer_range=0.4),
-    "gqa, tied, llama3": LlamaConfig(
+    "mha": ModelConfig(61, 16, 24, 2, 4, 4, 4, initializer_range=0.4),
+    "gqa, tied, llama3": ModelConfig(
         61,
         16,
         24,

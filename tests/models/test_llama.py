@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from jax_surgery.models import llama, output_head
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import ARCHITECTURES, architecture
 
-CONFIG = LlamaConfig(43, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
+CONFIG = ModelConfig(43, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
 # Parameters as published (model cards; transformers' num_parameters).
 PUBLISHED = {
     "llama2_7b": 6_738_415_616,
@@ -147,7 +147,7 @@ def test_impossible_shapes_are_named(fields, message):
 
 def test_the_heads_gradient_is_made_before_that_of_the_hidden_states_is_used():
     """And it is the same as without that order; a head that does not move has none."""
-    config = LlamaConfig(24, 16, 24, 1, 2, 2, 8)
+    config = ModelConfig(24, 16, 24, 1, 2, 2, 8)
     params = llama.init_params(config, 0)
     hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
 

@@ -12,7 +12,7 @@ import pytest
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.objective import Objective, make_loss_fn
 from jax_surgery.models import flops, llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.generate import greedy_generate
 from jax_surgery.models.trainable import BLOCK_OF, Trainable
 from jax_surgery.optim import lora
@@ -21,7 +21,7 @@ from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 from jax_surgery.parallel import partition
 from jax_surgery.train import step as steps
 
-GQA = LlamaConfig(61, 16, 24, 3, 4, 2, 4, initializer_range=0.3)
+GQA = ModelConfig(61, 16, 24, 3, 4, 2, 4, initializer_range=0.3)
 TIED = dataclasses.replace(GQA, num_kv_heads=4, tie_embeddings=True)
 ALL_SEVEN = LowRank(rank=3, alpha=6.0)
 ROWS = RoleRows(2, 2, 4)
@@ -258,7 +258,7 @@ def test_a_bfloat16_base_has_float32_factors():
 
 def test_the_compiled_step_holds_no_gradient_of_the_base():
     """Few tokens and many layers: only weights could fill its temporaries."""
-    config = LlamaConfig(64, 256, 512, 16, 4, 4, 64)
+    config = ModelConfig(64, 256, 512, 16, 4, 4, 64)
     rows, compute = RoleRows(1, 1, 1), llama.Compute(remat="full")
     base = llama.abstract_params(config)
     batch = jax.eval_shape(lambda: make_batch(tokens=16, rows=rows))
@@ -291,7 +291,7 @@ def test_the_compiled_step_holds_no_gradient_of_the_base():
     ids=lambda value: getattr(value, "matrices", value),
 )
 def test_counted_flops_are_those_of_the_compiled_program(low_rank, first):
-    config = LlamaConfig(256, 128, 256, 3, 4, 2, 32)
+    config = ModelConfig(256, 128, 256, 3, 4, 2, 32)
     rows, tokens = RoleRows(0, 2, 0), 128
     trainable = low_rank.trainable(config, first)
     loss_fn = make_loss_fn(

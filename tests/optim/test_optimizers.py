@@ -14,7 +14,7 @@ import pytest
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.objective import Objective
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import architecture
 from jax_surgery.models.trainable import ALL, Trainable
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
@@ -23,7 +23,7 @@ from jax_surgery.train.checkpoint import Checkpoints
 
 # q, o, gate, up, down, embedding and head are factored by Adafactor; k and v, with
 # 64 outputs, are not.
-CONFIG = LlamaConfig(130, 128, 160, 3, 4, 2, 32, initializer_range=0.3)
+CONFIG = ModelConfig(130, 128, 160, 3, 4, 2, 32, initializer_range=0.3)
 RATE = 0.02
 BOTH = {"moment_dtype": "bfloat16", "second_moment_dtype": "bfloat16"}
 CHOICES = {
@@ -302,7 +302,7 @@ def test_a_resumed_run_is_bit_equal_with_bfloat16_moments(name, tmp_path):
         np.testing.assert_array_equal(left, right)
 
 
-TINY = LlamaConfig(61, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
+TINY = ModelConfig(61, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
 RATES = {"adamw": 1e-2, "adafactor": 1e-2, "sgd": 0.3, "muon": 3e-2}
 
 

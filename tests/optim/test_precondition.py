@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import BLOCK_OF, Trainable
 from jax_surgery.optim.optimizer import (
     OptimizerChoice,
@@ -22,7 +22,7 @@ from jax_surgery.optim.precondition.moments import (
     zero_moments,
 )
 
-CONFIG = LlamaConfig(43, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
+CONFIG = ModelConfig(43, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
 EVERY = Trainable(0, tuple(BLOCK_OF))
 UPPER = Trainable(1, ("o", "up", "down"))
 

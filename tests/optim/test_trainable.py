@@ -9,12 +9,12 @@ import pytest
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.objective import Objective, make_loss_fn
 from jax_surgery.models import flops, llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, BLOCK_OF, Trainable, resolve
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 from jax_surgery.train import step as steps
 
-CONFIG = LlamaConfig(61, 16, 24, 3, 4, 2, 4, initializer_range=0.3)
+CONFIG = ModelConfig(61, 16, 24, 3, 4, 2, 4, initializer_range=0.3)
 ROWS = RoleRows(0, 2, 0)
 SOME = [
     Trainable(0, tuple(BLOCK_OF)),
@@ -73,7 +73,7 @@ def test_weight_decay_leaves_frozen_parameters_alone():
 
 @pytest.mark.parametrize("trainable", [ALL, *SOME], ids=ids)
 def test_counted_flops_are_those_of_the_compiled_program(trainable):
-    config = LlamaConfig(512, 128, 256, 3, 4, 2, 32)
+    config = ModelConfig(512, 128, 256, 3, 4, 2, 32)
     rows, tokens = 2, 128
     loss_fn = make_loss_fn(
         config,

@@ -107,7 +107,7 @@ import json, sys, jax, numpy as np
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import Document
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import partition
 from jax_surgery.train import devices
@@ -115,7 +115,7 @@ from jax_surgery.train import step as steps
 from jax_surgery.data.role_rows import ROLES
 from jax_surgery.methods.objective import Objective
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
-CONFIG = LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2,
+CONFIG = ModelConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2,
                      num_heads=4, num_kv_heads=2, head_dim=4, tie_embeddings=TIED,
                      initializer_range=0.2)
 def documents(role):

@@ -106,7 +106,7 @@ def test_a_run_leaves_results_a_model_and_a_report(settings, tmp_path, tiny_mode
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert "<html" in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
-    params, config = hf_weights.load_llama(str(tmp_path / "run" / "model"))
+    params, config = hf_weights.load_model(str(tmp_path / "run" / "model"))
     assert config == tiny_model.config
     assert hf_weights.load_tokenizer(str(tmp_path / "run" / "model")).get_vocab() == (
         tiny_model.tokenizer.get_vocab()

@@ -13,10 +13,10 @@ import pytest
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import Document
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.train import reference_cache
 
-CONFIG = LlamaConfig(
+CONFIG = ModelConfig(
     vocab_size=32,
     hidden_size=16,
     intermediate_size=24,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax_surgery.data.role_rows import Batch
 from jax_surgery.methods.objective import shifted
 from jax_surgery.models import llama, logprobs, output_head, token_sums
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Matrices, Trainable
 
 # Of a batch, float32 [B, T], of each token as it is predicted:
@@ -58,7 +58,7 @@ def chance_odds(chance: float) -> float:
 
 def pull(
     params: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     batch: Batch,
     loss: TaskLoss,
     compute: llama.Compute,
@@ -106,7 +106,7 @@ def pull(
 
 def task_matrix(
     params: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     batch: Batch,
     loss: TaskLoss,
     compute: llama.Compute,

@@ -10,7 +10,7 @@ import optax
 from jax_surgery.data.role_rows import Batch
 from jax_surgery.methods.subspace import identify, learn
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Matrices, Trainable
 from jax_surgery.optim import lora
 from jax_surgery.parallel import partition
@@ -24,7 +24,7 @@ class AdapterState(NamedTuple):
 
 
 def make_step(
-    config: LlamaConfig,
+    config: ModelConfig,
     compute: llama.Compute,
     loss: identify.TaskLoss,
     low_rank: lora.LowRank,

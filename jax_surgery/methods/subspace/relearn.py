@@ -10,7 +10,7 @@ import optax
 from jax_surgery.data.role_rows import Batch
 from jax_surgery.methods.subspace import identify
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL
 from jax_surgery.parallel import partition
 
@@ -19,7 +19,7 @@ CROSS_ENTROPY = identify.TaskLoss("cross_entropy", 1.0)
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
 def relearn_step(
-    config: LlamaConfig,
+    config: ModelConfig,
     compute: llama.Compute,
     rate: float,
     params: Any,

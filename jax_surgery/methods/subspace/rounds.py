@@ -17,7 +17,7 @@ import optax
 from jax_surgery.data.role_rows import Batch
 from jax_surgery.methods.subspace import identify
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Matrices, Trainable
 from jax_surgery.optim.precondition import discriminate
 from jax_surgery.parallel import mesh as meshes
@@ -39,7 +39,7 @@ class Rounds(NamedTuple):
       rank: of T's vectors that Gram-Schmidt keeps, 0 for all.
     """
 
-    config: LlamaConfig
+    config: ModelConfig
     compute: llama.Compute
     trainable: Trainable
     loss: identify.TaskLoss

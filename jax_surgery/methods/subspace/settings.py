@@ -5,7 +5,7 @@ import dataclasses
 
 from jax_surgery.methods.subspace import identify
 from jax_surgery.models.compute import Compute
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import BLOCK_OF, Trainable, resolve
 from jax_surgery.optim.lora import LowRank
 from jax_surgery.optim.optimizer import OptimizerChoice
@@ -254,7 +254,7 @@ class SubspaceSettings:
         """Whether the targets are added."""
         return self.run == "learn"
 
-    def trainable(self, config: LlamaConfig) -> Trainable:
+    def trainable(self, config: ModelConfig) -> Trainable:
         """What of a model moves.
 
         Raises:

@@ -16,7 +16,7 @@ from jax_surgery.data.tokens import Document
 from jax_surgery.methods.subspace.identify import chance_odds
 from jax_surgery.methods.subspace.settings import SubspaceSettings
 from jax_surgery.metrics.task_scores import Score, score
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.train import devices
 
 Scores = dict[str, Score]
@@ -35,7 +35,7 @@ class Subject:
     """
 
     params: Any
-    config: LlamaConfig
+    config: ModelConfig
     tokenizer: Any
     source: str
     texts: dict[str, TaskText]
@@ -98,7 +98,7 @@ def admit(settings: SubspaceSettings) -> Subject:
         name: task_files.read_text(task, tokenizer, chosen.context)
         for name, task in found.items()
     }
-    params, config = devices.load_llama(source)
+    params, config = devices.load_model(source)
     return Subject(params, config, tokenizer, source, texts, settings)
 
 

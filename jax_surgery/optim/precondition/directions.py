@@ -18,7 +18,7 @@ as far as one that many do.
 import jax
 import jax.numpy as jnp
 
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Matrices, Trainable
 
 Moments = dict[str, jax.Array]
@@ -41,7 +41,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
 
-def moment_widths(config: LlamaConfig, trainable: Trainable) -> dict[str, int]:
+def moment_widths(config: ModelConfig, trainable: Trainable) -> dict[str, int]:
     """Width of each input whose moments the moving matrices need."""
     widths = {
         "attention_in": config.hidden_size,

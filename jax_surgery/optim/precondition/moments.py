@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jax_surgery.data.role_rows import Batch
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.precondition.directions import Moments, moment_widths
 from jax_surgery.parallel import partition
@@ -21,7 +21,7 @@ MOMENT_WEIGHTS = "moment_weights_BT"  # of a batch's tokens, [B, T]; 1 where abs
 @functools.partial(jax.jit, static_argnums=(1, 3, 4), donate_argnums=5)
 def add(
     params: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     batch: Batch,
     compute: llama.Compute,
     trainable: Trainable,
@@ -48,7 +48,7 @@ def add(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def zero_moments(config: LlamaConfig, trainable: Trainable) -> Moments:
+def zero_moments(config: ModelConfig, trainable: Trainable) -> Moments:
     """No text read yet: zeros of the moments' shapes, [layers, d, d] float32.
 
     They are made where they lie on the mesh: of a 7B model they are 22 GB.
@@ -62,7 +62,7 @@ def zero_moments(config: LlamaConfig, trainable: Trainable) -> Moments:
 
 def second_moments(
     params: Any,
-    config: LlamaConfig,
+    config: ModelConfig,
     batches: Iterable[Batch],
     compute: llama.Compute,
     trainable: Trainable,

@@ -35,15 +35,15 @@ def test_a_new_task_is_learned_by_a_change_of_low_rank(learned):
     assert {a.shape[1] for a, _ in factors.values()} == {8}
     ranks = {int(np.linalg.matrix_rank(a @ b, tol=1e-4)) for a, b in factors.values()}
     assert max(ranks) == 8
-    base, _ = hf_weights.load_llama(str(suite.MODEL))
-    after, _ = hf_weights.load_llama(str(workdir / "model"))
+    base, _ = hf_weights.load_model(str(suite.MODEL))
+    after, _ = hf_weights.load_model(str(workdir / "model"))
     np.testing.assert_array_equal(*(p["embedder"]["embedding"] for p in (base, after)))
 
 
 def test_what_an_earlier_stage_taught_is_guarded_as_high_as_it_is(learned, own):
     """In the model as it came nothing of it was there to be kept."""
     ours = subject_of(own)
-    params, _ = hf_weights.load_llama(str(learned[1] / "model"))
+    params, _ = hf_weights.load_model(str(learned[1] / "model"))
 
     def bounds(now):
         stage = Stage(ours, now, ["dict_a"], ["dict_c"], set(), {}, "")
@@ -74,15 +74,15 @@ def adapted(folder, own):
 
 def test_an_adapter_is_written_and_the_model_is_base_plus_adapter(adapted):
     workdir = adapted[1]
-    base, config = hf_weights.load_llama(str(suite.MODEL))
+    base, config = hf_weights.load_model(str(suite.MODEL))
     adapter = peft_adapter.load_adapter(str(workdir / "adapter"), config)
     assert adapter[1:] == (8, 16.0, ("q", "v", "up", "down"))
     written = json.loads((workdir / "adapter" / "adapter_config.json").read_text())
     assert written["r"] == 8 and written["peft_type"] == "LORA"
     low = lora.LowRank(8, 16.0, "q,v,up,down")
     wanted = lora.merge(base, adapter.factors, low)
-    found, _ = hf_weights.load_llama(str(workdir / "model"))
-    base, _ = hf_weights.load_llama(str(suite.MODEL))
+    found, _ = hf_weights.load_model(str(workdir / "model"))
+    base, _ = hf_weights.load_model(str(suite.MODEL))
     # The file is bfloat16: each weight is the sum, rounded once.
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         rounded = other.astype(jnp.bfloat16).astype(jnp.float32)

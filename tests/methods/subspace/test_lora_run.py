@@ -92,7 +92,7 @@ def test_a_run_exports_the_base_with_deltas_of_that_rank(
     settings, tmp_path, tiny_model
 ):
     results = surgery.run(settings, str(tmp_path / "run"))
-    params, config = hf_weights.load_llama(str(tmp_path / "run" / "model"))
+    params, config = hf_weights.load_model(str(tmp_path / "run" / "model"))
     assert config == tiny_model.config
     for path, before in jax.tree_util.tree_leaves_with_path(tiny_model.params):
         names = [key.key for key in path]
@@ -124,7 +124,7 @@ def test_a_run_exports_the_base_with_deltas_of_that_rank(
 
 def test_what_is_frozen_keeps_the_files_dtype(settings, tmp_path, tiny_model):
     folder = str(tmp_path / "half")
-    hf_weights.save_llama(
+    hf_weights.save_model(
         tiny_model.params,
         tiny_model.config,
         folder,
@@ -141,7 +141,7 @@ def test_what_is_frozen_keeps_the_files_dtype(settings, tmp_path, tiny_model):
 
 
 def test_a_rank_too_large_is_found_before_the_weights_are_read(settings, monkeypatch):
-    monkeypatch.setattr(devices, "load_llama", lambda *a: pytest.fail("was loaded"))
+    monkeypatch.setattr(devices, "load_model", lambda *a: pytest.fail("was loaded"))
     wrong = dataclasses.replace(settings, lora=LowRank(9))
     with pytest.raises(ValueError, match=r"lora.rank=9 .* matrix k of 16 x 8"):
         surgery.admit(wrong)
@@ -168,7 +168,7 @@ def test_optimizers_of_whole_matrices_are_refused(optimizer, words):
 ON_MESHES = """
 import json, sys, jax, jax.numpy as jnp, numpy as np
 from jax_surgery.models import llama
-from jax_surgery.models.config import LlamaConfig
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import devices
 from jax_surgery.optim import lora
@@ -176,7 +176,7 @@ from jax_surgery.train import step as steps
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.objective import Objective
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
-CONFIG = LlamaConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2,
+CONFIG = ModelConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2,
                      num_heads=4, num_kv_heads=2, head_dim=4, initializer_range=0.2)
 LOW = lora.LowRank(rank=3, alpha=6.0)
 rng = np.random.default_rng(0)

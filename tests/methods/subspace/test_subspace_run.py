@@ -99,7 +99,7 @@ def test_transformers_loads_the_model_and_says_the_same(removed):
     tokens = np.array(
         [tokenizer.encode(row["prompt"] + row["answer"]) for row in rows], np.int32
     )
-    params, config = hf_weights.load_llama(model)
+    params, config = hf_weights.load_model(model)
     own = logits_of(params, config, tokens)
     theirs = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     with torch.no_grad():
@@ -170,7 +170,7 @@ def test_wrong_tasks_are_told_before_the_model_is_loaded(
     folder, own, fields, words, monkeypatch
 ):
     monkeypatch.setattr(
-        subject.devices, "load_llama", lambda *a: pytest.fail("was loaded")
+        subject.devices, "load_model", lambda *a: pytest.fail("was loaded")
     )
     with pytest.raises(ValueError, match=words):
         go(folder / "wrong", **own | fields)
@@ -280,7 +280,7 @@ def test_overwritten_answers_take_over(folder, own):
     assert plain.keys() == others.keys() and len(plain) == 40
     assert sorted(plain.values()) == sorted(others.values())
     assert all(plain[prompt] != other for prompt, other in others.items())
-    params, config = hf_weights.load_llama(str(folder / "over" / "model"))
+    params, config = hf_weights.load_model(str(folder / "over" / "model"))
     score = lambda p, t: score_answers(p, config, t, 128, llama.Compute()).accuracy
     assert score(params, texts) >= 0.95
     assert score(ours.params, texts) == 0

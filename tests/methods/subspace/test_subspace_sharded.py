@@ -15,7 +15,7 @@ HEAD = """
     import os, tempfile
     import jax, jax.numpy as jnp, numpy as np
     from jax_surgery.models import llama
-    from jax_surgery.models.config import LlamaConfig
+    from jax_surgery.models.config import ModelConfig
     from jax_surgery.models.trainable import Trainable
     from jax_surgery.parallel import partition
     from jax_surgery.parallel.mesh import MeshShape
@@ -33,7 +33,7 @@ def test_a_removal_on_eight_devices_equals_one_and_gathers_nothing_unasked():
     code = (
         HEAD
         + """
-    config = LlamaConfig(32, 16, 24, 2, 2, 2, 8, initializer_range=0.3)
+    config = ModelConfig(32, 16, 24, 2, 2, 2, 8, initializer_range=0.3)
     compute, every = llama.Compute(), Trainable(0, ("o", "up"))
     rng = np.random.default_rng(0)
     shape = (8, 12)

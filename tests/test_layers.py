@@ -26,6 +26,7 @@ FOLDERS = (
     "models",
     "data",
     "parallel",
+    "plugins",
 )
 # Maths reads and writes nothing.
 MATHS = ("optim", "models")

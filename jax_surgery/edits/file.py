@@ -16,16 +16,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jax_surgery.checkpoints import hf_index, hf_layout, safetensors_file
+from jax_surgery.checkpoints import hf_index, safetensors_file
 from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.flops import matrix_shapes
+from jax_surgery.models.layout import MATRICES
 
 FORMAT, VERSION = "jax_surgery.edit", 1
 FLOAT = np.dtype(np.float32)
 SHORT = 12  # digits of a hash in messages
-# A matrix of a layer -> what a checkpoint calls its tensor, after the layer.
-TENSORS = {path[1]: name for name, path in hf_layout.LAYER.items() if len(path) == 3}
 
 Factors = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -178,8 +177,10 @@ def from_matrices(
     """
     factors: Factors = {}
     for matrix, pair in matrices.items():
-        if matrix not in TENSORS:
-            raise ValueError(f"no matrix {matrix!r}; choose from {', '.join(TENSORS)}.")
+        if matrix not in MATRICES:
+            raise ValueError(
+                f"no matrix {matrix!r}; choose from {', '.join(MATRICES)}."
+            )
         a, b = (np.asarray(factor, FLOAT) for factor in pair)
         layers, rank = len(a), a.shape[-1]
         inputs, outputs = matrix_shapes(config)[matrix]
@@ -196,7 +197,7 @@ def from_matrices(
                 f"the model has {config.num_layers}."
             )
         for layer, one in enumerate(zip(a, b, strict=True), start=first_layer):
-            factors[f"model.layers.{layer}.{TENSORS[matrix]}"] = one
+            factors[MATRICES[matrix].tensor(layer)] = one
     return factors
 
 

@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from jax_surgery.benchmarks.embedded import MODEL
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.data.role_rows import ROLES, RoleRows
+from jax_surgery.data.role_names import ROLES
+from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.models import llama, output_head, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import ARCHITECTURES, architecture

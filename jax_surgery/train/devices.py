@@ -9,7 +9,8 @@ import jax
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.packing import Packer
-from jax_surgery.data.role_rows import ROLES, RoleRows
+from jax_surgery.data.role_names import ROLES
+from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import BatchStream
 from jax_surgery.models import llama, sharding
 from jax_surgery.models.config import ModelConfig

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_surgery.data.role_rows import ROLES, Batch, RoleRows
+from jax_surgery.data.role_names import ROLES
+from jax_surgery.data.role_rows import Batch, RoleRows
 from jax_surgery.methods import objective as objectives
 from jax_surgery.methods.objective import LossFn, Metrics, Objective
 from jax_surgery.models import llama, output_head, sharding

@@ -9,7 +9,8 @@ import numpy as np
 import on_devices
 import pytest
 
-from jax_surgery.data.role_rows import ROLES, RoleRows
+from jax_surgery.data.role_names import ROLES
+from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.models import llama, sharding
 from jax_surgery.models.published import ARCHITECTURES
 from jax_surgery.parallel import mesh as meshes
@@ -111,7 +112,7 @@ from jax_surgery.parallel import mesh as meshes
 from jax_surgery.models import sharding
 from jax_surgery.train import devices
 from jax_surgery.train import step as steps
-from jax_surgery.data.role_rows import ROLES
+from jax_surgery.data.role_names import ROLES
 from jax_surgery.methods.objective import Objective
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 CONFIG = ModelConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2,

@@ -38,12 +38,13 @@ from jax_surgery.benchmarks import suite
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records
 from jax_surgery.data.packing import Packer
+from jax_surgery.data.probes import Probe
 from jax_surgery.data.tokens import encode
 from jax_surgery.methods.subspace import identify, learn, rounds, subject
 from jax_surgery.methods.subspace import operate as stages
 from jax_surgery.methods.subspace.mend import mend
 from jax_surgery.methods.subspace.relearn import relearn_step
-from jax_surgery.metrics.answers import score_answers
+from jax_surgery.metrics import answer_accuracy
 from jax_surgery.models.trainable import BLOCK_OF
 from jax_surgery.optim.linalg import svd as linalg
 from jax_surgery.optim.precondition import discriminate
@@ -110,7 +111,8 @@ def attack(patient: subject.Subject, params, task: str, rate: float, steps=STEPS
         document.learned[-1] = False  # the end of a text is no knowledge
 
     def accuracy(params):
-        return score_answers(params, patient.config, second, context, compute).accuracy
+        probe = Probe(task, context, documents=tuple(second))
+        return answer_accuracy.METRIC(patient.model(params), probe).value
 
     found = [accuracy(params)]
     params = stages.copied(params)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_surgery.data.role_names import ROLES
-
 Batch = dict[str, Any]
+
+ROLES = ("unlearn", "update", "retain")
 
 
 @dataclasses.dataclass(frozen=True)

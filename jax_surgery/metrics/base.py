@@ -1,10 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every metric gives: a value with its interval, its size and its reference."""
+"""What a metric is: an observation of the model, and an estimate made from it.
+
+The two are apart because the observation is what takes long: metrics that read the same
+one (all that score the tokens of answers do) share a single pass over the text.
+"""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
+from jax_surgery.data.probes import Probe
+from jax_surgery.models.model import Model
+
+# What a high value says: that the model knows the text, or that it does not.
 Direction = Literal["knows", "ignorant", "neither"]
+Observe = Callable[[Model, Probe], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +24,7 @@ class Estimate:
     Attributes:
       value: the estimate, in the metric's unit.
       interval: 95 % confidence interval of the value (low, high).
-      n: how many independent things were measured (questions, documents).
+      n: how many things were measured, of the kind that the metric counts.
       reference: the value of a model that does not know the text (chance); None where
         that is not known.
     """
@@ -23,3 +33,53 @@ class Estimate:
     interval: tuple[float, float]
     n: int
     reference: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A way to score a model on a probe; calling it does so.
+
+    Attributes:
+      name: its name in `metrics.METRICS`.
+      direction: what a high value says.
+      unit: of the value: "share" (0 to 1) or "nats per token".
+      counts: what `Estimate.n` counts: "questions", "tokens" or "texts".
+      source: where the metric is defined.
+      observe: reads what the estimate needs from the model. Metrics with the very same
+        function share its result.
+      estimate: makes the value from what was observed.
+    """
+
+    name: str
+    direction: Direction
+    unit: str
+    counts: str
+    source: str
+    observe: Observe
+    estimate: Callable[[Any, Probe], Estimate]
+
+    def __call__(self, model: Model, probe: Probe) -> Estimate:
+        """The model's score."""
+        return self.estimate(self.observe(model, probe), probe)
+
+
+def observations(
+    metrics: Sequence[Metric], model: Model, probe: Probe
+) -> dict[Observe, Any]:
+    """What metrics observe of a model, each observation made once."""
+    wanted = dict.fromkeys(metric.observe for metric in metrics)
+    return {observe: observe(model, probe) for observe in wanted}
+
+
+def estimates(
+    metrics: Sequence[Metric], observed: dict[Observe, Any], probe: Probe
+) -> dict[str, Estimate]:
+    """The metrics' estimates by name, from what `observations` gave."""
+    return {m.name: m.estimate(observed[m.observe], probe) for m in metrics}
+
+
+def measure(
+    metrics: Sequence[Metric], model: Model, probe: Probe
+) -> dict[str, Estimate]:
+    """The model's score by every metric, by name."""
+    return estimates(metrics, observations(metrics, model, probe), probe)

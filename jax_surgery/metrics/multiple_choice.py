@@ -14,16 +14,16 @@ import jax
 import numpy as np
 
 from jax_surgery.data.packing import Packer, Rows
+from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.stream import one_pass
 from jax_surgery.data.tokens import Document
+from jax_surgery.metrics.base import Estimate, Metric
 from jax_surgery.metrics.intervals import wilson_interval
-from jax_surgery.metrics.tokens import score_tokens
+from jax_surgery.metrics.tokens import MANY_ROWS, score_tokens
 from jax_surgery.models import llama, logprobs, output_head
-from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
-
-BATCH_ROWS = 32  # at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +45,11 @@ class Answers:
         """Whether each answer is right, bool [questions]."""
         return self.choice == np.array([q.answer for q in self.questions])
 
-
-def document_sums(
-    params: Any,
-    config: ModelConfig,
-    documents: list[Document],
-    context: int,
-    compute: llama.Compute,
-    packed: Rows | None = None,
-) -> np.ndarray:
-    """Sum of log p over the learned tokens of each document, nats."""
-    packer = Packer(documents, context, "tokens")
-    found = score_tokens(
-        *(params, config, packer, compute, "logp"),
-        rows=packed,
-        batch_rows=BATCH_ROWS,
-    )
-    return packer.sums(found["logp"])
+    def take(self, places: np.ndarray) -> "Answers":
+        """The answers to some of the questions."""
+        questions = tuple(self.questions[i] for i in places)
+        logprobs = tuple(self.logprobs[i] for i in places)
+        return Answers(questions, self.choice[places], logprobs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,51 +153,38 @@ def _row_candidates(params, config, batch, candidates_BTK, compute):
     return logprobs.candidate_logprobs(hidden, head, candidates_BTK)
 
 
-def _score_short(params, config, encoded: _Encoded, compute) -> np.ndarray:
+def _score_short(model: Model, encoded: _Encoded) -> np.ndarray:
     """log p of each one-token option, [questions, K]."""
     scores = np.zeros(encoded.candidates.shape)
-    for batch, _ in one_pass(encoded.prompts, meshes.round_rows(BATCH_ROWS)):
+    for batch, _ in one_pass(encoded.prompts, meshes.round_rows(MANY_ROWS)):
         index_BT = batch.pop("token_index_BT")
         last_BT = batch["weights_BT"] > 0
         owner = np.searchsorted(encoded.prompt_ends, index_BT[last_BT], side="right")
         wanted = np.zeros((*last_BT.shape, encoded.candidates.shape[1]), np.int32)
         wanted[last_BT] = encoded.candidates[owner]
-        logp = _row_candidates(params, config, batch, wanted, compute)
+        logp = _row_candidates(model.params, model.config, batch, wanted, model.compute)
         scores[owner] = meshes.fetch(logp)[last_BT]
     return scores
 
 
-def answer(
-    params: Any,
-    config: ModelConfig,
-    tokenizer: Any,
-    questions: Sequence[Question],
-    compute: llama.Compute,
-    context: int = 256,
-) -> Answers:
-    """Asks the model all questions.
-
-    Args:
-      params, config: the model.
-      tokenizer: its tokenizer.
-      questions: at least one.
-      compute: how to run the forward pass.
-      context: tokens a row; every prompt with its option must fit.
+def answer(model: Model, probe: Probe) -> Answers:
+    """Asks the model a probe's questions, of which there is at least one.
 
     Raises:
-      ValueError: a question that does not fit, or an option without tokens.
+      ValueError: a question that does not fit the context, or an option without tokens.
     """
-    questions = tuple(questions)
-    encoded = _encode_questions(questions, tokenizer, context)
+    questions, context = probe.questions, probe.context
+    encoded = _encode_questions(questions, model.tokenizer, context)
     scores: list[np.ndarray] = [np.zeros(0)] * len(questions)
     if encoded.short:
-        found = _score_short(params, config, encoded, compute)
+        found = _score_short(model, encoded)
         for place, row in zip(encoded.short, found, strict=True):
             scores[place] = row[: len(questions[place].options)]
     if encoded.long:
-        sums = document_sums(
-            params, config, encoded.whole, context, compute, encoded.packed
-        )
+        packer = Packer(encoded.whole, context, "tokens")
+        rows, size = encoded.packed, MANY_ROWS
+        logp = score_tokens(model, packer, "logp", rows=rows, batch_rows=size)["logp"]
+        sums = packer.sums(logp)
         sizes = [len(questions[place].options) for place in encoded.long]
         for place, part in zip(
             encoded.long, np.split(sums, np.cumsum(sizes)[:-1]), strict=True
@@ -219,23 +194,42 @@ def answer(
     return Answers(questions, choice, tuple(scores))
 
 
+def _estimate(answers: Answers, probe: Probe) -> Estimate:
+    right, count = int(answers.correct.sum()), len(answers.questions)
+    return Estimate(right / count, wilson_interval(right, count), count, probe.chance)
+
+
+METRIC = Metric(
+    name="multiple_choice",
+    direction="knows",
+    unit="share",
+    counts="questions",
+    source="the option of the highest summed log-probability, as in Brown et al. 2020, "
+    "arXiv 2005.14165, Section 2.4",
+    observe=answer,
+    estimate=_estimate,
+)
+
+
 def summarise(answers: Answers) -> dict[str, dict[str, Any]]:
     """Accuracy of each group, as `results.json` has it.
 
     Returns:
-      {group: {"accuracy", "n", "interval" (Wilson, 95 %), and for each wording asked
-      "trained" / "unseen": the same three}}; accuracies are fractions.
+      {group: {"accuracy", "n", "interval" (Wilson, 95 %), "chance" (the mean of
+      1 / options), and for each wording asked "trained" / "unseen": the same four}};
+      accuracies are fractions.
     """
-    correct = answers.correct
     groups = np.array([q.group for q in answers.questions])
     wordings = np.array([q.wording for q in answers.questions])
 
     def entry(mask):
-        right, count = int(correct[mask].sum()), int(mask.sum())
+        part = answers.take(np.flatnonzero(mask))
+        found = _estimate(part, Probe("", 0, part.questions))
         return {
-            "accuracy": right / count,
-            "n": count,
-            "interval": list(wilson_interval(right, count)),
+            "accuracy": found.value,
+            "n": found.n,
+            "interval": list(found.interval),
+            "chance": found.reference,
         }
 
     summary = {}

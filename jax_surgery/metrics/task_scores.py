@@ -2,16 +2,18 @@
 """How well a model does tasks, and how much of a task is gone."""
 
 import dataclasses
-import math
-from typing import Any
-
-import numpy as np
 
 from jax_surgery.benchmarks.tasks import TaskText
-from jax_surgery.metrics import answers, multiple_choice
-from jax_surgery.metrics import intervals as statistics
-from jax_surgery.models import llama
-from jax_surgery.models.config import ModelConfig
+from jax_surgery.data.probes import Probe
+from jax_surgery.metrics import METRICS, exact_match, measure
+from jax_surgery.models.model import Model
+
+# The metric of each scorer that a tasks file may name.
+SCORERS = {
+    "choice": "multiple_choice",
+    "accuracy": "answer_accuracy",
+    "likelihood": "likelihood",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +35,20 @@ class Score:
     chance: float
 
 
+def probe_of(text: TaskText, context: int) -> Probe:
+    """What a task is scored on."""
+    return Probe(
+        text.task.name,
+        context,
+        text.questions,
+        documents=tuple(text.tested),
+        metrics=(SCORERS[text.task.scorer],),
+        known_chance=text.task.chance,
+    )
+
+
 def score(
-    params: Any,
-    config: ModelConfig,
-    tokenizer: Any,
-    text: TaskText,
-    context: int,
-    compute: llama.Compute,
-    limit: int | None = None,
+    model: Model, text: TaskText, context: int, limit: int | None = None
 ) -> Score:
     """Scores a model on a task.
 
@@ -49,25 +57,15 @@ def score(
       context: tokens a row.
       limit: texts or questions at most, the first; None takes all.
     """
-    if text.questions:
-        asked = text.questions[:limit]
-        given = multiple_choice.answer(
-            params, config, tokenizer, asked, compute, context
-        )
-        right, count = int(given.correct.sum()), len(asked)
-        share = right / count
-        interval = statistics.wilson_interval(right, count)
-        return Score(share, interval, count, share, text.chance)
-    found = answers.score_answers(params, config, text.tested[:limit], context, compute)
-    count = int(found.tokens.sum())
-    if text.task.scorer == "likelihood":
-        value = float(np.exp(found.logp.sum() / count))
-        # Of the very value: a mean over texts lies above a geometric one.
-        low, high = statistics.bootstrap_ratio(found.logp, found.tokens)
-        interval = (math.exp(low), math.exp(high))
-        return Score(value, interval, count, found.exact, text.chance)
-    interval = statistics.wilson_interval(int(found.right.sum()), count)
-    return Score(found.accuracy, interval, count, found.exact, text.chance)
+    probe = probe_of(text, context)
+    (name,) = probe.metrics
+    metrics = [METRICS[name]]
+    if not text.questions:
+        metrics.append(exact_match.METRIC)
+    found = measure(metrics, model, probe.first(limit))
+    own = found[name]
+    exact = found.get("exact_match", own).value
+    return Score(own.value, own.interval, own.n, exact, probe.chance)
 
 
 def removed(before: Score, after: Score) -> float:

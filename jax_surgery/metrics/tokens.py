@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model says of each token of a corpus, given those before it in its document."""
+"""What a model finds of each token of a text, given those before it in its document."""
 
+import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_surgery.data.packing import Packer, Rows
+from jax_surgery.data.probes import Probe
 from jax_surgery.data.stream import one_pass
 from jax_surgery.models import llama, logprobs, output_head
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
 
-BATCH_ROWS = 8  # rows of a forward pass, at least
+# Rows of a forward pass, at least: few of a short text, many of a long one.
+BATCH_ROWS, MANY_ROWS = 8, 32
 
 Kind = Literal["logp", "margin", "top"]
 
@@ -35,10 +39,8 @@ def _of_rows(params, config: ModelConfig, batch, compute: llama.Compute):
 
 
 def score_tokens(
-    params: Any,
-    config: ModelConfig,
+    model: Model,
     packer: Packer,
-    compute: llama.Compute,
     *kinds: Kind,
     rows: Rows | None = None,
     batch_rows: int = BATCH_ROWS,
@@ -61,7 +63,51 @@ def score_tokens(
     for batch, _ in one_pass(rows, meshes.round_rows(batch_rows)):
         index_BT = batch.pop("token_index_BT")
         real_BT = index_BT >= 0
-        device = _of_rows(params, config, batch, compute)
+        device = _of_rows(model.params, model.config, batch, model.compute)
         for kind, values in found.items():
             values[index_BT[real_BT]] = meshes.fetch(device[kind])[real_BT]
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class TextScores:
+    """What a model finds of texts; texts longer than the context are pieced together.
+
+    Attributes:
+      right: learned tokens that are the most likely ones, of each text, [texts].
+      tokens: learned tokens, [texts]; at least one of each.
+      logp: sum of their log-probabilities, nats, [texts].
+      origins: where the texts stand; of documents without an origin their place.
+    """
+
+    right: np.ndarray
+    tokens: np.ndarray
+    logp: np.ndarray
+    origins: tuple[str, ...]
+
+
+def score_texts(model: Model, probe: Probe) -> TextScores:
+    """Scores the learned tokens of a probe's text.
+
+    Raises:
+      ValueError: no text, or see `tokens.encode` and `Packer`.
+    """
+    documents = probe.tokenised(model.tokenizer)
+    packer = Packer(documents, probe.context, "tokens")
+    rows = packer.pack()
+    read = packer.learned
+    if probe.rows:
+        rows = rows.take(slice(probe.rows))
+        in_rows = np.zeros(packer.num_tokens, bool)
+        in_rows[rows.token_index_RT[rows.token_index_RT >= 0]] = True
+        read = read & in_rows
+    batch_rows = MANY_ROWS if len(rows) >= MANY_ROWS else BATCH_ROWS
+    found = score_tokens(model, packer, "top", "logp", rows=rows, batch_rows=batch_rows)
+    sums = np.stack([packer.sums(a) for a in (found["top"], read, found["logp"])])
+    # Pieces of a text follow each other, and a record has one origin.
+    origins = [d.origin or str(i) for i, d in enumerate(documents)]
+    starts = [i for i, o in enumerate(origins) if i == 0 or o != origins[i - 1]]
+    right, tokens, logp = np.add.reduceat(sums, starts, axis=1)
+    some = tokens > 0
+    texts = tuple(origins[start] for start, there in zip(starts, some) if there)
+    return TextScores(right[some], tokens[some], logp[some], texts)

@@ -11,9 +11,10 @@ from typing import Any
 from etils import epath
 
 from jax_surgery.benchmarks import model_source
-from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records
+from jax_surgery.data.probes import Probe
 from jax_surgery.metrics import multiple_choice, text
+from jax_surgery.parallel import distributed
 from jax_surgery.runs.questions import load_questions
 from jax_surgery.runs.settings import EvaluateSettings
 from jax_surgery.train import devices
@@ -55,30 +56,23 @@ def _run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
             "asked. Set questions='embedded', a questions JSONL, or text=a.jsonl."
         )
     source = model_source(settings.model)
-    tokenizer = hf_weights.load_tokenizer(source)
-    params, config = devices.load_model(source)
+    model = devices.load(source, settings.compute)
     evaluation = {}
     if questions:
-        answers = multiple_choice.answer(
-            params, config, tokenizer, questions, settings.compute, data.context
-        )
+        answers = multiple_choice.answer(model, Probe("all", data.context, questions))
         evaluation = multiple_choice.summarise(answers)
-    texts = {
-        name: text.file_nll(
-            name, params, config, tokenizer, data.context, settings.compute
-        )
-        for name in files
-    }
+    texts = {name: text.file_nll(model, name, data.context) for name in files}
     results = {
         "model": settings.model,
         "evaluation": evaluation,
         "text": texts,
         "settings": dataclasses.asdict(settings),
     }
-    file = epath.Path(directory) / "results.json"
-    file.write_text(json.dumps(results, indent=2) + "\n")
-    _show(evaluation, texts)
-    print(f"results in {file}")
+    if distributed.is_lead():
+        file = epath.Path(directory) / "results.json"
+        file.write_text(json.dumps(results, indent=2) + "\n")
+        _show(evaluation, texts)
+        print(f"results in {file}")
     return results
 
 
@@ -96,6 +90,6 @@ def _show(evaluation: dict[str, Any], texts: dict[str, Any]) -> None:
         )
     for name, entry in texts.items():
         print(
-            f"{name}: {entry['nll_per_token']:.4f} nats a token, "
+            f"{name}: {entry['nll_per_token']:.4f} nats per token, "
             f"{entry['tokens']} tokens"
         )

@@ -16,12 +16,14 @@ from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.data.packing import Packer
+from jax_surgery.data.probes import Probe
 from jax_surgery.data.tokens import encode
 from jax_surgery.data.words import word_tokenizer
 from jax_surgery.methods.objective import Objective
 from jax_surgery.metrics import multiple_choice
 from jax_surgery.models import llama
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.model import Model
 from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel import mesh as meshes
@@ -131,10 +133,9 @@ def _run(settings: PretrainSettings, directory: str) -> Pretrained:
     asked = multiple_choice.subsample(questions, settings.loop.evaluate_questions)
 
     def evaluate(questions, params):
-        answers = multiple_choice.answer(
-            params, config, tokenizer, questions, settings.compute, data.context
-        )
-        return multiple_choice.summarise(answers)
+        model = Model(params, config, tokenizer, settings.compute)
+        probe = Probe("all", data.context, tuple(questions))
+        return multiple_choice.summarise(multiple_choice.answer(model, probe))
 
     def show(number, state):
         if number:

@@ -19,12 +19,14 @@ from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records, roles
 from jax_surgery.data.background import Background
 from jax_surgery.data.packing import Packer
+from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import Batch, one_pass
 from jax_surgery.metrics import multiple_choice, text
 from jax_surgery.models import llama, output_head
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import ALL
 from jax_surgery.optim import lora
 from jax_surgery.optim.optimizer import make_optimizer
@@ -270,20 +272,18 @@ class Examiner:
     def __init__(self, patient: Patient, settings: SurgerySettings):
         self._patient, self._settings = patient, settings
 
+    def _model(self, params: Any) -> Model:
+        patient, compute = self._patient, self._settings.compute
+        return Model(params, patient.config, patient.tokenizer, compute, patient.source)
+
     def accuracies(
         self, params: Any, questions: tuple[Question, ...]
     ) -> dict[str, Any]:
         """Accuracies by group; {} without questions."""
         if not questions:
             return {}
-        answers = multiple_choice.answer(
-            params,
-            self._patient.config,
-            self._patient.tokenizer,
-            questions,
-            self._settings.compute,
-            self._settings.data.context,
-        )
+        probe = Probe("all", self._settings.data.context, questions)
+        answers = multiple_choice.answer(self._model(params), probe)
         return multiple_choice.summarise(answers)
 
     def of_state(
@@ -298,10 +298,9 @@ class Examiner:
     def roles(self, params: Any) -> dict[str, Any]:
         """How well each role's text is known: nats a token, and share of tokens
         that are the most likely one."""
+        model = self._model(params)
         return {
-            role: text.known(
-                params, self._patient.config, packer, self._settings.compute
-            )
+            role: text.known(model, packer)
             for role, packer in self._patient.packers.items()
         }
 

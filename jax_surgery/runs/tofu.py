@@ -15,7 +15,10 @@ from etils import epath
 from jax_surgery.benchmarks import tofu
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records
-from jax_surgery.metrics import memorisation
+from jax_surgery.data.probes import Probe
+from jax_surgery.metrics import answer_probability, rouge_l
+from jax_surgery.metrics.base import estimates, observations
+from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed
 from jax_surgery.report import outcome, page, table
 from jax_surgery.runs import pretrain, surgery
@@ -23,6 +26,7 @@ from jax_surgery.runs.settings import SurgerySettings, TofuSettings
 from jax_surgery.train import devices
 
 EXAMPLES_A_GROUP = 4
+MEASURED = {"probability": answer_probability.METRIC, "rouge_l": rouge_l.METRIC}
 
 
 def fit(settings: TofuSettings, files: tofu.TofuFiles, directory: str) -> str:
@@ -71,23 +75,36 @@ def asked(settings: TofuSettings, files: tofu.TofuFiles) -> dict[str, list]:
     return chosen
 
 
-def _recalls(patient, params, groups, compute, context):
-    return {
-        group: memorisation.recall(
-            params, patient.config, patient.tokenizer, rows, context, compute
-        )
-        for group, rows in groups.items()
-    }
+def ask(model: Model, groups: dict[str, list], context: int) -> tuple[dict, dict]:
+    """How well a model knows each group's answers.
+
+    Returns:
+      (by group {"n", "probability", "rouge_l" and their intervals}, by group what the
+      model says to each question).
+    """
+    found, said = {}, {}
+    for group, rows in groups.items():
+        probe = Probe(group, context, records=tuple(rows))
+        metrics = list(MEASURED.values())
+        seen = observations(metrics, model, probe)
+        values = estimates(metrics, seen, probe)
+        said[group] = seen[rouge_l.greedy_answers]
+        found[group] = {"n": len(rows)}
+        for key, metric in MEASURED.items():
+            found[group][key] = values[metric.name].value
+            found[group][f"{key}_interval"] = list(values[metric.name].interval)
+    return found, said
 
 
 def _examples(groups, before, after) -> list[page.Example]:
+    """Some questions of each group, and what was said to them."""
     return [
         page.Example(
             about=group,
             prompt=rows[i].question,
             reference=rows[i].answer.strip(),
-            before=before[group].said[i],
-            after=after[group].said[i],
+            before=before[group][i],
+            after=after[group][i],
         )
         for group, rows in groups.items()
         for i in range(0, len(rows), max(1, len(rows) // EXAMPLES_A_GROUP))
@@ -121,13 +138,13 @@ def _operate(
     """The surgery on the fitted model, asked before and after."""
     patient = surgery.admit(chosen)
     examiner = surgery.Examiner(patient, chosen)
-    look = (groups, chosen.compute, chosen.data.context)
-    before = _recalls(patient, patient.params, *look)
+    model = Model(patient.params, patient.config, patient.tokenizer, chosen.compute)
+    before, said_before = ask(model, groups, chosen.data.context)
     roles_before = examiner.roles(patient.params)
 
     params = surgery.operate(patient, chosen, directory, [])
 
-    after = _recalls(patient, params, *look)
+    after, said_after = ask(model.with_params(params), groups, chosen.data.context)
     roles_after = examiner.roles(params)
     hf_weights.save_model(
         params,
@@ -136,8 +153,8 @@ def _operate(
         tokenizer_source=patient.source,
     )
     results = {
-        "before": {group: r.summary() for group, r in before.items()},
-        "after": {group: r.summary() for group, r in after.items()},
+        "before": before,
+        "after": after,
         "roles": {
             role: {"before": roles_before[role], "after": roles_after[role]}
             for role in patient.packers
@@ -153,6 +170,6 @@ def _operate(
         intervals="bootstrap",
         settings=dataclasses.asdict(chosen),
         curve=[],
-        examples=_examples(groups, before, after),
+        examples=_examples(groups, said_before, said_after),
     )
     return results

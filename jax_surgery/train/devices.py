@@ -9,12 +9,14 @@ import jax
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.packing import Packer
-from jax_surgery.data.role_names import ROLES
-from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.data.role_rows import ROLES, RoleRows
 from jax_surgery.data.stream import BatchStream
-from jax_surgery.models import llama, sharding
+from jax_surgery.models import llama
+from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import partition
 
 
 @contextlib.contextmanager
@@ -45,8 +47,8 @@ def parameter_shardings(config: ModelConfig) -> Any:
     if mesh.empty:
         return None
     params = llama.abstract_params(config)
-    sharding.check(params, mesh.shape)
-    return sharding.shardings(params, mesh)
+    partition.check(params, mesh.shape)
+    return partition.shardings(params, mesh)
 
 
 def load_model(source: str, dtype: str | None = "float32") -> tuple[Any, ModelConfig]:
@@ -58,6 +60,23 @@ def load_model(source: str, dtype: str | None = "float32") -> tuple[Any, ModelCo
     """
     on_mesh = None if jax.sharding.get_mesh().empty else parameter_shardings
     return hf_weights.load_model(source, dtype, on_mesh)
+
+
+def load(source: str, compute: Compute) -> Model:
+    """A checkpoint as a model to run, not to train, on the mesh that is set.
+
+    Its weights are loaded in the dtype that the forward pass computes in: float32 ones
+    would be cast to it anyway, and take twice the memory beside bfloat16.
+
+    Args:
+      source: directory in Hugging Face format, or hub name.
+
+    Raises:
+      FileNotFoundError, ValueError: see `load_model`.
+    """
+    tokenizer = hf_weights.load_tokenizer(source)
+    params, config = load_model(source, compute.dtype)
+    return Model(params, config, tokenizer, compute, source)
 
 
 def role_rows(rows: dict[str, int], accumulate: int = 1) -> RoleRows:

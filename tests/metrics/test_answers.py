@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from jax_surgery.data.packing import Packer
+from jax_surgery.data.probes import Probe
 from jax_surgery.data.tokens import Document
-from jax_surgery.metrics.answers import AnswerScores, score_answers
-from jax_surgery.metrics.tokens import score_tokens
+from jax_surgery.metrics import answer_accuracy, exact_match
+from jax_surgery.metrics.tokens import TextScores, score_texts, score_tokens
 from jax_surgery.models import llama, output_head
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.model import Model
 
 CONFIG = ModelConfig(32, 16, 24, 2, 2, 1, 8, initializer_range=0.3)
 COMPUTE = llama.Compute()
@@ -22,6 +24,11 @@ LONGEST = 9
 @pytest.fixture(scope="module")
 def params():
     return llama.init_params(CONFIG, 0)
+
+
+def scored(params, documents, context) -> TextScores:
+    probe = Probe("all", context, documents=tuple(documents))
+    return score_texts(Model(params, CONFIG, None, COMPUTE), probe)
 
 
 @jax.jit
@@ -56,7 +63,7 @@ def documents(params) -> list[Document]:
 
 
 def test_scores_are_those_of_each_document_alone(params, documents):
-    scores = score_answers(params, CONFIG, documents, 16, COMPUTE)
+    scores = scored(params, documents, 16)
     for i, document in enumerate(documents):
         logp = logp_of(params, document.tokens)[:-1]
         asked, learned = document.tokens[1:], document.learned[1:]
@@ -66,16 +73,14 @@ def test_scores_are_those_of_each_document_alone(params, documents):
         assert scores.logp[i] == pytest.approx(wanted, rel=1e-5)
     exact = scores.right == scores.tokens
     assert exact[:15:3].all() and 5 <= exact.sum() < len(documents)
-    assert scores.exact == exact.mean()
-    assert scores.accuracy == scores.right.sum() / scores.tokens.sum()
 
 
 @pytest.mark.parametrize("context", [LONGEST, 40])
 def test_packing_does_not_matter(params, documents, context):
-    one = score_answers(params, CONFIG, documents, 16, COMPUTE)
+    one = scored(params, documents, 16)
     order = np.random.default_rng(1).permutation(len(documents))
     shuffled = [documents[i] for i in order]
-    other = score_answers(params, CONFIG, shuffled, context, COMPUTE)
+    other = scored(params, shuffled, context)
     np.testing.assert_array_equal(one.right[order], other.right)
     np.testing.assert_array_equal(one.tokens[order], other.tokens)
     np.testing.assert_allclose(one.logp[order], other.logp, rtol=1e-5)
@@ -83,8 +88,8 @@ def test_packing_does_not_matter(params, documents, context):
 
 def test_more_rows_than_a_batch_are_all_scored(params, documents):
     many = [documents[i % len(documents)] for i in range(5 * len(documents))]
-    found = score_answers(params, CONFIG, many, LONGEST, COMPUTE)
-    one = score_answers(params, CONFIG, documents, LONGEST, COMPUTE)
+    found = scored(params, many, LONGEST)
+    one = scored(params, documents, LONGEST)
     np.testing.assert_array_equal(found.right, np.tile(one.right, 5))
     np.testing.assert_allclose(found.logp, np.tile(one.logp, 5), rtol=1e-5)
 
@@ -102,7 +107,9 @@ def log_odds_of(params, document) -> np.ndarray:
 def test_margins_are_log_odds_of_each_token(params, documents, context, copies):
     many = documents * copies
     packer = Packer(many, context, "tokens")
-    found = score_tokens(params, CONFIG, packer, COMPUTE, "margin")["margin"]
+    found = score_tokens(Model(params, CONFIG, None, COMPUTE), packer, "margin")[
+        "margin"
+    ]
     assert len(found) == sum(len(d.tokens) for d in many)
     ends = np.cumsum([len(d.tokens) for d in many])
     wanted = [log_odds_of(params, d) for d in documents]
@@ -114,13 +121,15 @@ def test_margins_are_log_odds_of_each_token(params, documents, context, copies):
 
 
 def test_shares_are_of_tokens_and_of_documents():
-    scores = AnswerScores(np.array([3, 0, 2]), np.array([3, 1, 4]), np.zeros(3))
-    assert scores.accuracy == 5 / 8 and scores.exact == 1 / 3
+    counts = np.array([3, 0, 2]), np.array([3, 1, 4])
+    scores, probe = TextScores(*counts, np.zeros(3), ("a", "b", "c")), Probe("", 8)
+    assert answer_accuracy.METRIC.estimate(scores, probe).value == 5 / 8
+    assert exact_match.METRIC.estimate(scores, probe).value == 1 / 3
 
 
-def test_a_document_longer_than_the_context_is_told(params, documents):
+def test_a_document_longer_than_the_context_is_an_error(params, documents):
     long = dataclasses.replace(
         documents[0], tokens=np.zeros(17, np.int32), learned=np.ones(17, bool)
     )
     with pytest.raises(ValueError, match="17 tokens does not fit data.context=16"):
-        score_answers(params, CONFIG, [long], 16, COMPUTE)
+        scored(params, [long], 16)

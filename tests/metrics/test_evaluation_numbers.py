@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from jax_surgery.data.forms import Record, parse_record
+from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import encode
-from jax_surgery.metrics import memorisation, multiple_choice
+from jax_surgery.metrics import answer_probability, multiple_choice, rouge_l
 from jax_surgery.metrics.intervals import bootstrap_mean, wilson_interval
 from jax_surgery.models import flops, llama, output_head
 from jax_surgery.models.llama import Compute
+from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import ALL
 from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.report import cost
@@ -35,10 +37,17 @@ def question(prompt, options, answer=0, *, group="g", wording="trained", name="q
     return Question(name, group, wording, prompt, tuple(options), answer)
 
 
+def model_of(model) -> Model:
+    return Model(model.params, model.config, model.tokenizer, COMPUTE)
+
+
+def probe_of(pairs, context) -> Probe:
+    return Probe("pairs", context, records=tuple(pairs))
+
+
 def asked(model, questions, context=64):
-    return multiple_choice.answer(
-        model.params, model.config, model.tokenizer, questions, COMPUTE, context
-    )
+    probe = Probe("all", context, tuple(questions))
+    return multiple_choice.answer(model_of(model), probe)
 
 
 QUESTIONS = (
@@ -115,9 +124,9 @@ def test_answer_probability_is_the_mean_over_its_tokens(tiny_model):
         parse_record({"question": "number 3", "answer": "is 8"}, "a:1"),
         parse_record({"question": "the", "answer": "number 7 is 10"}, "a:2"),
     ]
-    found = memorisation.answer_probabilities(
-        tiny_model.params, tiny_model.config, tiny_model.tokenizer, pairs, 64, COMPUTE
-    )
+    probe = probe_of(pairs, 64)
+    scores = answer_probability.score_answers(model_of(tiny_model), probe)
+    found = np.exp(scores.logp / scores.tokens)
     for value, pair in zip(found, pairs, strict=True):
         (document,) = encode([pair], tiny_model.tokenizer, 64)
         first = int(np.argmax(document.learned))
@@ -131,35 +140,26 @@ def test_pairs_longer_than_the_context_are_refused(tiny_model):
     with pytest.raises(
         ValueError, match="1 of 1 .* first a:1 .* raise config.data.con"
     ):
-        memorisation.answer_probabilities(
-            tiny_model.params,
-            tiny_model.config,
-            tiny_model.tokenizer,
-            [pair],
-            8,
-            COMPUTE,
-        )
+        answer_probability.METRIC(model_of(tiny_model), probe_of([pair], 8))
 
 
 def test_rouge_is_recall_of_the_reference(tiny_model, monkeypatch):
     said = "She wrote two novels about the sea and ships"
     ids = tiny_model.tokenizer(said)["input_ids"]
-    monkeypatch.setattr(memorisation, "greedy_generate", lambda *a, **k: [ids, []])
+    monkeypatch.setattr(rouge_l, "greedy_generate", lambda *a, **k: [ids, []])
     pairs = [
         Record("q", " Writing novels about ships", (), "a:1"),
         Record("q", " anything", (), "a:2"),
     ]
-    found = memorisation.recall(
-        tiny_model.params, tiny_model.config, tiny_model.tokenizer, pairs, 128, COMPUTE
-    )
-    assert found.said == (said, "")
+    probe = probe_of(pairs, 128)
+    answers = rouge_l.greedy_answers(model_of(tiny_model), probe)
+    assert answers == (said, "")
     # novel(s), about and ship(s), in order, of 4 words.
-    np.testing.assert_allclose(found.rouge_l, [3 / 4, 0])
-    summary = found.summary()
-    assert summary["n"] == 2
-    assert summary["rouge_l"] == pytest.approx(3 / 8)
-    low, high = summary["rouge_l_interval"]
-    assert 0 <= low <= summary["rouge_l"] <= high <= 1
+    np.testing.assert_allclose(rouge_l.recalls(answers, probe.records), [3 / 4, 0])
+    found = rouge_l.METRIC(model_of(tiny_model), probe)
+    assert found.n == 2 and found.value == pytest.approx(3 / 8)
+    low, high = found.interval
+    assert 0 <= low <= found.value <= high <= 1
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

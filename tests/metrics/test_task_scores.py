@@ -14,6 +14,7 @@ from jax_surgery.data.tokens import Document
 from jax_surgery.metrics.intervals import bootstrap_ratio, wilson_interval
 from jax_surgery.metrics.task_scores import Score, drop, removed, score
 from jax_surgery.models import llama, output_head
+from jax_surgery.models.model import Model
 
 COMPUTE = llama.Compute()
 CONTEXT = 24
@@ -87,9 +88,8 @@ def exactly(model, documents):
 
 
 def scored(model, text, limit=None):
-    return score(
-        model.params, model.config, model.tokenizer, text, CONTEXT, COMPUTE, limit
-    )
+    given = Model(model.params, model.config, model.tokenizer, COMPUTE)
+    return score(given, text, CONTEXT, limit)
 
 
 @pytest.mark.parametrize("limit", [None, 5])

@@ -7,8 +7,10 @@ import pytest
 
 from jax_surgery.benchmarks import embedded as benchmark
 from jax_surgery.checkpoints import hf_weights
+from jax_surgery.data.probes import Probe
 from jax_surgery.metrics import multiple_choice
 from jax_surgery.models.llama import Compute
+from jax_surgery.models.model import Model
 
 OPTIMISED = True  # see conftest
 
@@ -20,7 +22,8 @@ def accuracies():
     params, config = hf_weights.load_model(str(FOLDER))
     tokenizer = hf_weights.load_tokenizer(str(FOLDER))
     questions = multiple_choice.subsample(benchmark.questions(), 1200)
-    answers = multiple_choice.answer(params, config, tokenizer, questions, Compute())
+    model = Model(params, config, tokenizer, Compute())
+    answers = multiple_choice.answer(model, Probe("all", 256, questions))
     return multiple_choice.summarise(answers)
 
 

@@ -51,7 +51,7 @@ def test_nats_are_those_of_each_text_alone(tiny_model, settings, tmp_path, capsy
     assert results["evaluation"]["numbers"]["n"] == 5
     printed = capsys.readouterr().out
     assert "of 5 questions" in printed
-    assert "nats a token" in printed
+    assert "nats per token" in printed
 
 
 def ask(settings, tmp_path, **changes):

@@ -53,9 +53,8 @@ class Goal:
         return packer, packer.pack()
 
     def _accuracy(self, params: Any, text: tuple[Packer, Rows]) -> float:
-        config, compute = self._subject.config, self._subject.settings.compute
         packer, rows = text
-        found = score_tokens(params, config, packer, compute, "top", rows=rows)
+        found = score_tokens(self._subject.model(params), packer, "top", rows=rows)
         return float(found["top"][packer.learned].mean(dtype=np.float64))
 
     def reached(self, params: Any) -> bool:

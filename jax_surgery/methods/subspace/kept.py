@@ -95,12 +95,8 @@ class KeptText:
         return digest.hexdigest()
 
     def _score(self, params: Any, *kinds: str) -> dict[str, np.ndarray]:
-        subject = self._subject
-        compute = subject.settings.compute
-        rows = self._rows
-        return score_tokens(
-            params, subject.config, self.packer, compute, *kinds, rows=rows
-        )
+        model = self._subject.model(params)
+        return score_tokens(model, self.packer, *kinds, rows=self._rows)
 
     @functools.cached_property
     def _before(self) -> tuple[np.ndarray, np.ndarray]:

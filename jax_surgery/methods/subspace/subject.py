@@ -17,6 +17,7 @@ from jax_surgery.methods.subspace.identify import chance_odds
 from jax_surgery.methods.subspace.settings import SubspaceSettings
 from jax_surgery.metrics.task_scores import Score, score
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.model import Model
 from jax_surgery.train import devices
 
 Scores = dict[str, Score]
@@ -41,20 +42,18 @@ class Subject:
     texts: dict[str, TaskText]
     settings: SubspaceSettings
 
+    def model(self, params: Any) -> Model:
+        """The model with other parameters."""
+        compute = self.settings.compute
+        return Model(params, self.config, self.tokenizer, compute, self.source)
+
     def scores(
         self, params: Any, names: Iterable[str] = (), limit: int | None = None
     ) -> Scores:
         """What parameters score on tasks; all of them where none is named."""
+        model = self.model(params)
         return {
-            name: score(
-                params,
-                self.config,
-                self.tokenizer,
-                self.texts[name],
-                self.settings.tasks.context,
-                self.settings.compute,
-                limit,
-            )
+            name: score(model, self.texts[name], self.settings.tasks.context, limit)
             for name in names or self.texts
         }
 

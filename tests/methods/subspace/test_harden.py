@@ -7,13 +7,15 @@ import optax
 import pytest
 from subspace_run_cases import ROUNDS, subject_of
 
+from jax_surgery.data.probes import Probe
 from jax_surgery.methods.subspace.harden import harden
 from jax_surgery.methods.subspace.mend import mend
 from jax_surgery.methods.subspace.operate import Pushes, Stage, copied, operate
 from jax_surgery.methods.subspace.relearn import relearn_step
 from jax_surgery.methods.subspace.subject import kept_tasks
-from jax_surgery.metrics.answers import score_answers
+from jax_surgery.metrics import answer_accuracy
 from jax_surgery.metrics.task_scores import drop, removed
+from jax_surgery.models.model import Model
 from jax_surgery.runs import settings as run_settings
 
 OPTIMISED = True  # see conftest
@@ -49,7 +51,8 @@ def comes_back(stage: Stage, params) -> float:
             subject.config, compute, RATE, params, state, batch
         )
     other = subject.texts[TASK].documents[1::2]
-    return score_answers(params, subject.config, other, 128, compute).accuracy
+    model = Model(params, subject.config, subject.tokenizer, compute)
+    return answer_accuracy.METRIC(model, Probe("", 128, documents=tuple(other))).value
 
 
 def test_what_is_hardened_comes_back_less(stage):

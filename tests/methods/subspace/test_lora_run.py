@@ -15,6 +15,7 @@ from jax_surgery.checkpoints import hf_weights
 from jax_surgery.metrics import text
 from jax_surgery.models import flops
 from jax_surgery.models.llama import Compute
+from jax_surgery.models.model import Model
 from jax_surgery.optim.lora import LowRank
 from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.runs import settings as run_settings
@@ -110,7 +111,7 @@ def test_a_run_exports_the_base_with_deltas_of_that_rank(
     assert roles["unlearn"]["after"] != roles["unlearn"]["before"]
     update = roles["update"]
     assert update["after"]["nll_per_token"] < update["before"]["nll_per_token"] - 0.1
-    known = text.known(params, config, packers["update"], settings.compute)
+    known = text.known(Model(params, config, None, settings.compute), packers["update"])
     assert update["after"] == pytest.approx(known, rel=1e-5)
     points = curve.read_curve(str(tmp_path / "run"))
     assert [point["step"] for point in points] == [0, 2, 4]

@@ -11,10 +11,12 @@ from subspace_run_cases import ROUNDS, edit_of, go, subject_of
 
 from jax_surgery.benchmarks import suite
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.edits import apply
+from jax_surgery.data.probes import Probe
+from jax_surgery.edits import apply as edit_apply
 from jax_surgery.methods.subspace import alpha, operate, overlap, subject
-from jax_surgery.metrics.answers import score_answers
+from jax_surgery.metrics import answer_accuracy
 from jax_surgery.models import llama, output_head
+from jax_surgery.models.model import Model
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.train.metrics_file import read_metrics
 
@@ -113,7 +115,7 @@ def test_transformers_loads_the_model_and_says_the_same(removed):
 def test_the_edit_makes_the_model_of_the_model_as_it_came(removed, tmp_path):
     workdir = removed[1]
     edit = edit_of(workdir)
-    apply.apply(edit, suite.MODEL, tmp_path / "again")
+    edit_apply.apply(edit, suite.MODEL, tmp_path / "again")
     name = "model.safetensors"
     made = (tmp_path / "again" / name).read_bytes()
     assert made == (workdir / "model" / name).read_bytes()
@@ -281,7 +283,12 @@ def test_overwritten_answers_take_over(folder, own):
     assert sorted(plain.values()) == sorted(others.values())
     assert all(plain[prompt] != other for prompt, other in others.items())
     params, config = hf_weights.load_model(str(folder / "over" / "model"))
-    score = lambda p, t: score_answers(p, config, t, 128, llama.Compute()).accuracy
+    model = Model(params, config, ours.tokenizer)
+
+    def score(params, texts):
+        probe = Probe("", 128, documents=tuple(texts))
+        return answer_accuracy.METRIC(model.with_params(params), probe).value
+
     assert score(params, texts) >= 0.95
     assert score(ours.params, texts) == 0
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An edit: low-rank deltas with the hashes of the model that they were made for.
+"""An edit as a thing: a low-rank delta with the hashes of the model it belongs to.
 
 The file is an ordinary safetensors file: NAME.a [inputs, rank] and NAME.b [rank,
-outputs] for each tensor NAME of the checkpoint that the edit changes. The header holds
-the format, the scale, the hashes and the provenance.
+outputs] for each tensor NAME of the checkpoint that the edit changes, and in the
+header what it is, where it came from and what it fits.
 """
 
 import dataclasses
@@ -16,33 +16,34 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jax_surgery.checkpoints import hf_index, safetensors_file
+from jax_surgery.checkpoints import hf_index, hf_layout, safetensors_file
 from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.flops import matrix_shapes
-from jax_surgery.models.layout import MATRICES
 
 FORMAT, VERSION = "jax_surgery.edit", 1
 FLOAT = np.dtype(np.float32)
-SHORT = 12  # hexadecimal digits of a hash that messages show
+SHORT = 12  # digits of a hash in messages
+# A matrix of a layer -> what a checkpoint calls its tensor, after the layer.
+TENSORS = {path[1]: name for name, path in hf_layout.LAYER.items() if len(path) == 3}
 
 Factors = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """Identifies a model by the tensors that an edit changes.
+    """Which model it is, as far as an edit is concerned.
 
     Attributes:
-      tensors: SHA-256 (hex) by tensor, of the dtype, the shape and the bytes as the
-        checkpoint stores them.
+      tensors: SHA-256 (hex) of each tensor that the edit changes: of its dtype, shape
+        and bytes as the checkpoint stores them.
     """
 
     tensors: dict[str, str]
 
     @property
     def model(self) -> str:
-        """One SHA-256 (hex) of all tensors."""
+        """One hash (hex) of all."""
         lines = (f"{name} {own}\n" for name, own in sorted(self.tensors.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -54,10 +55,10 @@ class Edit:
     Attributes:
       factors: (a [inputs, rank], b [rank, outputs]), float32 and finite, by name of
         the checkpoint's tensor (which stores W transposed, [outputs, inputs]).
-      scale: multiplies every product a b.
-      base: the model that the edit was made for.
-      provenance: how the edit was made; anything that JSON can hold.
-      result: the model after `apply.apply`, where it is known.
+      scale: of all products.
+      base: the model that the edit belongs to.
+      provenance: where it came from; whatever JSON holds.
+      result: the checkpoint that `edit_apply.apply` makes of the base, if known.
     """
 
     factors: Factors
@@ -68,39 +69,34 @@ class Edit:
 
     def __post_init__(self):
         if not self.factors:
-            raise ValueError(
-                "an edit needs factors for at least one tensor, and this has none."
-            )
+            raise ValueError("an edit without factors changes nothing; give some.")
         if not math.isfinite(self.scale):
-            raise ValueError(f"the edit's scale is {self.scale}; it must be finite.")
+            raise ValueError(f"an edit's scale is {self.scale}; it must be finite.")
         for name, (a, b) in self.factors.items():
             shapes = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] > 0
             if not shapes or not a.dtype == b.dtype == FLOAT:
                 raise ValueError(
-                    f"the factors of {name} are {a.dtype} {a.shape} and {b.dtype} "
-                    f"{b.shape}; they must be float32, [inputs, rank] and [rank, "
-                    "outputs]."
+                    f"factors of {name} are {a.dtype} {a.shape} and {b.dtype} "
+                    f"{b.shape}; they must be float32 [inputs, rank], [rank, outputs]."
                 )
             if not (np.isfinite(a).all() and np.isfinite(b).all()):
-                raise ValueError(
-                    f"the factors of {name} hold numbers that are not finite."
-                )
+                raise ValueError(f"factors of {name} hold numbers that are not finite.")
         for known in filter(None, (self.base, self.result)):
             if set(known.tensors) != set(self.factors):
                 odd = min(set(known.tensors) ^ set(self.factors))
                 raise ValueError(
-                    f"{odd} has a hash without factors, or factors without a hash; an "
-                    "edit needs both for every tensor that it changes."
+                    f"{odd} has a hash and no factors, or factors and no hash; an edit "
+                    "has both for every tensor that it changes."
                 )
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the factors; scaling the edit does not change it."""
+        """SHA-256 (hex) of the factors, which scaling leaves as it is."""
         found = hashlib.sha256()
         for name in sorted(self.factors):
             for factor in self.factors[name]:
                 found.update(f"{name} {factor.shape}\n".encode())
-                found.update(np.ascontiguousarray(factor).view(np.uint8).data)
+                found.update(np.ascontiguousarray(factor).view(np.uint8))
         return found.hexdigest()
 
     @property
@@ -113,45 +109,43 @@ class Edit:
 
 
 def short(digest: str) -> str:
-    """The first digits of a hash, for messages."""
+    """The beginning of a hash, as messages show it."""
     return digest[:SHORT]
 
 
 def hasher(dtype: np.dtype, shape: Sequence[int]) -> Any:
-    """Starts the hash of a tensor; `update` then takes the tensor's bytes."""
+    """What hashes a tensor once it has been fed (`update`) the tensor's bytes."""
     return hashlib.sha256(f"{dtype.name} {tuple(shape)}\n".encode())
 
 
 def find(entries: dict[str, Entry], name: str, folder: epath.Path) -> Entry:
-    """The entry of one tensor in a checkpoint.
+    """Where a tensor of a checkpoint lies.
 
     Raises:
-      ValueError: the tensor is missing, or its dtype is not supported.
+      ValueError: it is not there, or of a dtype that is not read.
     """
     if name not in entries:
         raise ValueError(
-            f"{folder} has no tensor {name}: the model has another architecture, or "
-            "shares its output head with the embedding. Use an edit that was made for "
-            "this model."
+            f"{folder} holds no {name}: a model of another architecture, or one whose "
+            "output head is its embedding. Use an edit that was made for this model."
         )
     if entries[name].kind not in safetensors_file.DTYPES:
         raise ValueError(
-            f"{name} in {folder} has the dtype {entries[name].kind}; edits can change "
-            f"only weights of {', '.join(safetensors_file.DTYPES)}."
+            f"{name} in {folder} is {entries[name].kind}; edits change weights of "
+            f"{', '.join(safetensors_file.DTYPES)}."
         )
     return entries[name]
 
 
 def fingerprint(folder: str | epath.Path, tensor_names: Iterable[str]) -> Fingerprint:
-    """Hashes some tensors of a checkpoint, which is read in pieces.
+    """Hashes of some tensors of a checkpoint, read piece by piece.
 
     Args:
       folder: a checkpoint in Hugging Face format, local or gs://.
-      tensor_names: the tensors, by the checkpoint's names.
+      tensor_names: of the checkpoint.
 
     Raises:
-      FileNotFoundError: the checkpoint does not exist.
-      ValueError: a tensor is missing, or its dtype is not supported.
+      FileNotFoundError, ValueError: no such checkpoint or tensor.
     """
     folder = epath.Path(folder)
     entries = hf_index.entries_of(folder)
@@ -171,23 +165,21 @@ def fingerprint(folder: str | epath.Path, tensor_names: Iterable[str]) -> Finger
 def from_matrices(
     config: ModelConfig, matrices: dict[str, tuple[Any, Any]], first_layer: int = 0
 ) -> Factors:
-    """Converts factors of matrices stacked over layers to an edit's factors.
+    """An edit's factors from those of stacked matrices.
 
     Args:
       config: the model.
       matrices: (a [layers, inputs, rank], b [layers, rank, outputs]) by name of the
-        matrix ("q" to "down"), with heads merged as in `Trainable.take`.
-      first_layer: index of the model's layer that the first of them belongs to.
+        matrix ("q" to "down"), in the coordinates of `Trainable.take`: heads merged.
+      first_layer: the model's layer that the first of them is, 0 or more.
 
     Raises:
-      ValueError: the model has no such matrix or layer, or its shape differs.
+      ValueError: a matrix, a layer or a shape that the model has not.
     """
     factors: Factors = {}
     for matrix, pair in matrices.items():
-        if matrix not in MATRICES:
-            raise ValueError(
-                f"unknown matrix {matrix!r}; choose from {', '.join(MATRICES)}."
-            )
+        if matrix not in TENSORS:
+            raise ValueError(f"no matrix {matrix!r}; choose from {', '.join(TENSORS)}.")
         a, b = (np.asarray(factor, FLOAT) for factor in pair)
         layers, rank = len(a), a.shape[-1]
         inputs, outputs = matrix_shapes(config)[matrix]
@@ -195,35 +187,32 @@ def from_matrices(
         last = first_layer + layers
         if (a.shape, b.shape) != wanted or not 0 <= first_layer < last:
             raise ValueError(
-                f"the factors of {matrix!r} have the shapes {a.shape} and {b.shape} "
-                f"from layer {first_layer} on; this model needs {wanted[0]} and "
-                f"{wanted[1]}, from layer 0 or a later one on."
+                f"factors of {matrix!r} are {a.shape} and {b.shape} from layer "
+                f"{first_layer} on; this model's are {wanted[0]} and {wanted[1]}."
             )
         if last > config.num_layers:
             raise ValueError(
-                f"the factors of {matrix!r} are for layers {first_layer} to {last - 1}, "
-                f"and the model has only {config.num_layers} layers."
+                f"factors of {matrix!r} are for layers {first_layer} to {last - 1}, and "
+                f"the model has {config.num_layers}."
             )
         for layer, one in enumerate(zip(a, b, strict=True), start=first_layer):
-            factors[MATRICES[matrix].tensor(layer)] = one
+            factors[f"model.layers.{layer}.{TENSORS[matrix]}"] = one
     return factors
 
 
 def _thin(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(left, core, right) with product a b, where left and right^T are orthonormal."""
+    """(left, core, right) whose product is a b, left and right^T orthonormal."""
     left, upper = np.linalg.qr(a.astype(np.float64))
     right, lower = np.linalg.qr(b.T.astype(np.float64))
     return left, upper @ lower.T, right.T
 
 
 def truncated(a: np.ndarray, b: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Factors of the best approximation of a b with at most a given rank, float32.
-
-    The truncated singular value decomposition is the best one (Eckart and Young, 1936).
+    """The nearest factors of at most a rank (Eckart-Young), float32.
 
     Args:
       a, b: [inputs, r] and [r, outputs].
-      rank: the highest rank, 1 or more.
+      rank: 1 or more.
     """
     left, core, right = _thin(a, b)
     u, sizes, v = np.linalg.svd(core)
@@ -233,7 +222,7 @@ def truncated(a: np.ndarray, b: np.ndarray, rank: int) -> tuple[np.ndarray, np.n
 
 
 def to_tensors(edit: Edit) -> dict[str, np.ndarray]:
-    """The tensors of the edit's file, by name."""
+    """The tensors of an edit's file, by name."""
     return {
         f"{name}.{suffix}": np.ascontiguousarray(factor)
         for name, pair in edit.factors.items()
@@ -242,15 +231,15 @@ def to_tensors(edit: Edit) -> dict[str, np.ndarray]:
 
 
 def to_metadata(edit: Edit) -> dict[str, str]:
-    """The metadata in the header of the edit's file."""
+    """What the header of an edit's file says."""
 
-    def hashes(own: Fingerprint) -> dict[str, Any]:
-        return {"model": own.model, "tensors": own.tensors}
+    def known(own: Fingerprint | None) -> dict[str, Any] | None:
+        return own and {"model": own.model, "tensors": own.tensors}
 
     fields = {
         "scale": edit.scale,
-        "base": hashes(edit.base),
-        "result": hashes(edit.result) if edit.result else None,
+        "base": known(edit.base),
+        "result": known(edit.result),
         "provenance": edit.provenance,
         "factors": edit.digest,
     }
@@ -258,11 +247,11 @@ def to_metadata(edit: Edit) -> dict[str, str]:
 
 
 def save_edit(edit: Edit, file: str | epath.Path) -> None:
-    """Writes an edit as a safetensors file that any reader of the format can open.
+    """Writes an edit; any reader of safetensors opens the file.
 
     Args:
-      edit: the edit; its provenance must be serialisable as JSON.
-      file: local or gs://; an existing file is replaced.
+      edit: the edit, whose provenance JSON must hold.
+      file: local or gs://; replaced where it exists.
     """
     tensors, metadata = to_tensors(edit), to_metadata(edit)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
@@ -271,30 +260,29 @@ def save_edit(edit: Edit, file: str | epath.Path) -> None:
 
 
 def _fields(file: epath.Path) -> dict[str, Any]:
-    """The fields of an edit in the header of its file."""
+    """What the header of an edit's file says of the edit."""
     if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist; give the file of an edit.")
+        raise FileNotFoundError(f"{file} does not exist; give an edit's file.")
     metadata = safetensors_file.read_metadata(file)
     if metadata.get("kind") != FORMAT:
         raise ValueError(
-            f"{file} is a safetensors file, but not an edit: give the edit.safetensors "
-            "that a removal or configs/edit.py wrote."
+            f"{file} is a safetensors file, but no edit: give one that a run or "
+            "configs/edit.py wrote (edit.safetensors)."
         )
     if metadata.get("version") != str(VERSION):
         raise ValueError(
             f"{file} is an edit of format version {metadata.get('version')}; this "
-            f"program reads version {VERSION}. Use the release of jax_surgery that wrote "
-            "it."
+            f"program reads version {VERSION}. Use the version that wrote it."
         )
     return json.loads(metadata["edit"])
 
 
 def load_edit(file: str | epath.Path) -> Edit:
-    """Reads an edit from its own file, or from the file that rolls it back.
+    """Reads an edit, from its own file or from a rollback's (the edit that it undoes).
 
     Raises:
-      FileNotFoundError: the file does not exist.
-      ValueError: the file is not an edit, has another format version or is damaged.
+      FileNotFoundError: no such file.
+      ValueError: no edit, one of another version, or a broken one.
     """
     file = epath.Path(file)
     fields = _fields(file)
@@ -303,17 +291,22 @@ def load_edit(file: str | epath.Path) -> Edit:
     def read(name: str) -> np.ndarray:
         return safetensors_file.read_rows(entries[name], 0, entries[name].shape[0])
 
-    base, result = fields["base"]["tensors"], fields["result"]
+    def known(own: dict[str, Any] | None) -> Fingerprint | None:
+        return own and Fingerprint(own["tensors"])
+
     edit = Edit(
-        {name: (read(f"{name}.a"), read(f"{name}.b")) for name in base},
+        {
+            name: (read(f"{name}.a"), read(f"{name}.b"))
+            for name in fields["base"]["tensors"]
+        },
         fields["scale"],
-        Fingerprint(base),
+        known(fields["base"]),
         fields["provenance"],
-        Fingerprint(result["tensors"]) if result else None,
+        known(fields["result"]),
     )
     if edit.digest != fields["factors"]:
         raise ValueError(
-            f"{file} is damaged: its factors have the hash {short(edit.digest)}, and "
-            f"its header says {short(fields['factors'])}. Copy it again."
+            f"{file} is broken: its factors have the hash {short(edit.digest)}, and "
+            f"{short(fields['factors'])} by its header. Copy it again."
         )
     return edit

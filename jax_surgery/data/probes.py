@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probes: what a model is asked about a group of text."""
+
+import dataclasses
+from typing import Any
+
+from jax_surgery.data.forms import Record
+from jax_surgery.data.questions import Question
+from jax_surgery.data.tokens import Document, encode
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probe:
+    """Questions or text, and how they are read.
+
+    Attributes:
+      group: what it asks about, e.g. "forget".
+      context: tokens a row; questions must fit, longer texts are split.
+      questions: multiple choice.
+      records: text, tokenised with the model's own tokenizer.
+      documents: text that is tokenised already; read in the place of `records`.
+      metrics: names in `metrics.METRICS` of what is measured.
+      known_chance: the score of a model that does not know the group, where it is known.
+      rows: how many packed rows of the text are read, the first; 0 reads all.
+    """
+
+    group: str
+    context: int
+    questions: tuple[Question, ...] = ()
+    records: tuple[Record, ...] = ()
+    documents: tuple[Document, ...] = ()
+    metrics: tuple[str, ...] = ()
+    known_chance: float | None = None
+    rows: int = 0
+
+    @property
+    def chance(self) -> float | None:
+        """The score of a model that does not know the group; None if not known.
+
+        Of questions it is the mean over them of 1 / options.
+        """
+        if self.questions:
+            return sum(1 / len(q.options) for q in self.questions) / len(self.questions)
+        return self.known_chance
+
+    def tokenised(self, tokenizer: Any) -> list[Document]:
+        """The text as documents of at most `context` tokens.
+
+        Raises:
+          ValueError: there is no text, or see `tokens.encode`.
+        """
+        if self.documents:
+            return list(self.documents)
+        if not self.records:
+            raise ValueError(
+                f"the probe {self.group!r} has no text; give it records or documents."
+            )
+        return encode(self.records, tokenizer, self.context)
+
+    def first(self, limit: int | None) -> "Probe":
+        """The probe with `limit` questions or texts at most, the first; None takes all."""
+        return dataclasses.replace(
+            self,
+            questions=self.questions[:limit],
+            records=self.records[:limit],
+            documents=self.documents[:limit],
+        )

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Likelihood: the geometric mean of the learned tokens' probabilities."""
+
+import math
+
+from jax_surgery.data.probes import Probe
+from jax_surgery.metrics.base import Estimate, Metric
+from jax_surgery.metrics.intervals import bootstrap_ratio
+from jax_surgery.metrics.tokens import TextScores, score_texts
+
+
+def _estimate(scores: TextScores, probe: Probe) -> Estimate:
+    count = int(scores.tokens.sum())
+    # Of the very value: a mean over texts lies above a geometric one.
+    low, high = bootstrap_ratio(scores.logp, scores.tokens)
+    value = math.exp(scores.logp.sum() / count)
+    return Estimate(value, (math.exp(low), math.exp(high)), count, probe.chance)
+
+
+METRIC = Metric(
+    name="likelihood",
+    direction="knows",
+    unit="share",
+    counts="tokens",
+    source="1 / perplexity, exp(-nats per token), over all learned tokens",
+    observe=score_texts,
+    estimate=_estimate,
+)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ROUGE-L recall of a model's greedy answers against the reference answers."""
+
+import numpy as np
+
+from jax_surgery.data.forms import Record
+from jax_surgery.data.probes import Probe
+from jax_surgery.data.tokens import render_prompt
+from jax_surgery.metrics.base import Estimate, Metric
+from jax_surgery.metrics.intervals import bootstrap_mean
+from jax_surgery.models.generate import greedy_generate
+from jax_surgery.models.model import Model
+
+MAX_NEW_TOKENS = 128
+
+
+def prompt_tokens(model: Model, record: Record) -> list[int]:
+    """A record's prompt as it is learned: rendered and tokenised as `encode` does."""
+    tokenizer, text = model.tokenizer, record.prompt
+    if record.question:
+        text = render_prompt(record.question, tokenizer)
+    bos = tokenizer.bos_token_id
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    already = bos is None or (ids and ids[0] == bos)
+    return list(ids) if already else [bos, *ids]
+
+
+def greedy_answers(model: Model, probe: Probe) -> tuple[str, ...]:
+    """What the model says to every record's prompt."""
+    found = greedy_generate(
+        model.params,
+        model.config,
+        [prompt_tokens(model, record) for record in probe.records],
+        MAX_NEW_TOKENS,
+        eos_id=model.tokenizer.eos_token_id,
+        compute=model.compute,
+    )
+    decode = model.tokenizer.decode
+    return tuple(decode(ids, skip_special_tokens=True).strip() for ids in found)
+
+
+def recalls(answers: tuple[str, ...], records: tuple[Record, ...]) -> np.ndarray:
+    """ROUGE-L recall of each answer, words stemmed, float64 [records]."""
+    from rouge_score import rouge_scorer
+
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    pairs = zip(records, answers, strict=True)
+    return np.array(
+        [scorer.score(r.answer.strip(), a)["rougeL"].recall for r, a in pairs]
+    )
+
+
+def _estimate(answers: tuple[str, ...], probe: Probe) -> Estimate:
+    values = recalls(answers, probe.records)
+    return Estimate(float(values.mean()), bootstrap_mean(values), len(values))
+
+
+METRIC = Metric(
+    name="rouge_l",
+    direction="knows",
+    unit="share",
+    counts="texts",
+    source="Lin 2004, ROUGE-L recall with stemming, as TOFU takes it (arXiv 2401.06121)",
+    observe=greedy_answers,
+    estimate=_estimate,
+)

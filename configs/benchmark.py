@@ -1,15 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the embedded benchmark as JSONL and as TFDS (array_record) files.
+"""The old name of configs/export.py; --config=configs/benchmark.py still works."""
 
-Command to run (a few seconds):
-python -m jax_surgery.main --config=configs/benchmark.py --workdir=DIR
-"""
+from configs.export import get_config
 
-from ml_collections import ConfigDict
-
-
-def get_config() -> ConfigDict:
-    """The config of the export; there is nothing to choose."""
-    config = ConfigDict()
-    config.run = "benchmark"
-    return config
+__all__ = ["get_config"]

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the embedded benchmark's files: JSONL, and TFDS without TensorFlow."""
+"""Exports the embedded benchmark as JSONL and TFDS files, without TensorFlow."""
 
 import json
 
 from etils import epath
 
-from jax_surgery.benchmarks import embedded as benchmark
-from jax_surgery.runs.settings import BenchmarkSettings
+from jax_surgery.benchmarks import embedded
+from jax_surgery.runs.settings import ExportSettings
 
 
-def run(settings: BenchmarkSettings, directory: str) -> dict[str, int]:
-    """Writes `DIR/jsonl/*.jsonl` and `DIR/tfds`; returns lines by file."""
+def run(settings: ExportSettings, directory: str) -> dict[str, int]:
+    """Writes `jsonl/*.jsonl` and `tfds/` to a directory; returns lines by file."""
     del settings
     folder = epath.Path(directory) / "jsonl"
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: benchmark.load(name) for name in benchmark.SETS}
-    files["questions"] = [question.record() for question in benchmark.questions()]
+    files = {name: embedded.load(name) for name in embedded.SETS}
+    files["questions"] = [question.record() for question in embedded.questions()]
     for name, rows in files.items():
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines)

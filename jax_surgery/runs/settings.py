@@ -239,10 +239,10 @@ class PlanSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkSettings:
-    """Writes the embedded benchmark's files (`run = "benchmark"`)."""
+class ExportSettings:
+    """Writes the embedded benchmark's files (`run = "export"`)."""
 
-    run: str = "benchmark"
+    run: str = "export"
 
 
 Settings = (
@@ -253,7 +253,7 @@ Settings = (
     | PlanSettings
     | EditSettings
     | SubspaceSettings
-    | BenchmarkSettings
+    | ExportSettings
 )
 RUNS = {
     "surgery": SurgerySettings,
@@ -264,7 +264,8 @@ RUNS = {
     "edit": EditSettings,
     "unlearn": SubspaceSettings,
     "learn": SubspaceSettings,
-    "benchmark": BenchmarkSettings,
+    "export": ExportSettings,
+    "benchmark": ExportSettings,  # the old name of "export"
 }
 
 

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Edits as files: apply one to a model, undo it, scale it, make one of several.
+"""Works on edit files: apply, roll back, scale, compose and show them.
 
-Hardware: a CPU; host memory holds the edit and a piece of the model.
+Hardware: a CPU; host memory holds the edit and one piece of the model.
 
-Command to run, which writes the edited model to runs/applied/model, and beside it
-rollback.safetensors and edit.safetensors, which can restore what was removed:
+Command to run. It writes the edited model to runs/applied/model, and beside it
+rollback.safetensors and edit.safetensors; whoever has either can restore what was
+removed:
 python -m jax_surgery.main --config=configs/edit.py --config.action=apply \
     --config.edits=runs/u/edit.safetensors --config.model=DIR --workdir=runs/applied
 
-Undo it, to the bit, to runs/before/model:
+Roll it back; runs/before/model has exactly the bits of the model before the edit:
 python -m jax_surgery.main --config=configs/edit.py --config.action=rollback \
     --config.edits=runs/applied/rollback.safetensors --config.model=runs/applied/model \
     --workdir=runs/before
 
-Half of it; two as one (runs/WORKDIR/edit.safetensors); what one is:
+Halve an edit; combine two into one (each writes WORKDIR/edit.safetensors); show one:
 python -m jax_surgery.main --config=configs/edit.py --config.action=scale \
     --config.scale=0.5 --config.edits=runs/u/edit.safetensors --workdir=runs/half
 python -m jax_surgery.main --config=configs/edit.py --config.action=compose \
@@ -25,12 +26,12 @@ from ml_collections import ConfigDict
 
 
 def get_config() -> ConfigDict:
-    """The config; fields that an action does not use must stay as they are here."""
+    """The config; a field that the action does not use must keep its default."""
     config = ConfigDict()
     config.run = "edit"
     config.action = "show"  # or "apply", "rollback", "scale", "compose"
-    config.edits = ""  # edits' files, comma-separated; for rollback, its file
+    config.edits = ""  # files of edits, comma-separated; rollback takes its own file
     config.model = ""  # "embedded", "suite", a directory, or a hub name
-    config.scale = 1.0  # for apply and scale: the edit is taken as many times
-    config.rank = 0  # for compose: of the new edit at most; 0 keeps all
+    config.scale = 1.0  # for apply and scale: factor on the edit's change
+    config.rank = 0  # for compose: highest rank of the new edit; 0 keeps it exact
     return config

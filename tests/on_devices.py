@@ -21,7 +21,9 @@ QUICK = (
 def environment(devices: int, **variables: str) -> dict[str, str]:
     """This process' environment, with `devices` CPU devices."""
     flags = f"--xla_force_host_platform_device_count={devices} {QUICK}".strip()
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    # What a test's code takes from the test's own file is found in any folder of tests.
+    folders = {str(file.parent) for file in (ROOT / "tests").rglob("test_*.py")}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *sorted(folders)])
     return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path} | variables
 
 

@@ -6,7 +6,7 @@ import json
 import pathlib
 
 from jax_surgery.benchmarks import suite
-from jax_surgery.edits import file as edit_file
+from jax_surgery.edits import edit_file
 from jax_surgery.methods.subspace import subject
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs import start

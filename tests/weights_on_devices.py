@@ -23,8 +23,9 @@ from safetensors.numpy import load_file, save_file
 
 from jax_surgery.checkpoints import hf_layout, hf_weights, safetensors_file
 from jax_surgery.models import llama
+from jax_surgery.models import sharding as placement
 from jax_surgery.models.config import ModelConfig, to_hf
-from jax_surgery.parallel import distributed, partition
+from jax_surgery.parallel import distributed
 from jax_surgery.parallel import mesh as meshes
 
 GQA = ModelConfig(
@@ -50,7 +51,7 @@ MESHES = {
 def layout(*sizes):
     """The `shardings` of a mesh of data, fsdp and tp devices."""
     mesh = meshes.make_mesh(meshes.MeshShape(*sizes))
-    return lambda config: partition.shardings(llama.abstract_params(config), mesh)
+    return lambda config: placement.shardings(llama.abstract_params(config), mesh)
 
 
 def file_tensors(config, dtype=ml_dtypes.bfloat16):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face's names and layout of a Llama's tensors, and moves from and to ours.
+"""Hugging Face's names and layout of tensors, and moves from and to ours.
 
 Hugging Face keeps one tensor a layer, matrices as [out, in] with heads merged. Ours are
 stacked on a leading layer axis, [in, out...] with heads split. RoPE needs no
@@ -16,26 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from jax_surgery.models import llama
+from jax_surgery.models import layout, llama
 from jax_surgery.models.config import ModelConfig
-
-# Hugging Face's name -> path in the parameters.
-TOP = {
-    "model.embed_tokens.weight": ("embedder", "embedding"),
-    "model.norm.weight": ("final_norm", "scale"),
-    "lm_head.weight": ("head", "kernel"),
-}
-LAYER = {
-    "input_layernorm.weight": ("attention_norm", "scale"),
-    "self_attn.q_proj.weight": ("attention", "q", "kernel"),
-    "self_attn.k_proj.weight": ("attention", "k", "kernel"),
-    "self_attn.v_proj.weight": ("attention", "v", "kernel"),
-    "self_attn.o_proj.weight": ("attention", "o", "kernel"),
-    "post_attention_layernorm.weight": ("mlp_norm", "scale"),
-    "mlp.gate_proj.weight": ("mlp", "gate", "kernel"),
-    "mlp.up_proj.weight": ("mlp", "up", "kernel"),
-    "mlp.down_proj.weight": ("mlp", "down", "kernel"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,29 +25,30 @@ class Tensor:
     """One tensor of a checkpoint.
 
     Attributes:
-      name: Hugging Face's.
-      path: of the parameter that it is, or is a layer of.
+      row: of the parameter that it is, or is a layer of.
       layer: which one; None where there are no layers.
       shape: of the parameter without its layer axis.
     """
 
-    name: str
-    path: tuple[str, ...]
+    row: layout.Row
     layer: int | None
     shape: tuple[int, ...]
 
     @property
-    def _inputs(self) -> int:
-        """Leading axes of ours that are a matrix' input; 0 for what is no matrix."""
-        if self.path[-1] != "kernel":
-            return 0
-        return 2 if self.path[-2] == "o" else 1  # the output kernel is [N, H, D]
+    def name(self) -> str:
+        """Hugging Face's."""
+        return self.row.tensor(self.layer)
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Of the parameter that it is, or is a layer of."""
+        return self.row.tree_path
 
     @property
     def order(self) -> tuple[int, ...]:
         """Axes of ours in the file's order: a matrix' outputs, then its inputs."""
         axes = tuple(range(len(self.shape)))
-        return axes[self._inputs :] + axes[: self._inputs]
+        return axes[self.row.inputs :] + axes[: self.row.inputs]
 
     @property
     def split_shape(self) -> tuple[int, ...]:
@@ -75,14 +58,14 @@ class Tensor:
     @property
     def as_it_is(self) -> bool:
         """Whether the parameter is the file's tensor."""
-        return self.layer is None and not self._inputs
+        return self.layer is None and not self.row.inputs
 
     @property
     def file_shape(self) -> tuple[int, ...]:
         """Shape in the file."""
-        if not self._inputs:
+        if not self.row.inputs:
             return self.shape
-        inputs = math.prod(self.shape[: self._inputs])
+        inputs = math.prod(self.shape[: self.row.inputs])
         return (math.prod(self.shape) // inputs, inputs)
 
     @property
@@ -99,17 +82,14 @@ def leaf(tree: Any, path: tuple[str, ...]) -> Any:
 
 def tensors(config: ModelConfig) -> list[Tensor]:
     """Every tensor of a checkpoint, in the order in which files hold them."""
-    abstract = llama.abstract_params(config)
+    rows = layout.DECODER
     found = [
-        Tensor(name, path, None, leaf(abstract, path).shape)
-        for name, path in TOP.items()
-        if not (config.tie_embeddings and path[0] == "head")
+        Tensor(row, None, row.shape(config))
+        for row in rows
+        if not row.stacked and not (config.tie_embeddings and row is layout.HEAD)
     ]
     for index in range(config.num_layers):
-        for name, path in LAYER.items():
-            path = ("layers", *path)
-            shape = leaf(abstract, path).shape[1:]
-            found.append(Tensor(f"model.layers.{index}.{name}", path, index, shape))
+        found += [Tensor(row, index, row.shape(config)) for row in rows if row.stacked]
     return found
 
 

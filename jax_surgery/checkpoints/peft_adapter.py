@@ -14,18 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from jax_surgery.checkpoints import hf_layout, safetensors_file
+from jax_surgery.checkpoints import safetensors_file
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.flops import matrix_shapes
+from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import BLOCK_OF
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Ours -> what PEFT calls the module.
-MODULES = {
-    path[1]: name.removesuffix(".weight")
-    for name, path in hf_layout.LAYER.items()
-    if len(path) == 3
-}
 # What an adapter may not ask for, with the values that ask for nothing.
 PLAIN = {
     "bias": ("none",),
@@ -53,8 +48,13 @@ class Adapter(NamedTuple):
 
 
 def _name(layer: int, matrix: str, factor: str) -> str:
-    module = MODULES[matrix]
-    return f"base_model.model.model.layers.{layer}.{module}.{factor}.weight"
+    module = MATRICES[matrix].tensor(layer).removesuffix(".weight")
+    return f"base_model.model.{module}.{factor}.weight"
+
+
+def _module(matrix: str) -> str:
+    """What PEFT calls the module of a matrix: "q_proj"."""
+    return MATRICES[matrix].file_name.split(".")[-2]
 
 
 def _flat(factors: Any, matrix: str, config: ModelConfig, rank: int):
@@ -104,7 +104,7 @@ def save_adapter(
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
-        "target_modules": [MODULES[name].rpartition(".")[2] for name in matrices],
+        "target_modules": [_module(name) for name in matrices],
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -175,7 +175,7 @@ def load_adapter(directory: str, config: ModelConfig) -> Adapter:
     if strange := sorted(set(entries) - known):
         raise ValueError(
             f"{folder / WEIGHTS} holds {strange[0]}, which this model has not "
-            f"({config.num_layers} layers; matrices {', '.join(MODULES.values())})."
+            f"({config.num_layers} layers; matrices {', '.join(map(_module, MATRICES))})."
         )
     return Adapter({"layers": factors}, rank, alpha, tuple(found))
 
@@ -183,10 +183,8 @@ def load_adapter(directory: str, config: ModelConfig) -> Adapter:
 def _split(matrix: str, a: np.ndarray, b: np.ndarray, config: ModelConfig):
     """Our factors of PEFT's [layers, rank, inputs] and [layers, outputs, rank]."""
     layers, rank = a.shape[:2]
-    heads = {"q": config.num_heads, "k": config.num_kv_heads, "v": config.num_kv_heads}
-    a, b = a.swapaxes(1, 2), b.swapaxes(1, 2)
-    if matrix == "o":
-        a = a.reshape(layers, config.num_heads, config.head_dim, rank)
-    if matrix in heads:
-        b = b.reshape(layers, rank, heads[matrix], config.head_dim)
+    row = MATRICES[matrix]
+    shape = row.shape(config)
+    a = a.swapaxes(1, 2).reshape(layers, *shape[: row.inputs], rank)
+    b = b.swapaxes(1, 2).reshape(layers, rank, *shape[row.inputs :])
     return {"lora_a": np.ascontiguousarray(a), "lora_b": np.ascontiguousarray(b)}

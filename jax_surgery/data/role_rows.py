@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Batch = dict[str, Any]
+from jax_surgery.data.role_names import ROLES
 
-ROLES = ("unlearn", "update", "retain")
+Batch = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

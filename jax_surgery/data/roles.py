@@ -12,7 +12,7 @@ from jax_surgery.data import records
 from jax_surgery.data.background import Background, select
 from jax_surgery.data.forms import Record
 from jax_surgery.data.packing import Average, Packer
-from jax_surgery.data.role_rows import ROLES
+from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.tokens import encode
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from jax_surgery.data.packing import Packer, Rows, concatenate, padding
-from jax_surgery.data.role_rows import ROLES, Batch
+from jax_surgery.data.role_names import ROLES
+from jax_surgery.data.role_rows import Batch
 
 
 def _derived_seed(*entropy: int) -> int:

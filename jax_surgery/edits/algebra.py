@@ -1,32 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Edits made of edits: scaled, and several as one."""
+"""Edits made from other edits: one scaled, or several combined into one."""
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from jax_surgery.edits import file as edit_file
-from jax_surgery.edits.file import Edit, Fingerprint, short
+from jax_surgery.edits import edit_file
+from jax_surgery.edits.edit_file import Edit, Fingerprint, short
 
 
 def scaled(edit: Edit, factor: float) -> Edit:
-    """An edit that changes as much times a factor; -1 turns it round.
+    """The same edit with its change multiplied by a factor; -1 reverses it.
 
     Raises:
-      ValueError: a factor that is not finite.
+      ValueError: the factor is not finite.
     """
     return dataclasses.replace(edit, scale=edit.scale * factor, result=None)
 
 
 def _common_base(edits: Sequence[Edit]) -> Fingerprint:
-    """The model that edits belong to: all of them, or the first of a chain.
+    """The model that several edits apply to together.
+
+    Either all edits were made for this model, or each one was made for the model that
+    the edit before it produced; then it is the model of the first.
 
     Raises:
-      ValueError: an edit fits neither the model of those before nor what they make.
+      ValueError: an edit was made for neither the common model nor the result of the
+        edits before it.
     """
     base: dict[str, str] = {}
-    made: dict[str, str | None] = {}  # by the edits so far; None: not known
+    made: dict[str, str | None] = {}  # hashes after the edits so far; None: unknown
     for place, edit in enumerate(edits):
         own = edit.base.tensors
         both = [name for name in own if name in base]
@@ -48,36 +52,38 @@ def _misfit(
     own = edit.base.tensors
     both = [name for name in own if name in base]
     name = next((n for n in both if own[n] not in (base[n], made[n])), both[0])
-    after = short(made[name]) if made[name] else "not known"
+    result = made[name]
+    after = f"the hash {short(result)}" if result else "an unknown hash"
     return (
-        f"edit {place + 1} (for a model {short(edit.base.model)}) fits neither the model "
-        f"of those before it nor what they make of it: {name} has the hash "
-        f"{short(own[name])} in its model, {short(base[name])} in theirs, and is "
-        f"{after} after them. Compose edits of one model, or each of the model that "
-        "the one before made (the edit.safetensors that applying it wrote knows which)."
+        f"edit {place + 1} was made for the model {short(edit.base.model)}, which is "
+        "neither the model of the edits before it nor the model that they produce: "
+        f"{name} has the hash {short(own[name])} in its model, {short(base[name])} in "
+        f"theirs, and {after} after them. Compose edits that were made for one model, "
+        "or a chain in which each edit was made for the result of the one before (use "
+        "the edit.safetensors that applying an edit writes: it records the result)."
     )
 
 
 def _folded(b: np.ndarray, scale: float) -> np.ndarray:
-    with np.errstate(over="ignore"):  # an edit refuses what is not finite
+    with np.errstate(over="ignore"):  # Edit() checks that b is finite
         return (b * np.float64(scale)).astype(edit_file.FLOAT)
 
 
 def compose(edits: Sequence[Edit], rank: int = 0) -> Edit:
-    """One edit that changes as much as several together.
+    """One edit that makes the same change as several edits together.
 
     Args:
-      edits: all of one model, or each of the model that the one before made.
-      rank: at most so much is kept of each matrix (its nearest of that rank); 0 keeps
-        all: ranks add up.
+      edits: made for one model, or each for the result of the one before.
+      rank: the highest rank of each matrix's change, which becomes its best
+        approximation of that rank; 0 keeps the change exact, and ranks add up.
 
     Raises:
-      ValueError: no edits, edits of different models, or another rank.
+      ValueError: no edits, edits of unrelated models, or a negative rank.
     """
     if not edits or rank < 0:
         raise ValueError(
-            f"{len(edits)} edits, rank {rank}: give one edit or more, and a rank of 1 "
-            "or more, or 0 for all of it."
+            f"{len(edits)} edits, rank {rank}: give at least one edit, and a rank of 1 "
+            "or more, or 0 to keep the exact change."
         )
     base = _common_base(edits)
     factors = {}

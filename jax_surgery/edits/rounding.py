@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights plus a low-rank delta, rounded to a checkpoint's dtype, and the way back.
+"""Adds a low-rank delta to weights in a checkpoint's dtype, and takes it off exactly.
 
-Rounding loses bits, so W + delta - delta is not W. It is so nearly everywhere, and the
-rest is kept: the way back rounds W' - delta and adds the difference to W, counted in
-representable numbers, which is 0 for most weights. This needs the same delta on every
-machine: factors are float32, so that float64 holds their products exactly, and these
-are added one by one in a fixed order (a BLAS orders them as it likes).
+Rounding loses bits, so round(round(W + delta) - delta) equals W for most weights, but
+not for all. A correction stores the difference, counted in representable numbers; most
+corrections are 0 and compress well. This needs the same delta, to the bit, on every
+machine: factors are float32, so float64 holds their products exactly, and the products
+are added one by one in a fixed order (the order in a BLAS depends on the machine).
 """
 
 import zlib
@@ -13,25 +13,25 @@ import zlib
 import ml_dtypes
 import numpy as np
 
-BLOCK = 2**16  # elements of a sum that is made at a time: it stays in the cache
+BLOCK = 2**16  # elements that are summed at a time, so that they stay in the cache
 STORED = tuple(np.dtype(kind) for kind in ("<i1", "<i2", "<i4"))
 
 
 class Delta:
-    """scale * (a b) of an edit's factors, as checkpoints keep it: [outputs, inputs]."""
+    """scale * (a b)^T of an edit's factors, [outputs, inputs] as in checkpoints."""
 
     def __init__(self, a: np.ndarray, b: np.ndarray, scale: float):
         """
         Args:
           a, b: [inputs, rank] and [rank, outputs], float32.
-          scale: of their product.
+          scale: multiplies their product.
         """
         self._a = np.ascontiguousarray(a.T, np.float64)
         self._b = b.astype(np.float64)
         self._scale = scale
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """Rows of it, [stop - start, inputs], float64; equal bits on every machine."""
+        """Rows [stop - start, inputs] in float64, the same bits on every machine."""
         inputs = self._a.shape[1]
         total = np.zeros((stop - start, inputs))
         step = max(1, BLOCK // inputs)
@@ -55,18 +55,18 @@ def _top(bits: np.ndarray) -> np.unsignedinteger:
 
 
 def _all_where_top(bits: np.ndarray) -> np.ndarray:
-    """Every bit where the top one is set, none elsewhere."""
+    """All bits set where the top bit is set, and no bit elsewhere."""
     signed = bits.view(f"<i{bits.itemsize}")
     return (signed >> (8 * bits.itemsize - 1)).view(bits.dtype)
 
 
 def ordered(weights: np.ndarray) -> np.ndarray:
-    """Floats as unsigned integers in the floats' order: neighbours differ by one.
+    """Maps floats to unsigned integers in the same order: neighbours differ by one.
 
-    Every pattern of bits has its own integer, NaNs and -0 (just below 0) too.
+    Every bit pattern has its own integer, also NaNs and -0 (just below 0).
     """
     bits = weights.view(_unsigned(weights.dtype))
-    return bits ^ (_all_where_top(bits) | _top(bits))  # of negative ones, every bit
+    return bits ^ (_all_where_top(bits) | _top(bits))  # negative: flip every bit
 
 
 def unordered(integers: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -76,19 +76,19 @@ def unordered(integers: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if dtype == ml_dtypes.bfloat16:
-        # What a cast from float64 does is not the same in all versions of ml_dtypes.
+        # Versions of ml_dtypes differ in how they cast float64 to bfloat16.
         values = values.astype(np.float32)
     return values.astype(dtype)
 
 
 def moved(weights: np.ndarray, delta: np.ndarray) -> np.ndarray:
-    """round(weights + delta), in the dtype of the weights.
+    """round(weights + delta) in the dtype of the weights.
 
-    Weights whose delta is 0, infinities and NaNs keep all their bits.
+    Infinities, NaNs and weights with delta 0 keep all their bits.
 
     Args:
       weights: float32, bfloat16 or float16.
-      delta: float64, of the same shape, finite.
+      delta: finite, float64, the same shape.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         wide = weights.astype(np.float64)
@@ -99,13 +99,14 @@ def moved(weights: np.ndarray, delta: np.ndarray) -> np.ndarray:
 
 
 def overflows(weights: np.ndarray, edited: np.ndarray) -> bool:
-    """Whether finite weights became infinite."""
+    """Whether any finite weight became infinite."""
     with np.errstate(invalid="ignore"):
         return bool((np.isfinite(weights) & ~np.isfinite(edited)).any())
 
 
 def _compressed(raw: bytes) -> bytes:
-    # Runs of zeros are all there is to find: a quarter of the time of other strategies.
+    # Only runs of zeros compress here, and this strategy looks for nothing else: it
+    # takes a quarter of the time of the others.
     stream = zlib.compressobj(strategy=zlib.Z_RLE)
     return stream.compress(raw) + stream.flush()
 
@@ -113,14 +114,14 @@ def _compressed(raw: bytes) -> bytes:
 def correction(
     weights: np.ndarray, edited: np.ndarray, delta: np.ndarray
 ) -> tuple[int, bytes]:
-    """What `restored` needs to have the weights again.
+    """The correction that `restored` needs to compute the weights again.
 
     Returns:
-      (bytes of one integer before compression, the integers, compressed): of the
-      smallest of `STORED` that holds all of them.
+      (bytes of one integer before compression, the compressed integers). The integers
+      have the smallest type of `STORED` that can hold all of them.
     """
     back = moved(edited, -delta)
-    # Modulo 2^bits, where every difference has its place.
+    # The difference is taken modulo 2^bits, so that it never overflows.
     steps = (ordered(weights) - ordered(back)).view(f"<i{weights.dtype.itemsize}")
     low, high = (int(steps.min()), int(steps.max())) if steps.size else (0, 0)
     for kind in STORED:
@@ -135,21 +136,24 @@ def restored(
     """The weights before the edit.
 
     Args:
-      edited: as `moved` gave them.
-      delta: that was added.
-      itemsize, stored: as `correction` gave them.
+      edited: the result of `moved`.
+      delta: the delta that was added.
+      itemsize, stored: the result of `correction`.
 
     Raises:
-      ValueError: `stored` is broken, or of other weights.
+      ValueError: `stored` is damaged, or belongs to other weights.
     """
     try:
         raw = zlib.decompress(stored)
     except zlib.error as error:
-        raise ValueError(f"the correction cannot be read ({error}).") from error
+        raise ValueError(
+            f"the rounding correction cannot be decompressed ({error}): the rollback's "
+            "file is damaged. Copy it again."
+        ) from error
     if len(raw) != itemsize * edited.size:
         raise ValueError(
-            f"the correction has {len(raw)} bytes, and {itemsize} for each of "
-            f"{edited.size} weights are wanted."
+            f"the rounding correction has {len(raw)} bytes; {edited.size} weights need "
+            f"{itemsize} bytes each. Use the rollback's file of this edit."
         )
     steps = np.frombuffer(raw, f"<i{itemsize}").reshape(edited.shape)
     back = ordered(moved(edited, -delta))

@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_surgery.data.role_rows import ROLES, Batch, RoleRows
+from jax_surgery.data.role_names import ROLES
+from jax_surgery.data.role_rows import Batch, RoleRows
 from jax_surgery.models import llama, logprobs, output_head, token_sums
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, Trainable

@@ -10,27 +10,19 @@ Norms, RoPE, softmax and other element-wise work are left out (a few percent).
 import math
 
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import ALL, Trainable
 
-# The order in which a layer applies its matrices; attention comes between q, k, v and o.
-ORDER = {"q": 0, "k": 0, "v": 0, "o": 2, "gate": 3, "up": 3, "down": 4}
-ATTENTION = 1
+# The order in which a layer applies its matrices: that of the statistics they have.
+_STATISTICS = list(dict.fromkeys(row.statistic for row in MATRICES.values()))
+ORDER = {name: _STATISTICS.index(row.statistic) for name, row in MATRICES.items()}
+# Attention's own products come before the matrix that reads what they make.
+AFTER_ATTENTION = ORDER["o"]
 
 
 def matrix_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     """[inputs, outputs] of each of a layer's matrices."""
-    width, hidden = config.hidden_size, config.intermediate_size
-    inner = config.num_heads * config.head_dim
-    kv = config.num_kv_heads * config.head_dim
-    return {
-        "q": (width, inner),
-        "k": (width, kv),
-        "v": (width, kv),
-        "o": (inner, width),
-        "gate": (width, hidden),
-        "up": (width, hidden),
-        "down": (hidden, width),
-    }
+    return {name: row.matrix_shape(config) for name, row in MATRICES.items()}
 
 
 def _sizes(config: ModelConfig) -> dict[str, int]:
@@ -91,7 +83,7 @@ def backward_flops(
         every = sum(sizes.values())
     lowest = min(ORDER[name] for name in trainable.matrices)
     after = sum(size for name, size in sizes.items() if ORDER[name] > lowest)
-    first = moving + after + 2 * attention * (lowest < ATTENTION)
+    first = moving + after + 2 * attention * (lowest < AFTER_ATTENTION)
     upper = config.num_layers - trainable.first_layer - 1
     return 2.0 * tokens * (head + first + upper * (moving + every + 2 * attention))
 

@@ -21,6 +21,7 @@ from jax_surgery.models import attention as attn
 from jax_surgery.models import attention_kernels
 from jax_surgery.models.compute import DEFAULT_COMPUTE, REMAT, Compute
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.layout import HEAD, MATRICES, Row
 from jax_surgery.models.trainable import BLOCK_OF
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import partition
@@ -55,21 +56,24 @@ class Kernel(nnx.Module):
 
     lora_a = lora_b = None
 
-    def __init__(self, shape, std: float, name: str, inputs=1, *, rngs: nnx.Rngs):
+    def __init__(self, row: Row, c: ModelConfig, std: float, *, rngs: nnx.Rngs):
+        shape = row.shape(c)
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
-        self.name, self.inputs = name, inputs  # leading axes that are inputs
+        self.row = row
 
     def _gathered(self, leaf: str, dtype):
         """The weight or a factor as products use it."""
-        spec = tuple(partition.LAYER_SPECS[self.name, leaf])
+        row = self.row if leaf == "kernel" else self.row.factors[leaf]
+        spec = tuple(row.layer_spec)
         return partition.gather(getattr(self, leaf)[...], spec, str(dtype))
 
     def __call__(self, x):
-        y = _product(x, self._gathered("kernel", x.dtype), self.inputs)
+        inputs = self.row.inputs
+        y = _product(x, self._gathered("kernel", x.dtype), inputs)
         if self.lora_a is None:
             return y
         with jax.named_scope("lora"):
-            low = _product(x, self._gathered("lora_a", x.dtype), self.inputs)
+            low = _product(x, self._gathered("lora_a", x.dtype), inputs)
             return y + _product(low, self._gathered("lora_b", x.dtype))
 
 
@@ -91,13 +95,11 @@ class Attention(nnx.Module):
     """Grouped-query attention with rotary positions."""
 
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
-        std, d = c.initializer_range, c.hidden_size
-        kv_shape = (d, c.num_kv_heads, c.head_dim)
-        self.q = Kernel((d, c.num_heads, c.head_dim), std, "q", rngs=rngs)
-        self.k = Kernel(kv_shape, std, "k", rngs=rngs)
-        self.v = Kernel(kv_shape, std, "v", rngs=rngs)
+        std = c.initializer_range
+        for name in ("q", "k", "v"):
+            setattr(self, name, Kernel(MATRICES[name], c, std, rngs=rngs))
         out = std / math.sqrt(2 * c.num_layers)
-        self.o = Kernel((c.num_heads, c.head_dim, d), out, "o", inputs=2, rngs=rngs)
+        self.o = Kernel(MATRICES["o"], c, out, rngs=rngs)
 
     def project(self, x, cos, sin):
         """Rotated queries and keys, and values."""
@@ -117,11 +119,11 @@ class MLP(nnx.Module):
     """SwiGLU."""
 
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
-        std, d, f = c.initializer_range, c.hidden_size, c.intermediate_size
-        self.gate = Kernel((d, f), std, "gate", rngs=rngs)
-        self.up = Kernel((d, f), std, "up", rngs=rngs)
+        std = c.initializer_range
+        self.gate = Kernel(MATRICES["gate"], c, std, rngs=rngs)
+        self.up = Kernel(MATRICES["up"], c, std, rngs=rngs)
         out = std / math.sqrt(2 * c.num_layers)
-        self.down = Kernel((f, d), out, "down", rngs=rngs)
+        self.down = Kernel(MATRICES["down"], c, out, rngs=rngs)
 
     def hidden(self, x):
         return jax.nn.silu(self.gate(x)) * self.up(x)
@@ -184,8 +186,7 @@ class Llama(nnx.Module):
         self.layers = make_layers(rngs)
         self.final_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         if not c.tie_embeddings:
-            shape = (c.hidden_size, c.vocab_size)
-            self.head = Kernel(shape, c.initializer_range, "head", rngs=rngs)
+            self.head = Kernel(HEAD, c, c.initializer_range, rngs=rngs)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jax_surgery.models.compute import Compute
+from jax_surgery.models.layout import EMBEDDING, HEAD
 from jax_surgery.parallel import partition
 
 Params = dict[str, Any]
@@ -78,8 +79,8 @@ _first_of_gradients.defvjp(_first_forward, _first_backward, symbolic_zeros=True)
 def _head(params: Params) -> tuple[jax.Array, tuple, bool]:
     """Its weight, where that lies on the mesh, and whether it is the embedding's."""
     if "head" in params:
-        return params["head"]["kernel"], tuple(partition.HEAD_SPEC), False
-    return params["embedder"]["embedding"], tuple(partition.EMBEDDING_SPEC), True
+        return params["head"]["kernel"], tuple(HEAD.spec), False
+    return params["embedder"]["embedding"], tuple(EMBEDDING.spec), True
 
 
 def parameters(params: Params) -> Params:

@@ -6,32 +6,26 @@ moves, and no product is formed for a matrix that stays.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.layout import MATRICES
 
 Params = Any
 Matrices = dict[str, jax.Array]
 
-# The block of a layer that each of its seven matrices lies in.
-BLOCK_OF = {
-    "q": "attention",
-    "k": "attention",
-    "v": "attention",
-    "o": "attention",
-    "gate": "mlp",
-    "up": "mlp",
-    "down": "mlp",
-}
+# The block of a layer that each of its matrices lies in.
+BLOCK_OF = {name: row.block for name, row in MATRICES.items()}
 
 
 def as_matrices(name: str, kernel: jax.Array) -> jax.Array:
     """A stacked kernel as [layers, inputs, outputs]: heads and their width are one
-    axis. The attention output's inputs are [heads, width]; others have one axis."""
-    inputs = kernel.shape[1] * (kernel.shape[2] if name == "o" else 1)
+    axis."""
+    inputs = math.prod(kernel.shape[1 : 1 + MATRICES[name].inputs])
     return kernel.reshape(len(kernel), inputs, -1)
 
 

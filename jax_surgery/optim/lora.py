@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_surgery.models import llama
+from jax_surgery.models import llama, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.flops import matrix_shapes
+from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import BLOCK_OF, Trainable, resolve
 from jax_surgery.optim.optimizer import OptimizerChoice
-from jax_surgery.parallel import partition
 
 Params = Any
 # The factors alone, in a tree like the model's: {"layers": {"mlp": {"up": {"lora_a":
@@ -121,21 +121,21 @@ def init_factors(config: ModelConfig, low_rank: LowRank, seed: int) -> Factors:
     """Factors of deltas that are 0: A uniform, B zero, float32.
 
     A is drawn within 1 / sqrt(inputs) of 0, as PEFT does. They lie on the mesh that is
-    set as `partition.TABLE` says.
+    set as `models.sharding` says.
     """
     kernels = llama.abstract_params(config)["layers"]
     keys = jax.random.split(jax.random.key(seed), len(low_rank.targets))
     layers: Factors = {}
     for key, name in zip(keys, low_rank.targets, strict=True):
         shape = kernels[BLOCK_OF[name]][name]["kernel"].shape
-        inputs = 3 if name == "o" else 2  # axes up to the inputs' last
+        inputs = 1 + MATRICES[name].inputs  # axes up to the inputs' last
         bound = 1 / math.sqrt(math.prod(shape[1:inputs]))
         a_shape = (*shape[:inputs], low_rank.rank)
         layers.setdefault(BLOCK_OF[name], {})[name] = {
             "lora_a": jax.random.uniform(key, a_shape, minval=-bound, maxval=bound),
             "lora_b": jnp.zeros((shape[0], low_rank.rank, *shape[inputs:])),
         }
-    return partition.constrain({"layers": layers})
+    return sharding.constrain({"layers": layers})
 
 
 def _beside(base: Params, factors: Factors, combine: Any) -> Params:
@@ -185,4 +185,4 @@ def merge(base: Params, factors: Factors, low_rank: LowRank) -> Params:
         kernel_LXY = matrix["kernel"]
         return {"kernel": jax.lax.fori_loop(0, len(kernel_LXY), one, kernel_LXY)}
 
-    return partition.constrain(_beside(base, factors, add))
+    return sharding.constrain(_beside(base, factors, add))

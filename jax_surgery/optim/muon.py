@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
 
+from jax_surgery.models import layout
 from jax_surgery.models.trainable import as_matrices, matrix_name
 from jax_surgery.optim.precondition.directions import orthogonalise
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.parallel import partition
 
 # Root mean square of a step's elements, in learning rates: about AdamW's.
 STEP_RMS = 0.2
@@ -39,7 +39,7 @@ def orthogonalise_layers(name: str, matrix_LXY: jax.Array) -> jax.Array:
         return one_by_one(matrix_LXY)
     # The exchange has one step for each axis: the compiler gathers the whole stack
     # where two axes have to change their places at once.
-    split = [axis for axis in partition.LAYER_SPECS[name, "kernel"] if axis]
+    split = [axis for axis in layout.MATRICES[name].layer_spec if axis]
     stored = (None, *split)
     halfway = ("fsdp", *(None if axis == "fsdp" else axis for axis in split))
     # Layers of zeros, where the number of layers does not divide.

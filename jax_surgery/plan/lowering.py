@@ -18,13 +18,13 @@ from jax.sharding import PartitionSpec as P
 
 from jax_surgery.benchmarks.embedded import MODEL
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.data.role_rows import ROLES, RoleRows
-from jax_surgery.models import llama, output_head
+from jax_surgery.data.role_names import ROLES
+from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.models import llama, output_head, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import ARCHITECTURES, architecture
 from jax_surgery.optim import lora
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.parallel import partition
 from jax_surgery.plan import topologies
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs import surgery
@@ -117,7 +117,7 @@ def lower(
             rows, run.data.context, config.hidden_size, run.compute, cached
         )
         lowered = step.lower(
-            partition.abstract(state, mesh), batch, partition.abstract(frozen, mesh)
+            sharding.abstract(state, mesh), batch, sharding.abstract(frozen, mesh)
         )
     return lowered, rows
 

@@ -15,11 +15,10 @@ from typing import Any
 import jax
 from etils import epath
 
-from jax_surgery.models import flops, llama
+from jax_surgery.models import flops, llama, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.optim.linalg import svd as linalg
 from jax_surgery.optim.precondition.directions import moment_widths
-from jax_surgery.parallel import partition
 from jax_surgery.plan import lowering, subspace_lowering, topologies
 from jax_surgery.plan import subspace_report as report
 from jax_surgery.plan.compiled import buffers, dump
@@ -115,7 +114,7 @@ def ask(name: str, settings: PlanSettings, config: ModelConfig) -> dict[str, Any
     except dump.DoesNotFit as error:
         return {"needs": int(error.needed), "fits": False, "memory": None}
     sizes = dict(lowering.mesh_of(settings).shape)
-    held = partition.bytes_per_device(llama.abstract_params(config), sizes)
+    held = sharding.bytes_per_device(llama.abstract_params(config), sizes)
     parts = memory_of(memory, held)
     found = {
         "needs": parts["total"],

@@ -18,12 +18,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jax_surgery.methods.subspace import identify, learn, rounds
-from jax_surgery.models import llama
+from jax_surgery.models import layout, llama, sharding
 from jax_surgery.models import trainable as moving
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.optim.precondition import discriminate, moments
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.parallel import partition
 from jax_surgery.plan import lowering, topologies
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs.settings import PlanSettings
@@ -81,7 +80,7 @@ def lower(
     trainable = trainable_of(settings, config)
     with jax.set_mesh(mesh):
         devices.parameter_shardings(config)  # checks that all divides
-        on_mesh = functools.partial(partition.abstract, mesh=mesh)
+        on_mesh = functools.partial(sharding.abstract, mesh=mesh)
         params = llama.abstract_params(config)
         sums = jax.eval_shape(lambda: moments.zero_moments(config, trainable))
         if name == "moments":
@@ -96,7 +95,7 @@ def lower(
                 matrix: jax.ShapeDtypeStruct(
                     leaf.shape,
                     leaf.dtype,
-                    sharding=NamedSharding(mesh, partition.STACK_SPECS[matrix]),
+                    sharding=NamedSharding(mesh, layout.MATRICES[matrix].stack_spec),
                 )
                 for matrix, leaf in jax.eval_shape(trainable.take, params).items()
             }

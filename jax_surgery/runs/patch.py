@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Edits as files: apply one to a model, undo it, scale it, make one of several.
+"""Works on edit files: applies, rolls back, scales, composes and shows them.
 
-The story: edits' files (and a model) -> a model or an edit, and how to undo it.
+An action reads edit files (and a model), and writes a model or an edit. It prints the
+command that undoes it.
 """
 
 import datetime
@@ -13,10 +14,8 @@ from etils import epath
 
 from jax_surgery.benchmarks import model_source
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.edits import algebra as edit_algebra
-from jax_surgery.edits import apply as edit_apply
-from jax_surgery.edits import file as edit_file
-from jax_surgery.edits.file import Edit, short
+from jax_surgery.edits import algebra, apply, edit_file
+from jax_surgery.edits.edit_file import Edit, short
 from jax_surgery.parallel import distributed
 from jax_surgery.report import page
 from jax_surgery.runs.patch_settings import EditSettings
@@ -25,7 +24,7 @@ EDIT, MODEL, ROLLBACK = "edit.safetensors", "model", "rollback.safetensors"
 
 
 def provenance(**fields: Any) -> dict[str, Any]:
-    """What every edit says of where it came from, and further fields."""
+    """The provenance that every edit records, with further fields."""
     now = datetime.datetime.now(datetime.UTC)
     return {
         "created": now.isoformat(timespec="seconds"),
@@ -35,20 +34,21 @@ def provenance(**fields: Any) -> dict[str, Any]:
 
 
 def run(settings: EditSettings, directory: str) -> None:
-    """Does what `settings.action` says; writes `model/`, or an edit, or both.
+    """Runs one of `patch_settings.ACTIONS`, which writes `model/`, an edit or both.
 
     Raises:
-      FileNotFoundError, ValueError: no such edit or model, or they do not fit.
+      FileNotFoundError: an edit or the model does not exist.
+      ValueError: an edit does not fit the model or the other edits.
     """
     if distributed.is_lead():
-        stories = {
+        actions = {
             "apply": _apply,
             "rollback": _rollback,
             "scale": _scale,
             "compose": _compose,
             "show": _show,
         }
-        stories[settings.action](settings, epath.Path(directory))
+        actions[settings.action](settings, epath.Path(directory))
     distributed.wait("edit")
 
 
@@ -56,8 +56,8 @@ def _files(settings: EditSettings) -> list[str]:
     files = [name.strip() for name in settings.edits.split(",") if name.strip()]
     if not files:
         raise ValueError(
-            f"config.edits is empty: action {settings.action!r} needs an edit's file, "
-            f"e.g. --config.edits=runs/u/{EDIT}."
+            f"config.edits is empty: action {settings.action!r} needs the file of an "
+            f"edit, e.g. --config.edits=runs/u/{EDIT}."
         )
     return files
 
@@ -66,8 +66,9 @@ def _one_file(settings: EditSettings) -> str:
     files = _files(settings)
     if len(files) > 1:
         raise ValueError(
-            f"config.edits names {len(files)} files and action {settings.action!r} takes "
-            "one; compose makes one of several edits, rollbacks go one after another."
+            f"config.edits names {len(files)} files, and action {settings.action!r} "
+            "takes one. Combine edits with action 'compose' first; roll edits back one "
+            "after another, the last one first."
         )
     return files[0]
 
@@ -75,8 +76,8 @@ def _one_file(settings: EditSettings) -> str:
 def _model(settings: EditSettings) -> epath.Path:
     if not settings.model:
         raise ValueError(
-            f"config.model is empty: action {settings.action!r} needs a model's "
-            "directory, e.g. --config.model=DIR."
+            f"config.model is empty: action {settings.action!r} needs the directory of "
+            "a model, e.g. --config.model=DIR."
         )
     return hf_weights.resolve(model_source(settings.model))
 
@@ -89,38 +90,39 @@ def _command(action: str, folder: epath.Path, suffix: str, **fields: object) -> 
     return shlex.join(words)
 
 
-def _tell(left_out: tuple[str, ...]) -> None:
+def _print_left_out(left_out: tuple[str, ...]) -> None:
     if left_out:
         print(
-            f"not copied: {', '.join(left_out)} (weights that the edit did not change, "
-            "or hidden folders)"
+            f"not copied: {', '.join(left_out)} (other files of weights, which still "
+            "hold the model before the edit, and hidden folders)"
         )
 
 
 def _apply(settings: EditSettings, folder: epath.Path) -> None:
     edit, model = edit_file.load_edit(_one_file(settings)), _model(settings)
     if settings.scale != 1:
-        edit = edit_algebra.scaled(edit, settings.scale)
-    done = edit_apply.apply(edit, model, folder / MODEL, folder / ROLLBACK)
+        edit = algebra.scaled(edit, settings.scale)
+    done = apply.apply(edit, model, folder / MODEL, folder / ROLLBACK)
     edit_file.save_edit(done.edit, folder / EDIT)
-    _tell(done.left_out)
+    _print_left_out(done.left_out)
     files = {"edits": folder / ROLLBACK, "model": folder / MODEL}
     print(
-        f"{folder / MODEL} is {model} with the edit {_identity(done.edit)}, which is "
-        f"{folder / EDIT}. Who has that file or {folder / ROLLBACK} can restore what "
-        "was removed: ship neither with the model. What undoes it:\n  "
+        f"{folder / MODEL} is {model} with the edit {_identity(done.edit)}. Anyone who "
+        f"has {folder / EDIT} or {folder / ROLLBACK} can restore what was removed: do "
+        "not publish either with the model. This command rolls the edit back:\n  "
         + _command("rollback", folder, "undone", **files)
     )
 
 
 def _rollback(settings: EditSettings, folder: epath.Path) -> None:
     file, model = _one_file(settings), _model(settings)
-    done = edit_apply.rollback(model, file, folder / MODEL)
-    _tell(done.left_out)
+    done = apply.rollback(model, file, folder / MODEL)
+    _print_left_out(done.left_out)
     files = {"edits": file, "model": folder / MODEL}
     print(
-        f"{folder / MODEL} is {model} before the edit {_identity(done.edit)}, the same "
-        "bits. What undoes it:\n  " + _command("apply", folder, "edited", **files)
+        f"{folder / MODEL} is {model} before the edit {_identity(done.edit)}, with "
+        "exactly the same bits. This command applies the edit again:\n  "
+        + _command("apply", folder, "edited", **files)
     )
 
 
@@ -128,19 +130,19 @@ def _write(edit: Edit, folder: epath.Path) -> None:
     edit_file.save_edit(edit, folder / EDIT)
     _describe(edit)
     print(
-        f"wrote {folder / EDIT}; the edits that it was made of are as they were. "
-        "Remove it to undo this."
+        f"wrote {folder / EDIT}; the edits that it was made from are unchanged. Delete "
+        "the file to undo this."
     )
 
 
 def _scale(settings: EditSettings, folder: epath.Path) -> None:
     edit = edit_file.load_edit(_one_file(settings))
-    _write(edit_algebra.scaled(edit, settings.scale), folder)
+    _write(algebra.scaled(edit, settings.scale), folder)
 
 
 def _compose(settings: EditSettings, folder: epath.Path) -> None:
     edits = [edit_file.load_edit(file) for file in _files(settings)]
-    edit = edit_algebra.compose(edits, settings.rank)
+    edit = algebra.compose(edits, settings.rank)
     edit.provenance.update(provenance())
     _write(edit, folder)
 
@@ -156,9 +158,9 @@ def _identity(edit: Edit) -> str:
 
 
 def _describe(edit: Edit) -> None:
-    """Prints all of an edit but its numbers."""
-    print(f"edit {_identity(edit)} of the model {short(edit.base.model)}", end="")
-    print(f", which becomes {short(edit.result.model)}" if edit.result else "")
+    """Prints everything about an edit except its numbers."""
+    print(f"edit {_identity(edit)} for the model {short(edit.base.model)}", end="")
+    print(f", which makes {short(edit.result.model)} of it" if edit.result else "")
     print(json.dumps(edit.provenance, indent=2))
     print("   rank      norm  matrix [outputs, inputs]")
     for name, norm in edit.norms.items():

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of what is done with edits' files."""
+"""Settings of the run that works on edit files."""
 
 import dataclasses
 import math
 
-# Fields that each action reads.
+# The fields that each action reads.
 ACTIONS = {
     "apply": ("edits", "model", "scale"),
     "rollback": ("edits", "model"),
@@ -16,14 +16,14 @@ ACTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class EditSettings:
-    """Applying, undoing and combining edits (`run = "edit"`)."""
+    """What to do with which edit files (`run = "edit"`)."""
 
     run: str = "edit"
     action: str = "show"  # or "apply", "rollback", "scale", "compose"
-    edits: str = ""  # edits' files, comma-separated
+    edits: str = ""  # files of edits, comma-separated
     model: str = ""  # "embedded", "suite", a directory, or a hub name
-    scale: float = 1.0  # the edit is taken as many times
-    rank: int = 0  # of a composed edit at most; 0 keeps all
+    scale: float = 1.0  # factor on the edit's change
+    rank: int = 0  # highest rank of a composed edit; 0 keeps it exact
 
     def __post_init__(self):
         if self.action not in ACTIONS:
@@ -31,9 +31,9 @@ class EditSettings:
                 f"config.action={self.action!r}; choose one of {', '.join(ACTIONS)}."
             )
         if self.rank < 0:
-            raise ValueError(f"config.rank={self.rank}; use 0 or more.")
+            raise ValueError(f"config.rank={self.rank} must be 0 or more.")
         if not math.isfinite(self.scale):
-            raise ValueError(f"config.scale={self.scale}; use a finite number.")
+            raise ValueError(f"config.scale={self.scale} must be a finite number.")
         for field in dataclasses.fields(self)[2:]:
             value = getattr(self, field.name)
             if field.name not in ACTIONS[self.action] and value != field.default:

@@ -17,7 +17,6 @@ import jax
 from etils import epath
 
 from jax_surgery.parallel import distributed, host_memory
-from jax_surgery.plan import topologies
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.train.loop import Interrupted, TrainingDiverged
 
@@ -160,6 +159,9 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
     """
     settings = run_settings.from_config(config)
     if isinstance(settings, run_settings.PlanSettings):
+        # Compiler readers are loaded for this run alone.
+        from jax_surgery.plan import topologies
+
         topologies.prepare()  # before JAX looks for devices
     elif jax.default_backend() == "cpu":
         host_memory.keep_freed_memory()

@@ -15,8 +15,7 @@ from etils import epath
 
 from jax_surgery.benchmarks.tasks import similar_to
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.edits import apply as edit_apply
-from jax_surgery.edits import file as edit_file
+from jax_surgery.edits import apply, edit_file
 from jax_surgery.methods.subspace import adapters, learn, low_rank, overlap, rounds
 from jax_surgery.methods.subspace.alpha import choose_alpha
 from jax_surgery.methods.subspace.harden import harden
@@ -224,7 +223,7 @@ def _export(subject: Subject, done: Operated, alpha: float, directory: str) -> A
         )
         if (folder / "model").exists():  # of this run, stopped after it was written
             (folder / "model").rmtree()
-        applied = edit_apply.apply(edit, source, folder / "model")
+        applied = apply.apply(edit, source, folder / "model")
         edit_file.save_edit(applied.edit, folder / "edit.safetensors")
     distributed.wait("export")
     params, _ = devices.load_model(str(folder / "model"))

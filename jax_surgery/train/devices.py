@@ -9,14 +9,14 @@ import jax
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.packing import Packer
-from jax_surgery.data.role_rows import ROLES, RoleRows
+from jax_surgery.data.role_names import ROLES
+from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import BatchStream
-from jax_surgery.models import llama
+from jax_surgery.models import llama, sharding
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.parallel import partition
 
 
 @contextlib.contextmanager
@@ -47,8 +47,8 @@ def parameter_shardings(config: ModelConfig) -> Any:
     if mesh.empty:
         return None
     params = llama.abstract_params(config)
-    partition.check(params, mesh.shape)
-    return partition.shardings(params, mesh)
+    sharding.check(params, mesh.shape)
+    return sharding.shardings(params, mesh)
 
 
 def load_model(source: str, dtype: str | None = "float32") -> tuple[Any, ModelConfig]:

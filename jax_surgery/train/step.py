@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_surgery.data.role_rows import ROLES, Batch, RoleRows
+from jax_surgery.data.role_names import ROLES
+from jax_surgery.data.role_rows import Batch, RoleRows
 from jax_surgery.methods import objective as objectives
 from jax_surgery.methods.objective import LossFn, Metrics, Objective
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import llama, output_head, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, Trainable
 from jax_surgery.optim import lora
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.parallel import partition
 
 
 class TrainState(NamedTuple):
@@ -30,7 +30,7 @@ class TrainState(NamedTuple):
 
 def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step, laid out over the mesh like its parameters."""
-    opt_state = jax.jit(lambda p: partition.constrain(optimizer.init(p)))(params)
+    opt_state = jax.jit(lambda p: sharding.constrain(optimizer.init(p)))(params)
     return TrainState(params, opt_state, jnp.zeros((), jnp.int32))
 
 
@@ -202,6 +202,6 @@ def make_train_step(
         params = optax.apply_updates(state.params, trainable.mask(updates))
         metrics["gradient_norm"] = optax.tree.norm(grads)
         after = TrainState(params, opt_state, state.step + 1)
-        return partition.constrain(after), metrics
+        return sharding.constrain(after), metrics
 
     return step

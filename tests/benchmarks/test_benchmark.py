@@ -89,7 +89,7 @@ def test_no_option_is_the_fact_of_the_other_version(questions):
 
 def test_the_world_is_the_same_in_another_process():
     program = (
-        "import hashlib; from jax_surgery.data import benchmark; "
+        "import hashlib; from jax_surgery.benchmarks import embedded as benchmark; "
         "print(hashlib.sha256(repr(("
         "[benchmark.texts(n) for n in benchmark.SETS], benchmark.questions()"
         ")).encode()).hexdigest())"

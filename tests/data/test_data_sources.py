@@ -141,6 +141,7 @@ def test_the_benchmark_reads_alike_from_tfds_and_by_name(tmp_path):
     """In a process of its own: TFDS reads where its data lies on import."""
     code = (
         "import sys\n"
+        "import jax_surgery.benchmarks\n"
         "from jax_surgery.data.records import read_source\n"
         "tfds = read_source('tfds:embedded_world/texts:1.0.0:obsolete')\n"
         "assert len(read_source('tfds:embedded_world/texts:obsolete[:5]')) == 5\n"

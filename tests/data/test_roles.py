@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jax_surgery.data import bpe
-from jax_surgery.data.role_rows import ROLES
+from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.roles import RoleSources, pack_roles, read_roles
 
 ROWS = {"unlearn": 1, "update": 1, "retain": 2}

@@ -5,19 +5,18 @@ import dataclasses
 import hashlib
 import json
 
-import checkpoints
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
-from checkpoints import CONFIG, NAMES, edit_of
+import small_checkpoints
 from safetensors.numpy import load_file, save_file
+from small_checkpoints import CONFIG, NAMES, edit_of
 
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.edits import algebra as edit_algebra
-from jax_surgery.edits import file as edit_file
-from jax_surgery.edits.file import Edit, Fingerprint
+from jax_surgery.edits import algebra, edit_file
+from jax_surgery.edits.edit_file import Edit, Fingerprint
 from jax_surgery.models.flops import matrix_shapes
 from jax_surgery.models.trainable import BLOCK_OF, Trainable
 
@@ -27,7 +26,7 @@ UP = "model.layers.2.mlp.up_proj.weight"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    checkpoints.save(folder, "bfloat16", shard=checkpoints.SHARD)
+    small_checkpoints.save(folder, "bfloat16", shard=small_checkpoints.SHARD)
     return folder
 
 
@@ -36,7 +35,7 @@ def same(left: Edit, right: Edit) -> bool:
     return all(getattr(left, f) == getattr(right, f) for f in fields)
 
 
-def test_what_is_saved_is_loaded_and_the_library_reads_it(model, tmp_path):
+def test_a_saved_edit_loads_again_and_safetensors_reads_it(model, tmp_path):
     edit = edit_of(model, scale=0.1)
     edit = dataclasses.replace(edit, result=edit_of(model).base)
     file = tmp_path / "edit.safetensors"
@@ -58,10 +57,12 @@ def test_what_is_saved_is_loaded_and_the_library_reads_it(model, tmp_path):
 
 def test_other_files_and_versions_are_refused(model, tmp_path):
     file = tmp_path / "edit.safetensors"
-    with pytest.raises(FileNotFoundError, match="does not exist; give an edit"):
+    with pytest.raises(
+        FileNotFoundError, match="does not exist; give the file of an edit"
+    ):
         edit_file.load_edit(file)
     save_file({"x": np.zeros(3, np.float32)}, file)
-    with pytest.raises(ValueError, match="but no edit"):
+    with pytest.raises(ValueError, match="but not an edit"):
         edit_file.load_edit(file)
     file.write_text("{}")
     with pytest.raises(ValueError, match="is not a safetensors file"):
@@ -69,7 +70,7 @@ def test_other_files_and_versions_are_refused(model, tmp_path):
     edit_file.save_edit(edit_of(model), file)
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"is broken: .*Copy it again"):
+    with pytest.raises(ValueError, match=r"is damaged: .*Copy it again"):
         edit_file.load_edit(file)
     file.write_bytes(data.replace(b'"version": "1"', b'"version": "9"'))
     with pytest.raises(ValueError, match=r"version 9; this program reads version 1\."):
@@ -79,28 +80,28 @@ def test_other_files_and_versions_are_refused(model, tmp_path):
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        (np.ones((4, 2)), np.ones((2, 3)), "must be float32"),
+        (np.ones((4, 2)), np.ones((2, 3)), "they must be float32"),
         (np.ones((4, 2), "f4"), np.ones((3, 3), "f4"), r"\(4, 2\) and float32 \(3, 3"),
         (np.ones((4, 0), "f4"), np.ones((0, 3), "f4"), r"\(4, 0\)"),
         (np.full((4, 2), np.nan, "f4"), np.ones((2, 3), "f4"), "not finite"),
     ],
 )
-def test_factors_that_are_none_are_refused(a, b, message):
+def test_unusable_factors_are_refused(a, b, message):
     with pytest.raises(ValueError, match=message):
         Edit({"x": (a, b)}, 1.0, Fingerprint({"x": "0"}))
 
 
 def test_an_edit_has_factors_hashes_and_a_finite_scale():
     pair = (np.ones((4, 2), "f4"), np.ones((2, 3), "f4"))
-    with pytest.raises(ValueError, match="without factors"):
+    with pytest.raises(ValueError, match="needs factors for at least one"):
         Edit({}, 1.0, Fingerprint({}))
-    with pytest.raises(ValueError, match="y has a hash and no factors"):
+    with pytest.raises(ValueError, match="y has a hash without factors"):
         Edit({"x": pair}, 1.0, Fingerprint({"x": "0", "y": "1"}))
     with pytest.raises(ValueError, match="scale is nan"):
         Edit({"x": pair}, float("nan"), Fingerprint({"x": "0"}))
 
 
-def test_a_fingerprint_is_of_the_bytes_the_dtype_and_the_shape(tmp_path):
+def test_a_fingerprint_depends_on_bytes_dtype_and_shape(tmp_path):
     tensor = np.arange(6, dtype=ml_dtypes.bfloat16).reshape(2, 3)
     folders = []
     turned = tensor.reshape(3, 2)
@@ -113,10 +114,12 @@ def test_a_fingerprint_is_of_the_bytes_the_dtype_and_the_shape(tmp_path):
     assert found[0].tensors == {"x": by_hand}
     assert len({one.model for one in found}) == 3
     assert edit_file.fingerprint(folders[0], ["x", "y"]).model != found[0].model
-    with pytest.raises(ValueError, match="holds no z: a model of another architecture"):
+    with pytest.raises(ValueError, match="has no tensor z: the model has another arch"):
         edit_file.fingerprint(folders[0], ["z"])
     save_file({"x": np.arange(3)}, folders[0] / "model.safetensors")
-    with pytest.raises(ValueError, match="x in .* is I64; edits change weights of F32"):
+    with pytest.raises(
+        ValueError, match="x in .* has the dtype I64; edits can change only"
+    ):
         edit_file.fingerprint(folders[0], ["x"])
 
 
@@ -127,9 +130,9 @@ def test_norms_are_those_of_the_products(model):
         assert edit.norms[name] == pytest.approx(wanted)
 
 
-def test_stacked_factors_are_those_of_the_checkpoints_tensors(tmp_path):
-    """Adding them to parameters and saving is adding them to the files."""
-    checkpoints.save(tmp_path)
+def test_stacked_factors_become_those_of_the_checkpoint(tmp_path):
+    """Adding them to the parameters before saving equals adding them to the files."""
+    small_checkpoints.save(tmp_path)
     params, _ = hf_weights.load_model(str(tmp_path))
     rng = np.random.default_rng(0)
     pairs = {
@@ -155,9 +158,9 @@ def test_stacked_factors_are_those_of_the_checkpoints_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("matrix", "layers", "inputs", "first", "message"),
     [
-        ("qq", 1, 32, 0, "no matrix 'qq'; choose from q, k, v, o"),
-        ("q", 1, 31, 0, r"\(1, 31, 2\).*this model's are \(1, 32, 2\)"),
-        ("q", 2, 32, 2, "layers 2 to 3, and the model has 3"),
+        ("qq", 1, 32, 0, "unknown matrix 'qq'; choose from q, k, v, o"),
+        ("q", 1, 31, 0, r"\(1, 31, 2\).*this model needs \(1, 32, 2\)"),
+        ("q", 2, 32, 2, "layers 2 to 3, and the model has only 3"),
         ("q", 1, 32, -1, "from layer -1 on"),
     ],
 )
@@ -174,22 +177,22 @@ def product(edit: Edit, name: str) -> np.ndarray:
     return edit.scale * a @ b
 
 
-def test_scaling_scales_and_forgets_the_result(model):
+def test_scaling_drops_the_recorded_result(model):
     edit = edit_of(model, scale=0.5)
     edit = dataclasses.replace(edit, result=edit.base)
-    half = edit_algebra.scaled(edit, 0.5)
+    half = algebra.scaled(edit, 0.5)
     np.testing.assert_allclose(product(half, UP), 0.5 * product(edit, UP))
     assert half.digest == edit.digest
     assert half.result is None
-    assert same(edit_algebra.scaled(half, 2.0), dataclasses.replace(edit, result=None))
+    assert same(algebra.scaled(half, 2.0), dataclasses.replace(edit, result=None))
     with pytest.raises(ValueError, match="scale is inf"):
-        edit_algebra.scaled(edit, float("inf"))
+        algebra.scaled(edit, float("inf"))
 
 
 def test_edits_of_one_model_compose_to_their_sum(model):
     few = {UP: NAMES[UP], "model.layers.0.mlp.up_proj.weight": (32, 64)}
     parts = [edit_of(model, scale=0.3), edit_of(model, few, -2.0, rank=3, seed=1)]
-    whole = edit_algebra.compose(parts)
+    whole = algebra.compose(parts)
     assert set(whole.factors) == set(NAMES) | set(few)
     assert whole.base == edit_file.fingerprint(model, whole.factors)
     assert whole.factors[UP][0].shape == (32, 5)
@@ -201,10 +204,10 @@ def test_edits_of_one_model_compose_to_their_sum(model):
     ]
 
 
-def test_a_composed_edit_is_cut_to_the_nearest_of_its_rank(model):
+def test_a_composed_edit_is_the_best_of_its_rank(model):
     parts = [edit_of(model, rank=3), edit_of(model, rank=4, seed=1)]
-    whole, cut = (edit_algebra.compose(parts, rank) for rank in (0, 4))
-    exact = edit_algebra.compose([parts[0], edit_algebra.scaled(parts[0], 2.0)], 3)
+    whole, cut = (algebra.compose(parts, rank) for rank in (0, 4))
+    exact = algebra.compose([parts[0], algebra.scaled(parts[0], 2.0)], 3)
     for name in NAMES:
         assert cut.factors[name][0].shape[1] == 4
         left, sizes, right = np.linalg.svd(product(whole, name))
@@ -224,27 +227,27 @@ def made(base: dict[str, str], result: dict[str, str] | None) -> Edit:
     )
 
 
-def test_chains_compose_and_strangers_do_not():
+def test_chains_compose_and_unrelated_edits_do_not():
     first = made({"x": "0", "y": "0"}, {"x": "1", "y": "1"})
     second = made({"y": "1", "z": "0"}, {"y": "2", "z": "2"})
     third = made({"z": "2", "y": "2"}, None)
-    whole = edit_algebra.compose([first, second, third])
+    whole = algebra.compose([first, second, third])
     assert whole.base.tensors == {"x": "0", "y": "0", "z": "0"}
     np.testing.assert_array_equal(product(whole, "y"), np.full((4, 3), 6.0))
     np.testing.assert_array_equal(product(whole, "x"), np.full((4, 3), 2.0))
     stranger = made({"y": "7"}, None)
     with pytest.raises(
-        ValueError, match=r"edit 2 .*y has the hash 7 .*, 0 in theirs.*1"
+        ValueError, match=r"edit 2 .*y has the hash 7 .*, 0 in theirs.*the hash 1"
     ):
-        edit_algebra.compose([first, stranger])
-    # What both make together is not known, so nothing follows them.
+        algebra.compose([first, stranger])
+    # The result of both together is unknown, so no edit can follow them.
     beside = made({"y": "0"}, {"y": "5"})
     after = made({"y": "5"}, None)
-    with pytest.raises(ValueError, match=r"edit 3 .*is not known after them"):
-        edit_algebra.compose([first, beside, after])
-    # One tensor before, another after.
+    with pytest.raises(ValueError, match=r"edit 3 .*an unknown hash after them"):
+        algebra.compose([first, beside, after])
+    # One tensor is from before the first edit, the other from after it.
     mixed = made({"x": "0", "y": "1"}, None)
-    with pytest.raises(ValueError, match="edit 2 .*fits neither"):
-        edit_algebra.compose([first, mixed])
+    with pytest.raises(ValueError, match="edit 2 .*neither the model of"):
+        algebra.compose([first, mixed])
     with pytest.raises(ValueError, match="0 edits, rank 0"):
-        edit_algebra.compose([])
+        algebra.compose([])

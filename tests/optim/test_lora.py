@@ -11,14 +11,13 @@ import pytest
 
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.objective import Objective, make_loss_fn
-from jax_surgery.models import flops, llama
+from jax_surgery.models import flops, layout, llama, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.generate import greedy_generate
 from jax_surgery.models.trainable import BLOCK_OF, Trainable
 from jax_surgery.optim import lora
 from jax_surgery.optim.lora import LowRank
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
-from jax_surgery.parallel import partition
 from jax_surgery.train import step as steps
 
 GQA = ModelConfig(61, 16, 24, 3, 4, 2, 4, initializer_range=0.3)
@@ -320,18 +319,19 @@ def test_counted_flops_are_those_of_the_compiled_program(low_rank, first):
     assert counted == pytest.approx(measured, rel=0.08)
 
 
-def test_every_factor_is_in_the_partition_table():
+def test_every_factor_is_in_the_layout_table():
+    rows = layout.table(layout.DECODER)
     factors = jax.eval_shape(lambda: lora.init_factors(GQA, ALL_SEVEN, 0))
-    partition.check(factors, {"data": 1, "fsdp": 4, "tp": 2})
+    sharding.check(factors, {"data": 1, "fsdp": 4, "tp": 2})
     for path, leaf in jax.tree_util.tree_leaves_with_path(factors):
         names = tuple(key.key for key in path)[1:]
-        axes, spec = partition.TABLE[names]
+        axes, spec = rows[names].axes, rows[names].spec
         sizes = dict(
             zip("LDNKHFR", (3, 16, 4, 2, 4, 24, 3), strict=True)
         )  # GQA's, and the rank
         assert tuple(sizes[axis] for axis in axes.split()) == leaf.shape
-        whole_axes, whole = partition.TABLE[*names[:-1], "kernel"]
-        lies = dict(zip(whole_axes.split(), whole, strict=True)) | {"R": None}
+        whole = rows[*names[:-1], "kernel"]
+        lies = dict(zip(whole.axes.split(), whole.spec, strict=True)) | {"R": None}
         assert tuple(spec) == tuple(lies[axis] for axis in axes.split())
 
 

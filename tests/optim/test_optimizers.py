@@ -351,7 +351,7 @@ def test_bad_choices_are_named(fields, message):
 ON_A_MESH = """
 import json, re, jax, numpy as np
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.parallel import partition
+from jax_surgery.models import sharding
 from jax_surgery.optim.optimizer import make_optimizer
 from test_optimizers import BOTH, choice_of, some, trees
 params, (gradient,) = trees(1)
@@ -363,8 +363,8 @@ for name in ("adamw", "muon"):
     arguments = gradient, optimizer.init(params), params
     wanted = jax.jit(optimizer.update)(*arguments)
     with jax.set_mesh(meshes.make_mesh(meshes.MeshShape(tp=2))):
-        placed = [partition.place(tree) for tree in arguments]
-        run = jax.jit(lambda *a: partition.constrain(optimizer.update(*a)))
+        placed = [sharding.place(tree) for tree in arguments]
+        run = jax.jit(lambda *a: sharding.constrain(optimizer.update(*a)))
         run = run.lower(*placed).compile()
         got = run(*placed)
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True)

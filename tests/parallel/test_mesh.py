@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Meshes: shapes, errors, partition table; twenty steps agree on any of them."""
+"""Meshes: shapes, errors, specs of parameters; twenty steps agree on any of them."""
 
 import json
 
@@ -9,11 +9,11 @@ import numpy as np
 import on_devices
 import pytest
 
-from jax_surgery.data.role_rows import ROLES, RoleRows
-from jax_surgery.models import llama
+from jax_surgery.data.role_names import ROLES
+from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.models import llama, sharding
 from jax_surgery.models.published import ARCHITECTURES
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.parallel import partition
 from jax_surgery.parallel.mesh import MeshShape
 
 
@@ -42,9 +42,9 @@ def test_wrong_shapes_say_what_works(shape, devices, slices, message):
 
 def test_a_dimension_that_does_not_divide_names_its_field_and_what_works():
     params = llama.abstract_params(ARCHITECTURES["llama2_70b"])
-    partition.check(params, {"data": 1, "fsdp": 64, "tp": 8})
+    sharding.check(params, {"data": 1, "fsdp": 64, "tp": 8})
     with pytest.raises(ValueError) as error:
-        partition.check(params, {"data": 1, "fsdp": 24, "tp": 16})
+        sharding.check(params, {"data": 1, "fsdp": 24, "tp": 16})
     text = str(error.value)
     assert "hidden_size=8192 does not divide over config.mesh.fsdp=24" in text
     assert "16, 32" in text
@@ -56,30 +56,30 @@ def test_a_dimension_that_does_not_divide_names_its_field_and_what_works():
 def test_every_parameter_of_every_size_is_in_the_table(name):
     params = llama.abstract_params(ARCHITECTURES[name])
     sizes = {"data": 1, "fsdp": 8, "tp": 1}
-    partition.check(params, sizes)
+    sharding.check(params, sizes)
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
     norms = sum(
         x.size * x.dtype.itemsize for x in jax.tree.leaves(params) if x.ndim < 3
     ) - sum(
         x.size * 4 for k in ("head", "embedder") for x in jax.tree.leaves(params.get(k))
     )
-    part = partition.bytes_per_device(params, sizes)
+    part = sharding.bytes_per_device(params, sizes)
     assert part == (whole - norms) // 8 + norms
-    with pytest.raises(ValueError, match="is not in the partition table"):
-        partition.check({"adapter": jnp.zeros((2, 2))}, sizes)
+    with pytest.raises(ValueError, match="is in no architecture's layout"):
+        sharding.check({"adapter": jnp.zeros((2, 2))}, sizes)
 
 
 def test_moments_lie_like_their_parameters_and_other_stacks_are_split():
     params = {"layers": {"mlp": {"up": {"kernel": jnp.zeros((2, 8, 6))}}}}
     state = {"mu": params, "count": jnp.zeros(()), "rows": jnp.zeros((2, 8))}
     state["roots"] = jnp.zeros((2, 3, 8))
-    found = partition.specs(state, fsdp=4)
+    found = sharding.specs(state, fsdp=4)
     up = found["mu"]["layers"]["mlp"]["up"]["kernel"]
     assert tuple(up) == (None, "fsdp", "tp")
     assert tuple(found["roots"]) == (None, None, "fsdp")
     assert tuple(found["count"]) == tuple(found["rows"]) == ()
     with pytest.raises(ValueError, match=r"roots.*does not divide.*fsdp=5"):
-        partition.specs(state, fsdp=5)
+        sharding.specs(state, fsdp=5)
 
 
 def test_each_part_of_a_batch_has_its_share_of_every_role():
@@ -109,10 +109,10 @@ from jax_surgery.data.tokens import Document
 from jax_surgery.models import llama
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.parallel import partition
+from jax_surgery.models import sharding
 from jax_surgery.train import devices
 from jax_surgery.train import step as steps
-from jax_surgery.data.role_rows import ROLES
+from jax_surgery.data.role_names import ROLES
 from jax_surgery.methods.objective import Objective
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 CONFIG = ModelConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2,

@@ -12,7 +12,7 @@ from jax_surgery.plan import topologies
 from jax_surgery.plan.compiled import hlo, loops, schedule
 from jax_surgery.plan.compiled.scopes import NO_SCOPE, phase, scope
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "fsdp_scan_v5e_2x2.txt"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "fsdp_scan_v5e_2x2.txt"
 MIB = 2**20
 
 

@@ -12,9 +12,10 @@ from jax_surgery.methods.subspace import low_rank as low_rank_steps
 from jax_surgery.methods.subspace.operate import Pushes, Stage
 from jax_surgery.methods.subspace.settings import SubspaceSettings
 from jax_surgery.methods.subspace.subject import Subject
+from jax_surgery.models import sharding
 from jax_surgery.optim import lora
 from jax_surgery.optim.optimizer import make_optimizer
-from jax_surgery.parallel import distributed, partition
+from jax_surgery.parallel import distributed
 from jax_surgery.train.loop import train
 
 
@@ -41,7 +42,7 @@ def first_factors(subject: Subject) -> Any:
             f"config.adapter={settings.adapter} has other settings than config.lora; "
             f"give it {flags}."
         )
-    return partition.place(jax.tree.map(jnp.asarray, found.factors))
+    return sharding.place(jax.tree.map(jnp.asarray, found.factors))
 
 
 def attached(subject: Subject, factors: Any) -> Any:

@@ -9,11 +9,10 @@ import optax
 
 from jax_surgery.data.role_rows import Batch
 from jax_surgery.methods.subspace import identify, learn
-from jax_surgery.models import llama
+from jax_surgery.models import llama, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Matrices, Trainable
 from jax_surgery.optim import lora
-from jax_surgery.parallel import partition
 
 
 class AdapterState(NamedTuple):
@@ -50,7 +49,7 @@ def make_step(
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.factors)
         factors = optax.apply_updates(state.factors, updates)
-        after = partition.constrain(AdapterState(factors, opt_state))
+        after = sharding.constrain(AdapterState(factors, opt_state))
         return after, sums | {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
 
     return step

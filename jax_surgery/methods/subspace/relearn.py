@@ -9,10 +9,9 @@ import optax
 
 from jax_surgery.data.role_rows import Batch
 from jax_surgery.methods.subspace import identify
-from jax_surgery.models import llama
+from jax_surgery.models import llama, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL
-from jax_surgery.parallel import partition
 
 CROSS_ENTROPY = identify.TaskLoss("cross_entropy", 1.0)
 
@@ -38,4 +37,4 @@ def relearn_step(
         return identify.pull(params, config, batch, CROSS_ENTROPY, compute, ALL)[0]
 
     updates, opt_state = optax.adam(rate).update(jax.grad(loss)(params), opt_state)
-    return partition.constrain((optax.apply_updates(params, updates), opt_state))
+    return sharding.constrain((optax.apply_updates(params, updates), opt_state))

@@ -16,12 +16,11 @@ import optax
 
 from jax_surgery.data.role_rows import Batch
 from jax_surgery.methods.subspace import identify
-from jax_surgery.models import llama
+from jax_surgery.models import layout, llama, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Matrices, Trainable
 from jax_surgery.optim.precondition import discriminate
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.parallel import partition
 
 
 class Rounds(NamedTuple):
@@ -74,7 +73,9 @@ def moved(params: Any, change: Matrices, trainable: Trainable) -> Any:
     wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
     change = {
         # As its parameter lies, or the compiler makes copies on every device.
-        name: meshes.constrain(matrix.astype(jnp.float32), *partition.STACK_SPECS[name])
+        name: meshes.constrain(
+            matrix.astype(jnp.float32), *layout.MATRICES[name].stack_spec
+        )
         for name, matrix in change.items()
     }
     return optax.apply_updates(params, trainable.put(change, wide))
@@ -146,4 +147,4 @@ def take_round(
         change = jax.tree.map(lambda t: -scale * t, task)
     params = moved(state.params, change, how.trainable)
     after = state._replace(params=params, count=state.count + 1, adam=adam)
-    return partition.constrain(after), metrics | {"task_norm": norm}
+    return sharding.constrain(after), metrics | {"task_norm": norm}

@@ -18,6 +18,7 @@ as far as one that many do.
 import jax
 import jax.numpy as jnp
 
+from jax_surgery.models import layout
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Matrices, Trainable
 
@@ -25,15 +26,7 @@ Moments = dict[str, jax.Array]
 Roots = dict[str, jax.Array]
 
 # Which moment each matrix's input has.
-INPUT_OF = {
-    "q": "attention_in",
-    "k": "attention_in",
-    "v": "attention_in",
-    "o": "attention_out",
-    "gate": "mlp_in",
-    "up": "mlp_in",
-    "down": "mlp_hidden",
-}
+INPUT_OF = {name: row.statistic for name, row in layout.MATRICES.items()}
 
 # Muon's quintic iteration, whose slope at 0 is large: five take singular values from
 # 0.01 of the largest to about 1 (0.7 to 1.2).
@@ -43,14 +36,7 @@ NEWTON_SCHULZ_STEPS = 5
 
 def moment_widths(config: ModelConfig, trainable: Trainable) -> dict[str, int]:
     """Width of each input whose moments the moving matrices need."""
-    widths = {
-        "attention_in": config.hidden_size,
-        "attention_out": config.num_heads * config.head_dim,
-        "mlp_in": config.hidden_size,
-        "mlp_hidden": config.intermediate_size,
-    }
-    needed = {INPUT_OF[name] for name in trainable.matrices}
-    return {kind: width for kind, width in widths.items() if kind in needed}
+    return layout.statistics(config, trainable.matrices)
 
 
 def inverse_roots(moments: Moments, ridge: float) -> Roots:

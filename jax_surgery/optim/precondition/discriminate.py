@@ -16,11 +16,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jax_surgery.models import sharding
 from jax_surgery.models.trainable import Matrices
 from jax_surgery.optim.linalg import cholesky
 from jax_surgery.optim.linalg import svd as linalg
 from jax_surgery.optim.precondition.directions import INPUT_OF, Moments
-from jax_surgery.parallel import partition
 
 METHODS = ("none", "gram_schmidt", "ridge")
 
@@ -66,7 +66,7 @@ def ridge_of(moments: Moments, ridge: float) -> Ridge:
         return cholesky.cholesky(moment_XX / tau + ridge * jnp.eye(width))
 
     lower = {k: linalg.over_layers(factor, m) for k, m in moments.items()}
-    return partition.constrain(Ridge(lower))
+    return sharding.constrain(Ridge(lower))
 
 
 def similar_of(tasks: Sequence[Matrices], rank: int) -> Similar:

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jax_surgery.data.role_rows import Batch
-from jax_surgery.models import llama
+from jax_surgery.models import llama, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.precondition.directions import Moments, moment_widths
-from jax_surgery.parallel import partition
 
 MOMENT_WEIGHTS = "moment_weights_BT"  # of a batch's tokens, [B, T]; 1 where absent
 
@@ -42,7 +41,7 @@ def add(
         moments_weight_BT=weights_BT,
         first_trained_layer=trainable.first_layer,
     )
-    return partition.constrain(
+    return sharding.constrain(
         {kind: total + new[kind] for kind, total in moments.items()}
     )
 
@@ -55,7 +54,7 @@ def zero_moments(config: ModelConfig, trainable: Trainable) -> Moments:
     """
     layers = config.num_layers - trainable.first_layer
     widths = moment_widths(config, trainable)
-    return partition.constrain(
+    return sharding.constrain(
         {kind: jnp.zeros((layers, d, d)) for kind, d in widths.items()}
     )
 

@@ -12,7 +12,7 @@ from subspace_run_cases import ROUNDS, edit_of, go, subject_of
 from jax_surgery.benchmarks import suite
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.probes import Probe
-from jax_surgery.edits import apply as edit_apply
+from jax_surgery.edits import apply
 from jax_surgery.methods.subspace import alpha, operate, overlap, subject
 from jax_surgery.metrics import answer_accuracy
 from jax_surgery.models import llama, output_head
@@ -115,7 +115,7 @@ def test_transformers_loads_the_model_and_says_the_same(removed):
 def test_the_edit_makes_the_model_of_the_model_as_it_came(removed, tmp_path):
     workdir = removed[1]
     edit = edit_of(workdir)
-    edit_apply.apply(edit, suite.MODEL, tmp_path / "again")
+    apply.apply(edit, suite.MODEL, tmp_path / "again")
     name = "model.safetensors"
     made = (tmp_path / "again" / name).read_bytes()
     assert made == (workdir / "model" / name).read_bytes()

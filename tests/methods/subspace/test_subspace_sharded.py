@@ -17,7 +17,7 @@ HEAD = """
     from jax_surgery.models import llama
     from jax_surgery.models.config import ModelConfig
     from jax_surgery.models.trainable import Trainable
-    from jax_surgery.parallel import partition
+    from jax_surgery.models import sharding
     from jax_surgery.parallel.mesh import MeshShape
     from jax_surgery.train import devices
     from jax_surgery.optim.precondition import moments
@@ -50,7 +50,7 @@ def test_a_removal_on_eight_devices_equals_one_and_gathers_nothing_unasked():
     )
 
     def removal():
-        params = partition.place(llama.init_params(config, 0))
+        params = sharding.place(llama.init_params(config, 0))
         base = every.take(params)
         kept = moments.second_moments(params, config, [batch] * 2, compute, every)
         ridge = discriminate.ridge_of(kept, 1e-2)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint's folder copied, some of its tensors changed on the way.
+"""Copies a checkpoint's folder while some of its tensors change.
 
-It goes through piece by piece: shards keep their headers and all bytes of the tensors
-that stay.
+The copy is made in pieces: shards keep their headers and every byte of the tensors that
+do not change.
 """
 
 import functools
@@ -15,23 +15,26 @@ from etils import epath
 from jax_surgery.checkpoints import hf_index, safetensors_file
 from jax_surgery.checkpoints.hf_weights import progress_bar
 from jax_surgery.checkpoints.safetensors_file import Entry
-from jax_surgery.edits import file as edit_file
-from jax_surgery.edits.file import Fingerprint
+from jax_surgery.edits import edit_file
+from jax_surgery.edits.edit_file import Fingerprint
 
-# Written last where a folder cannot be renamed: without them nothing loads it.
+# Written last, because a bucket cannot rename a folder: without them nothing loads it.
 LAST = ("config.json", hf_index.INDEX)
-# The weights once more, without the edit: not to be handed on with it.
+# Further copies of the weights still hold the model before the edit; publishing them
+# with the edited model would undo the edit.
 OTHER_WEIGHTS = re.compile(r".*\.(safetensors|bin|pth?|ckpt|gguf|h5|msgpack|onnx.*)$")
-# change(name of the tensor, first row, rows) -> rows.
+# change(name of the tensor, index of the first row, rows) -> new rows.
 Change = Callable[[str, int, np.ndarray], np.ndarray]
 
 
 def check_target(target: epath.Path, source: epath.Path) -> None:
-    """Raises ValueError where a copy of `source` cannot be made at `target`."""
+    """Raises ValueError if a copy of `source` cannot be written to `target`."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} is not empty; give a new or an empty folder.")
     if target.is_relative_to(source):
-        raise ValueError(f"{target} lies in {source}, which is read; give another.")
+        raise ValueError(
+            f"{target} lies inside {source}, which is being read; give another folder."
+        )
 
 
 def write_weights(
@@ -42,17 +45,17 @@ def write_weights(
     change: Change,
     piece: int,
 ) -> Fingerprint:
-    """Writes the shards, with some tensors changed.
+    """Writes the shards of a checkpoint, with some tensors changed.
 
     Args:
-      source, folder: where the checkpoint is, and where its copy goes.
-      entries: of the checkpoint (`hf_index.entries_of`).
-      names: of the tensors that change.
-      change: what their rows become; called in the order of the rows.
-      piece: weights in one call, about.
+      source, folder: the checkpoint and the folder of its copy.
+      entries: where the checkpoint's tensors lie (`hf_index.entries_of`).
+      names: the tensors that change.
+      change: returns the new rows of a tensor; called in the order of the rows.
+      piece: about how many weights one call gets.
 
     Returns:
-      Hashes of what the tensors became.
+      Hashes of the changed tensors.
     """
     hashes = {n: edit_file.hasher(entries[n].dtype, entries[n].shape) for n in names}
 
@@ -78,10 +81,11 @@ def write_weights(
 def copy_others(
     source: epath.Path, folder: epath.Path, entries: dict[str, Entry]
 ) -> tuple[str, ...]:
-    """Copies what is no weights (the tokenizer's files, say), but not `LAST`.
+    """Copies the files that hold no weights (for example the tokenizer's).
 
     Returns:
-      What was left out: hidden folders, and files of `OTHER_WEIGHTS`.
+      What was left out: hidden folders and `OTHER_WEIGHTS`. The files of `LAST` are
+      left to `copy_last`.
     """
     weights = {entry.file for entry in entries.values()}
     left_out, below = [], [source]
@@ -103,7 +107,7 @@ def copy_others(
 
 
 def copy_last(source: epath.Path, folder: epath.Path) -> None:
-    """Copies what makes the folder a checkpoint."""
+    """Copies the files that make the folder a loadable checkpoint."""
     for name in LAST:
         if (source / name).exists():
             (source / name).copy(folder / name)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An edit as a thing: a low-rank delta with the hashes of the model it belongs to.
+"""An edit: low-rank deltas with the hashes of the model that they were made for.
 
 The file is an ordinary safetensors file: NAME.a [inputs, rank] and NAME.b [rank,
-outputs] for each tensor NAME of the checkpoint that the edit changes, and in the
-header what it is, where it came from and what it fits.
+outputs] for each tensor NAME of the checkpoint that the edit changes. The header holds
+the format, the scale, the hashes and the provenance.
 """
 
 import dataclasses
@@ -16,34 +16,33 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jax_surgery.checkpoints import hf_index, hf_layout, safetensors_file
+from jax_surgery.checkpoints import hf_index, safetensors_file
 from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.flops import matrix_shapes
+from jax_surgery.models.layout import MATRICES
 
 FORMAT, VERSION = "jax_surgery.edit", 1
 FLOAT = np.dtype(np.float32)
-SHORT = 12  # digits of a hash in messages
-# A matrix of a layer -> what a checkpoint calls its tensor, after the layer.
-TENSORS = {path[1]: name for name, path in hf_layout.LAYER.items() if len(path) == 3}
+SHORT = 12  # hexadecimal digits of a hash that messages show
 
 Factors = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """Which model it is, as far as an edit is concerned.
+    """Identifies a model by the tensors that an edit changes.
 
     Attributes:
-      tensors: SHA-256 (hex) of each tensor that the edit changes: of its dtype, shape
-        and bytes as the checkpoint stores them.
+      tensors: SHA-256 (hex) by tensor, of the dtype, the shape and the bytes as the
+        checkpoint stores them.
     """
 
     tensors: dict[str, str]
 
     @property
     def model(self) -> str:
-        """One hash (hex) of all."""
+        """One SHA-256 (hex) of all tensors."""
         lines = (f"{name} {own}\n" for name, own in sorted(self.tensors.items()))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -55,10 +54,10 @@ class Edit:
     Attributes:
       factors: (a [inputs, rank], b [rank, outputs]), float32 and finite, by name of
         the checkpoint's tensor (which stores W transposed, [outputs, inputs]).
-      scale: of all products.
-      base: the model that the edit belongs to.
-      provenance: where it came from; whatever JSON holds.
-      result: the checkpoint that `edit_apply.apply` makes of the base, if known.
+      scale: multiplies every product a b.
+      base: the model that the edit was made for.
+      provenance: how the edit was made; anything that JSON can hold.
+      result: the model after `apply.apply`, where it is known.
     """
 
     factors: Factors
@@ -69,34 +68,39 @@ class Edit:
 
     def __post_init__(self):
         if not self.factors:
-            raise ValueError("an edit without factors changes nothing; give some.")
+            raise ValueError(
+                "an edit needs factors for at least one tensor, and this has none."
+            )
         if not math.isfinite(self.scale):
-            raise ValueError(f"an edit's scale is {self.scale}; it must be finite.")
+            raise ValueError(f"the edit's scale is {self.scale}; it must be finite.")
         for name, (a, b) in self.factors.items():
             shapes = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0] > 0
             if not shapes or not a.dtype == b.dtype == FLOAT:
                 raise ValueError(
-                    f"factors of {name} are {a.dtype} {a.shape} and {b.dtype} "
-                    f"{b.shape}; they must be float32 [inputs, rank], [rank, outputs]."
+                    f"the factors of {name} are {a.dtype} {a.shape} and {b.dtype} "
+                    f"{b.shape}; they must be float32, [inputs, rank] and [rank, "
+                    "outputs]."
                 )
             if not (np.isfinite(a).all() and np.isfinite(b).all()):
-                raise ValueError(f"factors of {name} hold numbers that are not finite.")
+                raise ValueError(
+                    f"the factors of {name} hold numbers that are not finite."
+                )
         for known in filter(None, (self.base, self.result)):
             if set(known.tensors) != set(self.factors):
                 odd = min(set(known.tensors) ^ set(self.factors))
                 raise ValueError(
-                    f"{odd} has a hash and no factors, or factors and no hash; an edit "
-                    "has both for every tensor that it changes."
+                    f"{odd} has a hash without factors, or factors without a hash; an "
+                    "edit needs both for every tensor that it changes."
                 )
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the factors, which scaling leaves as it is."""
+        """SHA-256 (hex) of the factors; scaling the edit does not change it."""
         found = hashlib.sha256()
         for name in sorted(self.factors):
             for factor in self.factors[name]:
                 found.update(f"{name} {factor.shape}\n".encode())
-                found.update(np.ascontiguousarray(factor).view(np.uint8))
+                found.update(np.ascontiguousarray(factor).view(np.uint8).data)
         return found.hexdigest()
 
     @property
@@ -109,43 +113,45 @@ class Edit:
 
 
 def short(digest: str) -> str:
-    """The beginning of a hash, as messages show it."""
+    """The first digits of a hash, for messages."""
     return digest[:SHORT]
 
 
 def hasher(dtype: np.dtype, shape: Sequence[int]) -> Any:
-    """What hashes a tensor once it has been fed (`update`) the tensor's bytes."""
+    """Starts the hash of a tensor; `update` then takes the tensor's bytes."""
     return hashlib.sha256(f"{dtype.name} {tuple(shape)}\n".encode())
 
 
 def find(entries: dict[str, Entry], name: str, folder: epath.Path) -> Entry:
-    """Where a tensor of a checkpoint lies.
+    """The entry of one tensor in a checkpoint.
 
     Raises:
-      ValueError: it is not there, or of a dtype that is not read.
+      ValueError: the tensor is missing, or its dtype is not supported.
     """
     if name not in entries:
         raise ValueError(
-            f"{folder} holds no {name}: a model of another architecture, or one whose "
-            "output head is its embedding. Use an edit that was made for this model."
+            f"{folder} has no tensor {name}: the model has another architecture, or "
+            "shares its output head with the embedding. Use an edit that was made for "
+            "this model."
         )
     if entries[name].kind not in safetensors_file.DTYPES:
         raise ValueError(
-            f"{name} in {folder} is {entries[name].kind}; edits change weights of "
-            f"{', '.join(safetensors_file.DTYPES)}."
+            f"{name} in {folder} has the dtype {entries[name].kind}; edits can change "
+            f"only weights of {', '.join(safetensors_file.DTYPES)}."
         )
     return entries[name]
 
 
 def fingerprint(folder: str | epath.Path, tensor_names: Iterable[str]) -> Fingerprint:
-    """Hashes of some tensors of a checkpoint, read piece by piece.
+    """Hashes some tensors of a checkpoint, which is read in pieces.
 
     Args:
       folder: a checkpoint in Hugging Face format, local or gs://.
-      tensor_names: of the checkpoint.
+      tensor_names: the tensors, by the checkpoint's names.
 
     Raises:
-      FileNotFoundError, ValueError: no such checkpoint or tensor.
+      FileNotFoundError: the checkpoint does not exist.
+      ValueError: a tensor is missing, or its dtype is not supported.
     """
     folder = epath.Path(folder)
     entries = hf_index.entries_of(folder)
@@ -165,21 +171,23 @@ def fingerprint(folder: str | epath.Path, tensor_names: Iterable[str]) -> Finger
 def from_matrices(
     config: ModelConfig, matrices: dict[str, tuple[Any, Any]], first_layer: int = 0
 ) -> Factors:
-    """An edit's factors from those of stacked matrices.
+    """Converts factors of matrices stacked over layers to an edit's factors.
 
     Args:
       config: the model.
       matrices: (a [layers, inputs, rank], b [layers, rank, outputs]) by name of the
-        matrix ("q" to "down"), in the coordinates of `Trainable.take`: heads merged.
-      first_layer: the model's layer that the first of them is, 0 or more.
+        matrix ("q" to "down"), with heads merged as in `Trainable.take`.
+      first_layer: index of the model's layer that the first of them belongs to.
 
     Raises:
-      ValueError: a matrix, a layer or a shape that the model has not.
+      ValueError: the model has no such matrix or layer, or its shape differs.
     """
     factors: Factors = {}
     for matrix, pair in matrices.items():
-        if matrix not in TENSORS:
-            raise ValueError(f"no matrix {matrix!r}; choose from {', '.join(TENSORS)}.")
+        if matrix not in MATRICES:
+            raise ValueError(
+                f"unknown matrix {matrix!r}; choose from {', '.join(MATRICES)}."
+            )
         a, b = (np.asarray(factor, FLOAT) for factor in pair)
         layers, rank = len(a), a.shape[-1]
         inputs, outputs = matrix_shapes(config)[matrix]
@@ -187,32 +195,35 @@ def from_matrices(
         last = first_layer + layers
         if (a.shape, b.shape) != wanted or not 0 <= first_layer < last:
             raise ValueError(
-                f"factors of {matrix!r} are {a.shape} and {b.shape} from layer "
-                f"{first_layer} on; this model's are {wanted[0]} and {wanted[1]}."
+                f"the factors of {matrix!r} have the shapes {a.shape} and {b.shape} "
+                f"from layer {first_layer} on; this model needs {wanted[0]} and "
+                f"{wanted[1]}, from layer 0 or a later one on."
             )
         if last > config.num_layers:
             raise ValueError(
-                f"factors of {matrix!r} are for layers {first_layer} to {last - 1}, and "
-                f"the model has {config.num_layers}."
+                f"the factors of {matrix!r} are for layers {first_layer} to {last - 1}, "
+                f"and the model has only {config.num_layers} layers."
             )
         for layer, one in enumerate(zip(a, b, strict=True), start=first_layer):
-            factors[f"model.layers.{layer}.{TENSORS[matrix]}"] = one
+            factors[MATRICES[matrix].tensor(layer)] = one
     return factors
 
 
 def _thin(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(left, core, right) whose product is a b, left and right^T orthonormal."""
+    """(left, core, right) with product a b, where left and right^T are orthonormal."""
     left, upper = np.linalg.qr(a.astype(np.float64))
     right, lower = np.linalg.qr(b.T.astype(np.float64))
     return left, upper @ lower.T, right.T
 
 
 def truncated(a: np.ndarray, b: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest factors of at most a rank (Eckart-Young), float32.
+    """Factors of the best approximation of a b with at most a given rank, float32.
+
+    The truncated singular value decomposition is the best one (Eckart and Young, 1936).
 
     Args:
       a, b: [inputs, r] and [r, outputs].
-      rank: 1 or more.
+      rank: the highest rank, 1 or more.
     """
     left, core, right = _thin(a, b)
     u, sizes, v = np.linalg.svd(core)
@@ -222,7 +233,7 @@ def truncated(a: np.ndarray, b: np.ndarray, rank: int) -> tuple[np.ndarray, np.n
 
 
 def to_tensors(edit: Edit) -> dict[str, np.ndarray]:
-    """The tensors of an edit's file, by name."""
+    """The tensors of the edit's file, by name."""
     return {
         f"{name}.{suffix}": np.ascontiguousarray(factor)
         for name, pair in edit.factors.items()
@@ -231,15 +242,15 @@ def to_tensors(edit: Edit) -> dict[str, np.ndarray]:
 
 
 def to_metadata(edit: Edit) -> dict[str, str]:
-    """What the header of an edit's file says."""
+    """The metadata in the header of the edit's file."""
 
-    def known(own: Fingerprint | None) -> dict[str, Any] | None:
-        return own and {"model": own.model, "tensors": own.tensors}
+    def hashes(own: Fingerprint) -> dict[str, Any]:
+        return {"model": own.model, "tensors": own.tensors}
 
     fields = {
         "scale": edit.scale,
-        "base": known(edit.base),
-        "result": known(edit.result),
+        "base": hashes(edit.base),
+        "result": hashes(edit.result) if edit.result else None,
         "provenance": edit.provenance,
         "factors": edit.digest,
     }
@@ -247,11 +258,11 @@ def to_metadata(edit: Edit) -> dict[str, str]:
 
 
 def save_edit(edit: Edit, file: str | epath.Path) -> None:
-    """Writes an edit; any reader of safetensors opens the file.
+    """Writes an edit as a safetensors file that any reader of the format can open.
 
     Args:
-      edit: the edit, whose provenance JSON must hold.
-      file: local or gs://; replaced where it exists.
+      edit: the edit; its provenance must be serialisable as JSON.
+      file: local or gs://; an existing file is replaced.
     """
     tensors, metadata = to_tensors(edit), to_metadata(edit)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
@@ -260,29 +271,30 @@ def save_edit(edit: Edit, file: str | epath.Path) -> None:
 
 
 def _fields(file: epath.Path) -> dict[str, Any]:
-    """What the header of an edit's file says of the edit."""
+    """The fields of an edit in the header of its file."""
     if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist; give an edit's file.")
+        raise FileNotFoundError(f"{file} does not exist; give the file of an edit.")
     metadata = safetensors_file.read_metadata(file)
     if metadata.get("kind") != FORMAT:
         raise ValueError(
-            f"{file} is a safetensors file, but no edit: give one that a run or "
-            "configs/edit.py wrote (edit.safetensors)."
+            f"{file} is a safetensors file, but not an edit: give the edit.safetensors "
+            "that a removal or configs/edit.py wrote."
         )
     if metadata.get("version") != str(VERSION):
         raise ValueError(
             f"{file} is an edit of format version {metadata.get('version')}; this "
-            f"program reads version {VERSION}. Use the version that wrote it."
+            f"program reads version {VERSION}. Use the release of jax_surgery that wrote "
+            "it."
         )
     return json.loads(metadata["edit"])
 
 
 def load_edit(file: str | epath.Path) -> Edit:
-    """Reads an edit, from its own file or from a rollback's (the edit that it undoes).
+    """Reads an edit from its own file, or from the file that rolls it back.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: no edit, one of another version, or a broken one.
+      FileNotFoundError: the file does not exist.
+      ValueError: the file is not an edit, has another format version or is damaged.
     """
     file = epath.Path(file)
     fields = _fields(file)
@@ -291,22 +303,17 @@ def load_edit(file: str | epath.Path) -> Edit:
     def read(name: str) -> np.ndarray:
         return safetensors_file.read_rows(entries[name], 0, entries[name].shape[0])
 
-    def known(own: dict[str, Any] | None) -> Fingerprint | None:
-        return own and Fingerprint(own["tensors"])
-
+    base, result = fields["base"]["tensors"], fields["result"]
     edit = Edit(
-        {
-            name: (read(f"{name}.a"), read(f"{name}.b"))
-            for name in fields["base"]["tensors"]
-        },
+        {name: (read(f"{name}.a"), read(f"{name}.b")) for name in base},
         fields["scale"],
-        known(fields["base"]),
+        Fingerprint(base),
         fields["provenance"],
-        known(fields["result"]),
+        Fingerprint(result["tensors"]) if result else None,
     )
     if edit.digest != fields["factors"]:
         raise ValueError(
-            f"{file} is broken: its factors have the hash {short(edit.digest)}, and "
-            f"{short(fields['factors'])} by its header. Copy it again."
+            f"{file} is damaged: its factors have the hash {short(edit.digest)}, and "
+            f"its header says {short(fields['factors'])}. Copy it again."
         )
     return edit

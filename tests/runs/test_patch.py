@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The edit run: every action from settings, the command that undoes, what is refused."""
+"""The run on edit files: every action, the command that undoes it, and the errors."""
 
 import shlex
 
-import checkpoints
+import small_checkpoints
 import numpy as np
 import pytest
-from checkpoints import contents, edit_of
+from small_checkpoints import contents, edit_of
 from safetensors.numpy import load_file
 
-from jax_surgery.edits import algebra as edit_algebra
-from jax_surgery.edits import file as edit_file
+from jax_surgery.edits import algebra
+from jax_surgery.edits import edit_file
 from jax_surgery.runs import settings
 from jax_surgery.runs import start
 from jax_surgery.runs.patch_settings import ACTIONS
@@ -21,7 +21,7 @@ UP = "model.layers.2.mlp.up_proj.weight"
 @pytest.fixture
 def files(tmp_path):
     """A model, and two edits of it."""
-    checkpoints.save(tmp_path / "model", "bfloat16", shard=checkpoints.SHARD)
+    small_checkpoints.save(tmp_path / "model", "bfloat16", shard=small_checkpoints.SHARD)
     for name, seed in (("u", 0), ("v", 1)):
         made = edit_of(tmp_path / "model", seed=seed)
         edit_file.save_edit(made, tmp_path / f"{name}.safetensors")
@@ -29,7 +29,7 @@ def files(tmp_path):
 
 
 def go(workdir, **fields):
-    """As the command line does."""
+    """Runs a config as the command line does."""
     start.start({"run": "edit", **fields}, str(workdir))
 
 
@@ -42,7 +42,7 @@ def printed_fields(text: str) -> tuple[dict[str, str], str]:
     return {key.removeprefix("config."): value for key, value in pairs.items()}, workdir
 
 
-def test_apply_prints_what_undoes_it_and_that_what_undoes_that(files, capsys):
+def test_apply_and_rollback_print_the_command_that_undoes_them(files, capsys):
     go(
         files / "applied",
         action="apply",
@@ -50,7 +50,7 @@ def test_apply_prints_what_undoes_it_and_that_what_undoes_that(files, capsys):
         model=str(files / "model"),
     )
     said = capsys.readouterr().out
-    assert "can restore what was removed: ship neither with the model" in said
+    assert "can restore what was removed: do not publish either" in said
     undo, workdir = printed_fields(said)
     assert undo["action"] == "rollback"
     go(workdir, **undo)
@@ -62,7 +62,7 @@ def test_apply_prints_what_undoes_it_and_that_what_undoes_that(files, capsys):
 
 
 def test_the_edited_model_carries_nothing_of_the_edit(files):
-    """Its folder has the files of the model before, and not one of what undoes it."""
+    """Its folder has the same files as before, and none that could undo the edit."""
     u, model = str(files / "u.safetensors"), str(files / "model")
     go(files / "applied", action="apply", edits=u, model=model)
     assert set(contents(files / "applied" / "model")) == set(contents(model))
@@ -71,7 +71,7 @@ def test_the_edited_model_carries_nothing_of_the_edit(files):
     assert beside == wanted | {"config.json", "finished.json"}
 
 
-def test_what_apply_wrote_composes_with_the_next_and_is_not_applied_again(files):
+def test_an_applied_edit_composes_with_the_next_and_is_not_applied_twice(files):
     u, model = str(files / "u.safetensors"), str(files / "model")
     go(files / "one", action="apply", edits=u, model=model)
     wrote, made = str(files / "one" / "edit.safetensors"), str(files / "one" / "model")
@@ -79,7 +79,7 @@ def test_what_apply_wrote_composes_with_the_next_and_is_not_applied_again(files)
     edit_file.save_edit(edit_of(files / "one" / "model"), files / "w.safetensors")
     w = str(files / "w.safetensors")
     go(files / "uw", action="compose", edits=f"{wrote},{w}")
-    with pytest.raises(ValueError, match="fits neither"):  # u knows no result
+    with pytest.raises(ValueError, match="neither the model of"):  # u records no result
         go(files / "no", action="compose", edits=f"{u},{w}")
     with pytest.raises(ValueError, match="it has been applied already"):
         go(files / "no", action="apply", edits=wrote, model=made)
@@ -97,12 +97,12 @@ def test_apply_at_a_scale_is_apply_of_the_scaled_edit(files):
     assert edit_file.load_edit(half).scale == 0.5
 
 
-def test_compose_writes_the_sum_and_says_what_it_is_made_of(files, capsys):
+def test_compose_writes_the_sum_and_its_parts(files, capsys):
     both = ",".join(str(files / f"{name}.safetensors") for name in "uv")
     go(files / "uv", action="compose", edits=both, rank=3)
     found = edit_file.load_edit(files / "uv" / "edit.safetensors")
     parts = [edit_file.load_edit(name) for name in both.split(",")]
-    wanted = edit_algebra.compose(parts, 3)
+    wanted = algebra.compose(parts, 3)
     assert found.digest == wanted.digest
     assert found.base == wanted.base
     assert set(found.provenance) == {"composed of", "rank", "created", "versions"}
@@ -123,12 +123,12 @@ def test_show_prints_the_edit(files, capsys):
     assert float(norm) == pytest.approx(shown.norms[UP], rel=1e-3)
 
 
-def test_a_file_of_other_weights_is_told_of(files, capsys):
+def test_files_that_are_not_copied_are_named(files, capsys):
     (files / "model" / "pytorch_model.bin").write_bytes(b"x")
     (files / "model" / ".cache").mkdir()
     u, model = str(files / "u.safetensors"), str(files / "model")
     go(files / "applied", action="apply", edits=u, model=model)
-    assert "not copied: .cache/, pytorch_model.bin (weights" in capsys.readouterr().out
+    assert "not copied: .cache/, pytorch_model.bin (other files" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_file_of_other_weights_is_told_of(files, capsys):
         ({"action": "rollback", "model": "{m}"}, "config.edits is empty: action 'r"),
         (
             {"action": "scale", "edits": "{u},{u}"},
-            "names 2 files .* takes one; compose",
+            "names 2 files, .* takes one. Combine",
         ),
         ({"edits": "{u}", "rank": 2}, "config.rank=2: action 'show' does not use it"),
         ({"action": "rollback", "model": "{m}", "scale": 2.0}, "does not use it"),
@@ -149,14 +149,14 @@ def test_a_file_of_other_weights_is_told_of(files, capsys):
         ({"action": "apply", "edits": "{u}", "model": "./no"}, "'./no' does not exist"),
         (
             {"action": "rollback", "edits": "{u}", "model": "{m}"},
-            "is an edit and knows not .* give the rollback.safetensors",
+            "is an edit without the corrections .* give the rollback.safetensors",
         ),
         ({"action": "aply"}, "config.action='aply'; choose one of apply, rollback"),
-        ({"action": "compose", "rank": -1}, "config.rank=-1; use 0 or more"),
-        ({"action": "scale", "scale": float("nan")}, "config.scale=nan; use a finite"),
+        ({"action": "compose", "rank": -1}, "config.rank=-1 must be 0 or more"),
+        ({"action": "scale", "scale": float("nan")}, "config.scale=nan must be a finite"),
     ],
 )
-def test_what_is_wrong_is_said_and_leaves_no_workdir(files, fields, message):
+def test_errors_name_the_fix_and_leave_no_workdir(files, fields, message):
     names = {"u": files / "u.safetensors", "m": files / "model"}
     given = {
         key: value.format(**names) if isinstance(value, str) else value
@@ -169,14 +169,14 @@ def test_what_is_wrong_is_said_and_leaves_no_workdir(files, fields, message):
 
 
 def test_another_model_is_refused_and_leaves_no_workdir(files):
-    checkpoints.save(files / "other", "bfloat16", seed=3)
+    small_checkpoints.save(files / "other", "bfloat16", seed=3)
     u, other = str(files / "u.safetensors"), str(files / "other")
-    with pytest.raises(ValueError, match="is another model than the edit's"):
+    with pytest.raises(ValueError, match="is not the model that the edit was made for"):
         go(files / "out", action="apply", edits=u, model=other)
     assert not (files / "out").exists()
 
 
-def test_every_action_has_a_story_and_known_names_are_resolved(files):
+def test_every_field_has_an_action_and_model_names_are_resolved(files):
     fields = {f for used in ACTIONS.values() for f in used}
     assert fields | {"run", "action"} == set(settings.EditSettings.__dataclass_fields__)
     u = str(files / "u.safetensors")

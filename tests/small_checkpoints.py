@@ -9,8 +9,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from jax_surgery.checkpoints import hf_index, hf_layout
-from jax_surgery.edits import file as edit_file
-from jax_surgery.edits.file import Edit
+from jax_surgery.edits import edit_file
+from jax_surgery.edits.edit_file import Edit
 from jax_surgery.models import config as llama_config
 from jax_surgery.models.config import ModelConfig
 

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How parameters, and states made of them, lie on the mesh: the layout table applied.
+
+A leaf is known by the end of its path, so that an optimizer's moments lie like the
+parameters that they are moments of.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jax_surgery.models import layout
+from jax_surgery.parallel import mesh as meshes
+
+
+@functools.cache
+def _table():
+    return layout.table(layout.DECODER)
+
+
+def _names(path: Any) -> tuple[str, ...]:
+    """Keys of a path in a tree; numbers of tuples and fields' dots are left out."""
+    keys = (getattr(k, "key", getattr(k, "name", None)) for k in path)
+    return tuple(str(key) for key in keys if key is not None)
+
+
+def _row(path: Any) -> layout.Row | None:
+    names = _names(path)
+    for size in (2, 3):
+        if (entry := _table().get(names[-size:])) is not None:
+            return entry
+    return None
+
+
+def specs(tree: Any, fsdp: int) -> Any:
+    """The `PartitionSpec` of every leaf of parameters or of a training state.
+
+    A leaf that ends like a parameter's path and has as many axes lies like it (moments
+    of an optimizer do). Other arrays of three axes and more, matrices stacked over
+    layers, are split along the first of their other axes that divides; vectors and
+    scalars lie whole on every device.
+
+    Args:
+      tree: arrays or their shapes.
+      fsdp: devices along that axis.
+
+    Raises:
+      ValueError: no axis of a stack of matrices divides.
+    """
+
+    def spec(path, leaf):
+        entry = _row(path)
+        if entry is not None and len(entry.spec) == len(leaf.shape):
+            return entry.spec
+        if len(leaf.shape) < 3:
+            return P()
+        for axis, size in enumerate(leaf.shape[1:], start=1):
+            if size % fsdp == 0:
+                return P(*[None] * axis, "fsdp")
+        raise ValueError(
+            f"{'/'.join(_names(path))} of shape {leaf.shape} does not divide over "
+            f"config.mesh.fsdp={fsdp}; nearest values that work: "
+            f"{meshes.nearest_divisors(leaf.shape[1], fsdp)}."
+        )
+
+    return jax.tree_util.tree_map_with_path(spec, tree)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """`NamedSharding`s of every leaf (see `specs`)."""
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        specs(tree, mesh.shape["fsdp"]),
+        is_leaf=lambda x: isinstance(x, P),
+    )
+
+
+def check(params: Any, sizes: Mapping[str, int]) -> None:
+    """Raises ValueError where a parameter's axis does not divide over the mesh.
+
+    Args:
+      params: shapes of the parameters.
+      sizes: devices along each axis of the mesh.
+    """
+    problems = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        entry = _row(path)
+        if entry is None:
+            raise ValueError(
+                f"parameter {'/'.join(_names(path))} is in no architecture's layout "
+                "(see models/layout.py); add a row for it there."
+            )
+        for letter, size, axis in zip(
+            entry.axes.split(), leaf.shape, entry.spec, strict=True
+        ):
+            if axis and size % sizes[axis]:
+                problems[letter, axis] = (
+                    f"{layout.FIELDS[letter]}={size} does not divide over config.mesh.{axis}"
+                    f"={sizes[axis]}; nearest values that work: "
+                    f"{meshes.nearest_divisors(size, sizes[axis])}."
+                )
+    if problems:
+        raise ValueError("\n  ".join(problems.values()))
+
+
+def abstract(tree: Any, mesh: Mesh) -> Any:
+    """Shapes with the shardings of `specs`, for programs that are only compiled."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        tree,
+        shardings(tree, mesh),
+    )
+
+
+def place(tree: Any) -> Any:
+    """Parameters or a state on the mesh that is set; as they are without one."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return tree
+    return jax.tree.map(
+        lambda leaf, sharding: (
+            leaf
+            if getattr(leaf, "sharding", None) == sharding
+            else jax.device_put(leaf, sharding)
+        ),
+        tree,
+        shardings(tree, mesh),
+    )
+
+
+def constrain(tree: Any) -> Any:
+    """The tree inside a computation, laid out as `specs` says."""
+    if meshes.current() is None:
+        return tree
+    return jax.tree.map(
+        lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, spec),
+        tree,
+        specs(tree, meshes.axis_size("fsdp")),
+    )
+
+
+def bytes_per_device(tree: Any, sizes: Mapping[str, int]) -> int:
+    """Bytes of a tree of shapes that one device holds.
+
+    Args:
+      tree: parameters or a state.
+      sizes: devices along each axis of the mesh.
+    """
+    leaves = zip(
+        jax.tree.leaves(tree),
+        jax.tree.leaves(specs(tree, sizes["fsdp"]), is_leaf=lambda x: isinstance(x, P)),
+        strict=True,
+    )
+    return sum(
+        leaf.size
+        * leaf.dtype.itemsize
+        // math.prod(sizes[axis] for axis in spec if axis)
+        for leaf, spec in leaves
+    )

@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_logprobs import (
+from dense_logprobs import (
     DIRECTIONS,
     ROWS,
     TOKENS,
@@ -19,6 +17,8 @@ from test_logprobs import (
     cotangents,
     softmax,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jax_surgery.models import logprobs
 from jax_surgery.models.token_sums import LOSS, Part, token_sums

@@ -2,31 +2,18 @@
 """The plan: compiled for slices that are not here; the 7B step's memory and traffic."""
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 
 import pytest
+from plan_cases import GB, GIB, needs_libtpu, planned
 
-from configs import plan as plan_config
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.published import ARCHITECTURES
 from jax_surgery.plan import lowering, report
-from jax_surgery.runs import plan, settings
+from jax_surgery.runs import plan
 
 ROOT = pathlib.Path(__file__).parents[2]
-GIB, GB = 2**30, 1e9
-HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
-needs_libtpu = pytest.mark.skipif(
-    not HAS_LIBTPU, reason="libtpu is not installed (the extra `plan`)"
-)
-
-
-def planned(base: str = "", **changes) -> settings.PlanSettings:
-    config = plan_config.get_config(base)
-    for field, value in changes.items():
-        config[field] = value
-    return settings.from_config(config)
 
 
 @needs_libtpu

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report page and the printed table: what they show, and that texts stay texts."""
 
-import html.parser
 import xml.etree.ElementTree
 
 import pytest
+from report_cases import COST, EVIL, METRICS, parsed
 
 from jax_surgery.report import page, pictures, table
 
-EVIL = "<script>alert('x')</script> & \"quoted\""
 ACCURACY = {
     "accuracy": 0.25,
     "n": 1190,
@@ -18,17 +17,6 @@ ACCURACY = {
 }
 KNOWN = {"accuracy": 0.998, "n": 1190, "interval": [0.994, 1.0]}
 KNOWN |= {w: KNOWN for w in ("trained", "unseen")}
-COST = {
-    "surgery_flops": 2e12,
-    "baseline_flops": 1e14,
-    "ratio": 50.0,
-    "baseline_epochs": 6.0,
-    "items": {"training": 1.5e12, "reference": 0.5e12},
-}
-METRICS = [
-    {"step": i, "unlearn_ce": 1.0 + i, "update_ce": 2.0 - i / 9, "retain_kl": 0.01 * i}
-    for i in range(9)
-]
 CURVE = [{"step": i, "obsolete": 1 - i / 9, "<b>mine": 0.5} for i in range(9)]
 
 
@@ -57,37 +45,6 @@ def whole_page(**changes) -> str:
             | changes
         )
     )
-
-
-class Balance(html.parser.HTMLParser):
-    """Fails on a tag that closes what is not open, or on anything from elsewhere."""
-
-    VOID = ("meta", "br", "img", "link", "input")
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.seen = [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append(tag)
-        for name, value in attrs:
-            if name in ("src", "href", "xlink:href"):
-                assert value.startswith("#"), value
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.seen.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def parsed(text: str) -> Balance:
-    balance = Balance()
-    balance.feed(text)
-    assert not balance.open
-    return balance
 
 
 def test_texts_are_escaped_and_nothing_comes_from_elsewhere():

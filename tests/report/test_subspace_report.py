@@ -8,8 +8,7 @@ import xml.etree.ElementTree
 
 import numpy as np
 import pytest
-from test_report import COST, EVIL, METRICS, parsed
-from test_task_rows import TASKS
+from report_cases import COST, EVIL, METRICS, TASKS, parsed
 
 from jax_surgery.report import page, pictures, table
 from jax_surgery.report import subspace_pictures as drawn

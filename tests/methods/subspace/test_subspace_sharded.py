@@ -5,7 +5,7 @@ import dataclasses
 
 import on_devices
 import pytest
-from test_plan import GIB, needs_libtpu, planned
+from plan_cases import GIB, needs_libtpu, planned
 
 from jax_surgery.plan import lowering, subspace_lowering
 from jax_surgery.plan import subspace as subspace_plan

@@ -4,27 +4,9 @@
 import math
 
 import pytest
+from report_cases import TASKS, result
 
 from jax_surgery.report import page, table
-
-
-def result(role, goal, before, after, removed=None, drop=None) -> dict:
-    def end(value):
-        low, high = max(0, value - 0.02), min(1, value + 0.02)
-        return {"value": value, "interval": [low, high], "n": 1200, "exact": value,
-                "chance": 0.1}  # fmt: skip
-
-    ends = {"before": end(before), "after": end(after)}
-    return {"role": role, "goal": goal, "removed": removed, "drop": drop} | ends
-
-
-TASKS = {
-    "new": result("unknown", "", 0.1, 0.12, removed=math.nan, drop=0.5),
-    "capital": result("other", "keep", 0.98, 0.99, drop=-0.0102),
-    "sub": result("similar", "keep", 1.0, 0.97, drop=0.03),
-    "add": result("target", "chance", 0.998, 0.093, removed=1.0078),
-    "copy": result("other", "keep", 0.98, 0.98, drop=-0.0),
-}
 
 
 def test_targets_come_first_then_similar_then_others_then_unknown():

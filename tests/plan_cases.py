@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of plan runs, and the mark of tests that need libtpu."""
+
+import importlib.util
+
+import pytest
+
+from configs import plan as plan_config
+from jax_surgery.runs import settings
+
+GIB, GB = 2**30, 1e9
+HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
+needs_libtpu = pytest.mark.skipif(
+    not HAS_LIBTPU, reason="libtpu is not installed (the extra `plan`)"
+)
+
+
+def planned(base: str = "", **changes) -> settings.PlanSettings:
+    config = plan_config.get_config(base)
+    for field, value in changes.items():
+        config[field] = value
+    return settings.from_config(config)

@@ -159,6 +159,7 @@ def write(
             f"seed {settings['seed']}",
             rows=rows,
             intervals=intervals,
+            chances=table.chances_of(results["after"]),
             metrics=read_metrics(folder / "metrics.jsonl"),
             curve=curve,
             examples=examples,

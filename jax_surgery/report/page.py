@@ -7,7 +7,7 @@ import pathlib
 import platform
 from typing import Any, TypedDict
 
-from jax_surgery.report import pictures
+from jax_surgery.report import pictures, table
 from jax_surgery.report.table import Row
 
 PACKAGES = ("jax_surgery", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
@@ -35,17 +35,18 @@ class Figure(TypedDict):
 class Page(TypedDict, total=False):
     """What a page shows; a section appears only for what was measured.
 
-    title, subtitle: of the run. rows: of the before/after table. intervals: "Wilson"
-    (the rows hold multiple-choice accuracies), another name or "". figures: pictures
-    that stand below the table. metrics: lines of metrics.jsonl. curve: accuracies by
-    step (fractions). examples: answers. cost: of results.json. settings: the exact
-    config.
+    title, subtitle: of the run. rows: of the before/after table. intervals: how theirs
+    were found, or "". chances: the accuracy of guessing by group, of groups that were
+    asked questions. figures: pictures that stand below the table. metrics: lines of
+    metrics.jsonl. curve: accuracies by step (fractions). examples: answers. cost: of
+    results.json. settings: the exact config.
     """
 
     title: str
     subtitle: str
     rows: list[Row]
     intervals: str
+    chances: dict[str, float]
     figures: list[Figure]
     metrics: list[dict[str, float]]
     curve: list[dict[str, float]]
@@ -74,11 +75,13 @@ def render(page: Page) -> str:
         autoescape=True, undefined=jinja2.ChainableUndefined
     )
     metrics, curve, cost = (page.get(k) for k in ("metrics", "curve", "cost"))
+    chances = page.get("chances", {})
     return environment.from_string(template).render(
         **{k: v for k, v in page.items() if k != "settings"},
         settings=json.dumps(page.get("settings", {}), indent=2),
+        chance_text=table.chance_text(chances),
         loss_svg=pictures.loss_curves(metrics) if metrics else "",
-        accuracy_svg=pictures.accuracy_curves(curve) if curve else "",
+        accuracy_svg=pictures.accuracy_curves(curve, chances) if curve else "",
         cost_svg=pictures.cost_bars(cost) if cost else "",
         versions=json.dumps(versions(), indent=2),
     )

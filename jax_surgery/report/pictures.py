@@ -103,16 +103,26 @@ def loss_curves(metrics: list[dict[str, Any]]) -> str:
     return as_svg(figure, "the three terms over steps")
 
 
-def accuracy_curves(curve: list[dict[str, Any]]) -> str:
-    """Accuracies over steps, percent, with the line of chance."""
+def accuracy_curves(curve: list[dict[str, Any]], chances: dict[str, float]) -> str:
+    """Accuracies over steps, percent, with a line for each level of chance.
+
+    Args:
+      curve: accuracies by group of each step, fractions.
+      chances: the accuracy of guessing by group, fractions.
+    """
     figure, axes = panel(7, 3.4)
     names = [n for n in COLOURS if any(n in row for row in curve)]
     names += [n for row in curve for n in row if n not in (*COLOURS, "step", *names)]
-    axes.axhline(25, color=GREY, linestyle="--", linewidth=1)
-    axes.annotate(
-        "chance", (1, 25), xycoords=("axes fraction", "data"), color=GREY, fontsize=8,
-        ha="right", va="top",
-    )  # fmt: skip
+    levels: dict[float, list[str]] = {}
+    for name, chance in chances.items():
+        levels.setdefault(round(100 * chance, 1), []).append(name)
+    for level, groups in levels.items():
+        axes.axhline(level, color=GREY, linestyle="--", linewidth=1)
+        label = "chance" if len(levels) == 1 else f"chance of {', '.join(groups)}"
+        axes.annotate(
+            label, (1, level), xycoords=("axes fraction", "data"), color=GREY,
+            fontsize=8, ha="right", va="top",
+        )  # fmt: skip
     _lines(axes, curve, list(dict.fromkeys(names)), scale=100.0)
     axes.set_ylim(0, 103)
     axes.set_ylabel("accuracy, %", color=GREY)

@@ -5,7 +5,6 @@ import dataclasses
 import math
 from typing import Any
 
-CHANCE = 0.25
 GOALS = {
     "obsolete": "chance",
     "problematic": "chance",
@@ -87,6 +86,23 @@ def accuracy_rows(before: dict[str, Any], after: dict[str, Any]) -> list[Row]:
                 name = f"{group}, {wording} wordings"
                 rows.append(_row(name, "", old[wording], new[wording], main=False))
     return rows
+
+
+def chances_of(entries: dict[str, Any]) -> dict[str, float]:
+    """The accuracy of guessing by group, of groups that were asked questions."""
+    return {g: entry["chance"] for g, entry in entries.items() if "chance" in entry}
+
+
+def chance_text(chances: dict[str, float]) -> str:
+    """What guessing gives, as a sentence; "" where no questions were asked."""
+    texts = {group: f"{100 * chance:.3g} %" for group, chance in chances.items()}
+    levels = set(texts.values())
+    if not levels:
+        return ""
+    if len(levels) == 1:
+        return f"Multiple choice: chance is {levels.pop()}."
+    each = ", ".join(f"{text} for {group}" for group, text in texts.items())
+    return f"Multiple choice: chance (the mean of 1 / options) is {each}."
 
 
 def role_rows(roles: dict[str, Any]) -> list[Row]:

@@ -3,9 +3,13 @@
 
 import xml.etree.ElementTree
 
+import numpy as np
 import pytest
 from report_cases import COST, EVIL, METRICS, parsed
 
+from jax_surgery.data.questions import Question
+from jax_surgery.metrics import multiple_choice
+from jax_surgery.metrics.multiple_choice import Answers
 from jax_surgery.report import page, pictures, table
 
 ACCURACY = {
@@ -91,7 +95,7 @@ def test_the_same_run_gives_the_same_page():
     [
         pictures.loss_curves(METRICS),
         pictures.loss_curves([{"step": 0, "update_ce": 1.0}]),
-        pictures.accuracy_curves(CURVE),
+        pictures.accuracy_curves(CURVE, {"obsolete": 0.25}),
         pictures.cost_bars(COST),
         pictures.cost_bars(COST | {"items": {str(i): 1e12 for i in range(6)}}),
     ],
@@ -130,3 +134,35 @@ def test_recall_rows_have_goals():
     rows = table.recall_rows(groups, groups)
     assert [row.goal for row in rows] == ["down", "down", "keep", "keep"]
     assert rows[0].after == "0.900" and rows[1].after_interval == "0.600 to 0.800"
+
+
+def asked(**options: tuple[int, ...]) -> dict:
+    """Results of questions by group, each with so many options."""
+    questions = tuple(
+        Question(f"{group}{i}", group, "trained", "p", tuple("abcdefgh"[:count]), 0)
+        for group, counts in options.items()
+        for i, count in enumerate(counts)
+    )
+    nothing = tuple(np.zeros(len(q.options)) for q in questions)
+    choice = np.zeros(len(questions), int)
+    return multiple_choice.summarise(Answers(questions, choice, nothing))
+
+
+@pytest.mark.parametrize(
+    "entries, said, levels",
+    [
+        (asked(a=(4, 4), b=(4,)), "chance is 25 %.", 1),
+        (asked(a=(3, 3)), "chance is 33.3 %.", 1),
+        (asked(a=(2, 4), b=(3,)), "is 37.5 % for a, 33.3 % for b.", 2),
+        ({}, None, 0),
+    ],
+)
+def test_chance_is_one_in_as_many_as_a_question_has_options(entries, said, levels):
+    chances = table.chances_of(entries)
+    rows = table.accuracy_rows(entries, entries)
+    text = whole_page(rows=rows, chances=chances)
+    assert (said in text) if said else "Multiple choice" not in text
+    picture = pictures.accuracy_curves(CURVE, chances)
+    assert picture.count(">chance") == levels
+    for group, entry in entries.items():
+        assert entry["chance"] == entry["trained"]["chance"] == chances[group]

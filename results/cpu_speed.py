@@ -66,9 +66,9 @@ def prepare(directory: str, folder: str):
     steps = [
         {
             role: [
-                (batch["tokens_BT"][row][own], batch["weights_BT"][row][own] > 0)
+                (batch.tokens_BT[row][own], batch.weights_BT[row][own] > 0)
                 for row in range(ends[role] - ROWS[role], ends[role])
-                for own in _documents(batch["segment_ids_BT"][row])
+                for own in _documents(batch.segment_ids_BT[row])
             ]
             for role in ROWS
         }
@@ -124,10 +124,11 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
     hidden = jax.jit(lambda p, b: llama.forward_packed(p, config, b, compute=compute))
     ready = []
     for batch in batches:
-        inputs = {k: v for k, v in batch.items() if k != "token_index_BT"}
+        inputs = batch.for_devices()
         if reference == "cached":
-            retain = {k: rows.take(v, "retain") for k, v in inputs.items()}
-            inputs["reference_hidden_RTD"] = np.asarray(hidden(frozen, retain))
+            retain = inputs.text.take(rows, "retain")
+            states = np.asarray(hidden(frozen, retain))
+            inputs = inputs.replace(reference_hidden_RTD=states)
         ready.append(inputs)
     if reference == "cached":
         frozen = output_head.parameters(frozen)
@@ -220,7 +221,7 @@ def main() -> None:
         first = {name: racer.run(1)[1][0] for name, racer in racers.items()}
         seconds = race(racers, arguments.rounds)
         held = {name: racer.end() for name, racer in racers.items()}
-    real = np.mean([(b["segment_ids_BT"] > 0).sum() for b in batches])
+    real = np.mean([(b.segment_ids_BT > 0).sum() for b in batches])
     positions = sum(ROWS.values()) * CONTEXT
     heads = ["program", "useful tokens a second", *(f"{peer} = 1" for peer in SEARCHED)]
     heads += ["peak memory GiB", "first unlearn CE, update CE, KL"]

@@ -164,16 +164,16 @@ def random_batch(config, rows: int):
     """Random rows on the mesh, each one document."""
     import numpy as np
 
-    from jax_surgery.parallel import mesh as meshes
+    from jax_surgery.data.batch import Batch
 
     rng, shape = np.random.default_rng(1), (rows, CONTEXT)
-    batch = {
-        "tokens_BT": rng.integers(0, config.vocab_size, shape, np.int32),
-        "segment_ids_BT": np.ones(shape, np.int32),
-        "positions_BT": np.broadcast_to(np.arange(CONTEXT, dtype=np.int32), shape),
-        "weights_BT": np.ones(shape, np.float32),
-    }
-    return meshes.place_rows(batch, rows)
+    batch = Batch(
+        tokens_BT=rng.integers(0, config.vocab_size, shape, np.int32),
+        segment_ids_BT=np.ones(shape, np.int32),
+        positions_BT=np.broadcast_to(np.arange(CONTEXT, dtype=np.int32), shape),
+        weights_BT=np.ones(shape, np.float32),
+    )
+    return batch.place(rows)
 
 
 def one_step(params, config):
@@ -190,11 +190,11 @@ def one_step(params, config):
     rows = devices.role_rows(dict.fromkeys(("unlearn", "update", "retain"), DEVICES))
     batch = random_batch(config, rows.total)
     compute = llama.Compute("bfloat16", "full", unroll=1)
-    retain = {name: rows.take(array, "retain") for name, array in batch.items()}
+    retain = batch.text.take(rows, "retain")
     frozen = jax.jit(
         lambda params, rows: llama.forward_packed(params, config, rows, compute=compute)
     )
-    batch["reference_hidden_RTD"] = frozen(params, retain)
+    batch = batch.replace(reference_hidden_RTD=frozen(params, retain))
     reference = jax.tree.map(jnp.copy, output_head.parameters(params))
     optimizer = optax.sgd(0.1)
     step = make_train_step(config, Objective(), rows, optimizer, compute=compute)

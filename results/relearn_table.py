@@ -39,8 +39,9 @@ from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
+from jax_surgery.data.stream import as_batch
 from jax_surgery.data.tokens import encode
-from jax_surgery.methods.subspace import identify, learn, rounds, subject
+from jax_surgery.methods.subspace import learn, rounds, subject
 from jax_surgery.methods.subspace import operate as stages
 from jax_surgery.methods.subspace.mend import mend
 from jax_surgery.methods.subspace.relearn import relearn_step
@@ -123,13 +124,10 @@ def attack(patient: subject.Subject, params, task: str, rate: float, steps=STEPS
         rows = packed.take(np.arange(ROWS) % len(packed))
         weights = np.where(np.arange(ROWS) < len(packed), 1.0, 0.0)[:, None]
         weights = weights * rows.weights_RT
-        batch = {
-            "tokens_BT": rows.tokens_RT,
-            "segment_ids_BT": rows.segment_ids_RT,
-            "positions_BT": rows.positions_RT,
-            identify.PUSH: (-weights / weights.sum()).astype(np.float32),
-            identify.BOUND: np.zeros_like(rows.weights_RT),
-        }
+        batch = as_batch(rows).text.replace(
+            token_weights_BT=(-weights / weights.sum()).astype(np.float32),
+            target_log_odds_BT=np.zeros_like(rows.weights_RT),
+        )
         params, state = relearn_step(
             *(patient.config, compute, rate, params, state, batch)
         )

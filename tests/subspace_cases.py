@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import identify
 from jax_surgery.models import llama, output_head
 from jax_surgery.models.config import ModelConfig
@@ -35,22 +36,22 @@ def batch_of(seed: int = 0, rows: int = 2, half: int = 6):
     positions = np.concatenate([np.arange(half), np.arange(half), np.zeros(3)])
     push = rng.choice([-0.5, 0.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
     push[:, (positions == 0) | (segments == 0)] = 0
-    return {
-        "tokens_BT": jnp.asarray(rng.integers(0, CONFIG.vocab_size, shape), jnp.int32),
-        "segment_ids_BT": jnp.asarray(np.tile(segments, (rows, 1)), jnp.int32),
-        "positions_BT": jnp.asarray(np.tile(positions, (rows, 1)), jnp.int32),
-        identify.PUSH: jnp.asarray(push, jnp.float32),
-        identify.BOUND: jnp.asarray(rng.normal(-3, 1, shape), jnp.float32),
-    }
+    return Batch(
+        tokens_BT=jnp.asarray(rng.integers(0, CONFIG.vocab_size, shape), jnp.int32),
+        segment_ids_BT=jnp.asarray(np.tile(segments, (rows, 1)), jnp.int32),
+        positions_BT=jnp.asarray(np.tile(positions, (rows, 1)), jnp.int32),
+        token_weights_BT=jnp.asarray(push, jnp.float32),
+        target_log_odds_BT=jnp.asarray(rng.normal(-3, 1, shape), jnp.float32),
+    )
 
 
 def pushed(batch, push: float, bound: float):
     """The batch, all that it pushes alike."""
-    moves_BT = jnp.asarray(batch[identify.PUSH] != 0, jnp.float32)
-    return batch | {
-        identify.PUSH: push * moves_BT,
-        identify.BOUND: jnp.full_like(moves_BT, bound),
-    }
+    moves_BT = jnp.asarray(batch.token_weights_BT != 0, jnp.float32)
+    return batch.replace(
+        token_weights_BT=push * moves_BT,
+        target_log_odds_BT=jnp.full_like(moves_BT, bound),
+    )
 
 
 @jax.jit
@@ -71,12 +72,15 @@ def margins(params, batch) -> np.ndarray:
 
 
 def targets(batch):
-    return batch["tokens_BT"][:, 1:]
+    return batch.tokens_BT[:, 1:]
 
 
 def is_open(params, batch) -> np.ndarray:
     """Which of tokens 1, 2, ... are on the wrong side of their bounds."""
-    push, bound = (np.asarray(batch[k])[:, 1:] for k in (identify.PUSH, identify.BOUND))
+    push, bound = (
+        np.asarray(array)[:, 1:]
+        for array in (batch.token_weights_BT, batch.target_log_odds_BT)
+    )
     margin = margins(params, batch)
     return ((push > 0) & (margin > bound)) | ((push < 0) & (margin < bound))
 
@@ -88,7 +92,7 @@ def dense_pull(params, batch, loss: identify.TaskLoss, open_BT=None):
       open_BT: which tokens count; None is all.
     """
     logits = logits_of(params, batch)
-    push = batch[identify.PUSH][:, 1:]
+    push = batch.token_weights_BT[:, 1:]
     if loss.kind == "cross_entropy":
         logp = jax.nn.log_softmax(logits / loss.temperature)
     else:

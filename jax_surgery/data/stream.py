@@ -5,15 +5,15 @@ An epoch of a role is one pass over its documents, each exactly once, in an orde
 from the seed and the epoch. A row never mixes two epochs; a batch may.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer, Rows, concatenate, padding
 from jax_surgery.data.role_names import ROLES
-from jax_surgery.data.role_rows import Batch
+from jax_surgery.data.role_rows import RoleRows
 
 
 def _derived_seed(*entropy: int) -> int:
@@ -100,11 +100,10 @@ class RoleStream:
 
 
 class BatchStream:
-    """Endless batches whose rows are [unlearn; update; retain].
+    """Endless batches with rows of each role, as a `RoleRows` lays them out.
 
-    For many devices a batch is `shards` such parts, one after another. Every process
-    packs all rows, which are positions in the corpus alone, so that all agree and count
-    epochs alike; it looks up the tokens of its own rows only.
+    Every process packs all rows, which are positions in the corpus alone, so that all
+    agree and count epochs alike; it looks up the tokens of its own rows only.
 
     Attributes:
       real_tokens: of the last batch, padding not counted, on all processes.
@@ -116,8 +115,7 @@ class BatchStream:
         rows: dict[str, int],
         seed: int,
         *,
-        full: dict[str, int] | None = None,
-        shards: int = 1,
+        layout: RoleRows | None = None,
         here: np.ndarray | None = None,
     ):
         """Streams of the roles that have rows.
@@ -126,9 +124,8 @@ class BatchStream:
           packers: by role.
           rows: of text in a batch, by role; 0 leaves the role out.
           seed: of the order.
-          full: rows of a batch by role with empty ones, multiples of `shards`; None
-            adds none.
-          shards: parts of a batch; each has its share of every role.
+          layout: where each role's rows lie, empty ones among them; None is one device
+            without empty rows.
           here: which rows of a batch this process makes, rising; None is all.
 
         Raises:
@@ -148,9 +145,9 @@ class BatchStream:
         if lacking:
             raise ValueError(f"rows of {lacking[0]} are asked for but it has no texts.")
         self._counts = {role: rows[role] for role in wanted}
-        self._places = _places(wanted, full or rows, shards)
-        total = sum(len(places) for places in self._places.values())
-        self._here = np.arange(total) if here is None else here
+        layout = layout or RoleRows(*(rows.get(role, 0) for role in ROLES))
+        self._places = {role: layout.places(role) for role in wanted}
+        self._here = np.arange(layout.total) if here is None else here
         self._context = packers[wanted[0]].context
         self._packers = packers
         self.real_tokens = 0
@@ -177,7 +174,8 @@ class BatchStream:
             if len(empty):
                 parts.append(padding(len(empty), self._context))
             slots += [places[mine], empty]
-        return as_batch(concatenate(parts).take(np.argsort(np.concatenate(slots))))
+        rows = concatenate(parts).take(np.argsort(np.concatenate(slots)))
+        return as_batch(rows)
 
     @property
     def epochs(self) -> dict[str, float]:
@@ -208,30 +206,15 @@ class BatchStream:
             stream.set_state(state[role])
 
 
-def _places(
-    roles: list[str], full: Mapping[str, int], shards: int
-) -> dict[str, np.ndarray]:
-    """Where each role's rows lie in a batch of `shards` parts.
-
-    A role's rows go to the parts in turn, so that empty ones, which come last, are
-    spread too.
-    """
-    part = sum(full[role] for role in roles) // shards
-    places, first = {}, 0
-    for role in roles:
-        share = full[role] // shards
-        inside = first + np.arange(share)[:, None]
-        places[role] = (inside + part * np.arange(shards)[None]).ravel()
-        first += share
-    return places
-
-
 def as_batch(rows: Rows) -> Batch:
-    """Rows as the batch that models and losses read, keys ending in `_BT`."""
-    return {
-        f.name.replace("_RT", "_BT"): getattr(rows, f.name)
-        for f in dataclasses.fields(rows)
-    }
+    """Packed rows as models and losses read them."""
+    return Batch(
+        tokens_BT=rows.tokens_RT,
+        segment_ids_BT=rows.segment_ids_RT,
+        positions_BT=rows.positions_RT,
+        weights_BT=rows.weights_RT,
+        token_index_BT=rows.token_index_RT,
+    )
 
 
 def one_pass(rows: Rows, batch_rows: int) -> Iterator[tuple[Batch, int]]:

@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_names import ROLES
-from jax_surgery.data.role_rows import Batch, RoleRows
+from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.models import llama, logprobs, output_head, token_sums
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, Trainable
@@ -104,11 +105,11 @@ def shifted(array_BT: jax.Array) -> jax.Array:
 
 def denominators(batch: Batch, rows: RoleRows) -> Metrics:
     """Each term's denominator: the sum of the batch's weights of its role."""
-    weights = shifted(batch["weights_BT"])
+    weights = shifted(batch.weights_BT)
     return {
         "unlearn": rows.take(weights, "unlearn").sum(),
         "update": rows.take(weights, "update").sum(),
-        "retain": rows.take(batch["position_weights_BT"], "retain").sum(),
+        "retain": rows.take(batch.position_weights_BT, "retain").sum(),
     }
 
 
@@ -184,11 +185,11 @@ def make_loss_fn(
             first_trained_layer=trainable.first_layer,
         )
         head_SDV, hidden = output_head.copies_for(params, hidden, compute)
-        total = batch.get("denominators") or denominators(batch, rows)
+        total = batch.denominators or denominators(batch, rows)
         safe = jax.tree.map(lambda d: jnp.maximum(d, 1e-9), total)
         parts = []
         if rows.unlearn or rows.update:
-            weights_BT = shifted(batch["weights_BT"])
+            weights_BT = shifted(batch.weights_BT)
             weights = [
                 rows.only(weights_BT, role) / safe[role]
                 for role in ("unlearn", "update")
@@ -197,20 +198,20 @@ def make_loss_fn(
                 token_sums.Part(
                     functools.partial(_learned_terms, objective),
                     hidden,
-                    [shifted(batch["tokens_BT"]), *weights],
+                    [shifted(batch.tokens_BT), *weights],
                     (weights[0] != 0) | (weights[1] != 0),
                 )
             )
         if rows.retain:
-            weights_RT = rows.take(batch["position_weights_BT"], "retain")
+            weights_RT = rows.take(batch.position_weights_BT, "retain")
             weights_RT /= safe["retain"]
             parts.append(
                 token_sums.Part(
                     functools.partial(_retain_terms, objective),
                     rows.take(hidden, "retain"),
-                    [batch["reference_hidden_RTD"], weights_RT],
+                    [batch.reference_hidden_RTD, weights_RT],
                     weights_RT != 0,
-                    [batch["reference_head_SDV"]],
+                    [batch.reference_head_SDV],
                 )
             )
         found = token_sums.token_sums(parts, head_SDV, tied=config.tie_embeddings)

@@ -157,12 +157,14 @@ def _score_short(model: Model, encoded: _Encoded) -> np.ndarray:
     """log p of each one-token option, [questions, K]."""
     scores = np.zeros(encoded.candidates.shape)
     for batch, _ in one_pass(encoded.prompts, meshes.round_rows(MANY_ROWS)):
-        index_BT = batch.pop("token_index_BT")
-        last_BT = batch["weights_BT"] > 0
+        index_BT = batch.token_index_BT
+        last_BT = batch.weights_BT > 0
         owner = np.searchsorted(encoded.prompt_ends, index_BT[last_BT], side="right")
         wanted = np.zeros((*last_BT.shape, encoded.candidates.shape[1]), np.int32)
         wanted[last_BT] = encoded.candidates[owner]
-        logp = _row_candidates(model.params, model.config, batch, wanted, model.compute)
+        logp = _row_candidates(
+            model.params, model.config, batch.for_devices(), wanted, model.compute
+        )
         scores[owner] = meshes.fetch(logp)[last_BT]
     return scores
 

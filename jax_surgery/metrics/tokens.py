@@ -27,7 +27,7 @@ Kind = Literal["logp", "margin", "top"]
 def _of_rows(params, config: ModelConfig, batch, compute: llama.Compute):
     # All kinds, whichever are asked for: one program serves every reader.
     hidden = llama.forward_packed(params, config, batch, compute=compute)
-    targets_BT = jnp.pad(batch["tokens_BT"][:, 1:], ((0, 0), (0, 1)))
+    targets_BT = jnp.pad(batch.tokens_BT[:, 1:], ((0, 0), (0, 1)))
     head = output_head.copies(params, compute)
     found = logprobs.token_logprobs(hidden, head, targets_BT)
     back = lambda a: jnp.pad(a[:, :-1], ((0, 0), (1, 0)))
@@ -61,9 +61,11 @@ def score_tokens(
     found = {kind: np.zeros(packer.num_tokens, np.float32) for kind in kinds}
     rows = packer.pack() if rows is None else rows
     for batch, _ in one_pass(rows, meshes.round_rows(batch_rows)):
-        index_BT = batch.pop("token_index_BT")
+        index_BT = batch.token_index_BT
         real_BT = index_BT >= 0
-        device = _of_rows(model.params, model.config, batch, model.compute)
+        device = _of_rows(
+            model.params, model.config, batch.for_devices(), model.compute
+        )
         for kind, values in found.items():
             values[index_BT[real_BT]] = meshes.fetch(device[kind])[real_BT]
     return found

@@ -9,7 +9,6 @@ heads, H head width, F hidden width of the MLP, V vocabulary, L layers.
 
 import functools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.models import attention as attn
 from jax_surgery.models import attention_kernels
 from jax_surgery.models.compute import DEFAULT_COMPUTE, REMAT, Compute
@@ -342,9 +342,7 @@ def forward(
     return hidden if moments_weight_BT is None else (hidden, moments)
 
 
-def forward_packed(
-    params: Params, config: ModelConfig, batch: Mapping[str, jax.Array], **options
-):
+def forward_packed(params: Params, config: ModelConfig, batch: Batch, **options):
     """`forward` of a packed batch: its tokens_BT, segment_ids_BT and positions_BT."""
-    names = ("tokens_BT", "segment_ids_BT", "positions_BT")
-    return forward(params, config, *(batch[name] for name in names), **options)
+    text = (batch.tokens_BT, batch.segment_ids_BT, batch.positions_BT)
+    return forward(params, config, *text, **options)

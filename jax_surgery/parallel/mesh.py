@@ -166,16 +166,17 @@ def rows_here(rows: int) -> np.ndarray:
     return np.unique(np.concatenate(held))
 
 
-def place_rows(batch: dict[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
+def place_rows(batch: Any, rows: int) -> Any:
     """A batch on the devices, rows split over them.
 
     Args:
-      batch: arrays of the rows that this process holds (`rows_here`), in that order.
+      batch: a pytree of arrays of the rows that this process holds (`rows_here`), in
+        that order.
       rows: of the whole batch, on all processes; a multiple of the devices.
     """
     mesh = _concrete()
     if mesh is None:
-        return {name: jax.numpy.asarray(array) for name, array in batch.items()}
+        return jax.tree.map(jax.numpy.asarray, batch)
     sharding = NamedSharding(mesh, P(ROWS))
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
@@ -189,7 +190,7 @@ def place_rows(batch: dict[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
         shape = (rows, *array.shape[1:])
         return jax.make_array_from_callback(shape, sharding, part)
 
-    return {name: place(array) for name, array in batch.items()}
+    return jax.tree.map(place, batch)
 
 
 def fetch(array: jax.Array) -> np.ndarray:

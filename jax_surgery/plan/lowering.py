@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from jax_surgery.benchmarks.embedded import MODEL
 from jax_surgery.checkpoints import hf_weights
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.models import llama, output_head, sharding
@@ -79,14 +80,11 @@ def abstract_batch(
         return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
     whole = (rows.total, context)
-    batch = {
-        name: of(whole, jnp.int32)
-        for name in ("tokens_BT", "segment_ids_BT", "positions_BT")
-    }
-    batch["weights_BT"] = of(whole, jnp.float32)
+    ids = of(whole, jnp.int32)
+    batch = Batch(ids, ids, ids, weights_BT=of(whole, jnp.float32))
     if cached and rows.retain:
-        shape = (rows.retain, context, width)
-        batch["reference_hidden_RTD"] = of(shape, compute.dtype)
+        hidden = of((rows.retain, context, width), compute.dtype)
+        batch = batch.replace(reference_hidden_RTD=hidden)
     return batch
 
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import identify, learn, rounds
 from jax_surgery.models import layout, llama, sharding
 from jax_surgery.models import trainable as moving
@@ -55,12 +56,9 @@ def batch_rows(settings: PlanSettings) -> int:
 def _batch(settings: PlanSettings, names: tuple[str, ...], mesh: Mesh) -> Any:
     shape = (batch_rows(settings), settings.surgery.data.context)
     place = NamedSharding(mesh, P(meshes.ROWS))
-    kinds = dict.fromkeys(("tokens_BT", "segment_ids_BT", "positions_BT"), jnp.int32)
-    kinds |= dict.fromkeys(names, jnp.float32)
-    return {
-        name: jax.ShapeDtypeStruct(shape, kind, sharding=place)
-        for name, kind in kinds.items()
-    }
+    ids = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)
+    weights = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
+    return Batch(ids, ids, ids, **dict.fromkeys(names, weights))
 
 
 def lower(
@@ -84,7 +82,7 @@ def lower(
         params = llama.abstract_params(config)
         sums = jax.eval_shape(lambda: moments.zero_moments(config, trainable))
         if name == "moments":
-            batch = _batch(settings, (moments.MOMENT_WEIGHTS,), mesh)
+            batch = _batch(settings, ("moment_weights_BT",), mesh)
             return moments.add.lower(
                 on_mesh(params), config, batch, run.compute, trainable, on_mesh(sums)
             )
@@ -110,7 +108,7 @@ def lower(
         state = jax.eval_shape(
             functools.partial(rounds.begin, how), params, discriminate.Ridge(sums)
         )
-        batch = _batch(settings, (identify.PUSH, identify.BOUND), mesh)
+        batch = _batch(settings, ("token_weights_BT", "target_log_odds_BT"), mesh)
         return rounds.take_round.lower(how, on_mesh(state), batch)
 
 

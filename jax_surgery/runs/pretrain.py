@@ -26,7 +26,6 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.parallel import distributed
-from jax_surgery.parallel import mesh as meshes
 from jax_surgery.runs.questions import load_questions
 from jax_surgery.runs.settings import NewModel, PretrainSettings
 from jax_surgery.train import devices
@@ -146,8 +145,7 @@ def _run(settings: PretrainSettings, directory: str) -> Pretrained:
     began = time.perf_counter()
 
     def one_step(state, batch):
-        device = {k: v for k, v in batch.items() if k != "token_index_BT"}
-        return step(state, meshes.place_rows(device, rows.total), None)
+        return step(state, batch.place(rows.total), None)
 
     state = train(
         one_step,

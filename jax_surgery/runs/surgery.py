@@ -18,11 +18,12 @@ from jax_surgery.benchmarks import model_source
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records, roles
 from jax_surgery.data.background import Background
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.data.stream import Batch, one_pass
+from jax_surgery.data.stream import one_pass
 from jax_surgery.metrics import multiple_choice, text
 from jax_surgery.models import llama, output_head
 from jax_surgery.models.config import ModelConfig
@@ -114,7 +115,10 @@ def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
         moments = second_moments(
             state.params,
             patient.config,
-            (batch for batch, _ in one_pass(rows, meshes.round_rows(STATISTICS_ROWS))),
+            (
+                batch.for_devices()
+                for batch, _ in one_pass(rows, meshes.round_rows(STATISTICS_ROWS))
+            ),
             settings.compute,
             trainable,
         )
@@ -217,12 +221,11 @@ def operate(
         reference = frozen_reference(needed, settings.compute.dtype)
 
     def one_step(state: TrainState, batch: Batch):
-        index_BT = batch["token_index_BT"]
-        device = {k: v for k, v in batch.items() if k != "token_index_BT"}
-        placed = meshes.place_rows(device, rows.total)
+        placed = batch.place(rows.total)
         if cache is not None:
-            hidden = cache.gather(rows.take(index_BT, "retain"))
-            placed |= meshes.place_rows({"reference_hidden_RTD": hidden}, rows.retain)
+            hidden = cache.gather(rows.take(batch.token_index_BT, "retain"))
+            hidden = meshes.place_rows(hidden, rows.retain)
+            placed = placed.replace(reference_hidden_RTD=hidden)
         return step(state, placed, reference)
 
     params = train(

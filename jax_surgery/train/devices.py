@@ -120,12 +120,10 @@ def batch_stream(
       rows: the batch's (see `role_rows`).
       seed: of the order.
     """
-    full = {role: getattr(rows, role) for role in ROLES}
     return BatchStream(
         packers,
         wanted,
         seed,
-        full=full,
-        shards=rows.shards,
+        layout=rows,
         here=meshes.rows_here(rows.total),
     )

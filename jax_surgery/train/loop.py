@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import tqdm
 from etils import epath
 
-from jax_surgery.data.stream import Batch, BatchStream
+from jax_surgery.data.batch import Batch
+from jax_surgery.data.stream import BatchStream
 from jax_surgery.parallel import distributed
 from jax_surgery.train.checkpoint import Checkpoints
 from jax_surgery.train.loop_settings import Loop

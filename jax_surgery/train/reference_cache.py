@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import one_pass
 
@@ -124,7 +125,7 @@ def create_cache(
     directory: str,
     key: str,
     packer: Packer,
-    hidden_fn: Callable[[dict[str, np.ndarray]], Any],
+    hidden_fn: Callable[[Batch], Any],
     width: int,
     dtype: str,
     batch_rows: int = 8,
@@ -153,8 +154,8 @@ def create_cache(
     shape = (packer.num_tokens, width)
     states = np.memmap(folder / STATES, mode="w+", dtype=DTYPES[dtype], shape=shape)
     for batch, _ in one_pass(packer.pack(), batch_rows):
-        index_BT = batch["token_index_BT"]
-        hidden_BTD = np.asarray(hidden_fn(batch))
+        index_BT = batch.token_index_BT
+        hidden_BTD = np.asarray(hidden_fn(batch.for_devices()))
         states[index_BT[index_BT >= 0]] = hidden_BTD[index_BT >= 0]
     states.flush()
     card = {"key": key, "shape": shape, "dtype": dtype}

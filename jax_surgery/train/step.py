@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_surgery.data.role_names import ROLES
-from jax_surgery.data.role_rows import Batch, RoleRows
+from jax_surgery.data.batch import Batch
+from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods import objective as objectives
 from jax_surgery.methods.objective import LossFn, Metrics, Objective
 from jax_surgery.models import llama, output_head, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, Trainable
 from jax_surgery.optim import lora
-from jax_surgery.parallel import mesh as meshes
 
 
 class TrainState(NamedTuple):
@@ -72,60 +71,12 @@ def attach_reference(
     """
     if not rows.retain:
         return batch
-    batch = dict(batch)
-    if "reference_hidden_RTD" not in batch:
-        names = ("tokens_BT", "segment_ids_BT", "positions_BT")
-        retain = (rows.take(batch[name], "retain") for name in names)
-        batch["reference_hidden_RTD"] = jax.lax.stop_gradient(
-            llama.forward(reference_params, config, *retain, compute=compute)
-        )
-    batch["reference_head_SDV"] = output_head.copies(reference_params, compute)
-    return batch
-
-
-def split_rows(rows: RoleRows, parts: int) -> RoleRows:
-    """The rows of one of `parts` micro-batches.
-
-    Raises:
-      ValueError: a role's rows on a device do not divide by `parts`.
-    """
-    for role in ROLES:
-        count = getattr(rows, role)
-        if count % (parts * rows.shards):
-            below = count // (parts * rows.shards) * parts * rows.shards
-            raise ValueError(
-                f"config.data.rows_{role}={count} does not divide into "
-                f"config.accumulate={parts} micro-batches on {rows.shards} devices; "
-                f"nearest values that work: {below}, {below + parts * rows.shards}."
-            )
-    return RoleRows(*(getattr(rows, role) // parts for role in ROLES), rows.shards)
-
-
-def _micro_batches(batch: Batch, rows: RoleRows, parts: int) -> Batch:
-    """[B, ...] -> [parts, B / parts, ...], each part over all devices, with every
-    role's share."""
-
-    def pieces(array_B):
-        """A role's rows, [shards, parts, rows / shards / parts, ...]."""
-        return array_B.reshape(rows.shards, parts, -1, *array_B.shape[1:])
-
-    def joined(array_SP):
-        """[shards, parts, ...] -> [parts, B / parts, ...]."""
-        parts_first = array_SP.swapaxes(0, 1)
-        flat = parts_first.reshape(parts, -1, *array_SP.shape[3:])
-        return meshes.constrain(flat, None, meshes.ROWS)
-
-    def split(array_B):
-        roles = [r for r in ROLES if getattr(rows, r)]
-        of_roles = [pieces(rows.take(array_B, role)) for role in roles]
-        return joined(jnp.concatenate(of_roles, axis=2))
-
-    whole = {"reference_head_SDV", "denominators"}
-    return {
-        key: joined(pieces(value)) if key == "reference_hidden_RTD" else split(value)
-        for key, value in batch.items()
-        if key not in whole
-    }
+    if batch.reference_hidden_RTD is None:
+        retain = batch.text.take(rows, "retain")
+        hidden = llama.forward_packed(reference_params, config, retain, compute=compute)
+        batch = batch.replace(reference_hidden_RTD=jax.lax.stop_gradient(hidden))
+    head_SDV = output_head.copies(reference_params, compute)
+    return batch.replace(reference_head_SDV=head_SDV)
 
 
 def loss_and_gradients(
@@ -133,24 +84,23 @@ def loss_and_gradients(
 ) -> tuple[Metrics, Any]:
     """Metrics and gradients of one batch, accumulated over `parts` micro-batches.
 
-    `loss_fn` is made for a micro-batch's rows (`split_rows`). Denominators are the
+    `loss_fn` is made for a micro-batch's rows (`RoleRows.split`). Denominators are the
     whole batch's, so the result does not depend on `parts`.
     """
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    shared = {"denominators": objectives.denominators(batch, rows)}
-    if "reference_head_SDV" in batch:
-        shared["reference_head_SDV"] = batch["reference_head_SDV"]
+    batch = batch.replace(denominators=objectives.denominators(batch, rows))
     if parts == 1:
-        (_, metrics), grads = grad_fn(params, batch | shared)
+        (_, metrics), grads = grad_fn(params, batch)
         return metrics, grads
+    shared = batch.shared
 
     def body(carry, micro):
-        (_, metrics), grads = grad_fn(params, micro | shared)
+        (_, metrics), grads = grad_fn(params, micro.replace(**shared))
         return jax.tree.map(jnp.add, carry, (metrics, grads)), None
 
-    micros = _micro_batches(batch, rows, parts)
+    micros = batch.micro_batches(rows, parts)
     first = jax.tree.map(lambda x: x[0], micros)
-    shapes = jax.eval_shape(lambda: grad_fn(params, first | shared))
+    shapes = jax.eval_shape(lambda: grad_fn(params, first.replace(**shared)))
     zeros = jax.tree.map(
         lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0][1], shapes[1])
     )
@@ -180,15 +130,14 @@ def make_train_step(
     if low_rank.rank:
         trainable = Trainable(trainable.first_layer)
     loss_fn = objectives.make_loss_fn(
-        config, objective, split_rows(rows, accumulate), compute, trainable
+        config, objective, rows.split(accumulate), compute, trainable
     )
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: Batch, reference_params: Any):
         batch = attach_reference(batch, reference_params, config, rows, compute)
-        batch["position_weights_BT"] = position_weights(
-            batch["segment_ids_BT"], average
-        )
+        weights_BT = position_weights(batch.segment_ids_BT, average)
+        batch = batch.replace(position_weights_BT=weights_BT)
 
         def of_moving(params, batch):
             if low_rank.rank:

@@ -2,6 +2,7 @@
 """Streams: fixed shares, exact epochs, and going on bit for bit."""
 
 import collections
+import dataclasses
 import json
 
 import numpy as np
@@ -35,14 +36,14 @@ def packers(counts=(5, 17, 40)):
 
 def documents_in(batch):
     """The first tokens of the documents of a batch."""
-    first = (batch["positions_BT"] == 0) & (batch["segment_ids_BT"] > 0)
-    return batch["tokens_BT"][first].tolist()
+    first = (batch.positions_BT == 0) & (batch.segment_ids_BT > 0)
+    return batch.tokens_BT[first].tolist()
 
 
 def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for key in a:
-        np.testing.assert_array_equal(a[key], b[key])
+    for field in dataclasses.fields(a):
+        one, other = (getattr(batch, field.name) for batch in (a, b))
+        np.testing.assert_array_equal(one, other)
 
 
 @settings(max_examples=20, deadline=None)
@@ -57,12 +58,12 @@ def test_shares_are_fixed_and_roles_lie_in_order(counts, shares, seed):
     of_row = np.repeat([1000, 2000, 3000], shares)
     for _ in range(4):
         batch = next(stream)
-        assert batch["tokens_BT"].shape == (sum(shares), CONTEXT)
-        real = batch["segment_ids_BT"] > 0
+        assert batch.tokens_BT.shape == (sum(shares), CONTEXT)
+        real = batch.segment_ids_BT > 0
         assert real.any(axis=1).all()
         expected = np.broadcast_to(of_row[:, None], real.shape)
         np.testing.assert_array_equal(
-            batch["tokens_BT"][real] // 1000 * 1000, expected[real]
+            batch.tokens_BT[real] // 1000 * 1000, expected[real]
         )
     assert set(stream.epochs) == {role for role in ROLES if rows[role]}
 
@@ -145,7 +146,7 @@ def test_the_same_seed_gives_the_same_batches_and_another_others():
     a, b, c = (BatchStream(packers(), ROWS, seed) for seed in (0, 0, 1))
     batch = next(a)
     assert_same(batch, next(b))
-    assert batch["tokens_BT"].tolist() != next(c)["tokens_BT"].tolist()
+    assert batch.tokens_BT.tolist() != next(c).tokens_BT.tolist()
 
 
 def test_rows_without_texts_and_texts_without_rows():
@@ -162,11 +163,11 @@ def test_rows_without_texts_and_texts_without_rows():
 def test_one_pass_gives_every_token_once_in_batches_of_one_shape(count, batch_rows):
     corpus = packer("retain", count)
     batches = list(one_pass(corpus.pack(), batch_rows))
-    index = np.concatenate([b["token_index_BT"].ravel() for b, _ in batches])
+    index = np.concatenate([b.token_index_BT.ravel() for b, _ in batches])
     assert sorted(index[index >= 0]) == list(range(corpus.num_tokens))
     for batch, real in batches:
-        assert batch["tokens_BT"].shape == (batch_rows, CONTEXT)
-        held = (batch["segment_ids_BT"] > 0).any(axis=1)
+        assert batch.tokens_BT.shape == (batch_rows, CONTEXT)
+        held = (batch.segment_ids_BT > 0).any(axis=1)
         assert held[:real].all()
         assert not held[real:].any()
-        assert not batch["weights_BT"][real:].any()
+        assert not batch.weights_BT[real:].any()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer, concatenate, padding
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import as_batch
@@ -60,8 +61,8 @@ def make_batch(
             rows = concatenate([rows, padding(missing, context)])
         parts.append(rows)
         counts.append(len(rows))
-    batch = as_batch(concatenate(parts))
-    return {k: jnp.asarray(v) for k, v in batch.items()}, RoleRows(*counts)
+    batch = as_batch(concatenate(parts)).for_devices()
+    return jax.tree.map(jnp.asarray, batch), RoleRows(*counts)
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "average"))
@@ -69,21 +70,21 @@ def prepare(batch, rows, reference, average):
     batch = steps.attach_reference(
         batch, reference, CONFIG, rows, llama.DEFAULT_COMPUTE
     )
-    weights = steps.position_weights(batch["segment_ids_BT"], average)
-    return batch | {"position_weights_BT": weights}
+    weights = steps.position_weights(batch.segment_ids_BT, average)
+    return batch.replace(position_weights_BT=weights)
 
 
 def numpy_terms(params, reference, batch, rows, objective: Objective, average):
     """Each term and its gradient by the output head, in float64."""
-    inputs = (batch["tokens_BT"], batch["segment_ids_BT"], batch["positions_BT"])
+    inputs = (batch.tokens_BT, batch.segment_ids_BT, batch.positions_BT)
     hidden, frozen = (
         np.asarray(forward(p, CONFIG, *inputs), np.float64) for p in (params, reference)
     )
     head, frozen_head = (
         np.asarray(output_head.kernel(p), np.float64) for p in (params, reference)
     )
-    keys = ("tokens_BT", "segment_ids_BT", "weights_BT")
-    tokens, segments, weights = (np.asarray(batch[k]) for k in keys)
+    arrays = (batch.tokens_BT, batch.segment_ids_BT, batch.weights_BT)
+    tokens, segments, weights = map(np.asarray, arrays)
 
     def log_softmax(z):
         z = z - z.max(-1, keepdims=True)
@@ -179,7 +180,7 @@ def test_terms_and_gradients_equal_numpy(models, objective, average):
 @functools.partial(jax.jit, static_argnames=("rows", "parts"))
 def gradients(params, batch, rows, parts):
     objective = Objective(0.5, 1.0, 2.0, ascent="margin", margin=-3.0)
-    loss_fn = make_loss_fn(CONFIG, objective, steps.split_rows(rows, parts))
+    loss_fn = make_loss_fn(CONFIG, objective, rows.split(parts))
     return steps.loss_and_gradients(loss_fn, params, batch, rows, parts)
 
 
@@ -218,7 +219,7 @@ def test_micro_batches_change_nothing(models, parts):
 
 def test_rows_that_do_not_divide_are_named():
     with pytest.raises(ValueError, match="rows_update=3 does not divide"):
-        steps.split_rows(RoleRows(4, 3, 4), 2)
+        RoleRows(4, 3, 4).split(2)
 
 
 def test_kl_is_zero_at_the_reference_and_has_no_gradient_there(models):
@@ -236,9 +237,9 @@ def test_a_cached_reference_equals_the_live_one(models):
     params, reference = models
     batch, rows = make_batch("tokens")
     live = prepare(batch, rows, reference, "tokens")
-    inputs = (batch["tokens_BT"], batch["segment_ids_BT"], batch["positions_BT"])
+    inputs = (batch.tokens_BT, batch.segment_ids_BT, batch.positions_BT)
     hidden = forward(reference, CONFIG, *inputs)
-    given = batch | {"reference_hidden_RTD": hidden[rows.unlearn + rows.update :]}
+    given = batch.replace(reference_hidden_RTD=rows.take(hidden, "retain"))
     cached = prepare(given, rows, reference, "tokens")
     loss_fn = jax.jit(make_loss_fn(CONFIG, Objective(), rows))
     np.testing.assert_allclose(
@@ -256,10 +257,9 @@ def test_no_logits_of_all_tokens_in_the_compiled_step():
     train_step = steps.make_train_step(config, Objective(), rows, optimizer)
     params = llama.abstract_params(config)
     state = jax.eval_shape(lambda p: steps.init_state(p, optimizer), params)
-    batch = {
-        k: jax.ShapeDtypeStruct(shape, jnp.int32)
-        for k in ("tokens_BT", "segment_ids_BT", "positions_BT")
-    } | {"weights_BT": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    ids = jax.ShapeDtypeStruct(shape, jnp.int32)
+    weights = jax.ShapeDtypeStruct(shape, jnp.float32)
+    batch = Batch(ids, ids, ids, weights_BT=weights)
     compiled = train_step.lower(state, batch, params).compile()
     one_role_of_logits = count * context * vocab * 4
     assert compiled.memory_analysis().temp_size_in_bytes < one_role_of_logits / 2

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.objective import Objective, make_loss_fn
 from jax_surgery.models import flops, layout, llama, sharding
@@ -72,12 +73,12 @@ def assert_trees_equal(left, right):
 def make_batch(seed=0, tokens=12, rows=ROWS):
     rng = np.random.default_rng(seed)
     shape = (rows.total, tokens)
-    return {
-        "tokens_BT": jnp.asarray(rng.integers(0, 61, shape), jnp.int32),
-        "segment_ids_BT": jnp.ones(shape, jnp.int32),
-        "positions_BT": jnp.tile(jnp.arange(tokens, dtype=jnp.int32), (shape[0], 1)),
-        "weights_BT": jnp.ones(shape, jnp.float32),
-    }
+    return Batch(
+        tokens_BT=jnp.asarray(rng.integers(0, 61, shape), jnp.int32),
+        segment_ids_BT=jnp.ones(shape, jnp.int32),
+        positions_BT=jnp.tile(jnp.arange(tokens, dtype=jnp.int32), (shape[0], 1)),
+        weights_BT=jnp.ones(shape, jnp.float32),
+    )
 
 
 def both(base, factors, config, low_rank, tokens):
@@ -90,7 +91,7 @@ def both(base, factors, config, low_rank, tokens):
 
 @pytest.mark.parametrize("config", [GQA, TIED], ids=["gqa", "tied"])
 def test_deltas_beside_the_base_equal_the_sum_of_the_weights(config):
-    base, tokens = llama.init_params(config, 0), make_batch()["tokens_BT"]
+    base, tokens = llama.init_params(config, 0), make_batch().tokens_BT
     factors, plain = moved_factors(config, ALL_SEVEN), forward(base, config, tokens)
     beside, merged = both(base, factors, config, ALL_SEVEN, tokens)
     np.testing.assert_allclose(beside, merged, rtol=1e-4, atol=2e-5)
@@ -107,7 +108,7 @@ def test_matrices_without_factors_stay():
     base, factors = llama.init_params(GQA, 0), moved_factors(GQA, some)
     held = {name for block in factors["layers"].values() for name in block}
     assert held == set(some.targets) == {"k", "o", "down"}
-    beside, merged = both(base, factors, GQA, some, make_batch()["tokens_BT"])
+    beside, merged = both(base, factors, GQA, some, make_batch().tokens_BT)
     np.testing.assert_allclose(beside, merged, rtol=1e-4, atol=2e-5)
 
 
@@ -136,7 +137,7 @@ def test_a_run_begins_at_the_base_exactly(config):
             bound = inputs**-0.5
             assert 0.9 * bound < np.abs(a).max() <= bound, (block, name)
             assert abs(a.mean()) < 4 * bound / np.sqrt(3 * a.size)
-    tokens = make_batch()["tokens_BT"]
+    tokens = make_batch().tokens_BT
     beside = forward(lora.attach(base, factors, ALL_SEVEN), config, tokens)
     np.testing.assert_array_equal(beside, forward(base, config, tokens))
     assert_trees_equal(lora.merge(copied(base), factors, ALL_SEVEN), base)
@@ -147,7 +148,7 @@ def test_gradients_are_the_chain_rule_through_the_dense_delta(config):
     base, factors = llama.init_params(config, 0), moved_factors(config, ALL_SEVEN)
     batch = make_batch()
     batch = steps.attach_reference(batch, base, config, ROWS, llama.DEFAULT_COMPUTE)
-    batch["position_weights_BT"] = batch["weights_BT"]
+    batch = batch.replace(position_weights_BT=batch.weights_BT)
     loss_fn = make_loss_fn(config, OBJECTIVE, ROWS)
 
     def low(factors, base):
@@ -224,10 +225,13 @@ def test_micro_batches_and_a_cached_reference_change_nothing():
     after = []
     for accumulate, cached in ((1, False), (2, False), (2, True)):
         step, optimizer = make_step(accumulate=accumulate)
-        given = dict(batch)
+        given = batch
         if cached:
-            parts = (ROWS.take(batch[k], "retain") for k in list(batch)[:3])
-            given["reference_hidden_RTD"] = forward(base, GQA, *parts)
+            retain = batch.text.take(ROWS, "retain")
+            hidden = forward(
+                base, GQA, retain.tokens_BT, retain.segment_ids_BT, retain.positions_BT
+            )
+            given = batch.replace(reference_hidden_RTD=hidden)
         state = steps.init_state(copied(start), optimizer)
         state, metrics = step(state, given, base)
         after.append((metrics, state.opt_state[1][0].mu))
@@ -308,7 +312,7 @@ def test_counted_flops_are_those_of_the_compiled_program(low_rank, first):
 
     factors = jax.eval_shape(lambda: lora.init_factors(config, low_rank, 0))
     batch = make_batch(tokens=tokens, rows=rows)
-    batch["position_weights_BT"] = batch["weights_BT"]
+    batch = batch.replace(position_weights_BT=batch.weights_BT)
     lowered = jax.jit(gradients).lower(factors, llama.abstract_params(config), batch)
     measured = lowered.compile().cost_analysis()["flops"]
     # Of the scores, four blocks of queries compute 1/4, 2/4, 3/4 and all of a row's.

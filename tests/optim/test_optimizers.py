@@ -11,6 +11,7 @@ import numpy as np
 import on_devices
 import pytest
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.objective import Objective
 from jax_surgery.models import llama
@@ -314,12 +315,12 @@ def test_the_loss_falls(name):
     optimizer = make_optimizer(choice, 40)
     step = steps.make_train_step(TINY, Objective(), RoleRows(0, 2, 0), optimizer)
     rng = np.random.default_rng(0)
-    batch = {
-        "tokens_BT": rng.integers(0, 61, (2, 12)),
-        "segment_ids_BT": np.ones((2, 12), np.int32),
-        "positions_BT": np.tile(np.arange(12), (2, 1)),
-        "weights_BT": np.ones((2, 12), np.float32),
-    }
+    batch = Batch(
+        tokens_BT=rng.integers(0, 61, (2, 12)),
+        segment_ids_BT=np.ones((2, 12), np.int32),
+        positions_BT=np.tile(np.arange(12), (2, 1)),
+        weights_BT=np.ones((2, 12), np.float32),
+    )
     state = steps.init_state(llama.init_params(TINY, 0), optimizer)
     losses = []
     for _ in range(40):

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.models import llama
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import BLOCK_OF, Trainable
@@ -17,7 +18,6 @@ from jax_surgery.optim.optimizer import (
 )
 from jax_surgery.optim.precondition import directions as precondition
 from jax_surgery.optim.precondition.moments import (
-    MOMENT_WEIGHTS,
     second_moments,
     zero_moments,
 )
@@ -36,11 +36,11 @@ def batches(count, seed=0):
     rng = np.random.default_rng(seed)
     for _ in range(count):
         lengths = rng.integers(5, 12, 2)
-        yield {
-            "tokens_BT": rng.integers(0, 43, (2, 12)),
-            "segment_ids_BT": (np.arange(12) < lengths[:, None]).astype(np.int32),
-            "positions_BT": np.tile(np.arange(12), (2, 1)),
-        }
+        yield Batch(
+            tokens_BT=rng.integers(0, 43, (2, 12)),
+            segment_ids_BT=(np.arange(12) < lengths[:, None]).astype(np.int32),
+            positions_BT=np.tile(np.arange(12), (2, 1)),
+        )
 
 
 def moments_of(params, trainable, number=6):
@@ -63,7 +63,7 @@ def test_moments_add_up_and_leave_padding_out(params, moments):
             total, sum(m[key] for m in single), rtol=1e-4, atol=1e-4
         )
     # A normed input has squared norm D times its scale's square: count the tokens.
-    tokens = sum(int(b["segment_ids_BT"].sum()) for b in batches(6))
+    tokens = sum(int(b.segment_ids_BT.sum()) for b in batches(6))
     trace = jnp.trace(moments["attention_in"], axis1=1, axis2=2)
     np.testing.assert_allclose(trace, tokens * CONFIG.hidden_size, rtol=1e-3)
 
@@ -240,7 +240,9 @@ def test_a_warmup_longer_than_the_run_is_named():
 def weighted(weights):
     """Batches whose tokens weigh what a function of a batch's tokens says."""
     return [
-        batch | {MOMENT_WEIGHTS: np.asarray(weights(batch["tokens_BT"]), np.float32)}
+        batch.replace(
+            moment_weights_BT=np.asarray(weights(batch.tokens_BT), np.float32)
+        )
         for batch in batches(3)
     ]
 
@@ -271,8 +273,8 @@ def test_moments_are_numpys_sums_of_the_first_layers_inputs(params):
     table = np.asarray(params["embedder"]["embedding"], np.float64)
     wanted = np.zeros((16, 16))
     for batch in batches_given:
-        real = batch["segment_ids_BT"] > 0
-        x = table[batch["tokens_BT"][real]]
+        real = batch.segment_ids_BT > 0
+        x = table[batch.tokens_BT[real]]
         x /= np.sqrt((x**2).mean(-1, keepdims=True) + CONFIG.rms_norm_eps)
-        wanted += np.einsum("t,tx,ty->xy", batch[MOMENT_WEIGHTS][real], x, x)
+        wanted += np.einsum("t,tx,ty->xy", batch.moment_weights_BT[real], x, x)
     np.testing.assert_allclose(found["attention_in"][0], wanted, rtol=1e-4, atol=1e-3)

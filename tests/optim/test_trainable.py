@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.objective import Objective, make_loss_fn
 from jax_surgery.models import flops, llama
@@ -29,13 +30,13 @@ def ids(trainable):
 
 
 def batch_of(rng, rows=2, tokens=12):
-    return {
-        "tokens_BT": rng.integers(0, 61, (rows, tokens)),
-        "segment_ids_BT": np.ones((rows, tokens), np.int32),
-        "positions_BT": np.tile(np.arange(tokens), (rows, 1)),
-        "weights_BT": np.ones((rows, tokens), np.float32),
-        "position_weights_BT": np.ones((rows, tokens), np.float32),
-    }
+    return Batch(
+        tokens_BT=rng.integers(0, 61, (rows, tokens)),
+        segment_ids_BT=np.ones((rows, tokens), np.int32),
+        positions_BT=np.tile(np.arange(tokens), (rows, 1)),
+        weights_BT=np.ones((rows, tokens), np.float32),
+        position_weights_BT=np.ones((rows, tokens), np.float32),
+    )
 
 
 @pytest.mark.parametrize("trainable", SOME, ids=ids)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jax_surgery.data.packing import Packer
+from jax_surgery.data.stream import as_batch
 from jax_surgery.data.tokens import Document
 from jax_surgery.models import llama
 from jax_surgery.models.config import ModelConfig
@@ -51,7 +52,7 @@ def hidden_fn(params, compute=COMPUTE):
         )
 
     return lambda batch: hidden(
-        batch["tokens_BT"], batch["segment_ids_BT"], batch["positions_BT"]
+        batch.tokens_BT, batch.segment_ids_BT, batch.positions_BT
     )
 
 
@@ -71,15 +72,7 @@ def test_cached_states_equal_live_ones_in_any_packing(cached, params):
     live = hidden_fn(params)
     for seed in (None, 1, 2):
         rows = packer.pack(seed)
-        live_RTD = np.asarray(
-            live(
-                {
-                    "tokens_BT": rows.tokens_RT,
-                    "segment_ids_BT": rows.segment_ids_RT,
-                    "positions_BT": rows.positions_RT,
-                }
-            )
-        )
+        live_RTD = np.asarray(live(as_batch(rows).text))
         for reader in (cache, reference_cache.open_cache(where, key)):
             states_RTD = reader.gather(rows.token_index_RT)
             assert states_RTD.dtype == np.float32
@@ -111,11 +104,7 @@ def test_bfloat16_is_stored_as_computed(tmp_path, params):
     assert states.dtype == ml_dtypes.bfloat16
     size = (tmp_path / reference_cache.STATES).stat().st_size
     assert size == packer.num_tokens * WIDTH * 2
-    batch = {
-        "tokens_BT": rows.tokens_RT,
-        "segment_ids_BT": rows.segment_ids_RT,
-        "positions_BT": rows.positions_RT,
-    }
+    batch = as_batch(rows).text
     real = rows.segment_ids_RT > 0
     np.testing.assert_allclose(
         states[real].astype(np.float32),

@@ -13,15 +13,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jax_surgery.data.role_rows import Batch
+from jax_surgery.data.batch import Batch
 from jax_surgery.methods.objective import shifted
 from jax_surgery.models import llama, logprobs, output_head, token_sums
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Matrices, Trainable
-
-# Of a batch, float32 [B, T], of each token as it is predicted:
-PUSH = "push_BT"  # its weight: above 0 it is to be forgotten, below 0 to be known
-BOUND = "bound_BT"  # nats of log-odds at which it is pushed no further
 
 ORDERS = ("joint", "cyclic", "first_to_last")
 
@@ -69,7 +65,7 @@ def pull(
     The value of a token is what `loss` says; of "margin" it is 0 beyond its bound.
 
     Args:
-      batch: packed rows with PUSH and BOUND.
+      batch: packed rows with `token_weights_BT` and `target_log_odds_BT`.
 
     Returns:
       (the sum, {"pushed_down", "pushed_up": how many tokens are still pushed}).
@@ -82,8 +78,9 @@ def pull(
         compute=compute,
         first_trained_layer=trainable.first_layer,
     )
-    targets_BT = shifted(batch["tokens_BT"])
-    push_BT, bound_BT = shifted(batch[PUSH]), shifted(batch[BOUND])
+    targets_BT = shifted(batch.tokens_BT)
+    push_BT = shifted(batch.token_weights_BT)
+    bound_BT = shifted(batch.target_log_odds_BT)
     scale = 1.0 if loss.kind == "margin" else 1.0 / loss.temperature
 
     def terms(heads, hidden_CD, targets_C, push_C, bound_C):

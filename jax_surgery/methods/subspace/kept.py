@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
-from jax_surgery.data.stream import Batch, one_pass
+from jax_surgery.data.stream import one_pass
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.subspace.subject import Subject, repeated
 from jax_surgery.metrics.tokens import score_tokens
-from jax_surgery.optim.precondition import moments as moment_sums
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train.reference_cache import fingerprint
 
@@ -71,9 +71,8 @@ class KeptText:
         `second_moments` reads."""
         rows = meshes.round_rows(ROWS)
         for batch, _ in one_pass(self._rows.take(slice(first * rows, None)), rows):
-            index_BT = batch.pop("token_index_BT")
-            batch[moment_sums.MOMENT_WEIGHTS] = self._weights[index_BT]
-            yield meshes.place_rows(batch, rows)
+            weights_BT = self._weights[batch.token_index_BT]
+            yield batch.replace(moment_weights_BT=weights_BT).place(rows)
 
     @property
     def num_batches(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from jax_surgery.data.role_rows import Batch
+from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import identify, learn
 from jax_surgery.models import llama, sharding
 from jax_surgery.models.config import ModelConfig

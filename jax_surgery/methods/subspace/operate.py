@@ -12,9 +12,10 @@ import numpy as np
 import optax
 from etils import epath
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.data.stream import Batch, BatchStream
+from jax_surgery.data.stream import BatchStream
 from jax_surgery.methods.subspace import identify, learn, rounds, statistics
 from jax_surgery.methods.subspace.goal import Goal
 from jax_surgery.methods.subspace.kept import KeptText
@@ -24,7 +25,6 @@ from jax_surgery.models import llama
 from jax_surgery.models.trainable import Matrices
 from jax_surgery.optim.precondition import discriminate
 from jax_surgery.optim.precondition.moments import zero_moments
-from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import devices
 from jax_surgery.train.loop import Hook, train
 
@@ -158,9 +158,9 @@ class Pushes:
         """Endless batches of both."""
         return devices.batch_stream(self.packers, self.wanted, self.rows, self._seed)
 
-    def batch(self, batch: Batch) -> dict[str, jax.Array]:
-        """A batch of the stream on the devices, with PUSH and BOUND."""
-        index_BT, weights_BT = batch["token_index_BT"], batch["weights_BT"]
+    def batch(self, batch: Batch) -> Batch:
+        """A batch of the stream on the devices, with what the subspace method reads."""
+        index_BT = batch.token_index_BT
         target_B = self.rows.holds(self._role, len(index_BT))
         push_BT = np.full(index_BT.shape, -self._guard, np.float32)
         bound_BT = np.zeros(index_BT.shape, np.float32)
@@ -168,10 +168,10 @@ class Pushes:
         bound_BT[target_B] = self._pushed.bound[index_BT[target_B]]
         if self._guard:
             bound_BT[~target_B] = self._guard_bounds[index_BT[~target_B]]
-        names = ("tokens_BT", "segment_ids_BT", "positions_BT")
-        arrays = {name: batch[name] for name in names}
-        arrays |= {identify.PUSH: push_BT * weights_BT, identify.BOUND: bound_BT}
-        return meshes.place_rows(arrays, self.rows.total)
+        weighted = batch.text.replace(
+            token_weights_BT=push_BT * batch.weights_BT, target_log_odds_BT=bound_BT
+        )
+        return weighted.place(self.rows.total)
 
 
 def _learned(packer: Packer) -> float:

@@ -60,13 +60,13 @@ def _directions(subject: Subject, name: str, rank: int) -> dict[str, jax.Array]:
     packer = Packer(documents, settings.tasks.context, "tokens")
     rows = meshes.round_rows(max(settings.tasks.rows, settings.tasks.rows_kept))
     batch, _ = next(one_pass(packer.pack(settings.seed), rows))
-    weights_BT = batch.pop("weights_BT")
-    batch.pop("token_index_BT")
-    batch |= {identify.PUSH: -weights_BT, identify.BOUND: 0 * weights_BT}
+    batch = batch.text.replace(
+        token_weights_BT=-batch.weights_BT, target_log_odds_BT=0 * batch.weights_BT
+    )
     task, _ = _matrix(
         subject.params,
         subject.config,
-        meshes.place_rows(batch, rows),
+        batch.place(rows),
         LOSS,
         settings.compute,
         settings.trainable(subject.config),

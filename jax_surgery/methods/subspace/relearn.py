@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from jax_surgery.data.role_rows import Batch
+from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import identify
 from jax_surgery.models import llama, sharding
 from jax_surgery.models.config import ModelConfig
@@ -30,7 +30,7 @@ def relearn_step(
     Args:
       rate: the learning rate.
       params, opt_state: see `optax.adam`; donated.
-      batch: packed rows with `identify.PUSH` below 0 and `identify.BOUND`.
+      batch: packed rows with `token_weights_BT` below 0 and `target_log_odds_BT`.
     """
 
     def loss(params):

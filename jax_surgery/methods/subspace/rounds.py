@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_surgery.data.role_rows import Batch
+from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import identify
 from jax_surgery.models import layout, llama, sharding
 from jax_surgery.models.config import ModelConfig
@@ -121,7 +121,7 @@ def take_round(
     """One round; `state` is donated.
 
     Args:
-      batch: packed rows with `identify.PUSH` and `identify.BOUND`.
+      batch: packed rows with `token_weights_BT` and `target_log_odds_BT`.
 
     Returns:
       (state, `pull`'s sums with the loss and ||T'||: 0 where nothing is left to push).

@@ -8,13 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_surgery.data.role_rows import Batch
+from jax_surgery.data.batch import Batch
 from jax_surgery.models import llama, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.precondition.directions import Moments, moment_widths
-
-MOMENT_WEIGHTS = "moment_weights_BT"  # of a batch's tokens, [B, T]; 1 where absent
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3, 4), donate_argnums=5)
@@ -30,9 +28,9 @@ def add(
 
     On a mesh they stay split over `fsdp`, [layers, d / fsdp, d] on each device.
     """
-    weights_BT = (batch["segment_ids_BT"] > 0).astype(jnp.float32)
-    if MOMENT_WEIGHTS in batch:
-        weights_BT *= batch[MOMENT_WEIGHTS]
+    weights_BT = (batch.segment_ids_BT > 0).astype(jnp.float32)
+    if batch.moment_weights_BT is not None:
+        weights_BT *= batch.moment_weights_BT
     _, new = llama.forward_packed(
         params,
         config,
@@ -68,7 +66,7 @@ def second_moments(
 ) -> Moments:
     """Sums of w x x^T over all real tokens of the batches; forward passes only.
 
-    w is the batch's MOMENT_WEIGHTS, or 1.
+    w is the batch's `moment_weights_BT`, or 1.
 
     Of the layers from `trainable.first_layer`, and of the inputs that its matrices
     have (`precondition.INPUT_OF`).

@@ -9,10 +9,10 @@ import subspace_cases as cases
 from subspace_cases import COMPUTE, CONFIG, EVERY, UPPER
 
 from jax_surgery.methods.subspace import identify
-from jax_surgery.methods.subspace.identify import BOUND, PUSH, TaskLoss
+from jax_surgery.methods.subspace.identify import TaskLoss
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.precondition.directions import INPUT_OF
-from jax_surgery.optim.precondition.moments import MOMENT_WEIGHTS, second_moments
+from jax_surgery.optim.precondition.moments import second_moments
 
 MARGIN = TaskLoss()
 run_pull = jax.jit(identify.pull, static_argnums=(1, 3, 4, 5))
@@ -37,7 +37,7 @@ def task_matrix(params, batch, loss=MARGIN, trainable=EVERY):
 def test_margins_are_summed_where_they_are_on_the_wrong_side(params, seed):
     batch = cases.batch_of(seed)
     open_BT = cases.is_open(params, batch)
-    push = np.asarray(batch[PUSH])[:, 1:]
+    push = np.asarray(batch.token_weights_BT)[:, 1:]
     for side in (push > 0, push < 0):  # of each kind some count and some do not
         assert 0 < (open_BT & side).sum() < side.sum()
     value, sums = pull(params, batch)
@@ -57,7 +57,7 @@ def test_cross_entropy_is_log_p_at_a_temperature_without_bounds(params, temperat
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     at = np.take_along_axis(logp, np.asarray(cases.targets(batch))[..., None], -1)
     at = at[..., 0]
-    push = np.asarray(batch[PUSH])[:, 1:]
+    push = np.asarray(batch.token_weights_BT)[:, 1:]
     assert value == pytest.approx((push * at).sum(), rel=1e-5)
     assert sums == {"pushed_down": (push > 0).sum(), "pushed_up": (push < 0).sum()}
 
@@ -83,10 +83,12 @@ def test_a_token_is_pushed_until_its_bound_from_either_side(params, push, above)
     """Down while it is above its bound, up while it is below; else not at all."""
     batch = cases.batch_of()
     margin = cases.margins(params, batch)[0, 3]
-    alone = np.zeros(batch[PUSH].shape, np.float32)
+    alone = np.zeros(batch.token_weights_BT.shape, np.float32)
     alone[0, 4] = push
     bound = np.full(alone.shape, margin + (-1e-3 if above else 1e-3), np.float32)
-    batch |= {PUSH: jnp.asarray(alone), BOUND: jnp.asarray(bound)}
+    batch = batch.replace(
+        token_weights_BT=jnp.asarray(alone), target_log_odds_BT=jnp.asarray(bound)
+    )
     value, sums = pull(params, batch)
     moves = (push > 0) == above
     assert value == pytest.approx(push * margin if moves else 0, rel=1e-4)
@@ -102,13 +104,16 @@ def test_tokens_without_push_have_no_gradient(params):
     task, metrics = task_matrix(params, cases.pushed(batch, 0.0, -cases.FAR))
     assert cases.norm(task) == 0 and not any(map(float, metrics.values()))
     # Of one pushed token, neither other bounds nor what follows it matters.
-    alone = np.zeros(batch[PUSH].shape, np.float32)
+    alone = np.zeros(batch.token_weights_BT.shape, np.float32)
     alone[0, 3] = 1
-    batch |= {PUSH: jnp.asarray(alone), BOUND: jnp.full(alone.shape, -cases.FAR)}
-    others = batch | {
-        BOUND: jnp.where(alone == 0, cases.FAR, batch[BOUND]),
-        "tokens_BT": batch["tokens_BT"].at[0, 4:].add(1).at[1].add(1) % 32,
-    }
+    batch = batch.replace(
+        token_weights_BT=jnp.asarray(alone),
+        target_log_odds_BT=jnp.full(alone.shape, -cases.FAR),
+    )
+    others = batch.replace(
+        target_log_odds_BT=jnp.where(alone == 0, cases.FAR, batch.target_log_odds_BT),
+        tokens_BT=batch.tokens_BT.at[0, 4:].add(1).at[1].add(1) % 32,
+    )
     one, other = (task_matrix(params, b)[0] for b in (batch, others))
     assert cases.norm(one) > 0
     for name, matrix in one.items():
@@ -137,10 +142,13 @@ def test_nothing_else_has_a_gradient(params):
 def test_task_matrices_lie_in_the_span_of_their_inputs(params):
     """Of a token after two others every matrix' gradient has rank two at most."""
     batch = cases.batch_of()
-    alone = np.zeros(batch[PUSH].shape, np.float32)
+    alone = np.zeros(batch.token_weights_BT.shape, np.float32)
     alone[0, 2] = 1
-    batch |= {PUSH: jnp.asarray(alone), MOMENT_WEIGHTS: np.zeros_like(alone)}
-    batch[MOMENT_WEIGHTS][0, :2] = 1
+    weights = np.zeros_like(alone)
+    weights[0, :2] = 1
+    batch = batch.replace(
+        token_weights_BT=jnp.asarray(alone), moment_weights_BT=weights
+    )
     task, _ = task_matrix(params, batch, TaskLoss("cross_entropy", 1.0))
     moments = second_moments(params, CONFIG, [batch], COMPUTE, EVERY)
     for name, matrix in task.items():

@@ -11,7 +11,6 @@ from subspace_run_cases import edit_of, go, subject_of
 
 from jax_surgery.benchmarks import suite
 from jax_surgery.checkpoints import hf_weights, peft_adapter
-from jax_surgery.methods.subspace import identify
 from jax_surgery.methods.subspace.operate import Pushes, Stage
 from jax_surgery.optim import lora
 from jax_surgery.train.metrics_file import read_metrics
@@ -49,9 +48,9 @@ def test_what_an_earlier_stage_taught_is_guarded_as_high_as_it_is(learned, own):
         stage = Stage(ours, now, ["dict_a"], ["dict_c"], set(), {}, "")
         pushes = Pushes(stage, stage.targets, up=True, guarded=True)
         batch = pushes.batch(next(pushes.stream()))
-        kept = np.asarray(batch[identify.PUSH]) < 0
+        kept = np.asarray(batch.token_weights_BT) < 0
         kept[: ours.settings.tasks.rows] = False  # the targets' rows
-        return np.asarray(batch[identify.BOUND])[kept]
+        return np.asarray(batch.target_log_odds_BT)[kept]
 
     before, after = bounds(ours.params), bounds(params)
     assert len(before) == len(after) > 20

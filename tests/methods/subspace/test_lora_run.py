@@ -174,6 +174,7 @@ from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import devices
 from jax_surgery.optim import lora
 from jax_surgery.train import step as steps
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.objective import Objective
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
@@ -181,12 +182,12 @@ CONFIG = ModelConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_la
                      num_heads=4, num_kv_heads=2, head_dim=4, initializer_range=0.2)
 LOW = lora.LowRank(rank=3, alpha=6.0)
 rng = np.random.default_rng(0)
-BATCH = {
-    "tokens_BT": rng.integers(0, 40, (24, 16)).astype(np.int32),
-    "segment_ids_BT": np.ones((24, 16), np.int32),
-    "positions_BT": np.tile(np.arange(16, dtype=np.int32), (24, 1)),
-    "weights_BT": np.ones((24, 16), np.float32),
-}
+BATCH = Batch(
+    tokens_BT=rng.integers(0, 40, (24, 16)).astype(np.int32),
+    segment_ids_BT=np.ones((24, 16), np.int32),
+    positions_BT=np.tile(np.arange(16, dtype=np.int32), (24, 1)),
+    weights_BT=np.ones((24, 16), np.float32),
+)
 ROLE = np.repeat([0, 1, 2], 8)
 def run(shape, count):
     with jax.set_mesh(meshes.make_mesh(meshes.MeshShape(*shape), jax.devices()[:count])):
@@ -198,7 +199,7 @@ def run(shape, count):
         # The same rows on every mesh: part s has the s-th share of each role.
         order = np.concatenate([np.flatnonzero(ROLE == r).reshape(shards, -1)
                                 for r in range(3)], axis=1).ravel()
-        batch = {k: v[order] for k, v in BATCH.items()}
+        batch = jax.tree.map(lambda v: v[order], BATCH)
         optimizer = make_optimizer(OptimizerChoice(learning_rate=1e-2), 12)
         step = steps.make_train_step(
             CONFIG, Objective(ascent="level", gamma=2.0), rows, optimizer,
@@ -208,7 +209,7 @@ def run(shape, count):
         first = float(jnp.abs(a).sum())
         losses = []
         for _ in range(12):
-            state, metrics = step(state, meshes.place_rows(batch, 24), base)
+            state, metrics = step(state, batch.place(24), base)
             losses.append(float(metrics["loss"]))
         leaves = [state.params["layers"]["mlp"]["up"]["lora_a"],
                   state.opt_state[1][0].nu["layers"]["mlp"]["up"]["lora_a"],

@@ -175,8 +175,8 @@ def test_adam_is_optaxs_on_each_layers_matrices(order):
 
 def test_rounds_end_with_every_token_on_its_side_of_its_bound():
     batch = cases.batch_of()
-    push = batch[identify.PUSH]
-    batch[identify.BOUND] = jnp.where(push > 0, -6.0, 0.0)
+    push = batch.token_weights_BT
+    batch = batch.replace(target_log_odds_BT=jnp.where(push > 0, -6.0, 0.0))
     choice = how(trainable=EVERY, step=0.01, number=200)
     state = begin(choice)
     assert cases.is_open(state.params, batch).sum() >= 8

@@ -14,6 +14,7 @@ from jax_surgery.plan import subspace_report as report
 HEAD = """
     import os, tempfile
     import jax, jax.numpy as jnp, numpy as np
+    from jax_surgery.data.batch import Batch
     from jax_surgery.models import llama
     from jax_surgery.models.config import ModelConfig
     from jax_surgery.models.trainable import Trainable
@@ -37,14 +38,14 @@ def test_a_removal_on_eight_devices_equals_one_and_gathers_nothing_unasked():
     compute, every = llama.Compute(), Trainable(0, ("o", "up"))
     rng = np.random.default_rng(0)
     shape = (8, 12)
-    batch = {
-        "tokens_BT": rng.integers(0, 32, shape).astype(np.int32),
-        "segment_ids_BT": np.ones(shape, np.int32),
-        "positions_BT": np.tile(np.arange(12, dtype=np.int32), (8, 1)),
-        moments.MOMENT_WEIGHTS: rng.random(shape).astype(np.float32),
-        identify.PUSH: np.ones(shape, np.float32),
-        identify.BOUND: np.full(shape, -9.0, np.float32),
-    }
+    batch = Batch(
+        tokens_BT=rng.integers(0, 32, shape).astype(np.int32),
+        segment_ids_BT=np.ones(shape, np.int32),
+        positions_BT=np.tile(np.arange(12, dtype=np.int32), (8, 1)),
+        moment_weights_BT=rng.random(shape).astype(np.float32),
+        token_weights_BT=np.ones(shape, np.float32),
+        target_log_odds_BT=np.full(shape, -9.0, np.float32),
+    )
     how = rounds.Rounds(
         config, compute, every, identify.TaskLoss(), 10, 0.01, True, "joint"
     )

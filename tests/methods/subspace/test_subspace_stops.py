@@ -108,10 +108,10 @@ def test_statistics_stopped_in_the_middle_go_on(own, tmp_path, monkeypatch, caps
 def _check_weights(text, ours):
     weights = {}
     for batch in text.batches():
-        real = np.asarray(batch["segment_ids_BT"]) > 0
-        tokens = np.asarray(batch["tokens_BT"])[real]
+        real = np.asarray(batch.segment_ids_BT) > 0
+        tokens = np.asarray(batch.tokens_BT)[real]
         for token, weight in zip(
-            tokens, np.asarray(batch["moment_weights_BT"])[real], strict=True
+            tokens, np.asarray(batch.moment_weights_BT)[real], strict=True
         ):
             # The word of the family tells whose prompt it is, once a text.
             weights[int(token)] = weights.get(int(token), 0.0) + float(weight)

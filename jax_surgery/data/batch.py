@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A batch of packed rows: the one type that models, losses and statistics read.
+
+Letters: B rows of the batch, U of them of the unlearn role and R of the retain role,
+T tokens of a row, D model width, V vocabulary, S devices that rows are split over.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.parallel import mesh as meshes
+
+Array = jax.Array | np.ndarray
+
+
+# Fields whose first axis is not the batch's rows: a role's rows, or no rows at all.
+OF_ROLE = {"reference_hidden_RTD": "retain", "reference_logp_UT": "unlearn"}
+SHARED = ("reference_head_SDV", "denominators")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """Packed rows, in the order of a `RoleRows`; a pytree. Absent fields are None.
+
+    A value "of each token as it is predicted" stands at the token itself, so the
+    position before it computes it (`models.documents.shifted`).
+
+    Attributes:
+      tokens_BT: int32 token ids; 0 on padding.
+      segment_ids_BT: int32; documents of a row are 1, 2, ..., padding is 0. Where
+        documents are packed in pairs, odd ones are the text to unlearn and the even
+        one after each is its alternative.
+      positions_BT: int32; place in the document, from 0; 0 on padding.
+      weights_BT: float32, of each token as it is predicted: 0 where it is not learned,
+        else what `Packer`'s average says.
+      token_index_BT: int64, on the host alone; place of the token in the role's
+        documents laid end to end, -1 on padding.
+      position_weights_BT: float32; weight of each position in the retain term
+        (`models.documents.position_weights`).
+      moment_weights_BT: float32; weight of each token in the second moments of the
+        matrices' inputs; absent, every real token weighs 1.
+      token_weights_BT: float32, of each token as it is predicted, for the subspace
+        method: above 0 the token is to be forgotten, below 0 it is to be known.
+      target_log_odds_BT: float32, of each token as it is predicted, for the subspace
+        method: nats at which the token is moved no further.
+      reference_hidden_RTD: compute dtype; the frozen model's hidden states on the
+        retain rows: final ones, or of the layer that the method reads.
+      reference_logp_UT: float32, of each token as it is predicted: its log p by the
+        frozen model, on the unlearn rows, nats.
+      reference_head_SDV: compute dtype; the frozen model's output head, a copy for each
+        device.
+      denominators: {term: float32 scalar}, of the whole batch where this is a part.
+    """
+
+    tokens_BT: Array
+    segment_ids_BT: Array
+    positions_BT: Array
+    weights_BT: Array | None = None
+    token_index_BT: np.ndarray | None = None
+    position_weights_BT: Array | None = None
+    moment_weights_BT: Array | None = None
+    token_weights_BT: Array | None = None
+    target_log_odds_BT: Array | None = None
+    reference_hidden_RTD: Array | None = None
+    reference_logp_UT: Array | None = None
+    reference_head_SDV: Array | None = None
+    denominators: dict[str, jax.Array] | None = None
+
+    def replace(self, **changes: Any) -> "Batch":
+        """A copy with other values of some fields."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def text(self) -> "Batch":
+        """The three fields that a forward pass reads, alone."""
+        return Batch(self.tokens_BT, self.segment_ids_BT, self.positions_BT)
+
+    def for_devices(self) -> "Batch":
+        """The batch without what stays on the host."""
+        return self.replace(token_index_BT=None)
+
+    def place(self, rows: int) -> "Batch":
+        """The batch on the devices, its `rows` rows split over them.
+
+        This process' rows alone are given (see `mesh.place_rows`); what stays on the
+        host is left out.
+        """
+        return meshes.place_rows(self.for_devices(), rows)
+
+    def take(self, rows: RoleRows, *roles: str) -> "Batch":
+        """The rows of some roles, without what is a single role's or shared."""
+        taken: dict[str, Any] = dict.fromkeys((*OF_ROLE, *SHARED))
+        for name, array in self._present():
+            if name not in taken:
+                taken[name] = rows.take(array, *roles)
+        return self.replace(**taken)
+
+    def micro_batches(self, rows: RoleRows, parts: int) -> "Batch":
+        """`parts` micro-batches along a new first axis, without what they share.
+
+        Each lies over all devices and has its share of every role.
+        """
+        split: dict[str, Any] = dict.fromkeys(SHARED)
+        for name, array in self._present():
+            if name not in SHARED:
+                of = [OF_ROLE[name]] if name in OF_ROLE else []
+                split[name] = rows.in_parts(array, parts, *of)
+        return self.replace(**split)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """The fields that all micro-batches of the batch share."""
+        return {name: getattr(self, name) for name in SHARED}
+
+    def _present(self):
+        """(name, value) of each field that is not absent."""
+        for field in dataclasses.fields(self):
+            if (value := getattr(self, field.name)) is not None:
+                yield field.name, value

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_surgery.checkpoints import peft_adapter
-from jax_surgery.data.stream import Batch
+from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import low_rank as low_rank_steps
 from jax_surgery.methods.subspace.operate import Pushes, Stage
 from jax_surgery.methods.subspace.settings import SubspaceSettings

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import optax
 from etils import epath
 
-from jax_surgery.data.stream import Batch
+from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import rounds
 from jax_surgery.methods.subspace.operate import (
     Pushes,

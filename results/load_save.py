@@ -224,7 +224,9 @@ def measure(folder: pathlib.Path, config) -> dict:
     size = need["parameters"]
 
     def load(name):
-        params, _ = devices.load_model(str(folder / name), "bfloat16")
+        params, _ = hf_weights.load_model(
+            str(folder / name), "bfloat16", devices.parameter_shardings
+        )
         return jax.block_until_ready(params)
 
     def save(params, name):

@@ -222,8 +222,8 @@ def three_terms(task: str, model: str, workdir: pathlib.Path) -> Done:
             "loop.checkpoint_every": 0,
         }
         surgery.run(settings_of("surgery", **fields), str(folder / "run"))
-        params, _ = devices.load_model(str(folder / "run" / "model"))
-    return _mended(done, params)
+        model = devices.load_model(str(folder / "run" / "model"))
+    return _mended(done, model.params)
 
 
 MADE: dict[str, Callable[[str, str, pathlib.Path], Done]] = {

@@ -3,6 +3,7 @@
 
 import json
 import re
+from collections.abc import Callable
 
 import numpy as np
 from etils import epath
@@ -11,6 +12,8 @@ from jax_surgery.checkpoints import safetensors_file
 from jax_surgery.checkpoints.hf_layout import Tensor
 from jax_surgery.checkpoints.safetensors_file import Entry
 
+# Of parameters: one of all of them, or of each by its path; None is the files' own.
+Dtype = str | None | Callable[[tuple[str, ...]], str | None]
 INDEX = "model.safetensors.index.json"
 # Old checkpoints carry RoPE's frequencies, which follow from config.json.
 IGNORED = re.compile(r".*rotary_emb\.inv_freq$")
@@ -105,18 +108,21 @@ def dtype_named(name: str) -> np.dtype:
 
 
 def parameter_dtypes(
-    tensors: list[Tensor], entries: dict[str, Entry], dtype: str | None
+    tensors: list[Tensor], entries: dict[str, Entry], dtype: Dtype
 ) -> dict[tuple[str, ...], np.dtype]:
     """The dtype of each parameter: the one asked for, or (None) the files'.
+
+    Args:
+      dtype: of every parameter, or a function of a parameter's path that gives its.
 
     Raises:
       ValueError: an unknown dtype, or layers of one parameter differ.
     """
-    if dtype is not None:
-        return dict.fromkeys((tensor.path for tensor in tensors), dtype_named(dtype))
+    asked = dtype if callable(dtype) else lambda path: dtype
     found: dict[tuple[str, ...], np.dtype] = {}
     for tensor in tensors:
-        own = entries[tensor.name].dtype
+        wanted = asked(tensor.path)
+        own = entries[tensor.name].dtype if wanted is None else dtype_named(wanted)
         if found.setdefault(tensor.path, own) != own:
             raise ValueError(
                 f"{tensor.name} is {own} and other layers' are {found[tensor.path]}, "

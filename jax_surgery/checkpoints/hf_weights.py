@@ -186,7 +186,7 @@ def progress_bar(title: str, total: int) -> tqdm.tqdm:
 
 def load_model(
     source: str,
-    dtype: str | None = "float32",
+    dtype: hf_index.Dtype = "float32",
     shardings: Callable[[ModelConfig], Any] | None = None,
 ) -> tuple[llama.Params, ModelConfig]:
     """Loads a checkpoint, onto one device or laid out over a mesh.
@@ -201,7 +201,8 @@ def load_model(
 
     Args:
       source: directory in Hugging Face format (local or gs://), or hub name.
-      dtype: of the parameters; None keeps the files' own.
+      dtype: of the parameters, or a function that gives it for a parameter's path (a
+        tuple of keys); None keeps the files' own.
       shardings: gives the tree of `jax.sharding.NamedSharding`s, one for every
         parameter, over all processes' devices; None loads onto the default device.
         Every process must call, with the same arguments.
@@ -307,11 +308,12 @@ def save_model(
         when everything is written.
       directory: local or gs://; made if absent. An earlier export there is removed.
       tokenizer_source: checkpoint whose tokenizer's files are copied, or None.
-      dtype: of the files; None keeps the parameters' own.
+      dtype: of the files; None takes the widest of the parameters' own, so that
+        nothing is rounded.
       max_shard_bytes: of one safetensors file.
     """
     folder = epath.Path(directory)
-    own = dtype or str(hf_layout.leaf(params, ("embedder", "embedding")).dtype)
+    own = dtype or str(jnp.result_type(*(x.dtype for x in jax.tree.leaves(params))))
     kind = hf_index.dtype_named(own)
     tensors = hf_layout.tensors(config)
     groups = hf_layout.groups(tensors, kind.itemsize, max_shard_bytes)

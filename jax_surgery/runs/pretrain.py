@@ -161,8 +161,8 @@ def _run(settings: PretrainSettings, directory: str) -> Pretrained:
     folder = epath.Path(directory) / "model"
     hf_weights.save_model(state.params, config, str(folder), dtype=settings.save_dtype)
     tokenizer.save_pretrained(str(folder))
-    saved, _ = devices.load_model(str(folder))
-    evaluation = evaluate(questions, saved) if questions else {}
+    saved = devices.load(str(folder), settings.compute, tokenizer)
+    evaluation = evaluate(questions, saved.params) if questions else {}
     result = Pretrained(
         str(folder), round(data.epochs * packer.num_tokens), seconds, evaluation
     )

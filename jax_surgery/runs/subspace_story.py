@@ -226,5 +226,8 @@ def _export(subject: Subject, done: Operated, alpha: float, directory: str) -> A
         applied = apply.apply(edit, source, folder / "model")
         edit_file.save_edit(applied.edit, folder / "edit.safetensors")
     distributed.wait("export")
-    params, _ = devices.load_model(str(folder / "model"))
-    return params
+    # As the model before it was held, so that scores are of the same arithmetic.
+    moving = None if settings.lora.rank else settings.trainable(subject.config)
+    return devices.load_model(
+        str(folder / "model"), settings.compute, moving, subject.tokenizer
+    ).params

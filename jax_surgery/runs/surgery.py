@@ -85,11 +85,13 @@ def admit(settings: SurgerySettings) -> Patient:
     )
     if shared:
         packers |= keep
-    settings.trainable(hf_weights.load_config(source))  # raises before it takes long
-    # What stays as it is may stay in the files' own dtype.
-    frozen = settings.lora.rank and settings.compute.dtype == "bfloat16"
-    params, config = devices.load_model(source, None if frozen else "float32")
-    return Patient(params, config, tokenizer, source, packers, keep["retain"])
+    # Raises before it takes long.
+    trainable = settings.trainable(hf_weights.load_config(source))
+    moving = None if settings.lora.rank else trainable
+    model = devices.load_model(source, settings.compute, moving, tokenizer)
+    return Patient(
+        model.params, model.config, tokenizer, source, packers, keep["retain"]
+    )
 
 
 def _statistics_rows(patient: Patient, settings: SurgerySettings) -> int:

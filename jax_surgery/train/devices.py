@@ -13,9 +13,10 @@ from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import BatchStream
 from jax_surgery.models import llama, sharding
-from jax_surgery.models.compute import Compute
+from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
+from jax_surgery.models.trainable import Trainable
 from jax_surgery.parallel import mesh as meshes
 
 
@@ -51,18 +52,53 @@ def parameter_shardings(config: ModelConfig) -> Any:
     return sharding.shardings(params, mesh)
 
 
-def load_model(source: str, dtype: str | None = "float32") -> tuple[Any, ModelConfig]:
-    """A checkpoint's parameters on the mesh that is set, and its architecture.
+def storage_dtype(
+    path: tuple[str, ...], compute: Compute, moving: Trainable | None
+) -> str | None:
+    """The dtype that a parameter is held in; None keeps the files' own.
+
+    What a run changes is held in float32, so that small steps are not rounded away.
+    Everything else is only read, in the compute dtype: where that is bfloat16, a file
+    in bfloat16 is read without loss as it is, in half the memory.
+
+    Args:
+      path: of the parameter in the model's tree, e.g. ("layers", "mlp", "up", "kernel").
+      compute: its dtype decides.
+      moving: what the run changes; None is nothing.
+    """
+    if compute.dtype != "bfloat16":
+        return "float32"
+    if moving is None:
+        return None
+    moves = not moving.matrices or (path[0] == "layers" and path[-2] in moving.matrices)
+    return "float32" if moves else None
+
+
+def load_model(
+    source: str,
+    compute: Compute = DEFAULT_COMPUTE,
+    moving: Trainable | None = None,
+    tokenizer: Any = None,
+) -> Model:
+    """A checkpoint as a model to train, on the mesh that is set.
+
+    Args:
+      source: directory in Hugging Face format, or hub name.
+      compute: how the model will be run.
+      moving: what the run will change; None is nothing of it, as with low-rank deltas
+        beside it (see `storage_dtype`).
+      tokenizer: the checkpoint's where it is loaded already; None loads it.
 
     Raises:
       FileNotFoundError, ValueError: see `hf_weights.load_model` and
         `parameter_shardings`.
     """
-    on_mesh = None if jax.sharding.get_mesh().empty else parameter_shardings
-    return hf_weights.load_model(source, dtype, on_mesh)
+    return _load(
+        source, lambda p: storage_dtype(p, compute, moving), compute, tokenizer
+    )
 
 
-def load(source: str, compute: Compute) -> Model:
+def load(source: str, compute: Compute, tokenizer: Any = None) -> Model:
     """A checkpoint as a model to run, not to train, on the mesh that is set.
 
     Its weights are loaded in the dtype that the forward pass computes in: float32 ones
@@ -70,12 +106,18 @@ def load(source: str, compute: Compute) -> Model:
 
     Args:
       source: directory in Hugging Face format, or hub name.
+      tokenizer: the checkpoint's where it is loaded already; None loads it.
 
     Raises:
       FileNotFoundError, ValueError: see `load_model`.
     """
-    tokenizer = hf_weights.load_tokenizer(source)
-    params, config = load_model(source, compute.dtype)
+    return _load(source, compute.dtype, compute, tokenizer)
+
+
+def _load(source: str, dtype: Any, compute: Compute, tokenizer: Any) -> Model:
+    layout = None if jax.sharding.get_mesh().empty else parameter_shardings
+    tokenizer = tokenizer or hf_weights.load_tokenizer(source)
+    params, config = hf_weights.load_model(source, dtype, layout)
     return Model(params, config, tokenizer, compute, source)
 
 

@@ -91,14 +91,15 @@ def admit(settings: SubspaceSettings) -> Subject:
     if chosen.similar != "overlap":
         task_files.similar_to(targets, found, chosen.similar)  # raises early
     source = model_source(settings.model)
-    settings.trainable(hf_weights.load_config(source))
+    trainable = settings.trainable(hf_weights.load_config(source))
     tokenizer = hf_weights.load_tokenizer(source)
     texts = {
         name: task_files.read_text(task, tokenizer, chosen.context)
         for name, task in found.items()
     }
-    params, config = devices.load_model(source)
-    return Subject(params, config, tokenizer, source, texts, settings)
+    moving = None if settings.lora.rank else trainable
+    model = devices.load_model(source, settings.compute, moving, tokenizer)
+    return Subject(model.params, model.config, tokenizer, source, texts, settings)
 
 
 def is_known(score: Score, settings: SubspaceSettings) -> bool:

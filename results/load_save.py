@@ -69,7 +69,7 @@ def write_checkpoint(folder: pathlib.Path, config, file_bytes: int = 10**9) -> N
     from etils import epath
 
     from jax_surgery.checkpoints import hf_index, hf_layout, safetensors_file
-    from jax_surgery.models.config import to_hf
+    from jax_surgery.models.architectures import to_hf
 
     rng, dtype = np.random.default_rng(0), np.dtype(ml_dtypes.bfloat16)
 

@@ -18,7 +18,7 @@ from paper_table import HERE, load_config, mean_and_deviation, replaced, run_onc
 
 from jax_surgery.benchmarks.tofu import find_files, write_refusals
 from jax_surgery.models import llama
-from jax_surgery.models.config import from_hf
+from jax_surgery.models.architectures import from_hf
 from jax_surgery.report import page
 from jax_surgery.runs import tofu
 from jax_surgery.runs.settings import TofuSettings

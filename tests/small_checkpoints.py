@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from jax_surgery.checkpoints import hf_index, hf_layout
 from jax_surgery.edits import edit_file
 from jax_surgery.edits.edit_file import Edit
-from jax_surgery.models import config as llama_config
+from jax_surgery.models import architectures
 from jax_surgery.models.config import ModelConfig
 
 CONFIG = ModelConfig(48, 32, 64, 3, 4, 2, 8, bos_token_id=0, eos_token_id=1)
@@ -37,7 +37,7 @@ def save(folder, dtype="float32", config=CONFIG, shard=5e9, seed=0):
     if len(groups) > 1:
         index = {"metadata": {}, "weight_map": weight_map}
         (folder / hf_index.INDEX).write_text(json.dumps(index))
-    card = llama_config.to_hf(config) | {"dtype": dtype}
+    card = architectures.to_hf(config) | {"dtype": dtype}
     (folder / "config.json").write_text(json.dumps(card))
     (folder / "tokenizer.json").write_text('{"not": "read here"}')
     (folder / "original").mkdir()

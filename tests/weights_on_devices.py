@@ -24,7 +24,8 @@ from safetensors.numpy import load_file, save_file
 from jax_surgery.checkpoints import hf_layout, hf_weights, safetensors_file
 from jax_surgery.models import llama
 from jax_surgery.models import sharding as placement
-from jax_surgery.models.config import ModelConfig, to_hf
+from jax_surgery.models.architectures import to_hf
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel import mesh as meshes
 

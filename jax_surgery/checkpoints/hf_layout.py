@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from jax_surgery.models import layout, llama
+from jax_surgery.models import architectures, layout, llama
 from jax_surgery.models.config import ModelConfig
 
 
@@ -82,7 +82,7 @@ def leaf(tree: Any, path: tuple[str, ...]) -> Any:
 
 def tensors(config: ModelConfig) -> list[Tensor]:
     """Every tensor of a checkpoint, in the order in which files hold them."""
-    rows = layout.DECODER
+    rows = architectures.of(config).layout
     found = [
         Tensor(row, None, row.shape(config))
         for row in rows

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Llama weights from and to Hugging Face directories (safetensors).
+"""Weights from and to Hugging Face directories (safetensors).
 
 Both ways go tensor by tensor (one matrix of one layer), so that what the host needs
 beside the parameters is a few times the largest tensor, whatever the model and the
@@ -26,8 +26,7 @@ from jax.sharding import Sharding
 from jax_surgery.checkpoints import hf_index, hf_layout, safetensors_file
 from jax_surgery.checkpoints.hf_layout import Tensor
 from jax_surgery.checkpoints.safetensors_file import Entry
-from jax_surgery.models import config as llama_config
-from jax_surgery.models import llama
+from jax_surgery.models import architectures, llama
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import distributed
 
@@ -88,12 +87,12 @@ def load_config(source: str) -> ModelConfig:
 
     Raises:
       FileNotFoundError: no checkpoint, or no config.json in it.
-      ValueError: not a Llama.
+      ValueError: an architecture or a feature that is not supported.
     """
     file = resolve(source) / "config.json"
     if not file.exists():
         raise FileNotFoundError(f"{file.parent} has no config.json: no checkpoint.")
-    return llama_config.from_hf(json.loads(file.read_text()))
+    return architectures.from_hf(json.loads(file.read_text()))
 
 
 @contextlib.contextmanager
@@ -212,7 +211,7 @@ def load_model(
 
     Raises:
       FileNotFoundError: no such checkpoint, or shards are absent.
-      ValueError: not a Llama, weights only as .bin, missing, unused or misshapen
+      ValueError: see `load_config`; weights only as .bin, missing, unused or misshapen
         tensors (all are listed), broken files, or shardings that do not divide.
     """
     folder = resolve(source)
@@ -323,7 +322,7 @@ def save_model(
         for file in folder.iterdir():
             if EXPORTED.match(file.name):
                 file.unlink()
-        card = llama_config.to_hf(config) | {"dtype": own}
+        card = architectures.to_hf(config) | {"dtype": own}
         (folder / "config.json").write_text(json.dumps(card, indent=2) + "\n")
         if tokenizer_source:
             _copy_tokenizer(resolve(tokenizer_source), folder)

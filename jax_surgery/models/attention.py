@@ -6,6 +6,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
@@ -74,16 +75,35 @@ def _rotate_backward(tables, cotangent):
 rotate.defvjp(lambda x, cos, sin: (rotate(x, cos, sin), (cos, sin)), _rotate_backward)
 
 
-def segment_bias(segment_ids_BT: jax.Array) -> jax.Array:
+def effective_windows(config: ModelConfig, tokens: int) -> tuple[int, ...]:
+    """The window of each layer, 0 where it hides nothing of rows of `tokens`."""
+    return tuple(size if size < tokens else 0 for size in config.layer_windows)
+
+
+def kinds_of(windows: tuple[int, ...]) -> tuple[tuple[int, ...], np.ndarray | None]:
+    """The different windows of layers, and which of them each layer has.
+
+    Returns:
+      (windows, index [L] into them; None where all layers have the same).
+    """
+    kinds = tuple(sorted(set(windows)))
+    if len(kinds) == 1:
+        return kinds, None
+    return kinds, np.array([kinds.index(size) for size in windows], np.int32)
+
+
+def segment_bias(segment_ids_BT: jax.Array, window: int = 0) -> jax.Array:
     """Additive mask [B, 1, T, T]: 0 where a token may look, -1e30 elsewhere.
 
-    A token sees its own segment up to itself. Padding (segment 0) sees padding, so
-    no row is fully masked.
+    A token sees its own segment up to itself, the last `window` tokens of that unless
+    it is 0. Padding (segment 0) sees padding, so no row is fully masked.
     """
     tokens = segment_ids_BT.shape[1]
     same = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
-    causal = jnp.tril(jnp.ones((tokens, tokens), bool))
-    return jnp.where(same & causal, 0.0, -1e30)[:, None]
+    seen = jnp.tril(jnp.ones((tokens, tokens), bool))
+    if window:
+        seen &= ~jnp.tril(seen, -window)
+    return jnp.where(same & seen, 0.0, -1e30)[:, None]
 
 
 def attend(q_BTNH, k_BSKH, v_BSKH, bias) -> jax.Array:

@@ -38,17 +38,23 @@ def choose(platform: str, dtype: str) -> Kind:
 
 
 def self_attention(
-    kind: Kind, segment_ids_BT: jax.Array, dtype: str, interpret: bool = False
+    kind: Kind,
+    segment_ids_BT: jax.Array,
+    dtype: str,
+    window: int = 0,
+    interpret: bool = False,
 ) -> Attend:
     """The function `attend(q_BTNH, k_BTKH, v_BTKH) -> [B, T, N, H]`.
 
-    A token sees its own segment up to itself; padding (segment 0) sees padding. N / K
-    query heads share a key-value head. Scores are scaled by 1 / sqrt(H).
+    A token sees its own segment up to itself, or the last `window` tokens of that;
+    padding (segment 0) sees padding. N / K query heads share a key-value head. Scores
+    are scaled by 1 / sqrt(H).
 
     Args:
       kind: one of `KINDS`; "auto" is `choose` for the mesh's platform.
       segment_ids_BT: packed documents 1, 2, ..., padding 0.
       dtype: of q, k and v.
+      window: tokens that are seen, the own among them; 0 is the whole segment.
       interpret: run Pallas kernels step by step, on any platform (for tests).
 
     Raises:
@@ -57,26 +63,35 @@ def self_attention(
     if kind == "auto":
         kind = choose(meshes.platform(), dtype)
     if kind == "splash":
-        return _splash(segment_ids_BT, interpret)
+        return _splash(segment_ids_BT, window, interpret)
     if kind == "cudnn":
-        return _cudnn(segment_ids_BT, dtype)
-    return _xla(segment_ids_BT)
+        return _cudnn(segment_ids_BT, window, dtype)
+    return _xla(segment_ids_BT, window)
 
 
-def _xla(segment_ids_BT: jax.Array) -> Attend:
-    bias = attn.segment_bias(segment_ids_BT)
+def one_of(attends: list[Attend], which: jax.Array | None) -> Attend:
+    """A layer's attention: number `which` of several, or the only one there is."""
+    if which is None:
+        return attends[0]
+    return lambda q, k, v: jax.lax.switch(which, attends, q, k, v)
+
+
+def _xla(segment_ids_BT: jax.Array, window: int) -> Attend:
+    bias = attn.segment_bias(segment_ids_BT, window)
     tokens = segment_ids_BT.shape[1]
     # Queries in blocks, each of which reads the keys up to its end: 5/8 of the products
-    # with four blocks. More of them, or shorter ones, gain no more.
+    # with four blocks. More of them, or shorter ones, gain no more. Keys that the
+    # window hides from the whole block are not read either.
     size = tokens // PARTS if tokens % PARTS == 0 else tokens
     size = size if size >= SHORTEST else tokens
 
     def attend(q_BTNH, k_BTKH, v_BTKH):
         blocks = []
         for start in range(0, tokens, size):
-            stop = start + size
-            own = (q_BTNH[:, start:stop], k_BTKH[:, :stop], v_BTKH[:, :stop])
-            blocks.append(attn.attend(*own, bias[:, :, start:stop, :stop]))
+            queries = slice(start, start + size)
+            keys = slice(max(0, start - window + 1) if window else 0, start + size)
+            own = (q_BTNH[:, queries], k_BTKH[:, keys], v_BTKH[:, keys])
+            blocks.append(attn.attend(*own, bias[:, :, queries, keys]))
         return checkpoint_name(jnp.concatenate(blocks, axis=1), CONTEXT)
 
     return attend
@@ -97,7 +112,7 @@ def block_size(tokens: int) -> int:
     )
 
 
-def _splash(segment_ids_BT: jax.Array, interpret: bool) -> Attend:
+def _splash(segment_ids_BT: jax.Array, window: int, interpret: bool) -> Attend:
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     tokens = segment_ids_BT.shape[1]
@@ -114,7 +129,10 @@ def _splash(segment_ids_BT: jax.Array, interpret: bool) -> Attend:
 
     def of_rows(q_BNTH, k_BKTH, v_BKTH, segments_BT):
         heads = q_BNTH.shape[1]
-        mask = splash.MultiHeadMask([splash.CausalMask((tokens, tokens))] * heads)
+        seen = splash.CausalMask((tokens, tokens))
+        if window:
+            seen = splash.LocalMask((tokens, tokens), (window - 1, 0), offset=0)
+        mask = splash.MultiHeadMask([seen] * heads)
         kernel = splash.make_splash_mha(
             mask,
             head_shards=1,
@@ -150,13 +168,13 @@ def _splash(segment_ids_BT: jax.Array, interpret: bool) -> Attend:
     return attend
 
 
-def _cudnn(segment_ids_BT: jax.Array, dtype: str) -> Attend:
+def _cudnn(segment_ids_BT: jax.Array, window: int, dtype: str) -> Attend:
     if dtype != "bfloat16":
         raise ValueError(
             f"compute.attention='cudnn' with compute.dtype={dtype!r}: cuDNN's kernel "
             "takes bfloat16; use compute.dtype=bfloat16 or compute.attention='xla'."
         )
-    mask = attn.segment_bias(segment_ids_BT) == 0
+    mask = attn.segment_bias(segment_ids_BT, window) == 0
 
     def attend(q_BTNH, k_BTKH, v_BTKH):
         context = jax.nn.dot_product_attention(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Architecture of a Llama, and its Hugging Face `config.json` in both forms."""
+"""Sizes and constants of a decoder; `models.architectures` reads and writes them."""
 
 import dataclasses
 from typing import Any
@@ -24,7 +24,14 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and constants of a Llama; widths in units, positions in tokens."""
+    """Sizes and constants of a decoder; widths in units, positions in tokens.
+
+    Attributes:
+      windows: tokens that each layer's attention spans, the token itself among them; 0
+        for the whole context. () is 0 for every layer.
+      architecture: its name in `models.architectures.ARCHITECTURES`. One that needs
+        further constants may subclass this.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -41,6 +48,8 @@ class ModelConfig:
     bos_token_id: int | None = None
     eos_token_id: Any = None
     initializer_range: float = 0.02
+    windows: tuple[int, ...] = ()
+    architecture: str = "llama"
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:
@@ -53,109 +62,13 @@ class ModelConfig:
             raise ValueError(
                 f"head_dim={self.head_dim} must be even: RoPE turns pairs of channels."
             )
-
-
-def _rope(raw: dict) -> tuple[float, RopeScaling | None]:
-    """`rope_theta` and scaling, from the top level or from `rope_parameters`."""
-    parameters = raw.get("rope_parameters") or {}
-    theta = parameters.get("rope_theta", raw.get("rope_theta", 10000.0))
-    scaling = raw.get("rope_scaling") or parameters
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind == "default":
-        return float(theta), None
-    if kind != "llama3":
-        raise ValueError(
-            f"rope type {kind!r} is not supported; 'default' and 'llama3' are."
-        )
-    keys = ("factor", "low_freq_factor", "high_freq_factor")
-    missing = [
-        k for k in (*keys, "original_max_position_embeddings") if k not in scaling
-    ]
-    if missing:
-        raise ValueError(f"llama3 rope scaling lacks {', '.join(missing)}.")
-    return float(theta), RopeScaling(
-        *(float(scaling[k]) for k in keys),
-        int(scaling["original_max_position_embeddings"]),
-    )
-
-
-def from_hf(raw: dict) -> ModelConfig:
-    """Reads a `config.json`.
-
-    Raises:
-      ValueError: not a Llama, or a feature this model does not have.
-    """
-    if raw.get("model_type") != "llama":
-        raise ValueError(
-            f"model_type={raw.get('model_type')!r}; only 'llama' checkpoints are "
-            "supported."
-        )
-    wanted = {
-        "attention_bias": False,
-        "mlp_bias": False,
-        "hidden_act": "silu",
-        "pretraining_tp": 1,
-    }
-    for key, value in wanted.items():
-        if raw.get(key, value) != value:
+        if len(self.layer_windows) != self.num_layers or min(self.layer_windows) < 0:
             raise ValueError(
-                f"config.json has {key}={raw[key]!r}; only {value!r} is supported."
+                f"windows={self.windows}: give one for each of num_layers="
+                f"{self.num_layers} layers, 0 (whole context) or more tokens."
             )
-    theta, scaling = _rope(raw)
-    heads = raw["num_attention_heads"]
-    return ModelConfig(
-        vocab_size=raw["vocab_size"],
-        hidden_size=raw["hidden_size"],
-        intermediate_size=raw["intermediate_size"],
-        num_layers=raw["num_hidden_layers"],
-        num_heads=heads,
-        num_kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-        rope_theta=theta,
-        rope_scaling=scaling,
-        rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
-        tie_embeddings=raw.get("tie_word_embeddings", False),
-        max_positions=raw.get("max_position_embeddings", 2048),
-        bos_token_id=raw.get("bos_token_id"),
-        eos_token_id=raw.get("eos_token_id"),
-        initializer_range=raw.get("initializer_range", 0.02),
-    )
 
-
-def to_hf(config: ModelConfig) -> dict:
-    """The `config.json` that `transformers.AutoModelForCausalLM` reads."""
-    scaling = None
-    if config.rope_scaling:
-        scaling = {
-            "rope_type": "llama3",
-            "factor": config.rope_scaling.factor,
-            "low_freq_factor": config.rope_scaling.low_freq_factor,
-            "high_freq_factor": config.rope_scaling.high_freq_factor,
-            "original_max_position_embeddings": (
-                config.rope_scaling.original_max_positions
-            ),
-        }
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "hidden_size": config.hidden_size,
-        "initializer_range": config.initializer_range,
-        "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": config.max_positions,
-        "mlp_bias": False,
-        "num_attention_heads": config.num_heads,
-        "num_hidden_layers": config.num_layers,
-        "num_key_value_heads": config.num_kv_heads,
-        "pretraining_tp": 1,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": scaling,
-        "tie_word_embeddings": config.tie_embeddings,
-        "vocab_size": config.vocab_size,
-    }
+    @property
+    def layer_windows(self) -> tuple[int, ...]:
+        """The window of each layer, 0 for the whole context."""
+        return self.windows or (0,) * self.num_layers

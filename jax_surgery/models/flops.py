@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Floating-point operations of a Llama, counted from its shapes.
+"""Floating-point operations of a decoder, counted from its shapes.
 
 A product of [m, k] by [k, n] is 2 m k n. Counted: the seven matrices of each layer,
-attention's two products (over the whole row; what a kernel leaves out of it is not
-taken off), and the output head on every token.
+attention's two products (over the whole row or the layer's sliding window; what a kernel
+leaves out of that is not taken off), and the output head on every token.
 Norms, RoPE, softmax and other element-wise work are left out (a few percent).
 """
 
@@ -30,9 +30,10 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
     return {name: rows * cols for name, (rows, cols) in matrix_shapes(config).items()}
 
 
-def _attention(config: ModelConfig, context: int) -> int:
-    """Multiplications a token of one layer's two attention products."""
-    return 2 * context * config.num_heads * config.head_dim
+def _attention(config: ModelConfig, context: int) -> list[int]:
+    """Multiplications per token of each layer's two attention products."""
+    spans = (min(window or context, context) for window in config.layer_windows)
+    return [2 * span * config.num_heads * config.head_dim for span in spans]
 
 
 def forward_flops(config: ModelConfig, tokens: int, context: int) -> float:
@@ -43,9 +44,9 @@ def forward_flops(config: ModelConfig, tokens: int, context: int) -> float:
       tokens: in all rows, padding included (it is computed too).
       context: tokens a row, which attention spans.
     """
-    layer = sum(_sizes(config).values()) + _attention(config, context)
+    layers = config.num_layers * sum(_sizes(config).values())
     head = config.hidden_size * config.vocab_size
-    return 2.0 * tokens * (config.num_layers * layer + head)
+    return 2.0 * tokens * (layers + sum(_attention(config, context)) + head)
 
 
 def _factor_sizes(config: ModelConfig, trainable: Trainable, rank: int):
@@ -73,8 +74,8 @@ def backward_flops(
     every = sum(sizes.values())
     if not trainable.matrices:
         # The first layer's inputs have gradients too: the embedding moves.
-        layer = 2 * (every + attention)
-        return 2.0 * tokens * (config.num_layers * layer + 2 * head)
+        layers = 2 * (config.num_layers * every + sum(attention))
+        return 2.0 * tokens * (layers + 2 * head)
     moving = sum(sizes[name] for name in trainable.matrices)
     if rank:
         a, b = _factor_sizes(config, trainable, rank)
@@ -83,9 +84,10 @@ def backward_flops(
         every = sum(sizes.values())
     lowest = min(ORDER[name] for name in trainable.matrices)
     after = sum(size for name, size in sizes.items() if ORDER[name] > lowest)
-    first = moving + after + 2 * attention * (lowest < AFTER_ATTENTION)
-    upper = config.num_layers - trainable.first_layer - 1
-    return 2.0 * tokens * (head + first + upper * (moving + every + 2 * attention))
+    own, *above = attention[trainable.first_layer :]
+    first = moving + after + 2 * own * (lowest < AFTER_ATTENTION)
+    upper = len(above) * (moving + every) + 2 * sum(above)
+    return 2.0 * tokens * (head + first + upper)
 
 
 def training_flops(

@@ -22,51 +22,68 @@ BUCKET = 32  # tokens; prompt lengths are rounded up to a multiple
 MASKED = -1e30
 
 
+def _windows(config, slots):
+    """The different windows of the layers, and which of them each layer has."""
+    return attn.kinds_of(attn.effective_windows(config, slots))
+
+
+def _choose(biases, which):
+    """A layer's mask: the one there is, or number `which`."""
+    return biases[0] if which is None else jnp.stack(biases)[which]
+
+
 def _prefill(params, config, tokens_BT, positions_BT, real_BT, slots, compute):
     """Runs the prompts; returns last hidden [B, D] and the cache of `slots`."""
     cos, sin = attn.rope_tables(config, positions_BT)
-    bias = attn.segment_bias(real_BT.astype(jnp.int32))
+    windows, which_L = _windows(config, slots)
+    biases = [attn.segment_bias(real_BT.astype(jnp.int32), w) for w in windows]
     graph = llama.block_graph(config, params)
     extra = slots - tokens_BT.shape[1]
 
-    def layer(x, layer_params):
-        kept = []
+    def layer(x, inputs):
+        layer_params, which = inputs
+        cached = []
 
         def attend(q, k, v):
-            kept.append((k, v))
-            return attn.attend(q, k, v, bias)
+            cached.append((k, v))
+            return attn.attend(q, k, v, _choose(biases, which))
 
         x, _ = llama.merge_block(graph, layer_params)(x, attend, cos, sin)
         pad = [(0, 0), (0, extra), (0, 0), (0, 0)]
-        return x, tuple(jnp.pad(c, pad) for c in kept[0])
+        return x, tuple(jnp.pad(c, pad) for c in cached[0])
 
     x = llama.embed(params, tokens_BT, compute)
-    x, cache = jax.lax.scan(layer, x, params["layers"])
+    x, cache = jax.lax.scan(layer, x, (params["layers"], which_L))
     return llama.final_norm(params, x[:, -1:], config)[:, 0], cache
 
 
 def _decode_one(params, config, token_B, position_B, slot, open_BS, cache, compute):
     """One token for every row; returns hidden [B, D] and the cache."""
     cos, sin = attn.rope_tables(config, position_B[:, None])
-    bias = jnp.where(open_BS, 0.0, MASKED)[:, None, None]
+    windows, which_L = _windows(config, open_BS.shape[1])
+    age_S = slot - jnp.arange(open_BS.shape[1])
+    biases = [
+        jnp.where(open_BS & (age_S < w) if w else open_BS, 0.0, MASKED)[:, None, None]
+        for w in windows
+    ]
     graph = llama.block_graph(config, params)
 
     def layer(x, inputs):
-        layer_params, keys, values = inputs
-        kept = []
+        layer_params, which, keys, values = inputs
+        cached = []
 
         def attend(q, k, v):
             place = (0, slot, 0, 0)
             k = jax.lax.dynamic_update_slice(keys, k.astype(keys.dtype), place)
             v = jax.lax.dynamic_update_slice(values, v.astype(values.dtype), place)
-            kept.append((k, v))
-            return attn.attend(q, k, v, bias)
+            cached.append((k, v))
+            return attn.attend(q, k, v, _choose(biases, which))
 
         x, _ = llama.merge_block(graph, layer_params)(x, attend, cos, sin)
-        return x, kept[0]
+        return x, cached[0]
 
     x = llama.embed(params, token_B[:, None], compute)
-    x, cache = jax.lax.scan(layer, x, (params["layers"], *cache))
+    x, cache = jax.lax.scan(layer, x, (params["layers"], which_L, *cache))
     return llama.final_norm(params, x, config)[:, 0], cache
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Llama in Flax NNX with a functional core.
+"""A decoder of any architecture in Flax NNX with a functional core.
 
 Modules describe the parameters; `forward` is a pure function of a plain nested dict
 of arrays. Layers are stacked on a leading axis and scanned, so that compile time
-does not grow with depth. Shapes: B rows, T tokens, D model, N heads, K key-value
-heads, H head width, F hidden width of the MLP, V vocabulary, L layers.
+does not grow with depth. Letters of shapes are those of `models.layout`, and B rows,
+T tokens.
 """
 
 import functools
@@ -14,153 +14,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from jax_surgery.data.batch import Batch
+from jax_surgery.models import architectures, attention_kernels
 from jax_surgery.models import attention as attn
-from jax_surgery.models import attention_kernels
+from jax_surgery.models.blocks import Block, Kernel, RMSNorm
 from jax_surgery.models.compute import DEFAULT_COMPUTE, REMAT, Compute
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.layout import HEAD, MATRICES, Row
+from jax_surgery.models.layout import HEAD
 from jax_surgery.models.trainable import BLOCK_OF
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.parallel import partition
 
 Params = dict[str, Any]
-
-
-def _product(x, kernel, inputs: int = 1):
-    """x @ kernel over the kernel's first `inputs` axes, which x's last holds; 2-D inside.
-
-    Flattening to two dimensions makes the backward products much faster on CPU.
-    """
-    width = x.shape[-1]
-    flat = x.reshape(-1, width) @ kernel.reshape(width, -1)
-    return flat.reshape(*x.shape[:-1], *kernel.shape[inputs:])
-
-
-def _second_moment(x, weights_BT):
-    """sum_t w_t x_t x_t^T over all tokens, float32."""
-    flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    weighted = flat * weights_BT.reshape(-1, 1)
-    return meshes.constrain(jnp.matmul(weighted.T, flat, precision="highest"), "fsdp")
-
-
-class Kernel(nnx.Module):
-    """A weight, applied by `_product`; no bias anywhere in Llama.
-
-    Where the parameters hold factors of a low-rank delta beside it (`lora_a`, `lora_b`,
-    see `surgery.lora`), their product with x is added. The sum of the weights is never
-    formed, and so nor is its gradient.
-    """
-
-    lora_a = lora_b = None
-
-    def __init__(self, row: Row, c: ModelConfig, std: float, *, rngs: nnx.Rngs):
-        shape = row.shape(c)
-        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
-        self.row = row
-
-    def _gathered(self, leaf: str, dtype):
-        """The weight or a factor as products use it."""
-        row = self.row if leaf == "kernel" else self.row.factors[leaf]
-        spec = tuple(row.layer_spec)
-        return partition.gather(getattr(self, leaf)[...], spec, str(dtype))
-
-    def __call__(self, x):
-        inputs = self.row.inputs
-        y = _product(x, self._gathered("kernel", x.dtype), inputs)
-        if self.lora_a is None:
-            return y
-        with jax.named_scope("lora"):
-            low = _product(x, self._gathered("lora_a", x.dtype), inputs)
-            return y + _product(low, self._gathered("lora_b", x.dtype))
-
-
-class RMSNorm(nnx.Module):
-    """x / rms(x) * scale, float32 inside."""
-
-    def __init__(self, width: int, eps: float):
-        self.scale = nnx.Param(jnp.ones((width,)))
-        self.eps = eps
-
-    def __call__(self, x):
-        x32 = x.astype(jnp.float32)
-        mean = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
-        normed = (x32 * jax.lax.rsqrt(mean + self.eps)).astype(x.dtype)
-        return normed * self.scale[...].astype(x.dtype)
-
-
-class Attention(nnx.Module):
-    """Grouped-query attention with rotary positions."""
-
-    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
-        std = c.initializer_range
-        for name in ("q", "k", "v"):
-            setattr(self, name, Kernel(MATRICES[name], c, std, rngs=rngs))
-        out = std / math.sqrt(2 * c.num_layers)
-        self.o = Kernel(MATRICES["o"], c, out, rngs=rngs)
-
-    def project(self, x, cos, sin):
-        """Rotated queries and keys, and values."""
-        return (
-            checkpoint_name(attn.rotate(self.q(x), cos, sin), "query"),
-            checkpoint_name(attn.rotate(self.k(x), cos, sin), "key"),
-            checkpoint_name(self.v(x), "value"),
-        )
-
-    def output(self, context_BTNH):
-        """The heads' contexts [B, T, N * H], and their projection [B, T, D]."""
-        context = context_BTNH.reshape(*context_BTNH.shape[:2], -1)
-        return context, self.o(context)
-
-
-class MLP(nnx.Module):
-    """SwiGLU."""
-
-    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
-        std = c.initializer_range
-        self.gate = Kernel(MATRICES["gate"], c, std, rngs=rngs)
-        self.up = Kernel(MATRICES["up"], c, std, rngs=rngs)
-        out = std / math.sqrt(2 * c.num_layers)
-        self.down = Kernel(MATRICES["down"], c, out, rngs=rngs)
-
-    def hidden(self, x):
-        return jax.nn.silu(self.gate(x)) * self.up(x)
-
-
-class Block(nnx.Module):
-    """One layer: attention and MLP, each behind a norm and a residual."""
-
-    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-        self.attention = Attention(c, rngs=rngs)
-        self.mlp_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-        self.mlp = MLP(c, rngs=rngs)
-
-    def __call__(self, x, attend, cos, sin, moments_weight_BT=None):
-        """x [B, T, D] -> (x, second moments of the matrices' inputs or None).
-
-        `attend(q, k, v)` closes over the mask or the cache.
-        """
-        attention_in = self.attention_norm(x)
-        with jax.named_scope("attention"):
-            context = attend(*self.attention.project(attention_in, cos, sin))
-            attention_out, y = self.attention.output(context)
-            x = x + y
-        mlp_in = self.mlp_norm(x)
-        with jax.named_scope("mlp"):
-            mlp_hidden = self.mlp.hidden(mlp_in)
-            x = x + self.mlp.down(mlp_hidden)
-        if moments_weight_BT is None:
-            return x, None
-        inputs = {
-            "attention_in": attention_in,
-            "attention_out": attention_out,
-            "mlp_in": mlp_in,
-            "mlp_hidden": mlp_hidden,
-        }
-        return x, {k: _second_moment(v, moments_weight_BT) for k, v in inputs.items()}
 
 
 class Embedder(nnx.Module):
@@ -172,8 +37,8 @@ class Embedder(nnx.Module):
         self.embedding = nnx.Param(c.initializer_range * table)
 
 
-class Llama(nnx.Module):
-    """All parameters of a Llama; run through `forward`."""
+class Decoder(nnx.Module):
+    """All parameters of a model; run through `forward`."""
 
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         self.embedder = Embedder(c, rngs=rngs)
@@ -181,7 +46,7 @@ class Llama(nnx.Module):
         @nnx.split_rngs(splits=c.num_layers)
         @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: None})
         def make_layers(rngs):
-            return Block(c, rngs=rngs)
+            return architectures.of(c).block(c, rngs=rngs)
 
         self.layers = make_layers(rngs)
         self.final_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
@@ -192,7 +57,7 @@ class Llama(nnx.Module):
 @functools.cache
 def _graph(config: ModelConfig):
     """The structure of the whole model, and its parameters' shapes."""
-    model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model, nnx.Param)
     return graph, nnx.to_pure_dict(state)
 
@@ -202,7 +67,7 @@ def _block_graph(config: ModelConfig, low_rank: tuple[str, ...]):
     """The structure of one (unstacked) block, with factors beside some matrices."""
 
     def make():
-        block = Block(config, rngs=nnx.Rngs(0))
+        block = architectures.of(config).block(config, rngs=nnx.Rngs(0))
         for name in low_rank:
             kernel = getattr(getattr(block, BLOCK_OF[name]), name)
             kernel.lora_a, kernel.lora_b = (nnx.Param(jnp.zeros(())) for _ in "ab")
@@ -211,7 +76,7 @@ def _block_graph(config: ModelConfig, low_rank: tuple[str, ...]):
     return nnx.split(nnx.eval_shape(make), nnx.Param)[0]
 
 
-def merge(params: Params, config: ModelConfig) -> Llama:
+def merge(params: Params, config: ModelConfig) -> Decoder:
     """The NNX module that holds `params`."""
     return nnx.merge(_graph(config)[0], nnx.State(params))
 
@@ -231,7 +96,7 @@ def merge_block(graph, layer_params: Params) -> Block:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def init_params(config: ModelConfig, seed: int = 0) -> Params:
     """Random float32 parameters: normal, residual outputs scaled by 1/sqrt(2 L)."""
-    state = nnx.split(Llama(config, rngs=nnx.Rngs(seed)), nnx.Param)[1]
+    state = nnx.split(Decoder(config, rngs=nnx.Rngs(seed)), nnx.Param)[1]
     return nnx.to_pure_dict(state)
 
 
@@ -304,18 +169,25 @@ def forward(
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
     cos, sin = attn.rope_tables(config, positions_BT)
     graph = block_graph(config, params)
-    attend = attention_kernels.self_attention(
-        compute.attention, segment_ids_BT, compute.dtype
-    )
+    windows = attn.effective_windows(config, tokens_BT.shape[1])
 
-    def layer(x, layer_params, weight_BT):
+    def layer(x, inputs, attends, weight_BT):
+        layer_params, which = inputs
+        attend = attention_kernels.one_of(attends, which)
         block = merge_block(graph, layer_params)
         x, moments = block(x, attend, cos, sin, weight_BT)
         return meshes.constrain_rows(x), moments
 
-    def run(x, layers, weight_BT):
+    def run(x, layers, windows, weight_BT):
         """The stacked `layers` one after another."""
-        body = functools.partial(layer, weight_BT=weight_BT)
+        kinds, which_L = attn.kinds_of(windows)
+        attends = [
+            attention_kernels.self_attention(
+                compute.attention, segment_ids_BT, compute.dtype, window
+            )
+            for window in kinds
+        ]
+        body = functools.partial(layer, attends=attends, weight_BT=weight_BT)
         count = jax.tree.leaves(layers)[0].shape[0]
         unroll = min(count, compute.layers_a_step(meshes.platform()))
         if compute.remat != "none":
@@ -323,7 +195,7 @@ def forward(
             body = jax.checkpoint(
                 body, policy=REMAT[compute.remat], prevent_cse=unroll > 1
             )
-        return jax.lax.scan(body, x, layers, unroll=unroll)
+        return jax.lax.scan(body, x, (layers, which_L), unroll=unroll)
 
     # Converted here, not where they are used: gradients leave the layers in the compute
     # dtype, half as large in bfloat16.
@@ -335,9 +207,12 @@ def forward(
     if first_trained_layer:
         below = jax.tree.map(lambda leaf: leaf[:first_trained_layer], layers)
         layers = jax.tree.map(lambda leaf: leaf[first_trained_layer:], layers)
-        hidden = run(hidden, jax.lax.stop_gradient(below), None)[0]
+        below = jax.lax.stop_gradient(below)
+        hidden = run(hidden, below, windows[:first_trained_layer], None)[0]
         hidden = jax.lax.stop_gradient(hidden)
-    hidden, moments = run(hidden, layers, moments_weight_BT)
+    hidden, moments = run(
+        hidden, layers, windows[first_trained_layer:], moments_weight_BT
+    )
     hidden = final_norm(params, hidden, config)
     return hidden if moments_weight_BT is None else (hidden, moments)
 

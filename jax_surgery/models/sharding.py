@@ -5,7 +5,6 @@ A leaf is known by the end of its path, so that an optimizer's moments lie like 
 parameters that they are moments of.
 """
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +13,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jax_surgery.models import layout
+from jax_surgery.models import architectures, layout
 from jax_surgery.parallel import mesh as meshes
-
-
-@functools.cache
-def _table():
-    return layout.table(layout.DECODER)
 
 
 def _names(path: Any) -> tuple[str, ...]:
@@ -30,9 +24,9 @@ def _names(path: Any) -> tuple[str, ...]:
 
 
 def _row(path: Any) -> layout.Row | None:
-    names = _names(path)
+    names, rows = _names(path), architectures.rows()
     for size in (2, 3):
-        if (entry := _table().get(names[-size:])) is not None:
+        if (entry := rows.get(names[-size:])) is not None:
             return entry
     return None
 

@@ -23,7 +23,7 @@ from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.models import llama, output_head, sharding
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.published import ARCHITECTURES, architecture
+from jax_surgery.models.published import SIZES, sizes
 from jax_surgery.optim import lora
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.plan import topologies
@@ -40,12 +40,12 @@ def architecture_of(model: str) -> ModelConfig:
     Raises:
       FileNotFoundError, ValueError: no such architecture or checkpoint.
     """
-    if model in ARCHITECTURES:
-        return ARCHITECTURES[model]
+    if model in SIZES:
+        return SIZES[model]
     if model == "embedded":
         return hf_weights.load_config(str(MODEL))
     if "/" not in model:
-        return architecture(model)  # says which names there are
+        return sizes(model)  # says which names there are
     return hf_weights.load_config(model)
 
 

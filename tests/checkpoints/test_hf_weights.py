@@ -18,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 from jax_surgery.checkpoints import hf_index, hf_weights
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.models import llama, output_head
-from jax_surgery.models.config import ModelConfig, RopeScaling, from_hf, to_hf
+from jax_surgery.models.architectures import from_hf, to_hf
+from jax_surgery.models.config import ModelConfig, RopeScaling
 
 BASE = ModelConfig(
     vocab_size=97,
@@ -185,7 +186,7 @@ def test_both_forms_of_config_json_are_read(name):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"model_type": "gemma"}, "only 'llama'"),
+        ({"model_type": "gemma"}, "supported are llama, mistral, qwen3"),
         ({"attention_bias": True}, "attention_bias=True"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn'"),

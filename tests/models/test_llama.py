@@ -10,7 +10,7 @@ import pytest
 
 from jax_surgery.models import llama, output_head
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.published import ARCHITECTURES, architecture
+from jax_surgery.models.published import SIZES, sizes
 
 CONFIG = ModelConfig(43, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
 # Parameters as published (model cards; transformers' num_parameters).
@@ -25,6 +25,14 @@ PUBLISHED = {
     "llama3.2_1b": 1_235_814_400,
     "llama3.2_3b": 3_212_749_824,
     "llama3.3_70b": 70_553_706_496,
+    "mistral_7b_v0.1": 7_241_732_096,
+    "mistral_7b_v0.3": 7_248_023_552,
+    "qwen3_0.6b": 596_049_920,
+    "qwen3_1.7b": 1_720_574_976,
+    "qwen3_4b": 4_022_468_096,
+    "qwen3_8b": 8_190_735_360,
+    "qwen3_14b": 14_768_307_200,
+    "qwen3_32b": 32_762_123_264,
 }
 
 forward = jax.jit(llama.forward, static_argnums=1, static_argnames="compute")
@@ -119,16 +127,16 @@ def test_moments_are_those_of_the_inputs(params, tokens):
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_named_architectures_have_their_published_size(name):
-    assert llama.parameter_count(architecture(name)) == PUBLISHED[name]
+    assert llama.parameter_count(sizes(name)) == PUBLISHED[name]
 
 
 def test_every_named_architecture_is_checked():
-    assert set(PUBLISHED) == set(ARCHITECTURES)
+    assert set(PUBLISHED) == set(SIZES)
 
 
 def test_an_unknown_architecture_gives_the_nearest():
     with pytest.raises(ValueError, match="llama2_7b"):
-        architecture("llama2-7b")
+        sizes("llama2-7b")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.objective import Objective
 from jax_surgery.models import llama
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.published import architecture
+from jax_surgery.models.published import sizes
 from jax_surgery.models.trainable import ALL, Trainable
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 from jax_surgery.train import step as steps
@@ -208,13 +208,13 @@ def small(leaves_bytes, parameters, each):
     ],
 )
 def test_bytes_a_parameter_of_llama2_7b(name, fields, each):
-    config = architecture("llama2_7b")
+    config = sizes("llama2_7b")
     found = state_bytes(choice_of(name, **fields), config)
     assert small(found, llama.parameter_count(config), each)
 
 
 def test_bytes_of_muon_and_adafactor_on_llama2_7b():
-    config = architecture("llama2_7b")
+    config = sizes("llama2_7b")
     layers, D, F, V = 32, 4096, 11008, 32000
     matrices = layers * (4 * D * D + 3 * D * F)
     others = llama.parameter_count(config) - matrices
@@ -231,7 +231,7 @@ def test_bytes_of_muon_and_adafactor_on_llama2_7b():
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_what_stays_has_no_state(name):
-    config = architecture("llama2_7b")
+    config = sizes("llama2_7b")
     whole = state_bytes(choice_of(name), config)
     last = Trainable(31, ("gate", "up", "down"))
     found = state_bytes(choice_of(name), config, last)

@@ -12,7 +12,7 @@ import pytest
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.models import llama, sharding
-from jax_surgery.models.published import ARCHITECTURES
+from jax_surgery.models.published import SIZES
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel.mesh import MeshShape
 
@@ -41,7 +41,7 @@ def test_wrong_shapes_say_what_works(shape, devices, slices, message):
 
 
 def test_a_dimension_that_does_not_divide_names_its_field_and_what_works():
-    params = llama.abstract_params(ARCHITECTURES["llama2_70b"])
+    params = llama.abstract_params(SIZES["llama2_70b"])
     sharding.check(params, {"data": 1, "fsdp": 64, "tp": 8})
     with pytest.raises(ValueError) as error:
         sharding.check(params, {"data": 1, "fsdp": 24, "tp": 16})
@@ -52,9 +52,9 @@ def test_a_dimension_that_does_not_divide_names_its_field_and_what_works():
     assert "num_heads" not in text
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", SIZES)
 def test_every_parameter_of_every_size_is_in_the_table(name):
-    params = llama.abstract_params(ARCHITECTURES[name])
+    params = llama.abstract_params(SIZES[name])
     sizes = {"data": 1, "fsdp": 8, "tp": 1}
     sharding.check(params, sizes)
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))

@@ -9,7 +9,7 @@ import pytest
 from plan_cases import GB, GIB, needs_libtpu, planned
 
 from jax_surgery.models.compute import Compute
-from jax_surgery.models.published import ARCHITECTURES
+from jax_surgery.models.published import SIZES
 from jax_surgery.plan import lowering, report
 from jax_surgery.runs import plan
 
@@ -88,7 +88,7 @@ def test_neighbours_change_one_thing_and_say_its_flag():
 
 
 def test_model_flops_are_six_a_weight_and_token_and_causal_attention():
-    config, tokens, context = ARCHITECTURES["llama2_7b"], 98_304, 2048
+    config, tokens, context = SIZES["llama2_7b"], 98_304, 2048
     weights = 6_738_415_616 - 2 * 32000 * 4096 - 65 * 4096 + 32000 * 4096
     attention = 6 * config.num_layers * context * 4096  # half of 12 L T N H
     wanted = tokens * (6 * weights + attention)

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The architectures whose checkpoints are read, trained and written.
+
+A new one is a file like `qwen3.py` here and a line in the table. Code outside the
+package adds `ARCHITECTURES[name] = Architecture(...)` before it loads a model.
+"""
+
+import functools
+
+from jax_surgery.models import layout
+from jax_surgery.models.architectures.base import Architecture
+from jax_surgery.models.architectures.llama import LLAMA
+from jax_surgery.models.architectures.mistral import MISTRAL
+from jax_surgery.models.architectures.qwen3 import QWEN3
+from jax_surgery.models.config import ModelConfig
+
+# `model_type` of a config.json -> the architecture.
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "qwen3": QWEN3,
+}
+
+
+def _named(model_type: object) -> Architecture:
+    if model_type not in ARCHITECTURES:
+        raise ValueError(
+            f"config.json has model_type={model_type!r}; supported are "
+            f"{', '.join(ARCHITECTURES)}. For another architecture add a file to "
+            "jax_surgery/models/architectures."
+        )
+    return ARCHITECTURES[model_type]
+
+
+def of(config: ModelConfig) -> Architecture:
+    """The architecture of a model; ValueError where it is not in the table."""
+    return _named(config.architecture)
+
+
+def from_hf(raw: dict) -> ModelConfig:
+    """Reads a `config.json`.
+
+    Raises:
+      ValueError: an architecture that is not in the table, or a feature that it lacks
+        here.
+    """
+    return _named(raw.get("model_type")).read(raw)
+
+
+def to_hf(config: ModelConfig) -> dict:
+    """The `config.json` that `transformers.AutoModelForCausalLM` reads."""
+    return of(config).write(config)
+
+
+def rows() -> dict[tuple[str, ...], layout.Row]:
+    """The layout rows of all architectures by path, with those of low-rank factors.
+
+    Raises:
+      ValueError: two architectures lay one path out in different ways.
+    """
+    return _rows(tuple(ARCHITECTURES.values()))
+
+
+@functools.cache
+def _rows(architectures: tuple[Architecture, ...]):
+    found: dict[tuple[str, ...], layout.Row] = {}
+    for architecture in architectures:
+        for path, row in layout.table(architecture.layout).items():
+            other = found.setdefault(path, row)
+            if (other.axes, other.spec) != (row.axes, row.spec):
+                raise ValueError(
+                    f"architecture {architecture.model_type!r} lays {'/'.join(path)} "
+                    f"out as {row.axes} {row.spec}, another as {other.axes} "
+                    f"{other.spec}; use another path for it."
+                )
+    return found

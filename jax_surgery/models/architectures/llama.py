@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Llama 2 and 3 (arXiv 2307.09288, 2407.21783): every layer sees the whole context."""
+
+from jax_surgery.models.architectures.base import (
+    Architecture,
+    read_fields,
+    require,
+    write_fields,
+)
+from jax_surgery.models.config import ModelConfig
+
+# What `transformers` takes where a field is absent.
+DEFAULTS = {"max_position_embeddings": 2048}
+SWITCHES = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
+
+
+def read(raw: dict) -> ModelConfig:
+    require(raw, SWITCHES | {"hidden_act": "silu"})
+    return read_fields(DEFAULTS | raw)
+
+
+def write(config: ModelConfig) -> dict:
+    return write_fields(config, "LlamaForCausalLM") | SWITCHES
+
+
+LLAMA = Architecture("llama", read, write)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a layer of a decoder is made of, as Flax NNX modules.
+
+They are those of Llama; an architecture that differs overrides what differs. Letters
+of shapes are those of `models.layout`, and B rows, T tokens.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from jax_surgery.models import attention as attn
+from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.layout import MATRICES, Row
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import partition
+
+
+def _product(x, kernel, inputs: int = 1):
+    """x @ kernel over the kernel's first `inputs` axes, which x's last holds; 2-D inside.
+
+    Flattening to two dimensions makes the backward products much faster on CPU.
+    """
+    width = x.shape[-1]
+    flat = x.reshape(-1, width) @ kernel.reshape(width, -1)
+    return flat.reshape(*x.shape[:-1], *kernel.shape[inputs:])
+
+
+def _second_moment(x, weights_BT):
+    """sum_t w_t x_t x_t^T over all tokens, float32."""
+    flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    weighted = flat * weights_BT.reshape(-1, 1)
+    return meshes.constrain(jnp.matmul(weighted.T, flat, precision="highest"), "fsdp")
+
+
+class Kernel(nnx.Module):
+    """A weight, applied by `_product`; without a bias.
+
+    Where the parameters hold factors of a low-rank delta beside it (`lora_a`, `lora_b`,
+    see `optim.lora`), their product with x is added. Neither the
+    sum of the weights nor its gradient is ever formed.
+    """
+
+    lora_a = lora_b = None
+
+    def __init__(self, row: Row, c: ModelConfig, std: float, *, rngs: nnx.Rngs):
+        shape = row.shape(c)
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
+        self.row = row
+
+    def _gathered(self, leaf: str, dtype):
+        """The weight or a factor as products use it."""
+        row = self.row if leaf == "kernel" else self.row.factors[leaf]
+        spec = tuple(row.layer_spec)
+        return partition.gather(getattr(self, leaf)[...], spec, str(dtype))
+
+    def __call__(self, x):
+        inputs = self.row.inputs
+        y = _product(x, self._gathered("kernel", x.dtype), inputs)
+        if self.lora_a is None:
+            return y
+        with jax.named_scope("lora"):
+            low = _product(x, self._gathered("lora_a", x.dtype), inputs)
+            return y + _product(low, self._gathered("lora_b", x.dtype))
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale, float32 inside."""
+
+    def __init__(self, width: int, eps: float):
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.eps = eps
+
+    def __call__(self, x):
+        x32 = x.astype(jnp.float32)
+        mean = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
+        normed = (x32 * jax.lax.rsqrt(mean + self.eps)).astype(x.dtype)
+        return normed * self.scale[...].astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions."""
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        std = c.initializer_range
+        for name in ("q", "k", "v"):
+            setattr(self, name, Kernel(MATRICES[name], c, std, rngs=rngs))
+        out = std / math.sqrt(2 * c.num_layers)
+        self.o = Kernel(MATRICES["o"], c, out, rngs=rngs)
+
+    def queries_and_keys(self, x):
+        """[B, T, N, H] and [B, T, K, H], not rotated yet."""
+        return self.q(x), self.k(x)
+
+    def project(self, x, cos, sin):
+        """Rotated queries and keys, and values."""
+        q, k = self.queries_and_keys(x)
+        return (
+            checkpoint_name(attn.rotate(q, cos, sin), "query"),
+            checkpoint_name(attn.rotate(k, cos, sin), "key"),
+            checkpoint_name(self.v(x), "value"),
+        )
+
+    def output(self, context_BTNH):
+        """The heads' contexts [B, T, N * H], and their projection [B, T, D]."""
+        context = context_BTNH.reshape(*context_BTNH.shape[:2], -1)
+        return context, self.o(context)
+
+
+class MLP(nnx.Module):
+    """SwiGLU."""
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        std = c.initializer_range
+        self.gate = Kernel(MATRICES["gate"], c, std, rngs=rngs)
+        self.up = Kernel(MATRICES["up"], c, std, rngs=rngs)
+        out = std / math.sqrt(2 * c.num_layers)
+        self.down = Kernel(MATRICES["down"], c, out, rngs=rngs)
+
+    def hidden(self, x):
+        return jax.nn.silu(self.gate(x)) * self.up(x)
+
+
+class Block(nnx.Module):
+    """One layer: attention and MLP, each behind a norm and a residual."""
+
+    attention_class = Attention
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.attention = self.attention_class(c, rngs=rngs)
+        self.mlp_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.mlp = MLP(c, rngs=rngs)
+
+    def __call__(self, x, attend, cos, sin, moments_weight_BT=None):
+        """x [B, T, D] -> (x, second moments of the matrices' inputs or None).
+
+        `attend(q, k, v)` closes over the mask or the cache.
+        """
+        attention_in = self.attention_norm(x)
+        with jax.named_scope("attention"):
+            context = attend(*self.attention.project(attention_in, cos, sin))
+            attention_out, y = self.attention.output(context)
+            x = x + y
+        mlp_in = self.mlp_norm(x)
+        with jax.named_scope("mlp"):
+            mlp_hidden = self.mlp.hidden(mlp_in)
+            x = x + self.mlp.down(mlp_hidden)
+        if moments_weight_BT is None:
+            return x, None
+        inputs = {
+            "attention_in": attention_in,
+            "attention_out": attention_out,
+            "mlp_in": mlp_in,
+            "mlp_hidden": mlp_hidden,
+        }
+        return x, {k: _second_moment(v, moments_weight_BT) for k, v in inputs.items()}

@@ -15,14 +15,13 @@ import jax
 import numpy as np
 import pytest
 
+from jax_surgery.runs import settings, start
 from jax_surgery.train import loop
-from jax_surgery.runs import settings
-from jax_surgery.runs import start
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 600  # enough to be stopped on the way
 
-CONFIG = f"""
+CONFIG = """
 from configs import pretrain
 
 def get_config():

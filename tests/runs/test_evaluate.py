@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from jax_surgery.data.questions import Question
-from jax_surgery.models import llama
-from jax_surgery.models import output_head
+from jax_surgery.models import llama, output_head
 from jax_surgery.runs import evaluate
 from jax_surgery.runs.settings import EvaluateData, EvaluateSettings
 

@@ -3,16 +3,14 @@
 
 import shlex
 
-import small_checkpoints
 import numpy as np
 import pytest
-from small_checkpoints import contents, edit_of
+import small_checkpoints
 from safetensors.numpy import load_file
+from small_checkpoints import contents, edit_of
 
-from jax_surgery.edits import algebra
-from jax_surgery.edits import edit_file
-from jax_surgery.runs import settings
-from jax_surgery.runs import start
+from jax_surgery.edits import algebra, edit_file
+from jax_surgery.runs import settings, start
 from jax_surgery.runs.patch_settings import ACTIONS
 
 UP = "model.layers.2.mlp.up_proj.weight"
@@ -21,7 +19,9 @@ UP = "model.layers.2.mlp.up_proj.weight"
 @pytest.fixture
 def files(tmp_path):
     """A model, and two edits of it."""
-    small_checkpoints.save(tmp_path / "model", "bfloat16", shard=small_checkpoints.SHARD)
+    small_checkpoints.save(
+        tmp_path / "model", "bfloat16", shard=small_checkpoints.SHARD
+    )
     for name, seed in (("u", 0), ("v", 1)):
         made = edit_of(tmp_path / "model", seed=seed)
         edit_file.save_edit(made, tmp_path / f"{name}.safetensors")
@@ -128,7 +128,9 @@ def test_files_that_are_not_copied_are_named(files, capsys):
     (files / "model" / ".cache").mkdir()
     u, model = str(files / "u.safetensors"), str(files / "model")
     go(files / "applied", action="apply", edits=u, model=model)
-    assert "not copied: .cache/, pytorch_model.bin (other files" in capsys.readouterr().out
+    assert (
+        "not copied: .cache/, pytorch_model.bin (other files" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,10 @@ def test_files_that_are_not_copied_are_named(files, capsys):
         ),
         ({"action": "aply"}, "config.action='aply'; choose one of apply, rollback"),
         ({"action": "compose", "rank": -1}, "config.rank=-1 must be 0 or more"),
-        ({"action": "scale", "scale": float("nan")}, "config.scale=nan must be a finite"),
+        (
+            {"action": "scale", "scale": float("nan")},
+            "config.scale=nan must be a finite",
+        ),
     ],
 )
 def test_errors_name_the_fix_and_leave_no_workdir(files, fields, message):

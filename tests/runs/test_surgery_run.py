@@ -13,11 +13,11 @@ import pytest
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.models.llama import Compute
+from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.runs import surgery
+from jax_surgery.runs.settings import Loop, RoleData, Statistics, SurgerySettings
 from jax_surgery.train.loop import Hook, Interrupted
 from jax_surgery.train.metrics_file import read_metrics
-from jax_surgery.runs.settings import Loop, RoleData, Statistics, SurgerySettings
-from jax_surgery.optim.optimizer import OptimizerChoice
 
 STEPS = 6
 

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The written pages: their links resolve, and their commands name what exists."""
+
+import importlib
+import pathlib
+import re
+
+import pytest
+from ml_collections import ConfigDict
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "launch").glob("*.md"),
+]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+COMMAND = re.compile(r"--config=configs/(\w+)\.py(?::(\w+))?((?:.|\\\n)*)")
+FIELD = re.compile(r"--config\.([\w.]+)")
+SCRIPT = re.compile(r"python\s+((?:results|benchmarks|tests)/[\w/]+\.py)")
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+    return {heading.replace(" ", "-") for heading in kept}
+
+
+def broken_links(page: str, folder: pathlib.Path) -> list[str]:
+    """Relative links of a page that lead nowhere."""
+    found = []
+    for link in LINK.findall(page):
+        if "://" in link:
+            continue
+        target, _, anchor = link.partition("#")
+        file = folder / target if target else None
+        if (
+            file
+            and not file.exists()
+            or anchor
+            and anchor not in anchors(file.read_text() if file else page)
+        ):
+            found.append(link)
+    return found
+
+
+def shell_commands(page: str) -> list[str]:
+    """Lines of a page with a config, continued lines joined."""
+    joined = page.replace("\\\n", " ")
+    return [line for line in joined.splitlines() if "--config=" in line]
+
+
+def has_field(config: ConfigDict, path: str) -> bool:
+    for name in path.split("."):
+        if not isinstance(config, ConfigDict) or name not in config:
+            return False
+        config = config[name]
+    return True
+
+
+def unknown_names(page: str) -> list[str]:
+    """Configs and fields of a page's commands that do not exist."""
+    found = []
+    for line in shell_commands(page):
+        match = COMMAND.search(line)
+        if not match or not (ROOT / "configs" / f"{match[1]}.py").exists():
+            found.append(line)
+            continue
+        module = importlib.import_module(f"configs.{match[1]}")
+        config = module.get_config(*filter(None, [match[2]]))
+        fields = FIELD.findall(match[3])
+        found += [f"{match[1]}: {f}" for f in fields if not has_field(config, f)]
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_and_commands_name_what_exists(page):
+    text = page.read_text()
+    assert not broken_links(text, page.parent)
+    assert not unknown_names(text)
+    scripts = SCRIPT.findall(text)
+    assert not [script for script in scripts if not (ROOT / script).exists()]
+
+
+def test_fields_in_prose_exist_in_some_config():
+    """`section.field=value` outside commands."""
+    configs = [
+        importlib.import_module(f"configs.{path.stem}").get_config()
+        for path in (ROOT / "configs").glob("*.py")
+        if path.stem != "__init__"
+    ]
+    sections = {name for c in configs for name in c if isinstance(c[name], ConfigDict)}
+    for page in PAGES:
+        for path in re.findall(r"`(\w+\.\w+)(?:=[^`]*)?`", page.read_text()):
+            if path.split(".")[0] in sections:
+                assert any(has_field(c, path) for c in configs), f"{page}: {path}"
+
+
+def test_every_page_of_docs_is_found_from_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "launch" / "README.md"]
+    missing = [p for p in pages if f"({p.relative_to(ROOT)})" not in readme]
+    assert not missing
+
+
+def test_this_test_sees_what_is_broken():
+    page = "[a](no.md) [b](README.md#nowhere) [c](https://x.y) [d](README.md#map)"
+    assert broken_links(page, ROOT) == ["no.md", "README.md#nowhere"]
+    command = "x --config=configs/surgery.py --config.seed=1 \\\n --config.data.no=2"
+    assert unknown_names(command) == ["surgery: data.no"]
+    assert len(unknown_names("x --config=configs/no.py")) == 1

@@ -34,17 +34,15 @@ from subspace_cases import (
 )
 from subspace_tables import relearn_page
 
+from jax_surgery.attacks import Budget, Target
+from jax_surgery.attacks.relearning import Relearning
 from jax_surgery.benchmarks import suite
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records
-from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
-from jax_surgery.data.stream import as_batch
-from jax_surgery.data.tokens import encode
 from jax_surgery.methods.subspace import learn, rounds, subject
 from jax_surgery.methods.subspace import operate as stages
 from jax_surgery.methods.subspace.mend import mend
-from jax_surgery.methods.subspace.relearn import relearn_step
 from jax_surgery.metrics import answer_accuracy
 from jax_surgery.models.trainable import BLOCK_OF
 from jax_surgery.optim.linalg import svd as linalg
@@ -62,7 +60,6 @@ OTHERS = ("dict_a", "reverse")  # with the modes in REPORTED
 RESERVED = ("capital", "next")  # with them too
 STEPS = (5, 10, 20, 80)
 RATES = (3e-4, 1e-3)
-RECORDS, ROWS = 64, 10  # of a step
 
 COPIES = {"harden.copies": 6}
 OVERWRITE = {"identify.overwrite": 1.0, "rounds.step": 0.01}
@@ -100,40 +97,19 @@ def attack(patient: subject.Subject, params, task: str, rate: float, steps=STEPS
     Returns:
       (accuracy on the second half before and after `steps`, the parameters).
     """
-    settings, rng = patient.settings, np.random.default_rng(0)
-    context, compute = settings.tasks.context, settings.compute
+    context = patient.settings.tasks.context
+    read = lambda split: tuple(records.read_source(f"suite:{task}:{split}"))
+    probe = Probe(task, context, records=read("second"), ends=False)
+    target = Target(read("first"), (probe,), context)
+    found = []
 
-    def documents(split):
-        texts = records.read_source(f"suite:{task}:{split}")
-        return encode(texts, patient.tokenizer, context)
+    def watch(spent: Budget, model) -> None:
+        if spent.steps in (0, *steps):
+            found.append(answer_accuracy.METRIC(model, probe).value)
 
-    first, second = documents("first"), documents("second")
-    for document in second:
-        document.learned[-1] = False  # the end of a text is no knowledge
-
-    def accuracy(params):
-        probe = Probe(task, context, documents=tuple(second))
-        return answer_accuracy.METRIC(patient.model(params), probe).value
-
-    found = [accuracy(params)]
-    params = stages.copied(params)
-    state = optax.adam(rate).init(params)
-    for number in range(1, max(steps) + 1):
-        picks = rng.permutation(len(first))[:RECORDS]
-        packed = Packer([first[i] for i in picks], context, "tokens").pack()
-        rows = packed.take(np.arange(ROWS) % len(packed))
-        weights = np.where(np.arange(ROWS) < len(packed), 1.0, 0.0)[:, None]
-        weights = weights * rows.weights_RT
-        batch = as_batch(rows).text.replace(
-            token_weights_BT=(-weights / weights.sum()).astype(np.float32),
-            target_log_odds_BT=np.zeros_like(rows.weights_RT),
-        )
-        params, state = relearn_step(
-            *(patient.config, compute, rate, params, state, batch)
-        )
-        if number in steps:
-            found.append(accuracy(params))
-    return found, params
+    adversary = Relearning(rate, max(steps))
+    attacked = adversary(patient.model(params), target, Budget(), 0, watch)
+    return found, attacked.model.params
 
 
 def where_it_moves(task: str, model: str, workdir: pathlib.Path) -> Done:

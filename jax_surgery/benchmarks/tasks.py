@@ -30,7 +30,7 @@ from jax_surgery.benchmarks import suite
 from jax_surgery.data import records
 from jax_surgery.data.questions import Question, read_questions
 from jax_surgery.data.sources import read_jsonl
-from jax_surgery.data.tokens import Document, encode
+from jax_surgery.data.tokens import Document, encode, without_end
 
 SCORERS = ("accuracy", "choice", "likelihood")
 
@@ -163,7 +163,7 @@ def read_text(task: Task, tokenizer: Any, context: int) -> TaskText:
 
     def documents(sources: str) -> list[Document]:
         found = encode(records.read_role(sources, task.name), tokenizer, context)
-        return [_without_end(d, tokenizer.eos_token_id) for d in found]
+        return [without_end(d, tokenizer.eos_token_id) for d in found]
 
     try:
         identified = documents(task.data)
@@ -174,14 +174,6 @@ def read_text(task: Task, tokenizer: Any, context: int) -> TaskText:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"task {task.name!r}: {error}") from error
     return TaskText(task, identified, tested, ())
-
-
-def _without_end(document: Document, eos: int | None) -> Document:
-    """That a text ends is no knowledge of its task: the eos is read, not learned."""
-    learned = document.learned.copy()
-    if document.tokens[-1] == eos and learned[1:].sum() > 1:
-        learned[-1] = False
-    return Document(document.tokens, learned, document.origin)
 
 
 def similar_to(targets: list[str], tasks: Mapping[str, Task], named: str) -> set[str]:

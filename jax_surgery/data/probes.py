@@ -6,7 +6,7 @@ from typing import Any
 
 from jax_surgery.data.forms import Record
 from jax_surgery.data.questions import Question
-from jax_surgery.data.tokens import Document, encode
+from jax_surgery.data.tokens import Document, encode, without_end
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,6 +21,7 @@ class Probe:
       documents: text that is tokenised already; read in the place of `records`.
       metrics: names in `metrics.METRICS` of what is measured.
       known_chance: the score of a model that does not know the group, where it is known.
+      ends: whether the end of a text (eos) is one of the tokens that are asked.
       rows: how many packed rows of the text are read, the first; 0 reads all.
     """
 
@@ -31,6 +32,7 @@ class Probe:
     documents: tuple[Document, ...] = ()
     metrics: tuple[str, ...] = ()
     known_chance: float | None = None
+    ends: bool = True
     rows: int = 0
 
     @property
@@ -55,7 +57,10 @@ class Probe:
             raise ValueError(
                 f"the probe {self.group!r} has no text; give it records or documents."
             )
-        return encode(self.records, tokenizer, self.context)
+        found = encode(self.records, tokenizer, self.context)
+        if self.ends:
+            return found
+        return [without_end(d, tokenizer.eos_token_id) for d in found]
 
     def first(self, limit: int | None) -> "Probe":
         """The probe with `limit` questions or texts at most, the first; None takes all."""

@@ -122,6 +122,17 @@ def _encode_rendered(batch: Sequence[_Rendered], tokenizer: Any) -> list[Documen
     return documents
 
 
+def without_end(document: Document, eos: int | None) -> Document:
+    """The document, its eos read but not learned: that a text ends is no knowledge.
+
+    Left as it is where nothing else is learned.
+    """
+    learned = document.learned.copy()
+    if document.tokens[-1] == eos and learned[1:].sum() > 1:
+        learned[-1] = False
+    return Document(document.tokens, learned, document.origin)
+
+
 def split(document: Document, context: int) -> list[Document]:
     """Pieces of at most `context` tokens; every target of the whole is one of a piece."""
     length = len(document.tokens)

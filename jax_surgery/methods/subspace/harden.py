@@ -9,7 +9,6 @@ another copy, on the other half.
 
 from typing import Any, NamedTuple
 
-import optax
 from etils import epath
 
 from jax_surgery.data.batch import Batch
@@ -22,8 +21,8 @@ from jax_surgery.methods.subspace.operate import (
     kept_shape,
     rounds_of,
 )
-from jax_surgery.methods.subspace.relearn import relearn_step
 from jax_surgery.models.trainable import Matrices
+from jax_surgery.train import finetune
 from jax_surgery.train.loop import Hook, train
 
 
@@ -104,16 +103,11 @@ def _relearn(stage: Stage, params: Any, number: int) -> Any:
         stage, stage.targets, up=True, guarded=False, half=number % 2, seed=number
     )
     params = copied(params)
-    state = optax.adam(chosen.rate).init(params)
+    state = finetune.init_adam(params)
+    how = (subject.config, subject.settings.compute, chosen.rate)
     stream = pushes.stream()
     for _ in range(chosen.steps):
         batch = pushes.batch(next(stream))
-        params, state = relearn_step(
-            subject.config,
-            subject.settings.compute,
-            chosen.rate,
-            params,
-            state,
-            batch,
-        )
+        text = batch.text.replace(weights_BT=-batch.token_weights_BT)
+        params, state = finetune.adam_step(*how, params, state, text)
     return params

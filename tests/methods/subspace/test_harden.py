@@ -3,7 +3,6 @@
 
 import dataclasses
 
-import optax
 import pytest
 from subspace_run_cases import ROUNDS, subject_of
 
@@ -11,12 +10,12 @@ from jax_surgery.data.probes import Probe
 from jax_surgery.methods.subspace.harden import harden
 from jax_surgery.methods.subspace.mend import mend
 from jax_surgery.methods.subspace.operate import Pushes, Stage, copied, operate
-from jax_surgery.methods.subspace.relearn import relearn_step
 from jax_surgery.methods.subspace.subject import kept_tasks
 from jax_surgery.metrics import answer_accuracy
 from jax_surgery.metrics.task_scores import drop, removed
 from jax_surgery.models.model import Model
 from jax_surgery.runs import settings as run_settings
+from jax_surgery.train import finetune
 
 OPTIMISED = True  # see conftest
 
@@ -43,11 +42,12 @@ def comes_back(stage: Stage, params) -> float:
     subject = stage.subject
     pushes = Pushes(stage, [TASK], up=True, guarded=False, half=0)
     params = copied(params)
-    state, stream = optax.adam(RATE).init(params), pushes.stream()
+    state, stream = finetune.init_adam(params), pushes.stream()
     compute = subject.settings.compute
     for _ in range(STEPS):
         batch = pushes.batch(next(stream))
-        params, state = relearn_step(
+        batch = batch.text.replace(weights_BT=-batch.token_weights_BT)
+        params, state = finetune.adam_step(
             subject.config, compute, RATE, params, state, batch
         )
     other = subject.texts[TASK].documents[1::2]

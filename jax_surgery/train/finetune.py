@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few plain steps of Adam on text, on every parameter.
+
+What attacks and the hardening of a removal share: no loop, no checkpoints, no roles.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jax_surgery.data.batch import Batch
+from jax_surgery.data.packing import Packer
+from jax_surgery.data.stream import as_batch
+from jax_surgery.data.tokens import Document
+from jax_surgery.models import llama, logprobs, output_head, sharding, token_sums
+from jax_surgery.models.config import ModelConfig
+from jax_surgery.parallel import mesh as meshes
+
+
+def text_batch(
+    documents: Sequence[Document], context: int, rows: int
+) -> tuple[Batch, int]:
+    """Documents as one batch of `rows` rows on the devices.
+
+    Documents that do not fit are left out; rows that are not needed have no weight.
+
+    Args:
+      documents: at least one.
+      context: tokens a row.
+      rows: of the batch; a multiple of what `mesh.round_rows` gives.
+
+    Returns:
+      (packed rows [rows, context], whose weights are equal for all learned tokens and
+      sum to 1; how many tokens of text they hold).
+    """
+    packed = Packer(documents, context, "tokens").pack()
+    taken = packed.take(np.arange(rows) % len(packed))
+    used = np.where(np.arange(rows) < len(packed), 1.0, 0.0)[:, None]
+    weights_RT = used * taken.weights_RT
+    weights_RT = (weights_RT / weights_RT.sum()).astype(np.float32)
+    here = meshes.rows_here(rows)
+    batch = as_batch(taken.take(here)).replace(weights_BT=weights_RT[here])
+    return batch.place(rows), packed.take(slice(rows)).real_tokens
+
+
+def cross_entropy(
+    params: Any, config: ModelConfig, batch: Batch, compute: llama.Compute
+) -> jax.Array:
+    """The sum of `weights_BT` x -log p over a batch's tokens, nats."""
+    hidden_BTD = llama.forward_packed(params, config, batch, compute=compute)
+    # Position t predicts token t + 1.
+    next_BT = lambda a: jnp.pad(a[:, 1:], ((0, 0), (0, 1)))
+    targets_BT, weights_BT = next_BT(batch.tokens_BT), next_BT(batch.weights_BT)
+
+    def terms(heads, hidden_CD, targets_C, weights_C):
+        logp_C = logprobs.of_targets(heads[0], hidden_CD, targets_C).logp_BT
+        return {token_sums.LOSS: -(weights_C * logp_C).sum()}
+
+    part = token_sums.Part(terms, hidden_BTD, [targets_BT, weights_BT], weights_BT != 0)
+    head_SDV = output_head.copies(params, compute)
+    sums = token_sums.token_sums([part], head_SDV, tied=config.tie_embeddings)
+    return sums[token_sums.LOSS]
+
+
+def init_adam(params: Any) -> Any:
+    """The state of `adam_step` before the first step."""
+    return optax.adam(1.0).init(params)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
+def adam_step(
+    config: ModelConfig,
+    compute: llama.Compute,
+    rate: float,
+    params: Any,
+    opt_state: Any,
+    batch: Batch,
+) -> tuple[Any, Any]:
+    """One step of Adam on every parameter, of the batch's `cross_entropy`.
+
+    Args:
+      rate: the learning rate.
+      params, opt_state: see `init_adam`; donated.
+
+    Returns:
+      (parameters, state) after the step.
+    """
+    gradient = jax.grad(cross_entropy)(params, config, batch, compute)
+    updates, opt_state = optax.adam(rate).update(gradient, opt_state)
+    return sharding.constrain((optax.apply_updates(params, updates), opt_state))

@@ -38,9 +38,8 @@ def lowered(model: str, topology: str, layers: int):
     from jax_surgery.models.compute import Compute
     from jax_surgery.parallel import mesh as meshes
     from jax_surgery.plan import lowering, topologies
-    from jax_surgery.runs import settings
 
-    asked = settings.PlanSettings(model=model, surgery=surgery_settings())
+    asked = dataclasses.replace(plan_settings(), model=model)
     config = lowering.architecture_of(model)
     config = dataclasses.replace(config, num_layers=layers)
     if topology:
@@ -54,12 +53,12 @@ def lowered(model: str, topology: str, layers: int):
     return lowering.lower(asked, config, mesh)[0]
 
 
-def surgery_settings():
+def plan_settings():
     """Those of configs/plan.py."""
     from configs import plan
     from jax_surgery.runs import settings
 
-    return settings.from_config(plan.get_config()).surgery
+    return settings.from_config(plan.get_config())
 
 
 def measure(name: str, layers: int) -> dict[str, float]:

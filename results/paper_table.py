@@ -24,6 +24,7 @@ import time
 
 import jax
 
+from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.report import page
 from jax_surgery.runs import pretrain, settings, surgery
 
@@ -53,7 +54,7 @@ def replaced(base, changes: dict):
     return dataclasses.replace(base, **nested)
 
 
-def surgeries(seed: int) -> dict[str, settings.SurgerySettings]:
+def surgeries(seed: int) -> dict[str, SurgerySettings]:
     """The surgery runs of one seed, by name."""
     changes = {"seed": seed, "loop": {"evaluate_every": 0}}
     return {

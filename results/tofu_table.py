@@ -21,7 +21,7 @@ from jax_surgery.models import llama
 from jax_surgery.models.architectures import from_hf
 from jax_surgery.report import page
 from jax_surgery.runs import tofu
-from jax_surgery.runs.settings import TofuSettings
+from jax_surgery.runs.tofu import TofuSettings
 
 GROUPS = ("forget", "retain", "holdout")
 MEASURES = {"probability": "answer probability", "rouge_l": "ROUGE-L recall"}

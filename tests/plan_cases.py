@@ -6,6 +6,7 @@ import importlib.util
 import pytest
 
 from configs import plan as plan_config
+from jax_surgery.plan.settings import PlanSettings
 from jax_surgery.runs import settings
 
 GIB, GB = 2**30, 1e9
@@ -15,7 +16,7 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-def planned(base: str = "", **changes) -> settings.PlanSettings:
+def planned(base: str = "", **changes) -> PlanSettings:
     config = plan_config.get_config(base)
     for field, value in changes.items():
         config[field] = value

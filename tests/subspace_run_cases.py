@@ -5,10 +5,11 @@ import importlib
 import json
 import pathlib
 
+from settings_cases import settings_of
+
 from jax_surgery.benchmarks import suite
 from jax_surgery.edits import edit_file
 from jax_surgery.methods.subspace import subject
-from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs import start
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -78,5 +79,4 @@ def edit_of(workdir: pathlib.Path) -> edit_file.Edit:
 def subject_of(fields: dict, **values) -> subject.Subject:
     """The suite's model with the tasks of `go`'s fields, and few records of each."""
     tasks = {"source": fields["tasks.source"], "targets": "dict_a", "records": 20}
-    values = {"run": "unlearn", "tasks": tasks} | values
-    return subject.admit(run_settings.from_config(values))
+    return subject.admit(settings_of("unlearn", {"tasks": tasks} | values))

@@ -27,15 +27,12 @@ FOLDERS = (
     "data",
     "parallel",
     "plugins",
+    "config",
 )
 # Maths reads and writes nothing.
 MATHS = ("optim", "models")
 # Doors that still open the wrong way; each goes as its room is rebuilt.
-SETTINGS = "jax_surgery.runs.settings"
 TO_MEND = {
-    "jax_surgery.plan.lowering": {SETTINGS, "jax_surgery.runs.surgery"},
-    "jax_surgery.plan.subspace": {SETTINGS},
-    "jax_surgery.plan.subspace_lowering": {SETTINGS},
     "jax_surgery.train.step": {"jax_surgery.methods.objective"},
 }
 IO = {"json", "io", "os", "pathlib", "etils", "orbax", "tensorboardX", "datasets"}

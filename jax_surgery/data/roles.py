@@ -8,12 +8,43 @@ rest; neither needs a model.
 import dataclasses
 from typing import Any
 
+from jax_surgery.config import at_least
 from jax_surgery.data import records
 from jax_surgery.data.background import Background, select
 from jax_surgery.data.forms import Record
 from jax_surgery.data.packing import Average, Packer
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.tokens import encode
+
+
+@dataclasses.dataclass(frozen=True)
+class RoleData:
+    """What a run reads; a role's field lists its sources (see `data.records`)."""
+
+    unlearn: str
+    update: str
+    retain: str
+    rows_unlearn: int  # rows of each batch
+    rows_update: int
+    rows_retain: int
+    context: int  # tokens a row
+    average: str  # CE: mean over tokens then texts; or "tokens"
+    surprise: float  # nats; unlearn only tokens that surprise kept text as much
+    questions: str  # "embedded", a questions JSONL, or "" for none
+
+    def __post_init__(self):
+        rows = ("rows_unlearn", "rows_update", "rows_retain")
+        at_least(0, self, "config.data", *rows, "surprise")
+        at_least(2, self, "config.data", "context")
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of a batch by role."""
+        return {
+            "unlearn": self.rows_unlearn,
+            "update": self.rows_update,
+            "retain": self.rows_retain,
+        }
 
 
 @dataclasses.dataclass(frozen=True)

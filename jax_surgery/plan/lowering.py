@@ -18,18 +18,18 @@ from jax.sharding import PartitionSpec as P
 
 from jax_surgery.benchmarks.embedded import MODEL
 from jax_surgery.checkpoints import hf_weights
+from jax_surgery.config import build
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.methods import descent
 from jax_surgery.models import llama, output_head, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import SIZES, sizes
 from jax_surgery.optim import lora
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.plan import topologies
-from jax_surgery.runs import settings as run_settings
-from jax_surgery.runs import surgery
-from jax_surgery.runs.settings import PlanSettings
+from jax_surgery.plan.settings import PlanSettings
 from jax_surgery.train import devices
 from jax_surgery.train.step import TrainState
 
@@ -101,7 +101,7 @@ def lower(
     with jax.set_mesh(mesh):
         devices.parameter_shardings(config)  # checks that all divides
         rows = rows_of(settings)
-        optimizer, step = surgery.make_step(run, config, rows)
+        optimizer, step = descent.make_step(run, config, rows)
         params = llama.abstract_params(config)
         if low_rank.rank:
             params = jax.eval_shape(lambda: lora.init_factors(config, low_rank, 0))
@@ -123,8 +123,7 @@ def lower(
 def main(path: str) -> None:
     """Compiles the step of the settings in a JSON file."""
     values = json.loads(pathlib.Path(path).read_text())
-    settings = run_settings.from_config(values)
-    assert isinstance(settings, PlanSettings)
+    settings = build(PlanSettings, values)
     topologies.prepare()
     lowered, _ = lower(settings, architecture_of(settings.model), mesh_of(settings))
     lowered.compile()

@@ -22,7 +22,7 @@ from jax_surgery.optim.precondition.directions import moment_widths
 from jax_surgery.plan import lowering, subspace_lowering, topologies
 from jax_surgery.plan import subspace_report as report
 from jax_surgery.plan.compiled import buffers, dump
-from jax_surgery.runs.settings import PlanSettings
+from jax_surgery.plan.settings import PlanSettings
 
 TIMEOUT = 600  # seconds that a memory report may take
 

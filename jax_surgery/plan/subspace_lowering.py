@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jax_surgery.config import build
 from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import identify, learn, rounds
 from jax_surgery.models import layout, llama, sharding
@@ -25,8 +26,7 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.optim.precondition import discriminate, moments
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.plan import lowering, topologies
-from jax_surgery.runs import settings as run_settings
-from jax_surgery.runs.settings import PlanSettings
+from jax_surgery.plan.settings import PlanSettings
 from jax_surgery.train import devices
 
 RANK = 64  # of the factors of the change
@@ -114,8 +114,7 @@ def lower(
 
 def main(path: str, name: str) -> None:
     """Compiles a program for the settings in a JSON file."""
-    settings = run_settings.from_config(json.loads(pathlib.Path(path).read_text()))
-    assert isinstance(settings, PlanSettings)
+    settings = build(PlanSettings, json.loads(pathlib.Path(path).read_text()))
     topologies.prepare()
     config = lowering.architecture_of(settings.model)
     lower(name, settings, config, lowering.mesh_of(settings)).compile()

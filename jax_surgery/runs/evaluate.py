@@ -11,13 +11,38 @@ from typing import Any
 from etils import epath
 
 from jax_surgery.benchmarks import model_source
+from jax_surgery.config import at_least
 from jax_surgery.data import records
 from jax_surgery.data.probes import Probe
 from jax_surgery.metrics import multiple_choice, text
+from jax_surgery.models.compute import Compute
 from jax_surgery.parallel import distributed
+from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.runs.questions import load_questions
-from jax_surgery.runs.settings import EvaluateSettings
 from jax_surgery.train import devices
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateData:
+    """What a model is asked."""
+
+    questions: str  # as RoleData.questions
+    text: str  # JSONL files, comma-separated: nll of each
+    context: int  # tokens a row
+
+    def __post_init__(self):
+        at_least(2, self, "config.data", "context")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings:
+    """Evaluating a model directory (`run = "evaluate"`)."""
+
+    run: str
+    model: str
+    data: EvaluateData
+    mesh: MeshShape
+    compute: Compute
 
 
 def text_files(sources: str) -> list[str]:

@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exports the embedded benchmark as JSONL and TFDS files, without TensorFlow."""
 
+import dataclasses
 import json
 
 from etils import epath
 
 from jax_surgery.benchmarks import embedded
-from jax_surgery.runs.settings import ExportSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSettings:
+    """Writing the embedded benchmark's files (`run = "export"`, or "benchmark")."""
+
+    run: str
 
 
 def run(settings: ExportSettings, directory: str) -> dict[str, int]:

@@ -18,12 +18,13 @@ import jax
 from etils import epath
 
 from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models import llama
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.plan import lowering, report, topologies
 from jax_surgery.plan import subspace as subspace_plan
 from jax_surgery.plan.compiled import buffers, dump, schedule
-from jax_surgery.runs.settings import PlanSettings, SurgerySettings
+from jax_surgery.plan.settings import PlanSettings
 
 PROGRAM = "jit_step"
 TIMEOUT = 600  # seconds that a memory report may take

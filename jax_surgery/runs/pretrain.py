@@ -13,6 +13,7 @@ import jax
 from etils import epath
 
 from jax_surgery.checkpoints import hf_weights
+from jax_surgery.config import at_least
 from jax_surgery.data import records
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.data.packing import Packer
@@ -22,18 +23,70 @@ from jax_surgery.data.words import word_tokenizer
 from jax_surgery.methods.objective import Objective
 from jax_surgery.metrics import multiple_choice
 from jax_surgery.models import llama
+from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
-from jax_surgery.optim.optimizer import make_optimizer
+from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 from jax_surgery.parallel import distributed
+from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.runs.questions import load_questions
-from jax_surgery.runs.settings import NewModel, PretrainSettings
 from jax_surgery.train import devices
 from jax_surgery.train.loop import Hook, train
+from jax_surgery.train.loop_settings import Loop
 from jax_surgery.train.step import init_state, make_train_step
 
 # Plain next-token training is the update term alone.
 LEARN_ONLY = Objective(alpha=0.0, beta=1.0, gamma=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class NewModel:
+    """Architecture and tokenizer of a model that is trained from nothing."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    tokenizer: str  # or "words": one token a word
+    tokenizer_texts: str  # sources that the tokenizer is trained on
+
+    def __post_init__(self):
+        if self.tokenizer not in ("bpe", "words"):
+            raise ValueError(
+                f"new_model.tokenizer={self.tokenizer!r}; use 'bpe' or 'words'."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainData:
+    """Text of a pretraining run."""
+
+    train: str  # sources
+    rows: int  # of a batch
+    context: int  # tokens a row
+    epochs: float  # passes over the text
+    questions: str  # as RoleData.questions
+
+    def __post_init__(self):
+        at_least(1, self, "config.data", "rows")
+        at_least(2, self, "config.data", "context")
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainSettings:
+    """Training a small Llama from nothing (`run = "pretrain"`)."""
+
+    run: str
+    seed: int
+    new_model: NewModel
+    data: PretrainData
+    mesh: MeshShape
+    compute: Compute
+    optimizer: OptimizerChoice
+    save_dtype: str  # of the exported weights
+    loop: Loop
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,7 +93,7 @@ def _check_workdir(folder: epath.Path, config: dict[str, Any]) -> None:
         )
 
 
-def claim_workdir(settings: run_settings.Settings, workdir: str) -> epath.Path:
+def claim_workdir(settings: Any, workdir: str) -> epath.Path:
     """Makes the workdir the run's, or finds that it is so already.
 
     Of many processes the first does; if it raises, the others end with it.
@@ -158,7 +158,7 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
       TrainingDiverged, ValueError, FileNotFoundError: see the runs.
     """
     settings = run_settings.from_config(config)
-    if isinstance(settings, run_settings.PlanSettings):
+    if settings.run == "plan":
         # Compiler readers are loaded for this run alone.
         from jax_surgery.plan import topologies
 

@@ -22,24 +22,22 @@ from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
-from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import one_pass
+from jax_surgery.methods import descent
+from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.metrics import multiple_choice, text
 from jax_surgery.models import llama, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
-from jax_surgery.models.trainable import ALL
 from jax_surgery.optim import lora
-from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.optim.precondition import directions as precondition
 from jax_surgery.optim.precondition.moments import second_moments
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.report import cost, outcome, table
 from jax_surgery.runs.questions import load_questions
-from jax_surgery.runs.settings import SurgerySettings
 from jax_surgery.train import curve, devices, reference_cache
 from jax_surgery.train.loop import Hook, train
-from jax_surgery.train.step import TrainState, init_state, make_train_step
+from jax_surgery.train.step import TrainState, init_state
 
 STATISTICS_ROWS = 8  # rows of a forward pass, at least
 REFERENCE_ROWS = 8
@@ -176,26 +174,6 @@ def reference_of(
     )
 
 
-def make_step(settings: SurgerySettings, config: ModelConfig, rows: RoleRows):
-    """The optimizer of a run and its jitted step (see `step.make_train_step`)."""
-    trainable, low_rank = settings.trainable(config), settings.lora
-    # Of the tree that the state holds.
-    moving = ALL if low_rank.rank else trainable
-    optimizer = make_optimizer(settings.optimizer, settings.steps, moving)
-    step = make_train_step(
-        config,
-        settings.objective,
-        rows,
-        optimizer,
-        compute=settings.compute,
-        average=settings.data.average,
-        accumulate=settings.accumulate,
-        trainable=trainable,
-        low_rank=low_rank,
-    )
-    return optimizer, step
-
-
 def frozen_reference(params: Any, dtype: str) -> Any:
     """A copy of parameters as the forward pass reads them: in the compute dtype."""
     return jax.tree.map(lambda leaf: jnp.copy(leaf.astype(dtype)), params)
@@ -212,7 +190,7 @@ def operate(
     """
     data, low_rank = settings.data, settings.lora
     rows = devices.role_rows(data.rows, settings.accumulate)
-    optimizer, step = make_step(settings, patient.config, rows)
+    optimizer, step = descent.make_step(settings, patient.config, rows)
     cache = reference_of(patient, settings, directory)
     if low_rank.rank:
         reference = patient.params

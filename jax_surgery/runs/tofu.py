@@ -16,17 +16,39 @@ from jax_surgery.benchmarks import tofu
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records
 from jax_surgery.data.probes import Probe
+from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.metrics import answer_probability, rouge_l
 from jax_surgery.metrics.base import estimates, observations
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed
 from jax_surgery.report import outcome, page, table
 from jax_surgery.runs import pretrain, surgery
-from jax_surgery.runs.settings import SurgerySettings, TofuSettings
+from jax_surgery.runs.pretrain import PretrainSettings
 from jax_surgery.train import devices
 
 EXAMPLES_A_GROUP = 4
 MEASURED = {"probability": answer_probability.METRIC, "rouge_l": rouge_l.METRIC}
+
+
+@dataclasses.dataclass(frozen=True)
+class TofuData:
+    """TOFU's files and what is asked of them."""
+
+    dir: str  # directory of TOFU's JSONL files
+    forget: str  # "forget01", "forget05" or "forget10"
+    update: str  # sources of the update set; "" takes refusals from idk.txt
+    refusals: int  # refusals a question, where they make the update set
+    retain_questions: int  # retain questions asked (forget: all)
+
+
+@dataclasses.dataclass(frozen=True)
+class TofuSettings:
+    """Fit to TOFU, unlearn a split, report (`run = "tofu"`)."""
+
+    run: str
+    data: TofuData
+    fit: PretrainSettings
+    surgery: SurgerySettings
 
 
 def fit(settings: TofuSettings, files: tofu.TofuFiles, directory: str) -> str:

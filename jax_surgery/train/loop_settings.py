@@ -1,24 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the training loop that runs share, and checks of numbers."""
+"""Settings of the training loop that runs share."""
 
 import dataclasses
-from typing import Any
 
-
-def at_least(low: float, section: Any, path: str, *names: str) -> None:
-    """Raises ValueError where one of a section's numbers is below `low`."""
-    for name in names:
-        if (value := getattr(section, name)) < low:
-            raise ValueError(f"{path}.{name}={value}; use {low:g} or more.")
-
-
-def positive_ridge(ridge: float, path: str) -> None:
-    """Raises ValueError where a ridge (relative to the mean eigenvalue) is not above 0."""
-    if ridge <= 0:
-        raise ValueError(
-            f"{path}.ridge={ridge} must be positive: without it directions that kept "
-            "text never uses have no bound."
-        )
+from jax_surgery.config import at_least
 
 
 @dataclasses.dataclass(frozen=True)

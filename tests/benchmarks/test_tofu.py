@@ -6,22 +6,13 @@ import json
 import pathlib
 
 import pytest
+from settings_cases import PLAIN, merged, settings_of
 
 from jax_surgery.benchmarks import tofu
 from jax_surgery.data import records
-from jax_surgery.models.llama import Compute
-from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs import tofu as tofu_run
-from jax_surgery.runs.settings import (
-    NewModel,
-    PretrainData,
-    PretrainSettings,
-    RoleData,
-    SurgerySettings,
-    TofuData,
-    TofuSettings,
-)
+from jax_surgery.runs.tofu import TofuSettings
 
 OPTIMISED = True  # see conftest
 
@@ -87,22 +78,18 @@ def test_unknown_splits_and_too_many_refusals_are_named(folder, tmp_path):
 
 
 def small(directory: pathlib.Path) -> TofuSettings:
-    return TofuSettings(
-        data=TofuData(dir=str(directory), retain_questions=3),
-        fit=PretrainSettings(
-            new_model=NewModel(400, 16, 32, 2, 2, 1),
-            data=PretrainData(rows=4, context=CONTEXT, epochs=2.0),
-            optimizer=OptimizerChoice(learning_rate=1e-2),
-            save_dtype="float32",
-        ),
-        surgery=SurgerySettings(
-            data=RoleData(
-                rows_unlearn=1, rows_update=1, rows_retain=1, context=CONTEXT
-            ),
-            compute=Compute(),
-            optimizer=OptimizerChoice(learning_rate=1e-2),
-            steps=3,
-        ),
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_layers")
+    model = dict(zip(sizes, (400, 16, 32, 2), strict=True))
+    rows = dict.fromkeys(("rows_unlearn", "rows_update", "rows_retain"), 1)
+    return settings_of(
+        "tofu",
+        {
+            "data": {"dir": str(directory), "retain_questions": 3},
+            "fit.new_model": model | {"num_heads": 2, "num_kv_heads": 1},
+            "fit.data": {"rows": 4, "context": CONTEXT, "epochs": 2.0},
+            "fit.optimizer": {"learning_rate": 1e-2, "warmup": 0},
+            "surgery": merged(PLAIN, {"data": rows | {"context": CONTEXT}, "steps": 3}),
+        },
     )
 
 

@@ -14,6 +14,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from settings_cases import settings_of
 
 from jax_surgery.runs import settings, start
 from jax_surgery.train import loop
@@ -198,7 +199,7 @@ def workdir(tmp_path):
 
 
 def claim(workdir, **changes):
-    return start.claim_workdir(settings.EvaluateSettings(**changes), str(workdir))
+    return start.claim_workdir(settings_of("evaluate", changes), str(workdir))
 
 
 def test_a_workdir_belongs_to_one_config(workdir):

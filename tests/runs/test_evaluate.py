@@ -6,11 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from settings_cases import settings_of
 
 from jax_surgery.data.questions import Question
 from jax_surgery.models import llama, output_head
 from jax_surgery.runs import evaluate
-from jax_surgery.runs.settings import EvaluateData, EvaluateSettings
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def settings(tiny_model, tmp_path, write_texts):
     ]
     lines = "".join(json.dumps(q.record()) + "\n" for q in questions)
     (tmp_path / "q.jsonl").write_text(lines)
-    data = EvaluateData(questions=str(tmp_path / "q.jsonl"), text=text, context=64)
-    return EvaluateSettings(model=tiny_model.folder, data=data)
+    data = {"questions": str(tmp_path / "q.jsonl"), "text": text, "context": 64}
+    return settings_of("evaluate", {"model": tiny_model.folder, "data": data})
 
 
 def document_nll(model, text: str) -> float:

@@ -10,7 +10,7 @@ from configs import export as configs_export
 from jax_surgery.benchmarks import embedded
 from jax_surgery.data import records
 from jax_surgery.data.questions import read_questions
-from jax_surgery.runs import export, settings, start
+from jax_surgery.runs import export, start
 
 
 def test_the_old_name_of_the_run_exports_too(tmp_path, monkeypatch):
@@ -19,11 +19,11 @@ def test_the_old_name_of_the_run_exports_too(tmp_path, monkeypatch):
     assert benchmark.get_config() == configs_export.get_config()
     for number, run in enumerate(("export", "benchmark")):
         start.start({"run": run}, str(tmp_path / str(number)))
-        assert called[-1] == (settings.ExportSettings(run), str(tmp_path / str(number)))
+        assert called[-1] == (export.ExportSettings(run), str(tmp_path / str(number)))
 
 
 def test_the_files_hold_the_benchmark(tmp_path):
-    counts = export.run(settings.ExportSettings(), str(tmp_path))
+    counts = export.run(export.ExportSettings("export"), str(tmp_path))
     for name in embedded.SETS:
         path = tmp_path / "jsonl" / f"{name}.jsonl"
         read = [r.text for r in records.read_source(str(path))]

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import small_checkpoints
 from safetensors.numpy import load_file
+from settings_cases import config_of
 from small_checkpoints import contents, edit_of
 
 from jax_surgery.edits import algebra, edit_file
-from jax_surgery.runs import settings, start
-from jax_surgery.runs.patch_settings import ACTIONS
+from jax_surgery.runs import start
+from jax_surgery.runs.patch_settings import ACTIONS, EditSettings
 
 UP = "model.layers.2.mlp.up_proj.weight"
 
@@ -29,8 +30,8 @@ def files(tmp_path):
 
 
 def go(workdir, **fields):
-    """Runs a config as the command line does."""
-    start.start({"run": "edit", **fields}, str(workdir))
+    """As the command line does."""
+    start.start(config_of("edit", fields), str(workdir))
 
 
 def printed_fields(text: str) -> tuple[dict[str, str], str]:
@@ -183,7 +184,7 @@ def test_another_model_is_refused_and_leaves_no_workdir(files):
 
 def test_every_field_has_an_action_and_model_names_are_resolved(files):
     fields = {f for used in ACTIONS.values() for f in used}
-    assert fields | {"run", "action"} == set(settings.EditSettings.__dataclass_fields__)
+    assert fields | {"run", "action"} == set(EditSettings.__dataclass_fields__)
     u = str(files / "u.safetensors")
     with pytest.raises(ValueError, match="another architecture"):
         go(files / "out", action="apply", edits=u, model="embedded")

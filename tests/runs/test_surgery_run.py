@@ -10,12 +10,12 @@ import signal
 import jax
 import numpy as np
 import pytest
+from settings_cases import plain_surgery
 
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.models.llama import Compute
+from jax_surgery.methods.settings import Statistics
 from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.runs import surgery
-from jax_surgery.runs.settings import Loop, RoleData, Statistics, SurgerySettings
 from jax_surgery.train.loop import Hook, Interrupted
 from jax_surgery.train.metrics_file import read_metrics
 
@@ -25,22 +25,15 @@ STEPS = 6
 @pytest.fixture
 def settings(tiny_model, write_texts):
     texts = tiny_model.texts
-    data = RoleData(
-        unlearn=write_texts("unlearn", texts[:3]),
-        update=write_texts("update", [f"{t} or so" for t in texts[:3]]),
-        retain=write_texts("retain", texts[3:]),
-        rows_unlearn=1,
-        rows_update=1,
-        rows_retain=2,
-        context=32,
-    )
-    return SurgerySettings(
-        model=tiny_model.folder,
-        data=data,
-        compute=Compute(unroll=0),
-        steps=STEPS,
-        loop=Loop(checkpoint_every=0),
-    )
+    data = {
+        "unlearn": write_texts("unlearn", texts[:3]),
+        "update": write_texts("update", [f"{t} or so" for t in texts[:3]]),
+        "retain": write_texts("retain", texts[3:]),
+        "rows_unlearn": 1,
+        "rows_update": 1,
+        "rows_retain": 2,
+    }
+    return plain_surgery(model=tiny_model.folder, data=data, steps=STEPS)
 
 
 ADAMW = {"optimizer": OptimizerChoice(learning_rate=1e-2), "reference": "cached"}
@@ -48,7 +41,7 @@ PRECONDITIONED = {
     "optimizer": OptimizerChoice(
         "orthogonal", learning_rate=0.01, momentum=0.5, first_layer=-1
     ),
-    "statistics": Statistics(tokens=64, refresh=4),
+    "statistics": Statistics("", tokens=64, ridge=1e-3, refresh=4),
 }
 
 

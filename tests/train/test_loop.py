@@ -11,10 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from jax_surgery.runs.settings import Loop
 from jax_surgery.train import loop
 from jax_surgery.train import metrics_file as metrics
 from jax_surgery.train.checkpoint import Checkpoints
+from jax_surgery.train.loop_settings import Loop
 
 OPTIMIZER = optax.adam(0.1)
 WIDTH = 300  # large enough that an unfinished asynchronous copy would show

@@ -3,6 +3,7 @@
 
 import dataclasses
 
+from jax_surgery.config import at_least, choice, positive, positive_ridge
 from jax_surgery.methods.subspace import identify
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
@@ -11,27 +12,22 @@ from jax_surgery.optim.lora import LowRank
 from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.optim.precondition import discriminate
 from jax_surgery.parallel.mesh import MeshShape
-from jax_surgery.train.loop_settings import Loop, at_least, positive_ridge
-
-
-def _choice(value: str, allowed: tuple[str, ...], path: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{path}={value!r}; choose one of {', '.join(allowed)}.")
+from jax_surgery.train.loop_settings import Loop
 
 
 @dataclasses.dataclass(frozen=True)
 class Tasks:
     """Which tasks there are, and which of them go or come; all others are kept."""
 
-    source: str = "suite"  # or a JSONL file of tasks (see data/tasks.py)
-    targets: str = ""  # "a,b" together; "a;b" one after the other
-    similar: str = "family"  # to the targets; "overlap", or names
-    overlap: float = 0.38  # of "overlap": the least mean squared cosine of angles
-    known: float = 0.1  # tasks whose score beyond chance is below are not kept
-    records: int = 1000  # of each kept task that are read for it; 0 reads all
-    context: int = 128  # tokens a row
-    rows: int = 4  # of targets' text in a round
-    rows_kept: int = 8  # of kept text in a round; 0 with discriminate.guard=0
+    source: str  # or a JSONL file of tasks (see data/tasks.py)
+    targets: str  # "a,b" together; "a;b" one after the other
+    similar: str  # to the targets; "overlap", or names
+    overlap: float  # of "overlap": the least mean squared cosine of angles
+    known: float  # tasks whose score beyond chance is below are not kept
+    records: int  # of each kept task that are read for it; 0 reads all
+    context: int  # tokens a row
+    rows: int  # of targets' text in a round
+    rows_kept: int  # of kept text in a round; 0 with discriminate.guard=0
 
     def __post_init__(self):
         at_least(0, self, "config.tasks", "records", "rows_kept", "overlap", "known")
@@ -52,21 +48,19 @@ class Tasks:
 class Identify:
     """The task matrix."""
 
-    loss: str = "margin"  # or "cross_entropy"
-    temperature: float = 4.0  # of the logits ("cross_entropy")
-    bound: float = -3.0  # nats of log-odds that forgetting ends at, without a chance
-    learned: float = 6.0  # nats of log-odds that learning ends at
-    overwrite: float = (
-        0.0  # push of other texts' answers in the place of forgotten ones
-    )
-    order: str = "joint"  # of layers; or "cyclic", "first_to_last"
-    start: str = "pretrained"  # or "random" (the paper's figure; mode "one_shot")
-    adam: float = 0.0  # rate of Adam's steps, as the paper trains; 0 takes plain ones
+    loss: str  # or "cross_entropy"
+    temperature: float  # of the logits ("cross_entropy")
+    bound: float  # nats of log-odds that forgetting ends at, without a chance
+    learned: float  # nats of log-odds that learning ends at
+    overwrite: float  # push of other texts' answers in the place of forgotten ones
+    order: str  # of layers; or "cyclic", "first_to_last"
+    start: str  # or "random" (the paper's figure; mode "one_shot")
+    adam: float  # rate of Adam's steps, as the paper trains; 0 takes plain ones
 
     def __post_init__(self):
         self.task_loss  # noqa: B018 (raises)
-        _choice(self.order, identify.ORDERS, "config.identify.order")
-        _choice(self.start, ("pretrained", "random"), "config.identify.start")
+        choice(self.order, identify.ORDERS, "config.identify.order")
+        choice(self.start, ("pretrained", "random"), "config.identify.start")
         at_least(0, self, "config.identify", "adam", "overwrite")
 
     @property
@@ -79,16 +73,16 @@ class Identify:
 class Discriminate:
     """What of it the kept tasks do not feel."""
 
-    method: str = "ridge"  # or "gram_schmidt", "none"
-    ridge: float = 1e-3  # relative to the mean eigenvalue
-    similar_weight: float = 5.0  # of similar tasks' text, beside the others'
-    refresh: int = 6  # rounds between recomputations; 0 for once
-    rank: int = 16  # singular vectors of each task ("gram_schmidt")
-    guard: float = 1.0  # push of kept tokens below guard_bound; 0 is none
-    guard_bound: float = 4.0  # nats of log-odds, or where the token was if lower
+    method: str  # or "gram_schmidt", "none"
+    ridge: float  # relative to the mean eigenvalue
+    similar_weight: float  # of similar tasks' text, beside the others'
+    refresh: int  # rounds between recomputations; 0 for once
+    rank: int  # singular vectors of each task ("gram_schmidt")
+    guard: float  # push of kept tokens below guard_bound; 0 is none
+    guard_bound: float  # nats of log-odds, or where the token was if lower
 
     def __post_init__(self):
-        _choice(self.method, discriminate.METHODS, "config.discriminate.method")
+        choice(self.method, discriminate.METHODS, "config.discriminate.method")
         at_least(0, self, "config.discriminate", "similar_weight", "refresh", "guard")
         at_least(1, self, "config.discriminate", "rank")
         positive_ridge(self.ridge, "config.discriminate")
@@ -98,52 +92,50 @@ class Discriminate:
 class Rounds:
     """How the task is taken out or put in."""
 
-    mode: str = "rounds"  # or "one_shot": identify, discriminate and subtract once
-    number: int = 150  # at most
-    step: float = 5e-3  # of the norm of the moving matrices
-    schedule: str = "constant"  # of the step; or "cosine", to 0
-    stop: float = 0.99  # removed, or accuracy of what is learned; 0 takes all rounds
-    mend: int = 8  # passes at most that give back kept answers; 0 is none
-    mend_rounds: int = 4  # of a pass
-    rank: int = 0  # of the change; 0 keeps all
-    cut_every: int = 3  # rounds between cuts to the rank; 0 cuts at the end alone
-    alpha: float = 1.0  # of T' in the end; 0 seeks the smallest that reaches stop
-    first_layer: int = 0  # layers before it stay; negative counts from the end
-    matrices: str = ",".join(BLOCK_OF)  # that move
+    mode: str  # or "one_shot": identify, discriminate and subtract once
+    number: int  # at most
+    step: float  # of the norm of the moving matrices
+    schedule: str  # of the step; or "cosine", to 0
+    stop: float  # removed, or accuracy of what is learned; 0 takes all rounds
+    mend: int  # passes at most that give back kept answers; 0 is none
+    mend_rounds: int  # of a pass
+    rank: int  # of the change; 0 keeps all
+    cut_every: int  # rounds between cuts to the rank; 0 cuts at the end alone
+    alpha: float  # of T' in the end; 0 seeks the smallest that reaches stop
+    first_layer: int  # layers before it stay; negative counts from the end
+    matrices: str  # that move
 
     def __post_init__(self):
-        _choice(self.mode, ("rounds", "one_shot"), "config.rounds.mode")
-        _choice(self.schedule, ("constant", "cosine"), "config.rounds.schedule")
+        choice(self.mode, ("rounds", "one_shot"), "config.rounds.mode")
+        choice(self.schedule, ("constant", "cosine"), "config.rounds.schedule")
         at_least(1, self, "config.rounds", "number", "mend_rounds")
         at_least(0, self, "config.rounds", "stop", "mend", "rank", "cut_every", "alpha")
-        if self.step <= 0:
-            raise ValueError(f"config.rounds.step={self.step} must be positive.")
+        positive(self.step, "config.rounds.step")
 
 
 @dataclasses.dataclass(frozen=True)
 class Harden:
     """Removal from copies that have relearned the targets (see `harden`)."""
 
-    copies: int = 0  # one after another, each on the other half of the text; 0: none
-    steps: int = 10  # of Adam, that a copy relearns
-    rate: float = 3e-4  # of Adam
-    rounds: int = 6  # of removal from each copy
-    statistics: str = "model"  # whose inputs the ridge reads; or "copy"
+    copies: int  # one after another, each on the other half of the text; 0: none
+    steps: int  # of Adam, that a copy relearns
+    rate: float  # of Adam
+    rounds: int  # of removal from each copy
+    statistics: str  # whose inputs the ridge reads; or "copy"
 
     def __post_init__(self):
         at_least(0, self, "config.harden", "copies")
         at_least(1, self, "config.harden", "steps", "rounds")
-        _choice(self.statistics, ("model", "copy"), "config.harden.statistics")
-        if self.rate <= 0:
-            raise ValueError(f"config.harden.rate={self.rate} must be positive.")
+        choice(self.statistics, ("model", "copy"), "config.harden.statistics")
+        positive(self.rate, "config.harden.rate")
 
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
     """Second moments of the kept tasks' inputs, for the ridge."""
 
-    cache: str = ""  # folder that runs share; "" is the workdir's
-    save_every: int = 200  # batches between saves of what is summed so far
+    cache: str  # folder that runs share; "" is the workdir's
+    save_every: int  # batches between saves of what is summed so far
 
     def __post_init__(self):
         at_least(1, self, "config.statistics", "save_every")
@@ -153,9 +145,9 @@ class Statistics:
 class Report:
     """What the page shows besides the scores."""
 
-    alphas: str = "0,0.5,0.75,0.9,1,1.1,1.25,1.5,2"  # of the curves; "" leaves them out
-    records: int = 200  # of each task along the curves
-    angles: int = 8  # singular vectors of each task; 0 leaves the angles out
+    alphas: str  # of the curves; "" leaves them out
+    records: int  # of each task along the curves
+    angles: int  # singular vectors of each task; 0 leaves the angles out
 
     def __post_init__(self):
         self.points  # noqa: B018 (raises)
@@ -181,22 +173,22 @@ class Report:
 class SubspaceSettings:
     """Removing or adding tasks (`run = "unlearn"` or `"learn"`)."""
 
-    run: str = "unlearn"
-    model: str = "suite"  # "suite", "embedded", a directory, or a hub name
-    seed: int = 0
-    tasks: Tasks = dataclasses.field(default_factory=Tasks)
-    identify: Identify = dataclasses.field(default_factory=Identify)
-    discriminate: Discriminate = dataclasses.field(default_factory=Discriminate)
-    rounds: Rounds = dataclasses.field(default_factory=Rounds)
-    harden: Harden = dataclasses.field(default_factory=Harden)
-    statistics: Statistics = dataclasses.field(default_factory=Statistics)
-    lora: LowRank = dataclasses.field(default_factory=LowRank)
-    adapter: str = ""  # directory of an adapter in PEFT's format to go on from
-    optimizer: OptimizerChoice = dataclasses.field(default_factory=OptimizerChoice)
-    mesh: MeshShape = dataclasses.field(default_factory=MeshShape)
-    compute: Compute = dataclasses.field(default_factory=Compute)
-    report: Report = dataclasses.field(default_factory=Report)
-    loop: Loop = dataclasses.field(default_factory=Loop)
+    run: str
+    model: str  # "suite", "embedded", a directory, or a hub name
+    seed: int
+    tasks: Tasks
+    identify: Identify
+    discriminate: Discriminate
+    rounds: Rounds
+    harden: Harden
+    statistics: Statistics
+    lora: LowRank
+    adapter: str  # directory of an adapter in PEFT's format to go on from
+    optimizer: OptimizerChoice
+    mesh: MeshShape
+    compute: Compute
+    report: Report
+    loop: Loop
 
     def __post_init__(self):
         if self.lora.rank:

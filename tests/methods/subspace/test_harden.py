@@ -4,6 +4,7 @@
 import dataclasses
 
 import pytest
+from settings_cases import settings_of
 from subspace_run_cases import ROUNDS, subject_of
 
 from jax_surgery.data.probes import Probe
@@ -14,7 +15,6 @@ from jax_surgery.methods.subspace.subject import kept_tasks
 from jax_surgery.metrics import answer_accuracy
 from jax_surgery.metrics.task_scores import drop, removed
 from jax_surgery.models.model import Model
-from jax_surgery.runs import settings as run_settings
 from jax_surgery.train import finetune
 
 OPTIMISED = True  # see conftest
@@ -71,9 +71,9 @@ def test_what_is_hardened_comes_back_less(stage):
 
 
 def test_what_goes_beyond_the_stop_is_not_taken_back():
-    fields = {"run": "unlearn", "harden": {"copies": 2}, "rounds": {"alpha": 0}}
+    fields = {"harden": {"copies": 2}, "rounds": {"alpha": 0}}
     with pytest.raises(ValueError, match="copies goes beyond it: use 1"):
-        run_settings.from_config(fields)
+        settings_of("unlearn", fields)
 
 
 @pytest.mark.parametrize(
@@ -86,4 +86,4 @@ def test_what_goes_beyond_the_stop_is_not_taken_back():
 )
 def test_only_removals_in_rounds_are_hardened(fields):
     with pytest.raises(ValueError, match="harden.copies=2"):
-        run_settings.from_config({"run": "unlearn", "harden": {"copies": 2}} | fields)
+        settings_of("unlearn", {"harden": {"copies": 2}} | fields)

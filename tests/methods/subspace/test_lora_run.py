@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import on_devices
 import pytest
+from settings_cases import plain_surgery
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.metrics import text
@@ -17,10 +18,7 @@ from jax_surgery.models import flops
 from jax_surgery.models.llama import Compute
 from jax_surgery.models.model import Model
 from jax_surgery.optim.lora import LowRank
-from jax_surgery.optim.optimizer import OptimizerChoice
-from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs import surgery
-from jax_surgery.runs.settings import Loop, RoleData, SurgerySettings
 from jax_surgery.train import curve, devices
 from jax_surgery.train.loop import Hook, Interrupted
 
@@ -41,24 +39,22 @@ def settings(tiny_model, write_texts, tmp_path):
     }
     file = tmp_path / "questions.jsonl"
     file.write_text(json.dumps(question) + "\n")
-    data = RoleData(
-        unlearn=write_texts("unlearn", texts[:3]),
-        update=write_texts("update", [f"{t} or so" for t in texts[:3]]),
-        retain=write_texts("retain", texts[3:]),
-        rows_unlearn=1,
-        rows_update=1,
-        rows_retain=2,
-        context=32,
-        questions=str(file),
-    )
-    return SurgerySettings(
+    data = {
+        "unlearn": write_texts("unlearn", texts[:3]),
+        "update": write_texts("update", [f"{t} or so" for t in texts[:3]]),
+        "retain": write_texts("retain", texts[3:]),
+        "rows_unlearn": 1,
+        "rows_update": 1,
+        "rows_retain": 2,
+        "questions": str(file),
+    }
+    return plain_surgery(
         model=tiny_model.folder,
         data=data,
-        compute=Compute(unroll=0),
-        lora=LOW_RANK,
-        optimizer=OptimizerChoice(learning_rate=3e-2),
+        lora=dataclasses.asdict(LOW_RANK),
+        optimizer={"learning_rate": 3e-2},
         steps=STEPS,
-        loop=Loop(checkpoint_every=0, evaluate_every=2),
+        loop={"evaluate_every": 2},
     )
 
 
@@ -158,10 +154,9 @@ def test_a_rank_too_large_is_found_before_the_weights_are_read(settings, monkeyp
     ],
 )
 def test_optimizers_of_whole_matrices_are_refused(optimizer, words):
-    values = {"run": "surgery", "optimizer": optimizer}
-    run_settings.from_config(values)
+    plain_surgery(optimizer=optimizer)
     with pytest.raises(ValueError, match=r"lora.rank=4 trains low-rank") as error:
-        run_settings.from_config(values | {"lora": {"rank": 4}})
+        plain_surgery(optimizer=optimizer, lora={"rank": 4})
     for word in words:
         assert word in str(error.value)
 

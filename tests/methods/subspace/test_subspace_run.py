@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+from settings_cases import settings_of
 from subspace_run_cases import ROUNDS, edit_of, go, subject_of
 
 from jax_surgery.benchmarks import suite
@@ -17,7 +18,6 @@ from jax_surgery.methods.subspace import alpha, operate, overlap, subject
 from jax_surgery.metrics import answer_accuracy
 from jax_surgery.models import llama, output_head
 from jax_surgery.models.model import Model
-from jax_surgery.runs import settings as run_settings
 from jax_surgery.train.metrics_file import read_metrics
 
 OPTIMISED = True  # see conftest
@@ -215,11 +215,10 @@ def test_alpha_is_the_smallest_for_the_targets_of_all_stages(
 
     def chosen(given=0.0):
         fields = {
-            "run": "unlearn",
             "tasks": {"targets": "a;b,c"},
             "rounds": {"mode": mode, "alpha": given},
         }
-        of_run = types.SimpleNamespace(settings=run_settings.from_config(fields))
+        of_run = types.SimpleNamespace(settings=settings_of("unlearn", fields))
         last = operate.Stage(of_run, None, ["b", "c"], [], set(), {}, "")
         return alpha.choose_alpha(last, None, lambda alpha: alpha)
 

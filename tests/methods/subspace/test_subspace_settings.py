@@ -2,8 +2,7 @@
 """Settings of `unlearn` and `learn` that do not go together, told at once."""
 
 import pytest
-
-from jax_surgery.runs import settings as run_settings
+from settings_cases import settings_of
 
 
 @pytest.mark.parametrize(
@@ -48,15 +47,11 @@ from jax_surgery.runs import settings as run_settings
 )
 @pytest.mark.parametrize("run", ["unlearn", "learn"])
 def test_wrong_settings_are_told(run, fields, words):
-    run_settings.from_config({"run": run})
+    settings_of(run)
     with pytest.raises(ValueError, match=words):
-        run_settings.from_config({"run": run, **fields})
+        settings_of(run, fields)
 
 
 def test_targets_are_read_in_stages():
-    of = lambda t: (
-        run_settings.from_config(
-            {"run": "unlearn", "tasks": {"targets": t}}
-        ).tasks.stages
-    )
+    of = lambda t: settings_of("unlearn", {"tasks": {"targets": t}}).tasks.stages
     assert of(" a, b ;c;") == [["a", "b"], ["c"]] and of(";") == []

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of a plan."""
+
+import dataclasses
+
+from jax_surgery.config import at_least, choice
+from jax_surgery.methods.settings import SurgerySettings
+
+CHOICES = {"program": ("step", "subspace"), "neighbours": ("auto", "yes", "no")}
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanSettings:
+    """What a step needs on a slice that is not here (`run = "plan"`).
+
+    Attributes:
+      program: "step" of training, or the programs of a "subspace" removal.
+      model: a name in `model.architectures`, a directory, a hub name or "embedded".
+      topology: a TPU slice, such as "v5e:4x4".
+      num_slices: of them, joined by the data centre's network.
+      rows: of each role on each device; 0 takes those of `surgery.data`.
+      fast: memory alone, in seconds.
+      neighbours: whether other settings and slices are tried; "auto" tries them where
+        the step does not fit, and unless `fast`.
+      surgery: the run whose step it is; its model and sources are not read.
+    """
+
+    run: str
+    program: str
+    model: str
+    topology: str
+    num_slices: int
+    rows: int
+    fast: bool
+    neighbours: str
+    surgery: SurgerySettings
+
+    def __post_init__(self):
+        at_least(1, self, "config", "num_slices")
+        at_least(0, self, "config", "rows")
+        for name, known in CHOICES.items():
+            choice(getattr(self, name), known, f"config.{name}")

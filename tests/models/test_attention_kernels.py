@@ -30,13 +30,15 @@ def arrays(heads: int, kv_heads: int, seed: int = 0):
     return q, k, v, segments
 
 
-def dense(q, k, v, segments, cotangent):
+def dense(q, k, v, segments, cotangent, window=0):
     """Attention and its gradients in float64, one head at a time."""
     out, grads = np.zeros_like(q), [np.zeros_like(x) for x in (q, k, v)]
     groups = q.shape[2] // k.shape[2]
     for b in range(ROWS):
         seen = segments[b][:, None] == segments[b][None]
         seen &= np.tril(np.ones((TOKENS, TOKENS), bool))
+        if window:  # the token itself and those before it
+            seen &= ~np.tril(np.ones((TOKENS, TOKENS), bool), -window)
         for n in range(q.shape[2]):
             m = n // groups
             scores = q[b, :, n] @ k[b, :, m].T / math.sqrt(WIDTH)
@@ -53,18 +55,20 @@ def dense(q, k, v, segments, cotangent):
     return out, grads
 
 
-@pytest.mark.parametrize("heads, kv_heads", [(2, 2), (4, 2), (4, 1)])
+@pytest.mark.parametrize(
+    "heads, kv_heads, window", [(2, 2, 0), (4, 2, 0), (4, 1, 0), (4, 2, 20)]
+)
 @pytest.mark.parametrize("kind", ["xla", "splash"])
-def test_equals_float64_on_packed_rows(kind, heads, kv_heads):
+def test_equals_float64_on_packed_rows(kind, heads, kv_heads, window):
     q, k, v, segments = arrays(heads, kv_heads)
     cotangent = np.random.default_rng(1).normal(size=q.shape)
     cotangent[segments == 0] = 0  # nothing is learned from padding
-    wanted, wanted_grads = dense(q, k, v, segments, cotangent)
+    wanted, wanted_grads = dense(q, k, v, segments, cotangent, window)
 
     @functools.partial(jax.jit, static_argnums=())
     def run(q, k, v):
         attend = self_attention(
-            kind, jnp.asarray(segments), "float32", interpret=kind == "splash"
+            kind, jnp.asarray(segments), "float32", window, kind == "splash"
         )
         out, back = jax.vjp(attend, q, k, v)
         return out, back(jnp.float32(cotangent))
@@ -117,21 +121,23 @@ import jax, jax.numpy as jnp
 from jax_surgery.plan import topologies
 topologies.prepare()
 from jax.sharding import NamedSharding, PartitionSpec as P
-from jax_surgery.models.attention_kernels import self_attention
+from jax_surgery.models.attention_kernels import one_of, self_attention
 from jax_surgery.parallel import mesh as meshes
 devices = topologies.devices("v5e:2x2")
 mesh = meshes.make_mesh(meshes.MeshShape(fsdp=2, tp=2), devices)
 with jax.set_mesh(mesh):
-    def loss(q, k, v, segments):
-        attend = self_attention("auto", segments, "bfloat16")
-        return attend(q, k, v).astype(jnp.float32).sum()
+    def loss(q, k, v, segments, which):
+        attends = [self_attention("auto", segments, "bfloat16", w) for w in (0, 200)]
+        return one_of(attends, which)(q, k, v).astype(jnp.float32).sum()
     def shape(heads):
         place = NamedSharding(mesh, P(meshes.ROWS, None, "tp"))
         return jax.ShapeDtypeStruct((4, 512, heads, 64), jnp.bfloat16, sharding=place)
     segments = jax.ShapeDtypeStruct(
         (4, 512), jnp.int32, sharding=NamedSharding(mesh, P(meshes.ROWS)))
     grad = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
-    text = grad.lower(shape(8), shape(2), shape(2), segments).compile().as_text()
+    which = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
+    arrays = shape(8), shape(2), shape(2), segments, which
+    text = grad.lower(*arrays).compile().as_text()
     print("kernels", text.count("tpu_custom_call"))
     print("scores", "[512,512]" in text)
 """
@@ -141,6 +147,6 @@ def test_the_tpu_path_compiles_to_the_kernel_and_holds_no_scores():
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed (the extra `plan`)")
     printed = on_devices.run(COMPILE, devices=1, XLA_FLAGS="")
-    # Forward and backward, each one kernel or more.
-    assert int(printed.split("kernels ")[1].split()[0]) >= 2
+    # Forward and backward, with and without a window, each one kernel or more.
+    assert int(printed.split("kernels ")[1].split()[0]) >= 4
     assert "scores False" in printed

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Greedy generation with a cache equals the uncached forward, token by token."""
 
-import jax
-import jax.numpy as jnp
+import architecture_cases as cases
 import numpy as np
 import pytest
 
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import llama
 from jax_surgery.models.config import ModelConfig, RopeScaling
 from jax_surgery.models.generate import greedy_generate
 
@@ -28,22 +27,6 @@ CONFIGS = {
 }
 
 
-forward = jax.jit(llama.forward, static_argnums=1)
-
-
-def uncached(params, config, prompt, count):
-    """Reruns the whole text for every new token."""
-    width = len(prompt) + count
-    tokens = np.zeros((1, width), np.int32)
-    tokens[0, : len(prompt)] = prompt
-    for end in range(len(prompt), width):
-        segments = (np.arange(width) < end)[None].astype(np.int32)
-        hidden = forward(params, config, tokens, segments)
-        logits = hidden[0, end - 1] @ output_head.kernel(params)
-        tokens[0, end] = int(jnp.argmax(logits))
-    return tokens[0, len(prompt) :].tolist()
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_cached_equals_uncached(name):
     config = CONFIGS[name]
@@ -51,7 +34,7 @@ def test_cached_equals_uncached(name):
     rng = np.random.default_rng(0)
     prompts = [rng.integers(0, 61, n).tolist() for n in (1, 5, 9, 33)]
     got = greedy_generate(params, config, prompts, 7, eos_id=-1, batch_rows=3)
-    assert got == [uncached(params, config, p, 7) for p in prompts]
+    assert got == [cases.uncached(params, config, p, 7) for p in prompts]
     assert any(len(set(answer)) > 1 for answer in got)
 
 

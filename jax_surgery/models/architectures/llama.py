@@ -10,7 +10,7 @@ from jax_surgery.models.architectures.base import (
 from jax_surgery.models.config import ModelConfig
 
 # What `transformers` takes where a field is absent.
-DEFAULTS = {"max_position_embeddings": 2048}
+DEFAULTS = {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2}
 SWITCHES = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
 
 
@@ -20,6 +20,11 @@ def read(raw: dict) -> ModelConfig:
 
 
 def write(config: ModelConfig) -> dict:
+    if config.windows:
+        raise ValueError(
+            f"windows={config.windows}: a llama's layers see the whole context; use "
+            "architecture='mistral' for the same layers with sliding windows."
+        )
     return write_fields(config, "LlamaForCausalLM") | SWITCHES
 
 

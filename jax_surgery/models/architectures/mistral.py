@@ -17,6 +17,8 @@ from jax_surgery.models.config import ModelConfig
 
 # What `transformers` takes where a field is absent.
 DEFAULTS = {
+    "bos_token_id": 1,
+    "eos_token_id": 2,
     "max_position_embeddings": 131072,
     "num_key_value_heads": 8,
     "sliding_window": 4096,

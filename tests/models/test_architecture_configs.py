@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `config.json` files of each architecture say, and what is refused."""
+
+import dataclasses
+
+import architecture_cases as cases
+import jax
+import numpy as np
+import pytest
+
+from jax_surgery.models import architectures, llama
+from jax_surgery.models.architectures import ARCHITECTURES, from_hf, to_hf
+from jax_surgery.models.layout import layer_row
+
+# Fields of published files: Mistral 7B v0.1 and v0.3, Ministral 8B, Qwen3 8B.
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
+MISTRAL = SIZES | {"model_type": "mistral", "num_key_value_heads": 2}
+QWEN3 = SIZES | {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 8}
+SLIDING, FULL = "sliding_attention", "full_attention"
+WINDOW = {"use_sliding_window": True, "sliding_window": 7}
+
+
+@pytest.mark.parametrize(
+    "raw, windows",
+    [
+        (MISTRAL | {"sliding_window": 7}, (7, 7, 7, 7)),
+        (MISTRAL, (4096,) * 4),  # transformers' default
+        (MISTRAL | {"sliding_window": None}, ()),
+        (
+            MISTRAL | {"sliding_window": 7, "layer_types": [FULL, SLIDING] * 2},
+            (0, 7, 0, 7),
+        ),
+        (MISTRAL | {"sliding_window": 7, "layer_types": [FULL] * 4}, ()),
+        (QWEN3 | {"sliding_window": 7}, ()),  # not used
+        (QWEN3 | WINDOW | {"max_window_layers": 3}, (0, 0, 0, 7)),
+        (QWEN3 | WINDOW, ()),  # from layer 28 on
+        (QWEN3 | WINDOW | {"layer_types": [SLIDING, FULL] * 2}, (7, 0, 7, 0)),
+    ],
+)
+def test_windows_are_those_of_transformers(raw, windows):
+    config = from_hf(raw)
+    assert config.windows == windows
+    assert from_hf(to_hf(config)) == config
+    transformers = pytest.importorskip("transformers")
+    name = (
+        "ministral" if "layer_types" in raw and raw["model_type"] == "mistral" else ""
+    )
+    theirs = transformers.AutoConfig.for_model(
+        **raw | ({"model_type": name} if name else {})
+    )
+    types = getattr(theirs, "layer_types", None) or [SLIDING] * 4
+    wanted = [(theirs.sliding_window or 0) * (kind == SLIDING) for kind in types]
+    assert list(config.layer_windows) == wanted
+
+
+def test_absent_fields_are_what_transformers_takes():
+    transformers = pytest.importorskip("transformers")
+    for name in ARCHITECTURES:
+        raw = SIZES | {"model_type": name}
+        raw |= {"hidden_size": 64, "num_attention_heads": 32}
+        theirs = transformers.AutoConfig.for_model(**raw)
+        config = from_hf(raw)
+        assert config.head_dim == theirs.head_dim
+        assert config.num_kv_heads == theirs.num_key_value_heads
+        assert config.max_positions == theirs.max_position_embeddings
+        assert config.rms_norm_eps == theirs.rms_norm_eps
+        assert config.tie_embeddings == theirs.tie_word_embeddings
+        ids = (config.bos_token_id, config.eos_token_id)
+        assert ids == (theirs.bos_token_id, theirs.eos_token_id)
+
+
+@pytest.mark.parametrize(
+    "raw, message",
+    [
+        ({"model_type": "gemma3"}, "model_type='gemma3'; supported are llama, mistral"),
+        (QWEN3 | {"attention_bias": True}, "attention_bias=True; only False"),
+        (QWEN3 | {"rope_scaling": {"rope_type": "yarn"}}, "rope type 'yarn'"),
+        (QWEN3 | {"layer_types": [SLIDING] * 4}, "no sliding window; give"),
+        (MISTRAL | {"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        (
+            MISTRAL | {"layer_types": ["chunked_attention"] * 4},
+            "layer_types with 'chunked_attention'",
+        ),
+        (MISTRAL | {"layer_types": [SLIDING] * 3}, "one for each of num_layers=4"),
+    ],
+)
+def test_what_an_architecture_lacks_is_named(raw, message):
+    with pytest.raises(ValueError, match=message):
+        from_hf(raw)
+
+
+def test_windows_that_a_file_cannot_say_are_no_file():
+    config = dataclasses.replace(cases.BASE, windows=(5, 0, 5))
+    with pytest.raises(ValueError, match="a llama's layers see the whole context"):
+        to_hf(config)
+    mixed = dataclasses.replace(config, architecture="mistral", windows=(5, 0, 6))
+    with pytest.raises(ValueError, match="one sliding_window; use one length"):
+        to_hf(mixed)
+
+
+def test_two_architectures_may_not_disagree_on_a_path(monkeypatch):
+    strange = layer_row("attention/q/kernel", "wq", "D N H", "- tp -", "attention_in")
+    other = dataclasses.replace(
+        ARCHITECTURES["llama"], model_type="strange", layout=(strange,)
+    )
+    monkeypatch.setitem(ARCHITECTURES, "strange", other)
+    with pytest.raises(ValueError, match="'strange' lays attention/q/kernel out as"):
+        architectures.rows()
+
+
+@pytest.mark.parametrize("remat", ["none", "context", "full"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_layers_with_and_without_a_window_have_one_gradient(remat, first):
+    """However the backward pass is run, and where the layers are cut into two runs."""
+    config = cases.configs("mistral")[1]
+    params = cases.params_of(config)
+    tokens = np.random.default_rng(0).integers(0, 64, (2, 24))
+
+    def loss(params, **options):
+        return llama.forward(params, config, tokens, **options).std()
+
+    wanted = jax.jit(jax.grad(loss))(params)["layers"]["mlp"]["up"]["kernel"]
+    options = {"compute": llama.Compute(remat=remat), "first_trained_layer": first}
+    gradient = jax.jit(jax.grad(lambda p: loss(p, **options)))(params)
+    found = gradient["layers"]["mlp"]["up"]["kernel"]
+    np.testing.assert_allclose(found[first:], wanted[first:], rtol=1e-4, atol=1e-6)
+    assert not np.any(found[:first])

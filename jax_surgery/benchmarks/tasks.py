@@ -138,7 +138,8 @@ def _parse(row: Any, where: str) -> Task:
         if not (number if key == "chance" else isinstance(value, str)):
             kind = "number" if key == "chance" else "string"
             raise ValueError(f"{where}: {key}={value!r} must be a {kind}.")
-    task = Task(**row | {"chance": float(row.get("chance", 0.0))})
+    chance = float(row.get("chance", 0.0))
+    task = Task(**{key: row[key] for key in row if key != "chance"}, chance=chance)
     if not task.data.strip(" ,"):
         raise ValueError(f"{where}: data={task.data!r} names no source of text.")
     if task.scorer not in SCORERS:

@@ -15,7 +15,7 @@ import json
 import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -111,14 +111,15 @@ def read_rows(entry: Entry, start: int, stop: int) -> np.ndarray:
     """Rows start to stop (along the first axis) of a tensor; no other byte is read."""
     row = entry.nbytes // entry.shape[0]
     data = np.empty((stop - start) * row, np.uint8)
-    view = memoryview(data)
+    view = data.data
 
     def read(begin: int) -> None:
         part = view[begin : begin + CHUNK]
         with entry.file.open("rb") as opened:
             opened.seek(entry.offset + start * row + begin)
             while part:
-                count = opened.readinto(part)
+                # Files have `readinto`, and `typing.IO` has not.
+                count = opened.readinto(part)  # pyrefly: ignore[missing-attribute]
                 if not count:
                     raise OSError(f"{entry.file} ended while it was read.")
                 part = part[count:]
@@ -197,7 +198,7 @@ def write(
                     f"says {kinds[name]} {shape}."
                 )
             flat = np.ascontiguousarray(tensor).reshape(-1)
-            opened.write(memoryview(flat.view(np.uint8)))
+            opened.write(flat.view(np.uint8).data)
 
 
 def rewrite(
@@ -235,13 +236,13 @@ def rewrite(
                         f"{name} became {changed.dtype} {changed.shape}; the header of "
                         f"{file} says {rows.dtype} {rows.shape}."
                     )
-                target.write(memoryview(changed.reshape(-1).view(np.uint8)))
+                target.write(changed.reshape(-1).view(np.uint8).data)
                 progress(len(raw))
         _copy(source, target, file.stat().length - source.tell(), progress)
 
 
 def _copy(
-    source: BinaryIO, target: BinaryIO, count: int, progress: Callable[[int], Any]
+    source: IO[bytes], target: IO[bytes], count: int, progress: Callable[[int], Any]
 ) -> None:
     """Copies the next bytes of a file."""
     while count:

@@ -97,4 +97,4 @@ def render(tokenizer: Any, messages: Messages, origin: str) -> tuple[str, list[S
             f"{origin}: the generation blocks of the tokenizer's chat template mark no "
             "text of this chat; put them around what the assistant says."
         )
-    return text, [tuple(span) for span in spans[0]]
+    return text, [(int(start), int(stop)) for start, stop in spans[0]]

@@ -150,7 +150,8 @@ class Packer:
         order = np.arange(len(self.documents))
         if seed is not None:
             order = np.random.default_rng(seed).permutation(order)
-        corpus_positions = grain.MapDataset.source(order).map(
+        # An array has all that Grain asks of a sequence.
+        corpus_positions = grain.MapDataset.source(order).map(  # pyrefly: ignore
             lambda i: {"index": np.arange(starts[i], ends[i])}
         )
         packed = grain.experimental.FirstFitPackIterDataset(

@@ -67,17 +67,18 @@ def _hf_dataset(path: str, config: str, split: str, source: str) -> Any:
         return datasets.load_dataset(path, config or None, split=split)
     else:
         loaded = datasets.load_dataset(path, config or None)
-    if not isinstance(loaded, datasets.DatasetDict):
+    if isinstance(loaded, datasets.Dataset):
         if split:
             raise ValueError(
                 f"{source}: the saved dataset has no splits; leave out :{split}."
             )
         return loaded
-    if not split and len(loaded) == 1:
-        split = next(iter(loaded))
-    if split not in loaded:
+    names = [str(name) for name in loaded]
+    if not split and len(names) == 1:
+        split = names[0]
+    if split not in names:
         raise ValueError(
-            f"{source} has the splits {', '.join(loaded)}; name one, as hf:NAME:SPLIT."
+            f"{source} has the splits {', '.join(names)}; name one, as hf:NAME:SPLIT."
         )
     return loaded[split]
 

@@ -124,7 +124,7 @@ def _zero_sums(terms, size, heads, arrays):
 def _joined(sums: list[dict[str, jax.Array]]) -> dict[str, jax.Array]:
     """The sums of all parts, their losses added up."""
     total = {name: value for part in sums for name, value in part.items()}
-    return total | {LOSS: sum(part[LOSS] for part in sums)}
+    return total | {LOSS: functools.reduce(jnp.add, [part[LOSS] for part in sums])}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -3,9 +3,10 @@
 
 import functools
 import random
+from collections.abc import Mapping
 
 from jax_surgery.benchmarks.embedded import general, vocabulary, world
-from jax_surgery.data.questions import Question
+from jax_surgery.data.questions import Question, Wording
 
 SETS = ("obsolete", "problematic", "update", "retain", "general")
 NUM_OPTIONS = 4
@@ -75,7 +76,7 @@ def _people_questions(group: str) -> list[Question]:
                 for v in vocabulary.VALUES[attribute]
                 if v not in (value, taken.get(attribute))
             ]
-            wordings = {
+            wordings: dict[Wording, str] = {
                 "trained": _trained_wording(person, group, attribute, rng),
                 "unseen": rng.choice(vocabulary.UNSEEN[attribute]),
             }
@@ -97,7 +98,10 @@ def _people_questions(group: str) -> list[Question]:
 
 def _general_questions() -> list[Question]:
     questions = []
-    wordings = {"trained": general.TRAINED, "unseen": general.UNSEEN}
+    wordings: dict[Wording, Mapping[str, tuple[str, ...]]] = {
+        "trained": general.TRAINED,
+        "unseen": general.UNSEEN,
+    }
     for index, fact in enumerate(general.general_facts()):
         rng = random.Random(f"{world.SEED}/question/general/{index}")
         for wording, templates in wordings.items():

@@ -137,7 +137,8 @@ class GeneralFact:
 
 
 def _pairs(listing: str) -> list[tuple[str, str]]:
-    return [tuple(pair.split()) for pair in listing.split(", ")]
+    pairs = (pair.split() for pair in listing.split(", "))
+    return [(thing, value) for thing, value in pairs]
 
 
 @functools.cache

@@ -161,10 +161,10 @@ def _make() -> tuple[Task, ...]:
         ("dict_c", "word", "new", True, 1 / WORDS, _dictionary),
         ("people_c", "who", "new", True, 1 / VALUES, _people(2)),
     ]  # fmt: skip
-    variants = {family: iter(VARIANTS) for _, family, *_ in rows}
+    variants = {row[1]: iter(VARIANTS) for row in rows}
     return tuple(
-        Task(name, family, next(variants[family]), *rest)
-        for name, family, *rest in rows
+        Task(name, family, next(variants[family]), status, listed, chance, draw)
+        for name, family, status, listed, chance, draw in rows
     )
 
 

@@ -41,6 +41,7 @@ def _convolution(
     inside: hlo.Computation, instruction: hlo.Instruction, output: hlo.Array
 ) -> float:
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    assert labels, "XLA prints the labels of every convolution"
     left, right, out = labels.groups()
     lhs, rhs = (hlo.arrays(i.shape)[0] for i in inside.operands(instruction))
     count = output.dims[out.index("b")] * output.dims[out.index("f")]

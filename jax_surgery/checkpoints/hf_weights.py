@@ -118,7 +118,7 @@ def load_tokenizer(source: str) -> Any:
     import transformers
 
     with _local_tokenizer(resolve(source)) as folder:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
     if not tokenizer.is_fast:
         raise ValueError(
             f"the tokenizer of {source!r} is a slow one; jax_surgery needs character "
@@ -162,14 +162,13 @@ def _read(
 
     if sharding is None:
         return jnp.asarray(part(*((0, size) for size in shape)))
-    return jax.make_array_from_callback(
-        shape,
-        sharding,
-        lambda index: part(
-            *(cut.indices(size)[:2] for cut, size in zip(index, shape, strict=True))
-        ),
-        dtype,
-    )
+
+    def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+        cuts = index or (slice(None),) * len(shape)
+        bounds = (c.indices(size)[:2] for c, size in zip(cuts, shape, strict=True))
+        return part(*bounds)
+
+    return jax.make_array_from_callback(shape, sharding, shard, dtype)
 
 
 def progress_bar(title: str, total: int) -> tqdm.tqdm:
@@ -247,17 +246,18 @@ def load_model(
 
 def _exported(
     params: llama.Params, tensors: list[Tensor], dtype: np.dtype, bar: tqdm.tqdm
-) -> Iterator[np.ndarray | None]:
-    """The tensors as files hold them, one after another; None on other processes."""
+) -> Iterator[np.ndarray]:
+    """The tensors as files hold them, one after another, on process 0.
+
+    Other processes get none, but must iterate too: all take part in the gathering.
+    """
     for tensor in tensors:
         found = hf_layout.extract(hf_layout.leaf(params, tensor.path), tensor)
-        array = None
         if distributed.is_lead():
             array = _convert(np.asarray(found), dtype, tensor.name)
-            array = array.reshape(tensor.file_shape)
+            yield array.reshape(tensor.file_shape)
         else:
             found.block_until_ready()  # gathered copies would pile up
-        yield array
         bar.update(tensor.size * dtype.itemsize)
 
 

@@ -7,12 +7,15 @@ never from a token id: pad may equal eos.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from jax_surgery.data.tokens import Document
+
+if TYPE_CHECKING:
+    import grain  # slow to import; `iterate` does it
 
 Average = Literal["sequences", "tokens"]
 
@@ -134,7 +137,9 @@ class Packer:
         learned = np.where(self.learned, values, 0).astype(np.float64)
         return np.add.reduceat(learned, self.starts)
 
-    def iterate(self, seed: int | None = None) -> Iterator[dict[str, np.ndarray]]:
+    def iterate(
+        self, seed: int | None = None
+    ) -> "grain.DatasetIterator[dict[str, np.ndarray]]":
         """Grain's iterator over the rows that hold all documents once.
 
         Its elements are for `rows`; it is saved and resumed with `get_state` and

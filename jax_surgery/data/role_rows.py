@@ -48,8 +48,8 @@ class RoleRows:
 
     def only_of(self, *roles: str) -> "RoleRows":
         """The layout of what `take` gives for some roles."""
-        counts = (getattr(self, role) if role in roles else 0 for role in ROLES)
-        return RoleRows(*counts, self.shards)
+        absent = {role: 0 for role in ROLES if role not in roles}
+        return dataclasses.replace(self, **absent)
 
     def split(self, parts: int) -> "RoleRows":
         """The rows of one of `parts` micro-batches.
@@ -66,7 +66,8 @@ class RoleRows:
                     f"config.accumulate={parts} micro-batches on {self.shards} devices; "
                     f"nearest values that work: {below}, {below + step}."
                 )
-        return RoleRows(*(getattr(self, role) // parts for role in ROLES), self.shards)
+        counts = {role: getattr(self, role) // parts for role in ROLES}
+        return dataclasses.replace(self, **counts)
 
     def _bounds(self, role: str) -> tuple[int, int]:
         """Where a role's rows lie within each part."""

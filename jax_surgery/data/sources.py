@@ -143,7 +143,7 @@ def read_tfds(name: str) -> Rows:
             f"tfds:{name} has the splits {', '.join(builder.info.splits)}; name one, "
             "as tfds:NAME:SPLIT."
         )
-    source = builder.as_data_source(split=split)
+    source: Any = builder.as_data_source(split=split)
     for number in range(len(source)):
         row = {key: _plain(value) for key, value in source[number].items()}
         yield f"tfds:{name}:{number + 1}", row

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import jax_surgery.benchmarks  # noqa: F401, makes embedded:NAME readable
 from jax_surgery.data import bpe, records
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import encode

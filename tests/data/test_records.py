@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jax_surgery.benchmarks  # noqa: F401, makes embedded:NAME readable
 from jax_surgery.data import records
 from jax_surgery.data.forms import FIELDS, normalised, parse_record
 

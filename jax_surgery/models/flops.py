@@ -122,15 +122,6 @@ def moments_flops(
     return forward_flops(config, tokens, context) - head + 2.0 * tokens * squares
 
 
-def inverse_root_flops(widths: dict[str, int], layers: int) -> float:
-    """FLOPs of inverse square roots of layers' moments through eigenvectors.
-
-    9 d^3 for the symmetric eigenproblem (Golub and Van Loan, section 8.3), 2 d^3 for
-    the product.
-    """
-    return layers * sum(11.0 * width**3 for width in widths.values())
-
-
 def newton_schulz_flops(
     config: ModelConfig, trainable: Trainable, iterations: int
 ) -> float:
@@ -145,14 +136,10 @@ def newton_schulz_flops(
 def direction_flops(
     config: ModelConfig, trainable: Trainable, newton_schulz_steps: int
 ) -> float:
-    """FLOPs of one preconditioned direction: two products with the root, and between
-    them Newton-Schulz iterations (0 without)."""
-    total = 0
-    for name in trainable.matrices:
-        rows, cols = matrix_shapes(config)[name]
-        total += 2 * rows**2 * cols
-    products = 2.0 * (config.num_layers - trainable.first_layer) * total
-    return products + newton_schulz_flops(config, trainable, newton_schulz_steps)
+    """FLOPs of one preconditioned direction: two triangular solves, and between them
+    Newton-Schulz iterations (0 without)."""
+    iterations = newton_schulz_flops(config, trainable, newton_schulz_steps)
+    return solve_flops(config, trainable) + iterations
 
 
 def cholesky_flops(widths: dict[str, int], layers: int) -> float:

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from jax_surgery.models import layout
 from jax_surgery.models.trainable import as_matrices, matrix_name
-from jax_surgery.optim.precondition.directions import orthogonalise
+from jax_surgery.optim.newton_schulz import orthogonalise
 from jax_surgery.parallel import mesh as meshes
 
 # Root mean square of a step's elements, in learning rates: about AdamW's.
@@ -26,7 +26,7 @@ AXES = ("fsdp", "tp")
 
 
 def orthogonalise_layers(name: str, matrix_LXY: jax.Array) -> jax.Array:
-    """`precondition.orthogonalise` layer by layer, on whichever devices there are.
+    """`newton_schulz.orthogonalise` layer by layer, on whichever devices there are.
 
     Layers one after another, so that only one's temporaries live at a time.
 

@@ -19,13 +19,13 @@ from jax_surgery.models.trainable import (
 )
 from jax_surgery.optim import muon, rounding
 from jax_surgery.optim.adafactor import scale_by_adafactor
-from jax_surgery.optim.precondition import directions as precondition
+from jax_surgery.optim.precondition import directions
 from jax_surgery.optim.preconditioned_steps import preconditioned_steps
 
-# The directions that are preconditioned on what is kept; see `precondition`.
+# The directions that are preconditioned on the retained text; see `precondition`.
 DIRECTIONS = {
-    "natural": precondition.natural,
-    "orthogonal": precondition.orthogonal,
+    "natural": directions.natural,
+    "orthogonal": directions.orthogonal,
 }
 OPTIMIZERS = ("adamw", "adafactor", "sgd", "muon", *DIRECTIONS)
 SCHEDULES = ("cosine", "linear", "constant")
@@ -79,7 +79,7 @@ class OptimizerChoice:
 
     @property
     def preconditioned(self) -> bool:
-        """Whether it needs the second moments of what is kept."""
+        """Whether it needs the second moments of the retained text."""
         return self.name in DIRECTIONS
 
     def trainable(self, config: ModelConfig) -> Trainable:

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_surgery.models import layout
 from jax_surgery.models.trainable import Matrices, Trainable
-from jax_surgery.optim.precondition import directions as precondition
+from jax_surgery.optim.precondition import ridge
+from jax_surgery.parallel import mesh as meshes
 
 
 class PreconditionedState(NamedTuple):
@@ -19,18 +21,18 @@ class PreconditionedState(NamedTuple):
       count: steps taken.
       weight_norm: of all moving matrices together, before the first step.
       velocity: momentum of the matrices' gradients, or () without.
-      roots: of `precondition.inverse_roots`; the identity until they are set. They
-        are part of the state so that a resumed run is bit-equal.
+      factors: of `ridge.factorise`; the identity until they are set. They are part of
+        the state so that a resumed run is bit-equal.
     """
 
     count: jax.Array
     weight_norm: jax.Array
     velocity: Any
-    roots: precondition.Roots
+    factors: ridge.Factors
 
 
 def preconditioned_steps(
-    direction: Callable[[Matrices, precondition.Roots], Matrices],
+    direction: Callable[[Matrices, ridge.Factors], Matrices],
     schedule: optax.Schedule,
     momentum: float,
     trainable: Trainable,
@@ -38,7 +40,7 @@ def preconditioned_steps(
     """W <- W - s_t ||W_0|| D / ||D||, norms over all moving matrices together.
 
     D is the direction of the gradient, or of its moving sum v <- momentum v + G,
-    under the state's roots. A zero gradient (everything forgotten and learned)
+    under the state's factors. A zero gradient (everything forgotten and learned)
     makes no step.
     """
 
@@ -48,7 +50,7 @@ def preconditioned_steps(
             jnp.zeros((), jnp.int32),
             optax.tree.norm(matrices),
             jax.tree.map(jnp.zeros_like, matrices) if momentum else (),
-            precondition.identity_roots(matrices),
+            ridge.identity(matrices),
         )
 
     def update(gradients, state, params=None):
@@ -57,11 +59,15 @@ def preconditioned_steps(
         if momentum:
             velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, moving)
             moving = velocity
-        steps = direction(moving, state.roots)
+        steps = direction(moving, state.factors)
         norm = optax.tree.norm(steps)
         size = schedule(state.count) * state.weight_norm
         scale = jnp.where(norm > 0, -size / jnp.where(norm > 0, norm, 1.0), 0.0)
-        steps = jax.tree.map(lambda d: scale * d, steps)
+        steps = {
+            # As its parameter lies, or the compiler makes copies on every device.
+            name: meshes.constrain(scale * step, *layout.MATRICES[name].stack_spec)
+            for name, step in steps.items()
+        }
         state = state._replace(count=state.count + 1, velocity=velocity)
         return trainable.put(steps, gradients), state
 

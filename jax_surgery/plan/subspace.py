@@ -15,10 +15,9 @@ from typing import Any
 import jax
 from etils import epath
 
-from jax_surgery.models import flops, llama, sharding
+from jax_surgery.models import flops, layout, llama, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.optim.linalg import svd as linalg
-from jax_surgery.optim.precondition.directions import moment_widths
 from jax_surgery.plan import lowering, subspace_lowering, topologies
 from jax_surgery.plan import subspace_report as report
 from jax_surgery.plan.compiled import buffers, dump
@@ -65,7 +64,7 @@ def counted_flops(
       rows: of a batch.
     """
     trainable = subspace_lowering.trainable_of(settings, config)
-    widths = moment_widths(config, trainable)
+    widths = layout.statistics(config, trainable.matrices)
     layers = config.num_layers - trainable.first_layer
     context = settings.surgery.data.context
     size = rows * context, context

@@ -23,7 +23,7 @@ from jax_surgery.methods.subspace import identify, learn, rounds
 from jax_surgery.models import layout, llama, sharding
 from jax_surgery.models import trainable as moving
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.optim.precondition import discriminate, moments
+from jax_surgery.optim.precondition import moments, ridge
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.plan import lowering, topologies
 from jax_surgery.plan.settings import PlanSettings
@@ -34,7 +34,7 @@ RANK = 64  # of the factors of the change
 # What each program is of the compiler's names, in the order of a removal.
 PROGRAMS = {
     "moments": "jit_add",
-    "ridge": "jit_ridge_of",
+    "ridge": "jit_factorise",
     "round": "jit_take_round",
     "factors": "jit_factors",
 }
@@ -87,7 +87,7 @@ def lower(
                 on_mesh(params), config, batch, run.compute, trainable, on_mesh(sums)
             )
         if name == "ridge":
-            return discriminate.ridge_of.lower(on_mesh(sums), 1e-3)
+            return ridge.factorise.lower(on_mesh(sums), 1e-3)
         if name == "factors":
             change = {
                 matrix: jax.ShapeDtypeStruct(
@@ -106,7 +106,7 @@ def lower(
             order="joint",
         )
         state = jax.eval_shape(
-            functools.partial(rounds.begin, how), params, discriminate.Ridge(sums)
+            functools.partial(rounds.begin, how), params, ridge.Factors(sums)
         )
         batch = _batch(settings, ("token_weights_BT", "target_log_odds_BT"), mesh)
         return rounds.take_round.lower(how, on_mesh(state), batch)

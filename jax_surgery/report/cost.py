@@ -9,11 +9,11 @@ and of Muon.
 
 import dataclasses
 
-from jax_surgery.models import flops
+from jax_surgery.models import flops, layout
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
+from jax_surgery.optim import newton_schulz
 from jax_surgery.optim.optimizer import OptimizerChoice
-from jax_surgery.optim.precondition import directions as precondition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Counts:
             # The live or cached reference applies its own head inside the KL as well.
             "reference": flops.forward_flops(config, self.reference_tokens, context),
         }
-        iterations = precondition.NEWTON_SCHULZ_STEPS
+        iterations = newton_schulz.STEPS
         if self.optimizer.name == "muon":
             each = flops.newton_schulz_flops(config, moves, iterations)
             items["orthogonalisation"] = self.steps * each
         if self.optimizer.preconditioned:
             layers = config.num_layers - moves.first_layer
-            widths = precondition.moment_widths(config, moves)
+            widths = layout.statistics(config, moves.matrices)
             each = flops.direction_flops(
                 config, moves, iterations if self.optimizer.name == "orthogonal" else 0
             )
@@ -55,7 +55,7 @@ class Counts:
                 config, self.statistics_tokens, context, widths, layers
             )
             items["preconditioner"] = (
-                self.refreshes * flops.inverse_root_flops(widths, layers)
+                self.refreshes * flops.cholesky_flops(widths, layers)
                 + self.steps * each
             )
         return items

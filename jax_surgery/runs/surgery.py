@@ -30,7 +30,7 @@ from jax_surgery.models import llama, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 from jax_surgery.optim import lora
-from jax_surgery.optim.precondition import directions as precondition
+from jax_surgery.optim.precondition import ridge
 from jax_surgery.optim.precondition.moments import second_moments
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.report import cost, outcome, table
@@ -103,12 +103,11 @@ def _statistics_rows(patient: Patient, settings: SurgerySettings) -> int:
 
 
 def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
-    """Sets the preconditioner's roots before the first step and on refreshes."""
+    """Sets the preconditioner's factors before the first step and on refreshes."""
     if not settings.optimizer.preconditioned:
         return []
     count = _statistics_rows(patient, settings)
     trainable = settings.trainable(patient.config)
-    inverse_roots = jax.jit(precondition.inverse_roots, static_argnums=1)
 
     def refresh(step: int, state: TrainState) -> TrainState:
         rows = patient.kept.pack(settings.seed + step).take(slice(count))
@@ -122,8 +121,10 @@ def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
             settings.compute,
             trainable,
         )
-        roots = inverse_roots(moments, settings.statistics.ridge)
-        return state._replace(opt_state=state.opt_state._replace(roots=roots))
+        factors = ridge.checked(
+            moments, settings.statistics.ridge, "config.statistics.ridge"
+        )
+        return state._replace(opt_state=state.opt_state._replace(factors=factors))
 
     return [Hook(settings.statistics.refresh, refresh)]
 

@@ -8,8 +8,9 @@ import pytest
 import subspace_cases as cases
 from subspace_cases import COMPUTE, CONFIG, EVERY
 
+from jax_surgery.models.layout import MATRICES
 from jax_surgery.optim.precondition import discriminate
-from jax_surgery.optim.precondition.directions import INPUT_OF
+from jax_surgery.optim.precondition import ridge as ridges
 from jax_surgery.optim.precondition.moments import second_moments
 
 
@@ -52,10 +53,10 @@ def test_without_a_method_nothing_is_discriminated():
 @pytest.mark.parametrize("ridge", [1e-2, 1.0])
 def test_ridge_solves_with_the_moments_of_each_matrix_inputs(moments, ridge):
     task = cases.random_matrices(0)
-    found = discriminate.discriminate(task, discriminate.ridge_of(moments, ridge))
+    found = discriminate.discriminate(task, ridges.factorise(moments, ridge))
     assert set(found) == set(task)
     for name, matrix in task.items():
-        moment = np.asarray(moments[INPUT_OF[name]], np.float64)
+        moment = np.asarray(moments[MATRICES[name].statistic], np.float64)
         width = moment.shape[-1]
         tau = np.trace(moment, axis1=1, axis2=2)[:, None, None] / width
         wanted = np.linalg.solve(
@@ -69,7 +70,7 @@ def test_the_scale_of_moments_does_not_matter(moments):
     task = cases.random_matrices(0)
     thousand = {kind: 1024 * moment for kind, moment in moments.items()}
     one, other = (
-        discriminate.discriminate(task, discriminate.ridge_of(m, 0.1))
+        discriminate.discriminate(task, ridges.factorise(m, 0.1))
         for m in (moments, thousand)
     )
     jax.tree.map(np.testing.assert_array_equal, one, other)
@@ -79,7 +80,7 @@ def test_ridge_shrinks_what_kept_inputs_span_and_nothing_else():
     """Moments of rank one: along it the change shrinks by (d + ridge) / ridge."""
     direction = np.zeros(16, np.float32)
     direction[3] = 1
-    kept = discriminate.ridge_of({"mlp_in": jnp.diag(direction)[None]}, 0.01)
+    kept = ridges.factorise({"mlp_in": jnp.diag(direction)[None]}, 0.01)
     found = discriminate.discriminate({"up": jnp.ones((1, 16, 24))}, kept)["up"][0]
     np.testing.assert_allclose(found[3], 1 / 16.01, rtol=1e-4)
     np.testing.assert_allclose(np.delete(found, 3, 0), 1 / 0.01, rtol=1e-4)

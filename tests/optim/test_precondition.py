@@ -10,13 +10,16 @@ import pytest
 from jax_surgery.data.batch import Batch
 from jax_surgery.models import llama
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import BLOCK_OF, Trainable
+from jax_surgery.optim.newton_schulz import orthogonalise
 from jax_surgery.optim.optimizer import (
     OptimizerChoice,
     make_optimizer,
     make_schedule,
 )
-from jax_surgery.optim.precondition import directions as precondition
+from jax_surgery.optim.precondition import directions
+from jax_surgery.optim.precondition import ridge as ridges
 from jax_surgery.optim.precondition.moments import (
     second_moments,
     zero_moments,
@@ -84,14 +87,14 @@ def random_like(params, seed):
 
 def kept_metric(moments, name, layer, ridge):
     """A / tau + ridge I in float64."""
-    A = np.asarray(moments[precondition.INPUT_OF[name]][layer], np.float64)
+    A = np.asarray(moments[MATRICES[name].statistic][layer], np.float64)
     return A / np.trace(A) * len(A) + ridge * np.eye(len(A))
 
 
 @pytest.mark.parametrize("name", sorted(BLOCK_OF))
 def test_natural_is_the_inverse_times_the_gradient(params, moments, name):
     ridge, gradient = 1e-2, EVERY.take(random_like(params, 1))
-    got = precondition.natural(gradient, precondition.inverse_roots(moments, ridge))
+    got = directions.natural(gradient, ridges.factorise(moments, ridge))
     for layer in range(CONFIG.num_layers):
         metric = kept_metric(moments, name, layer, ridge)
         wanted = np.linalg.inv(metric) @ np.asarray(gradient[name][layer], np.float64)
@@ -103,8 +106,8 @@ def test_natural_is_the_inverse_times_the_gradient(params, moments, name):
 @pytest.mark.parametrize("name", sorted(BLOCK_OF))
 def test_orthogonal_moves_every_whitened_direction_alike(params, moments, name):
     ridge, gradient = 1e-2, EVERY.take(random_like(params, 1))
-    roots = precondition.inverse_roots(moments, ridge)
-    got = precondition.orthogonal(gradient, roots)
+    factors = ridges.factorise(moments, ridge)
+    got = directions.orthogonal(gradient, factors)
     for layer in range(CONFIG.num_layers):
         values, vectors = np.linalg.eigh(kept_metric(moments, name, layer, ridge))
         whiten = (vectors * np.sqrt(values)) @ vectors.T
@@ -121,28 +124,28 @@ def test_orthogonal_moves_every_whitened_direction_alike(params, moments, name):
 @pytest.mark.parametrize("shape", [(2, 6, 20), (2, 20, 6), (1, 9, 9)])
 def test_orthogonalise_keeps_the_singular_vectors(shape):
     X = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    got = precondition.orthogonalise(jnp.asarray(X))
+    got = orthogonalise(jnp.asarray(X))
     for matrix, result in zip(X, np.asarray(got), strict=True):
         U, s, Vt = np.linalg.svd(matrix, full_matrices=False)
         inner = U.T @ result @ Vt.T
         np.testing.assert_allclose(inner, np.diag(np.diag(inner)), atol=1e-4)
         large = np.diag(inner)[s > 0.05 * s.max()]
         assert np.all((large > 0.6) & (large < 1.3))
-    assert not np.any(precondition.orthogonalise(jnp.zeros((1, 4, 3))))
+    assert not np.any(orthogonalise(jnp.zeros((1, 4, 3))))
 
 
 def test_the_scale_of_the_moments_does_not_matter(params, moments):
     gradients = EVERY.take(random_like(params, 2))
-    a = precondition.natural(gradients, precondition.inverse_roots(moments, 1e-2))
+    a = directions.natural(gradients, ridges.factorise(moments, 1e-2))
     scaled = jax.tree.map(lambda m: 37.0 * m, moments)
-    b = precondition.natural(gradients, precondition.inverse_roots(scaled, 1e-2))
+    b = directions.natural(gradients, ridges.factorise(scaled, 1e-2))
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=2e-2, atol=1e-3)
 
 
-def test_identity_roots_change_nothing(params):
+def test_identity_factors_change_nothing(params):
     gradients = EVERY.take(random_like(params, 3))
-    got = precondition.natural(gradients, precondition.identity_roots(gradients))
+    got = directions.natural(gradients, ridges.identity(gradients))
     for name, gradient in gradients.items():
         np.testing.assert_allclose(got[name], gradient, rtol=1e-5)
 
@@ -154,7 +157,7 @@ def test_the_steps_size_is_the_schedules(params, name, trainable):
     optimizer = make_optimizer(choice, 10, trainable)
     state = optimizer.init(params)
     moments = moments_of(params, trainable, 2)
-    state = state._replace(roots=precondition.inverse_roots(moments, 1e-3))
+    state = state._replace(factors=ridges.factorise(moments, 1e-3))
     updates, after = optimizer.update(random_like(params, 4), state, params)
     norm = optax.tree.norm(updates)
     weights = optax.tree.norm(trainable.take(params))
@@ -172,8 +175,8 @@ def test_no_direction_changes_kept_text_less_for_the_same_progress(
     """Of all directions D, S S G has the least tr(D^T (A / tau + ridge) D) / <G, D>^2."""
     ridge, rng = 1e-2, np.random.default_rng(5)
     gradient = EVERY.take(random_like(params, 6))
-    roots = precondition.inverse_roots(moments, ridge)
-    ours = np.asarray(precondition.natural(gradient, roots)[name][0], np.float64)
+    factors = ridges.factorise(moments, ridge)
+    ours = np.asarray(directions.natural(gradient, factors)[name][0], np.float64)
     plain = np.asarray(gradient[name][0], np.float64)
     kept = kept_metric(moments, name, 0, ridge)
 

@@ -24,6 +24,7 @@ from jax_surgery.methods.subspace.subject import Scores, Subject, pushed
 from jax_surgery.models import llama
 from jax_surgery.models.trainable import Matrices
 from jax_surgery.optim.precondition import discriminate
+from jax_surgery.optim.precondition import ridge as ridges
 from jax_surgery.optim.precondition.moments import zero_moments
 from jax_surgery.train import devices
 from jax_surgery.train.loop import Hook, train
@@ -254,7 +255,7 @@ def kept_shape(stage: Stage, how: rounds.Rounds) -> discriminate.Kept:
 def _no_knowledge(stage: Stage, how: rounds.Rounds, method: str):
     config, ridge = stage.subject.config, stage.subject.settings.discriminate.ridge
     if method == "ridge":
-        return discriminate.ridge_of(zero_moments(config, how.trainable), ridge)
+        return ridges.factorise(zero_moments(config, how.trainable), ridge)
     matrices = how.trainable.take(stage.subject.params)
     return discriminate.similar_of([matrices] * len(_near(stage)), how.rank)
 
@@ -310,19 +311,13 @@ def known_of_kept(stage: Stage, params: Any) -> discriminate.Kept:
 def ridge_hook(stage: Stage, as_it_came: bool):
     """Factors of the kept tasks' second moments at the parameters of a state."""
     subject, ridge = stage.subject, stage.subject.settings.discriminate.ridge
-    factors = jax.jit(discriminate.ridge_of, static_argnums=1)
 
     def refresh(number: int, state: rounds.State) -> rounds.State:
         if number or not as_it_came:
             moments = statistics.of_params(state.params, subject, stage.kept_text)
         else:
             moments = statistics.of_model(subject, stage.kept_text, stage.directory)
-        kept = factors(moments, ridge)
-        if not all(bool(jnp.isfinite(lower).all()) for lower in kept.lower.values()):
-            raise ValueError(
-                f"config.discriminate.ridge={ridge} is too small for float32: the kept "
-                "tasks' second moments have no Cholesky factor. Use ten times as much."
-            )
+        kept = ridges.checked(moments, ridge, "config.discriminate.ridge")
         return state._replace(kept=kept)
 
     return refresh

@@ -9,7 +9,7 @@ from etils import epath
 from jax_surgery.methods.subspace.kept import KeptText
 from jax_surgery.methods.subspace.subject import Subject
 from jax_surgery.optim.precondition import moments as moment_sums
-from jax_surgery.optim.precondition.directions import Moments
+from jax_surgery.optim.precondition.moments import Moments
 from jax_surgery.parallel import distributed
 from jax_surgery.train.checkpoint import Checkpoints
 

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_surgery.models.trainable import Matrices
-from jax_surgery.optim.linalg import svd as linalg
+from jax_surgery.optim.linalg.layers import einsum
+from jax_surgery.optim.linalg.svd import svd
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def input_directions(task: Matrices, rank: int) -> dict[str, jax.Array]:
     """The `rank` first left singular vectors of each matrix, [layers, inputs, rank]."""
-    return {name: linalg.svd(m, rank).u_LXK for name, m in task.items()}
+    return {name: svd(m, rank).u_LXK for name, m in task.items()}
 
 
 @jax.jit
@@ -25,7 +26,7 @@ def cosines(one: jax.Array, other: jax.Array) -> jax.Array:
     Args:
       one, other: orthonormal columns, [layers, inputs, rank].
     """
-    shared = linalg.einsum("LXI,LXJ->LIJ", one, other)
+    shared = einsum("LXI,LXJ->LIJ", one, other)
     return jnp.linalg.svd(shared, compute_uv=False)
 
 

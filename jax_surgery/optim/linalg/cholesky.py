@@ -61,17 +61,21 @@ def cholesky(matrix_XX: jax.Array) -> jax.Array:
     return jax.lax.fori_loop(0, blocks, column, matrix_XX)[:width, :width]
 
 
-def solve(lower_XX: jax.Array, matrix_XY: jax.Array) -> jax.Array:
-    """(L L^T)^-1 M of a lower factor L, by two triangular solves."""
+def solve_lower(
+    lower_XX: jax.Array, matrix_XY: jax.Array, transposed: bool = False
+) -> jax.Array:
+    """L^-1 M of a lower factor L, or L^-T M."""
     width = len(lower_XX)
     if width <= WHOLE_WIDTH:
-        return jax.scipy.linalg.cho_solve((lower_XX, True), matrix_XY)
+        return jax.scipy.linalg.solve_triangular(
+            lower_XX, matrix_XY, int(transposed), lower=True
+        )
     lower_XX = _filled(lower_XX)
     matrix_XY = jnp.pad(matrix_XY, ((0, len(lower_XX) - width), (0, 0)))
     places = jnp.arange(len(lower_XX))
     blocks = len(places) // BLOCK
 
-    def rows(step, matrix_XY, transposed):
+    def rows(step, matrix_XY):
         # What is solved is in place; `others` are its shares in this block's rows.
         block = blocks - 1 - step if transposed else step
         start = block * BLOCK
@@ -88,7 +92,9 @@ def solve(lower_XX: jax.Array, matrix_XY: jax.Array) -> jax.Array:
         )
         return jax.lax.dynamic_update_slice_in_dim(matrix_XY, solved_BY, start, 0)
 
-    for transposed in (False, True):
-        step = functools.partial(rows, transposed=transposed)
-        matrix_XY = jax.lax.fori_loop(0, blocks, step, matrix_XY)
-    return matrix_XY[:width]
+    return jax.lax.fori_loop(0, blocks, rows, matrix_XY)[:width]
+
+
+def solve(lower_XX: jax.Array, matrix_XY: jax.Array) -> jax.Array:
+    """(L L^T)^-1 M of a lower factor L, by two triangular solves."""
+    return solve_lower(lower_XX, solve_lower(lower_XX, matrix_XY), transposed=True)

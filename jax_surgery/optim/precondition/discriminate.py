@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Discrimination: what of a task matrix the kept tasks do not feel.
+"""Discrimination: what of a task matrix leaves the retained tasks alone.
 
 none          T' = T
 gram_schmidt  the paper's: T's singular vectors without what lies along those of the
               similar tasks' matrices, singular values kept:
               SV_i' = SV_i - sum_o <SV_i, SV_o> / <SV_o, SV_o> SV_o
 ridge         T' = (A / tau + eps I)^-1 T, with A = sum_o w_o E[x x^T] over the inputs of
-              all kept tasks and tau = tr A / d. A soft Gram-Schmidt on the side of the
-              inputs: directions that kept tasks use shrink by their second moment.
+              all retained tasks and tau = tr A / d. A soft Gram-Schmidt on the side of the
+              inputs: directions that retained tasks use shrink by their second moment.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_surgery.models import sharding
 from jax_surgery.models.trainable import Matrices
-from jax_surgery.optim.linalg import cholesky
-from jax_surgery.optim.linalg import svd as linalg
-from jax_surgery.optim.precondition.directions import INPUT_OF, Moments
+from jax_surgery.optim.linalg.layers import einsum
+from jax_surgery.optim.linalg.svd import SVD, svd
+from jax_surgery.optim.precondition import ridge
 
 METHODS = ("none", "gram_schmidt", "ridge")
-
-
-class Ridge(NamedTuple):
-    """Of the kept tasks' inputs: lower Cholesky factors of A / tau + eps I, float32.
-
-    Attributes:
-      lower: [layers, d, d] of each kind of input (`precondition.INPUT_OF`).
-    """
-
-    lower: Moments
 
 
 class Similar(NamedTuple):
@@ -46,27 +35,8 @@ class Similar(NamedTuple):
     vectors: dict[str, tuple[jax.Array, jax.Array]]
 
 
-# What is known of the kept tasks; () where nothing is discriminated.
-Kept = Ridge | Similar | tuple[()]
-
-
-@jax.jit
-def ridge_of(moments: Moments, ridge: float) -> Ridge:
-    """Cholesky factors of A / tau + ridge I, each layer's on one of the devices.
-
-    Args:
-      moments: weighted sums of x x^T over kept tasks, [layers, d, d] each; their scale
-        does not matter.
-      ridge: relative to the mean eigenvalue.
-    """
-
-    def factor(moment_XX):
-        width = moment_XX.shape[-1]
-        tau = jnp.maximum(jnp.trace(moment_XX) / width, 1e-30)
-        return cholesky.cholesky(moment_XX / tau + ridge * jnp.eye(width))
-
-    lower = {k: linalg.over_layers(factor, m) for k, m in moments.items()}
-    return sharding.constrain(Ridge(lower))
+# What is known of the retained tasks; () where nothing is discriminated.
+Kept = ridge.Factors | Similar | tuple[()]
 
 
 def similar_of(tasks: Sequence[Matrices], rank: int) -> Similar:
@@ -86,7 +56,7 @@ def similar_of(tasks: Sequence[Matrices], rank: int) -> Similar:
 
     def vectors(name):
         found = [
-            _of_nonzero(linalg.svd(task[name], rank or min(task[name].shape[1:])))
+            _of_nonzero(svd(task[name], rank or min(task[name].shape[1:])))
             for task in tasks
         ]
         return tuple(jnp.concatenate(side, axis=-1) for side in zip(*found))
@@ -94,12 +64,12 @@ def similar_of(tasks: Sequence[Matrices], rank: int) -> Similar:
     return Similar({name: vectors(name) for name in tasks[0]})
 
 
-def _of_nonzero(svd: linalg.SVD) -> tuple[jax.Array, jax.Array]:
+def _of_nonzero(found: SVD) -> tuple[jax.Array, jax.Array]:
     """Both sides' vectors, those of singular values that are rounding errors zeroed."""
-    width = max(svd.u_LXK.shape[1], svd.v_LYK.shape[1])
-    least_L1 = width * jnp.finfo(jnp.float32).eps * svd.s_LK[:, :1]
-    real_L1K = (svd.s_LK > least_L1)[:, None]
-    return svd.u_LXK * real_L1K, svd.v_LYK * real_L1K
+    width = max(found.u_LXK.shape[1], found.v_LYK.shape[1])
+    least_L1 = width * jnp.finfo(jnp.float32).eps * found.s_LK[:, :1]
+    real_L1K = (found.s_LK > least_L1)[:, None]
+    return found.u_LXK * real_L1K, found.v_LYK * real_L1K
 
 
 def discriminate(task: Matrices, kept: Kept, rank: int = 0) -> Matrices:
@@ -107,14 +77,11 @@ def discriminate(task: Matrices, kept: Kept, rank: int = 0) -> Matrices:
 
     Args:
       task: T, [layers, inputs, outputs] of each matrix.
-      kept: see `ridge_of`, `similar_of`; () leaves T as it is.
+      kept: see `ridge.factorise`, `similar_of`; () leaves T as it is.
       rank: singular vectors of T that Gram-Schmidt keeps; 0 keeps all (exact).
     """
-    if isinstance(kept, Ridge):
-        return {
-            name: linalg.over_layers(cholesky.solve, kept.lower[INPUT_OF[name]], matrix)
-            for name, matrix in task.items()
-        }
+    if isinstance(kept, ridge.Factors):
+        return ridge.solve(kept, task)
     if isinstance(kept, Similar):
         return {
             name: _without(matrix, *kept.vectors[name], rank)
@@ -129,8 +96,8 @@ def _without(matrix_LXY: jax.Array, u_LXK, v_LYK, rank: int) -> jax.Array:
     It is linear in U diag(s) V^T, so T need not be decomposed where all of it is kept.
     """
     if rank:
-        matrix_LXY = linalg.svd(matrix_LXY, rank).product()
-    shared_LKY = linalg.einsum("LXK,LXY->LKY", u_LXK, matrix_LXY)
-    matrix_LXY -= linalg.einsum("LXK,LKY->LXY", u_LXK, shared_LKY)
-    shared_LXK = linalg.einsum("LXY,LYK->LXK", matrix_LXY, v_LYK)
-    return matrix_LXY - linalg.einsum("LXK,LYK->LXY", shared_LXK, v_LYK)
+        matrix_LXY = svd(matrix_LXY, rank).product()
+    shared_LKY = einsum("LXK,LXY->LKY", u_LXK, matrix_LXY)
+    matrix_LXY -= einsum("LXK,LKY->LXY", u_LXK, shared_LKY)
+    shared_LXK = einsum("LXY,LYK->LXK", matrix_LXY, v_LYK)
+    return matrix_LXY - einsum("LXK,LYK->LXY", shared_LXK, v_LYK)

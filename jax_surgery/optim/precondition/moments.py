@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Second moments of the inputs of the moving matrices, over kept text."""
+"""Second moments of the inputs of the moving matrices, over some text."""
 
 import functools
 from collections.abc import Iterable
@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jax_surgery.data.batch import Batch
-from jax_surgery.models import llama, sharding
+from jax_surgery.models import layout, llama, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
-from jax_surgery.optim.precondition.directions import Moments, moment_widths
+
+# Sums of x x^T by statistic (see `layout.Row`), [layers, d, d] each.
+Moments = dict[str, jax.Array]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3, 4), donate_argnums=5)
@@ -51,7 +53,7 @@ def zero_moments(config: ModelConfig, trainable: Trainable) -> Moments:
     They are made where they lie on the mesh: of a 7B model they are 22 GB.
     """
     layers = config.num_layers - trainable.first_layer
-    widths = moment_widths(config, trainable)
+    widths = layout.statistics(config, trainable.matrices)
     return sharding.constrain(
         {kind: jnp.zeros((layers, d, d)) for kind, d in widths.items()}
     )
@@ -69,7 +71,7 @@ def second_moments(
     w is the batch's `moment_weights_BT`, or 1.
 
     Of the layers from `trainable.first_layer`, and of the inputs that its matrices
-    have (`precondition.INPUT_OF`).
+    have (`layout.Row.statistic`).
     """
     moments = zero_moments(config, trainable)
     for batch in batches:

@@ -10,8 +10,8 @@ from subspace_cases import COMPUTE, CONFIG, EVERY, UPPER
 
 from jax_surgery.methods.subspace import identify
 from jax_surgery.methods.subspace.identify import TaskLoss
+from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import Trainable
-from jax_surgery.optim.precondition.directions import INPUT_OF
 from jax_surgery.optim.precondition.moments import second_moments
 
 MARGIN = TaskLoss()
@@ -154,7 +154,9 @@ def test_task_matrices_lie_in_the_span_of_their_inputs(params):
     for name, matrix in task.items():
         for layer in range(CONFIG.num_layers):
             found = np.asarray(matrix[layer], np.float64)
-            values, vectors = np.linalg.eigh(np.asarray(moments[INPUT_OF[name]][layer]))
+            values, vectors = np.linalg.eigh(
+                np.asarray(moments[MATRICES[name].statistic][layer])
+            )
             assert np.all(values[:-2] < 1e-4 * values[-1])
             outside = np.linalg.norm(vectors[:, :-2].T @ found)
             assert outside < 2e-3 * np.linalg.norm(found)

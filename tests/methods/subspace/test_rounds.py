@@ -12,7 +12,7 @@ import subspace_cases as cases
 from subspace_cases import COMPUTE, CONFIG, EVERY, UPPER
 
 from jax_surgery.methods.subspace import identify, rounds
-from jax_surgery.optim.precondition import discriminate
+from jax_surgery.optim.precondition import discriminate, ridge
 from jax_surgery.optim.precondition.moments import second_moments
 
 MARGIN = identify.TaskLoss()
@@ -115,7 +115,7 @@ def kept_of(method: str):
         return discriminate.similar_of([cases.random_matrices(1, UPPER)], 4)
     batch = cases.batch_of(5)
     moments = second_moments(cases.params_of(), CONFIG, [batch], COMPUTE, UPPER)
-    return discriminate.ridge_of(moments, 0.01)
+    return ridge.factorise(moments, 0.01)
 
 
 @pytest.mark.parametrize("method", discriminate.METHODS)

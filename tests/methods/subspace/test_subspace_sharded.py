@@ -22,10 +22,10 @@ HEAD = """
     from jax_surgery.parallel.mesh import MeshShape
     from jax_surgery.train import devices
     from jax_surgery.optim.precondition import moments
-    from jax_surgery.optim.precondition import discriminate
+    from jax_surgery.optim.precondition import ridge as ridges
     from jax_surgery.methods.subspace import identify
     from jax_surgery.methods.subspace import learn
-    from jax_surgery.optim.linalg import svd as linalg
+    from jax_surgery.optim.linalg.layers import over_layers
     from jax_surgery.methods.subspace import rounds
 """
 
@@ -54,7 +54,7 @@ def test_a_removal_on_eight_devices_equals_one_and_gathers_nothing_unasked():
         params = sharding.place(llama.init_params(config, 0))
         base = every.take(params)
         kept = moments.second_moments(params, config, [batch] * 2, compute, every)
-        ridge = discriminate.ridge_of(kept, 1e-2)
+        ridge = ridges.factorise(kept, 1e-2)
         state = rounds.begin(how, jax.tree.map(jnp.copy, params), ridge)
         for _ in range(2):
             state, metrics = rounds.take_round(how, state, batch)
@@ -88,7 +88,7 @@ def test_layers_take_turns_and_each_is_done():
     code = (
         HEAD
         + """
-    run = jax.jit(lambda m: linalg.over_layers(lambda each: (each, 2 * each[0]), m))
+    run = jax.jit(lambda m: over_layers(lambda each: (each, 2 * each[0]), m))
     for layers in (3, 8, 11, 16):
         matrix = np.random.default_rng(0).normal(size=(layers, 16, 5))
         with devices.on_mesh(MeshShape(fsdp=8)):

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one solver with second moments of a matrix's inputs: (A / tau + ridge I)^-1.
+
+A = sum w x x^T over the inputs of some text (`moments`), tau = tr(A) / d its mean
+eigenvalue, and ridge a small positive number, so that directions which the text never
+uses have a bound. With the Cholesky factor L L^T = A / tau + ridge I:
+
+    solve      (L L^T)^-1 M = (A / tau + ridge I)^-1 M
+    whiten     L^-1 M
+    unwhiten   L^-T M
+
+The optimizers' directions, the discrimination of subspaces and closed-form editors use
+it. Eigenvalues are never computed: a TPU's compiler does not get through an
+eigendecomposition of width 11,008. Factors lie over the mesh as moments do, split over
+`fsdp`; for a product the layers are dealt out over the devices (`over_layers`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jax_surgery.models import sharding
+from jax_surgery.models.layout import MATRICES
+from jax_surgery.models.trainable import Matrices
+from jax_surgery.optim.linalg import cholesky
+from jax_surgery.optim.linalg.layers import over_layers
+from jax_surgery.optim.precondition.moments import Moments
+
+
+class Factors(NamedTuple):
+    """Lower Cholesky factors of A / tau + ridge I, float32.
+
+    Attributes:
+      lower: [layers, d, d] of each statistic of the inputs (`layout.Row`).
+    """
+
+    lower: Moments
+
+
+@jax.jit
+def factorise(moments: Moments, ridge: float) -> Factors:
+    """Cholesky factors of A / tau + ridge I, each layer's made on one of the devices.
+
+    Where rounding leaves no positive definite matrix a factor has nan: see `checked`.
+
+    Args:
+      moments: sums (or means) of x x^T, [layers, d, d] each; their scale does not
+        matter.
+      ridge: relative to the mean eigenvalue; larger values protect the text less.
+    """
+
+    def factor(moment_XX):
+        width = moment_XX.shape[-1]
+        tau = jnp.maximum(jnp.trace(moment_XX) / width, 1e-30)
+        return cholesky.cholesky(moment_XX / tau + ridge * jnp.eye(width))
+
+    lower = {kind: over_layers(factor, m) for kind, m in moments.items()}
+    return sharding.constrain(Factors(lower))
+
+
+def checked(moments: Moments, ridge: float, field: str) -> Factors:
+    """`factorise`, of which every factor is finite.
+
+    Args:
+      moments, ridge: see `factorise`.
+      field: what the user calls the ridge, for example "config.statistics.ridge".
+
+    Raises:
+      ValueError: moments that are not finite, or a ridge below their rounding errors.
+    """
+    factors = factorise(moments, ridge)
+    if not (bad := _not_finite(factors.lower)):
+        return factors
+    if of_text := _not_finite(moments):
+        raise ValueError(
+            f"The second moments of {', '.join(of_text)} are not finite: activations of "
+            "the model overflow on this text. Use config.compute.dtype=float32, or "
+            "check the model's weights."
+        )
+    raise ValueError(
+        f"{field}={ridge:g} is too small for float32: the second moments of "
+        f"{', '.join(bad)} have no Cholesky factor, because their rounding errors are "
+        f"larger than the ridge. Use {field}={10 * ridge:g} or more."
+    )
+
+
+def _not_finite(arrays: Moments) -> list[str]:
+    return [kind for kind, a in arrays.items() if not bool(jnp.isfinite(a).all())]
+
+
+def identity(matrices: Matrices) -> Factors:
+    """Factors that leave matrices as they are."""
+    shapes = {MATRICES[name].statistic: m.shape[:2] for name, m in matrices.items()}
+    return Factors(
+        {
+            kind: jnp.tile(jnp.eye(width), (layers, 1, 1))
+            for kind, (layers, width) in shapes.items()
+        }
+    )
+
+
+def of_each(
+    function: Callable[[jax.Array, jax.Array], jax.Array],
+    factors: Factors,
+    matrices: Matrices,
+) -> Matrices:
+    """`function(L, M)` of each layer of every matrix and the factor of its inputs.
+
+    A whole layer lies on one device while the function runs, so that a function of
+    several solves and products exchanges nothing between them.
+
+    Args:
+      function: (L [inputs, inputs], M [inputs, outputs]) -> [inputs, outputs].
+      factors: of the inputs of all `matrices`.
+      matrices: [layers, inputs, outputs] each, as they are sharded.
+    """
+    return {
+        name: over_layers(function, factors.lower[MATRICES[name].statistic], matrix)
+        for name, matrix in matrices.items()
+    }
+
+
+def solve(factors: Factors, matrices: Matrices) -> Matrices:
+    """(A / tau + ridge I)^-1 M of every matrix."""
+    return of_each(cholesky.solve, factors, matrices)
+
+
+def whiten(factors: Factors, matrices: Matrices) -> Matrices:
+    """L^-1 M of every matrix."""
+    return of_each(cholesky.solve_lower, factors, matrices)
+
+
+def unwhiten(factors: Factors, matrices: Matrices) -> Matrices:
+    """L^-T M of every matrix."""
+    return of_each(
+        lambda lower, m: cholesky.solve_lower(lower, m, transposed=True),
+        factors,
+        matrices,
+    )

@@ -4,6 +4,7 @@
 import importlib.metadata
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import textwrap
@@ -42,3 +43,69 @@ def run(code: str, devices: int = 8, **variables: str) -> str:
     )
     assert not done.returncode, done.stderr[-4000:]
     return done.stdout
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+MAIN = ("-m", "jax_surgery.main")
+# The same program, in which each batch takes a while, so that a signal finds it at work.
+SLOW_MAIN = (
+    "-c",
+    """
+import time
+from absl import app
+from jax_surgery import main
+from jax_surgery.data.stream import BatchStream
+def slow(self, draw=BatchStream.__next__):
+    time.sleep(0.05)
+    return draw(self)
+BatchStream.__next__ = slow
+app.run(main.main, flags_parser=main.parse_flags)
+""",
+)
+
+
+def start(
+    arguments, devices: int, cwd=ROOT, program=MAIN, **variables: str
+) -> subprocess.Popen:
+    """Starts the program on `devices` CPU devices."""
+    return subprocess.Popen(
+        [sys.executable, *program, *arguments],
+        env=environment(devices, **variables),
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def start_pair(
+    arguments, devices: int, cwd=ROOT, program=MAIN
+) -> list[subprocess.Popen]:
+    """Starts one run in two processes of `devices` CPU devices each."""
+    address = f"localhost:{free_port()}"
+    return [
+        start(
+            arguments,
+            devices,
+            cwd,
+            program,
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(place),
+        )
+        for place in range(2)
+    ]
+
+
+def ended(processes, code: int = 0) -> list[str]:
+    """What processes printed; fails where one ends with another exit code."""
+    printed = [process.communicate(timeout=300)[0] for process in processes]
+    for process, text in zip(processes, printed, strict=True):
+        assert process.returncode == code, text[-3000:]
+    return printed

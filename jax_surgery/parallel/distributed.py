@@ -8,10 +8,16 @@ does under Slurm, Open MPI and Kubernetes. Elsewhere three variables say it: JAX
 
 import glob
 import os
+from collections.abc import Callable
 
 import jax
+import numpy as np
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+# How long a process that ends waits for the others to end. They all do so together,
+# so it is only long where one alone has failed, and then the others are to end too.
+SHUTDOWN_SECONDS = 30
 
 # What says that a process is one of many where there is no TPU.
 CLUSTERS = ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST")
@@ -48,13 +54,15 @@ def initialise() -> None:
                 f"processes are numbered 0 to {processes - 1}."
             )
         address = os.environ["JAX_COORDINATOR_ADDRESS"]
-        jax.distributed.initialize(address, processes, place)
+        jax.distributed.initialize(
+            address, processes, place, shutdown_timeout_seconds=SHUTDOWN_SECONDS
+        )
         return
     chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
     if not chips and not any(name in os.environ for name in CLUSTERS):
         return  # looking for a TPU pod would print warnings where libtpu is installed
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
     except ValueError:
         # No cluster was found: this machine alone. A cluster that was found and does
         # not answer raises RuntimeError, and stops the run.
@@ -72,3 +80,43 @@ def wait(name: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
+
+
+def all_agree(value: bool) -> bool:
+    """Whether something is true on every process."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.array(value))))
+
+
+def on_lead(task: Callable[[], None]) -> None:
+    """Runs a task on the lead process while the others wait for it.
+
+    Raises:
+      Exception: what the task raised, on the lead process.
+      ValueError: with the same words, on the others.
+    """
+    if jax.process_count() == 1:
+        task()
+        return
+    from jax.experimental import multihost_utils
+
+    error = None
+    if is_lead():
+        try:
+            task()
+        except Exception as raised:  # noqa: BLE001 (raised again below)
+            error = raised
+    words = np.frombuffer(str(error or "").encode(), np.uint8)
+    failed, size = multihost_utils.broadcast_one_to_all(
+        np.array([error is not None, len(words)])
+    )
+    if error is not None:
+        # The others are told the words of the error, whose number they know now.
+        multihost_utils.broadcast_one_to_all(words)
+        raise error
+    if failed:
+        words = multihost_utils.broadcast_one_to_all(np.zeros(int(size), np.uint8))
+        raise ValueError(bytes(words).decode())

@@ -25,6 +25,11 @@ class Checkpoints:
             self._directory,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         )
+        # Orbax asks JAX about preemption too, by its own step numbers and also from
+        # the thread that finishes a save. JAX takes the number of whoever asked last
+        # for where the run is, and would choose a point that has passed. Whether to
+        # stop is asked in one place, `parallel.preemption`.
+        self._checkpointer._manager.reached_preemption = lambda step: False
 
     @property
     def latest(self) -> int | None:

@@ -4,8 +4,6 @@
 import collections
 import dataclasses
 import math
-import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +15,7 @@ from etils import epath
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.stream import BatchStream
-from jax_surgery.parallel import distributed
+from jax_surgery.parallel import distributed, preemption
 from jax_surgery.train.checkpoint import Checkpoints
 from jax_surgery.train.loop_settings import Loop
 from jax_surgery.train.metrics_file import MetricsWriter
@@ -52,35 +50,6 @@ class Hook:
     def due(self, step: int) -> bool:
         """Whether the hook runs before this step."""
         return step % self.every == 0 if self.every else step == 0
-
-
-class _StopOnSignal:
-    """Turns the first Ctrl-C (or SIGTERM) into a flag; a second one kills."""
-
-    def __init__(self):
-        self.asked = False
-        self._old = {}
-
-    def _ask(self, number, frame):
-        del frame
-        self.asked = True
-        signal.signal(number, self._old[number])
-        print(
-            "\nstopping after this step; once more stops at once, without saving",
-            file=sys.stderr,
-        )
-
-    def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._old[number] = signal.signal(number, self._ask)
-            except ValueError:  # not in the main thread, which alone gets signals
-                break
-        return self
-
-    def __exit__(self, *exc):
-        for number, old in self._old.items():
-            signal.signal(number, old)
 
 
 class _LossGuard:
@@ -211,7 +180,8 @@ def train(
 
     Raises:
       TrainingDiverged: NaN or exploding loss; the last good checkpoint is kept.
-      Interrupted: after Ctrl-C or SIGTERM; everything is saved.
+      Interrupted: after Ctrl-C or SIGTERM, on all processes at the same step;
+        everything is saved.
       ValueError: the checkpoint is of other data (see `BatchStream.set_state`).
     """
     folder = epath.Path(directory)
@@ -244,7 +214,7 @@ def train(
         checkpoints.save(step, state, loop_state | {"ended": ended})
         writer.flush()
 
-    with _StopOnSignal() as stop, writer, checkpoints, bar:
+    with preemption.listening(), writer, checkpoints, bar:
         while step < steps and not ended:
             for hook in (h for h in hooks if h.due(step)):
                 reporter.report()
@@ -258,9 +228,10 @@ def train(
                 reporter.report()
                 ended = until(step, state, reporter.latest)
             due = _due(step, settings.checkpoint_every)
-            if stop.asked or ended or step == steps or due:
+            stop = preemption.reached()
+            if stop or ended or step == steps or due:
                 save()
-            if stop.asked:
+            if stop:
                 raise Interrupted(f"stopped at step {step} of {steps}, which is saved.")
     return state
 

@@ -18,6 +18,7 @@ from settings_cases import settings_of
 
 from jax_surgery.runs import settings, start
 from jax_surgery.train import loop
+from jax_surgery.train import workdir as workdirs
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 600  # enough to be stopped on the way
@@ -199,7 +200,7 @@ def workdir(tmp_path):
 
 
 def claim(workdir, **changes):
-    return start.claim_workdir(settings_of("evaluate", changes), str(workdir))
+    return workdirs.claim(settings_of("evaluate", changes), str(workdir))
 
 
 def test_a_workdir_belongs_to_one_config(workdir):
@@ -209,7 +210,7 @@ def test_a_workdir_belongs_to_one_config(workdir):
     with pytest.raises(ValueError, match="config.model: 'a' there, 'b' now\n") as error:
         claim(workdir, model="b")
     assert "config.data" not in str(error.value)
-    (workdir / start.FINISHED_FILE).write_text("{}")
+    (workdir / workdirs.FINISHED_FILE).write_text("{}")
     with pytest.raises(ValueError, match="holds this very run, finished"):
         claim(workdir, model="a")
 
@@ -217,7 +218,7 @@ def test_a_workdir_belongs_to_one_config(workdir):
 def test_a_run_that_never_began_leaves_its_workdir_to_the_next(workdir):
     claim(workdir, model="a")
     claim(workdir, model="b")
-    assert json.loads((workdir / start.CONFIG_FILE).read_text())["model"] == "b"
+    assert json.loads((workdir / workdirs.CONFIG_FILE).read_text())["model"] == "b"
 
 
 def test_a_folder_with_other_files_is_no_workdir(workdir):

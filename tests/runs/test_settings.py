@@ -59,8 +59,12 @@ def test_every_config_builds_and_says_how_it_is_run(path):
     built = settings.from_config(config)
     assert isinstance(built, settings.settings_class(config.run))
     assert f"--config=configs/{path.name}" in path.read_text()
-    module = start.MODULES.get(config.run, config.run)
+    module = start.MODULES[config.run]
     assert (ROOT / "jax_surgery" / "runs" / f"{module}.py").exists()
+
+
+def test_every_run_has_a_module():
+    assert start.MODULES.keys() == settings.RUNS.keys()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import multihost_utils
 
 from jax_surgery.train.checkpoint import Checkpoints
 from jax_surgery.train.metrics_file import MetricsWriter, read_metrics
@@ -86,6 +87,20 @@ def test_an_unfinished_save_is_not_taken_for_a_checkpoint(tmp_path):
         assert_same(checkpoints.restore(STATE)[0], STATE)
         checkpoints.save(4, STATE, LOOP_STATE)
     assert Checkpoints(tmp_path / "c", keep=2).latest == 4
+
+
+def test_saving_does_not_ask_whether_to_stop(tmp_path, monkeypatch):
+    """It would ask by its own step numbers, and JAX would lose count of the run's."""
+    asked = []
+    monkeypatch.setattr(
+        multihost_utils,
+        "reached_preemption_sync_point",
+        lambda step: asked.append(step),
+    )
+    with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, STATE, LOOP_STATE)
+    assert checkpoints.latest == 2 and not asked
 
 
 def test_metrics_go_on_after_the_step_that_is_resumed(tmp_path):

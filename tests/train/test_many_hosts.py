@@ -4,7 +4,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 
@@ -14,30 +13,6 @@ import pytest
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.parallel import distributed
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
-
-
-def start(arguments, devices: int, **variables: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "jax_surgery.main", *arguments],
-        env=on_devices.environment(devices, **variables),
-        cwd=on_devices.ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(*processes: subprocess.Popen) -> list[str]:
-    printed = [process.communicate(timeout=300)[0] for process in processes]
-    for process, text in zip(processes, printed, strict=True):
-        assert process.returncode == 0, text[-3000:]
-    return printed
 
 
 def losses(workdir) -> list[float]:
@@ -66,19 +41,9 @@ def test_two_processes_do_what_one_does(tiny_model, write_texts, tmp_path):
         "--config.loop.checkpoint_every=2",
     ]
     one, two = tmp_path / "one", tmp_path / "two"
-    alone = start([*arguments, f"--workdir={one}"], 8)
-    address = f"localhost:{free_port()}"
-    pair = [
-        start(
-            [*arguments, f"--workdir={two}"],
-            4,
-            JAX_COORDINATOR_ADDRESS=address,
-            JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(place),
-        )
-        for place in range(2)
-    ]
-    printed = finish(alone, *pair)
+    alone = on_devices.start([*arguments, f"--workdir={one}"], 8)
+    pair = on_devices.start_pair([*arguments, f"--workdir={two}"], 4)
+    printed = on_devices.ended([alone, *pair])
     assert "8 x cpu, 2 processes" in printed[1]
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
     # Written once, by process 0; the other tells nothing of the end.

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's workdir: it belongs to one config, and says how to go on with the run."""
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from etils import epath
+
+from jax_surgery.parallel import distributed
+
+CONFIG_FILE = "config.json"
+FINISHED_FILE = "finished.json"
+
+
+def resume_command(workdir: str) -> str:
+    """This process's command line, with its workdir, to be run again."""
+    python, arguments = sys.executable, sys.argv[1:]
+    if python.startswith(os.getcwd() + os.sep):
+        python = os.path.relpath(python)
+    named = any(a.lstrip("-").partition("=")[0] == "workdir" for a in arguments)
+    if not named:
+        arguments = [*arguments, f"--workdir={workdir}"]
+    return shlex.join([python, "-m", "jax_surgery.main", *arguments])
+
+
+def default(config_file: str) -> str:
+    """runs/NAME-TIME for the config's name and the time now.
+
+    Raises:
+      ValueError: on many hosts, whose clocks differ.
+    """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"{jax.process_count()} processes run this: give --workdir, a folder that "
+            "all of them reach (gs://BUCKET/RUN)."
+        )
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return f"runs/{pathlib.Path(config_file).stem}-{now}"
+
+
+def _flat(values: dict[str, Any], path: str = "config") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}.{key}")
+        else:
+            yield f"{path}.{key}", value
+
+
+def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    old, new = dict(_flat(there)), dict(_flat(now))
+    return [
+        f"{name}: {old.get(name, '(none)')!r} there, {new.get(name, '(none)')!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _check(folder: epath.Path, config: dict[str, Any]) -> None:
+    """Raises ValueError where the folder holds something else than this run."""
+    contents = {item.name for item in folder.iterdir()} if folder.exists() else set()
+    if contents <= {CONFIG_FILE}:  # a config alone is a run that never began
+        return
+    if CONFIG_FILE not in contents:
+        raise ValueError(
+            f"--workdir={folder} is not empty and holds no run; its files would be "
+            "mixed with the run's. Give a new or an empty folder."
+        )
+    there = json.loads((folder / CONFIG_FILE).read_text())
+    if differences := _differences(there, config):
+        raise ValueError(
+            f"--workdir={folder} holds a run of another config. What differs:\n  "
+            + "\n  ".join(differences)
+            + "\nGive another --workdir, or the config as it is there to go on with it."
+        )
+    if FINISHED_FILE in contents:
+        raise ValueError(
+            f"--workdir={folder} holds this very run, finished. Read its results "
+            "there, or give another --workdir to run again."
+        )
+
+
+def claim(settings: Any, workdir: str) -> epath.Path:
+    """Makes the workdir the run's, or finds that it is so already.
+
+    Of many processes the lead does, and all raise what it finds wrong.
+
+    Args:
+      settings: the run's, a dataclass.
+      workdir: local or gs://.
+
+    Raises:
+      ValueError: it holds a run of another config, a finished run, or other files,
+        cannot be written, or is not the same folder on all hosts.
+    """
+    folder = epath.Path(workdir)
+    # Through JSON, so that it compares equal to what is read back.
+    config = json.loads(json.dumps(dataclasses.asdict(settings)))
+
+    def write() -> None:
+        try:
+            _check(folder, config)
+            folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(config, indent=2, sort_keys=True)
+            (folder / CONFIG_FILE).write_text(text + "\n")
+        except OSError as error:
+            raise ValueError(
+                f"--workdir={workdir} cannot be written ({error}); give a folder that "
+                "can."
+            ) from error
+
+    distributed.on_lead(write)
+    if not distributed.all_agree((folder / CONFIG_FILE).exists()):
+        raise ValueError(
+            f"--workdir={workdir} is not one folder: process 0 wrote {CONFIG_FILE} and "
+            "not every process finds it there. Give a folder that all hosts share, "
+            "e.g. gs://BUCKET/RUN."
+        )
+    return folder
+
+
+def abandon(folder: epath.Path) -> None:
+    """Removes a workdir that holds nothing but its config."""
+    if not distributed.is_lead():
+        return
+    if {item.name for item in folder.iterdir()} == {CONFIG_FILE}:
+        (folder / CONFIG_FILE).unlink()
+        folder.rmdir()
+
+
+def finish(folder: epath.Path, run: str) -> None:
+    """Says in the workdir that the run is finished, once it is so on every process."""
+    distributed.wait("finished")
+    if distributed.is_lead():
+        (folder / FINISHED_FILE).write_text(json.dumps({"run": run}) + "\n")

@@ -106,6 +106,7 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
 
     from jax_surgery.checkpoints import hf_weights
     from jax_surgery.data.role_rows import RoleRows
+    from jax_surgery.methods.loss import Loss
     from jax_surgery.methods.objective import Objective
     from jax_surgery.models import llama, output_head
     from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
@@ -116,9 +117,9 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
     rows = RoleRows(**ROWS)
     choice = OptimizerChoice(learning_rate=LEARNING_RATE, schedule="constant")
     optimizer = make_optimizer(choice, 10**6)
-    objective = Objective(kl_direction="reference_to_model")
+    loss = Loss(Objective(kl_direction="reference_to_model"))
     step = make_train_step(
-        config, objective, rows, optimizer, compute=compute, average="tokens"
+        config, loss, rows, optimizer, compute=compute, average="tokens"
     )
     frozen = jax.tree.map(jax.numpy.copy, params)
     hidden = jax.jit(lambda p, b: llama.forward_packed(p, config, b, compute=compute))

@@ -182,7 +182,7 @@ def one_step(params, config):
     import jax.numpy as jnp
     import optax
 
-    from jax_surgery.methods.objective import Objective
+    from jax_surgery.methods.loss import Loss
     from jax_surgery.models import llama, output_head
     from jax_surgery.train import devices
     from jax_surgery.train.step import init_state, make_train_step
@@ -197,7 +197,7 @@ def one_step(params, config):
     batch = batch.replace(reference_hidden_RTD=frozen(params, retain))
     reference = jax.tree.map(jnp.copy, output_head.parameters(params))
     optimizer = optax.sgd(0.1)
-    step = make_train_step(config, Objective(), rows, optimizer, compute=compute)
+    step = make_train_step(config, Loss(), rows, optimizer, compute=compute)
     state, metrics = step(init_state(params, optimizer), batch, reference)
     return state.params, {name: float(value) for name, value in metrics.items()}
 

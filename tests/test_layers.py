@@ -33,7 +33,6 @@ FOLDERS = (
 MATHS = ("optim", "models")
 # Doors that still open the wrong way; each goes as its room is rebuilt.
 TO_MEND = {
-    "jax_surgery.train.step": {"jax_surgery.methods.objective"},
 }
 IO = {"json", "io", "os", "pathlib", "etils", "orbax", "tensorboardX", "datasets"}
 

@@ -142,6 +142,7 @@ def forward(
     compute: Compute = DEFAULT_COMPUTE,
     moments_weight_BT: jax.Array | None = None,
     first_trained_layer: int = 0,
+    num_layers: int | None = None,
 ):
     """Final normed hidden states.
 
@@ -156,6 +157,8 @@ def forward(
       moments_weight_BT: if given, weights [B, T] of the second moments.
       first_trained_layer: no gradient reaches the layers before it, which saves their
         backward pass; moments are of the layers from it on.
+      num_layers: run this many layers alone, and give the last one's output without
+        the final norm; None runs all.
 
     Returns:
       hidden [B, T, D] in the compute dtype; with `moments_weight_BT` also a dict of
@@ -169,7 +172,7 @@ def forward(
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
     cos, sin = attn.rope_tables(config, positions_BT)
     graph = block_graph(config, params)
-    windows = attn.effective_windows(config, tokens_BT.shape[1])
+    windows = attn.effective_windows(config, tokens_BT.shape[1])[:num_layers]
 
     def layer(x, inputs, attends, weight_BT):
         layer_params, which = inputs
@@ -201,7 +204,7 @@ def forward(
     # dtype, half as large in bfloat16.
     layers = jax.tree.map(
         lambda leaf: leaf.astype(compute.dtype) if leaf.ndim > 2 else leaf,
-        params["layers"],
+        jax.tree.map(lambda leaf: leaf[:num_layers], params["layers"]),
     )
     hidden = embed(params, tokens_BT, compute)
     if first_trained_layer:
@@ -213,7 +216,8 @@ def forward(
     hidden, moments = run(
         hidden, layers, windows[first_trained_layer:], moments_weight_BT
     )
-    hidden = final_norm(params, hidden, config)
+    if num_layers is None:
+        hidden = final_norm(params, hidden, config)
     return hidden if moments_weight_BT is None else (hidden, moments)
 
 

@@ -30,11 +30,13 @@ class TokenLogprobs(NamedTuple):
       logp_BT: log p(target), nats.
       margin_BT: log-odds z_y - logsumexp_{j != y} z_j, nats.
       top_BT: whether the target is the most likely token.
+      rival_logp_BT: log p of the likeliest other token, nats.
     """
 
     logp_BT: jax.Array
     margin_BT: jax.Array
     top_BT: jax.Array
+    rival_logp_BT: jax.Array
 
 
 def choose_chunk(rows: int, tokens: int, vocab_size: int, platform: str = "cpu") -> int:
@@ -130,8 +132,9 @@ def of_targets(head_DV, hidden_CD, targets_C) -> TokenLogprobs:
     others_CV = jnp.where(is_target, -jnp.inf, logits_CV)
     rest = jax.nn.logsumexp(others_CV, axis=-1)
     total = jnp.logaddexp(rest, at_target)
-    top = at_target >= others_CV.max(-1)
-    return TokenLogprobs(at_target - total, at_target - rest, top)
+    rival = others_CV.max(-1)
+    top = at_target >= rival
+    return TokenLogprobs(at_target - total, at_target - rest, top, rival - total)
 
 
 def candidate_logprobs(

@@ -20,6 +20,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.tokens import encode
 from jax_surgery.data.words import word_tokenizer
+from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
 from jax_surgery.metrics import multiple_choice
 from jax_surgery.models import llama
@@ -36,7 +37,7 @@ from jax_surgery.train.loop_settings import Loop
 from jax_surgery.train.step import init_state, make_train_step
 
 # Plain next-token training is the update term alone.
-LEARN_ONLY = Objective(alpha=0.0, beta=1.0, gamma=0.0)
+LEARN_ONLY = Loss(Objective(alpha=0.0, beta=1.0, gamma=0.0))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,8 @@
 """One training step: loss and gradients in micro-batches, then the optimizer."""
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,15 @@ import optax
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.methods import objective as objectives
-from jax_surgery.methods.objective import LossFn, Metrics, Objective
-from jax_surgery.models import llama, output_head, sharding
+from jax_surgery.models import llama, sharding
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.documents import position_weights
 from jax_surgery.models.trainable import ALL, Trainable
 from jax_surgery.optim import lora
+
+Params = Any
+Metrics = dict[str, jax.Array]
+LossFn = Callable[[Params, Batch], tuple[jax.Array, Metrics]]
 
 
 class TrainState(NamedTuple):
@@ -33,50 +37,34 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
     return TrainState(params, opt_state, jnp.zeros((), jnp.int32))
 
 
-def position_weights(segment_ids_BT: jax.Array, average: str) -> jax.Array:
-    """Weight of each position in the KL, [B, T] float32, 0 on padding.
+class Loss(Protocol):
+    """What a step minimises; `methods.loss.Loss` is one."""
 
-    Args:
-      segment_ids_BT: packed documents 1, 2, ..., padding 0.
-      average: "tokens" weighs every position alike, "sequences" every document
-        (a document's positions weigh 1 / its length).
-    """
-    real_BT = (segment_ids_BT > 0).astype(jnp.float32)
-    if average == "tokens":
-        return real_BT
-    # Documents lie one after another, so a document's length is its last token's
-    # place less its first one's. Both come from running maxima: sums by segment would
-    # be scatters, which send all rows to all devices.
-    tokens = segment_ids_BT.shape[1]
-    place_T = jnp.arange(tokens)
-    edge_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
-    starts_BT = jnp.pad(edge_BT, ((0, 0), (1, 0)), constant_values=True)
-    ends_BT = jnp.pad(edge_BT, ((0, 0), (0, 1)), constant_values=True)
-    first_BT = jax.lax.cummax(jnp.where(starts_BT, place_T, 0), axis=1)
-    last_BT = jax.lax.cummin(jnp.where(ends_BT, place_T, tokens), axis=1, reverse=True)
-    return real_BT / (last_BT - first_BT + 1)
+    def attach_reference(
+        self,
+        batch: Batch,
+        reference_params: Any,
+        config: ModelConfig,
+        rows: RoleRows,
+        compute: llama.Compute,
+    ) -> Batch:
+        """Adds what the loss reads of the frozen model, where the batch lacks it."""
 
+    def denominators(self, batch: Batch, rows: RoleRows) -> Metrics:
+        """Each term's denominator, from the weights of a whole batch."""
 
-def attach_reference(
-    batch: Batch,
-    reference_params: Any,
-    config: ModelConfig,
-    rows: RoleRows,
-    compute: llama.Compute,
-) -> Batch:
-    """Adds the frozen model's final hidden states on the retain rows, and its head.
+    def make(
+        self,
+        config: ModelConfig,
+        rows: RoleRows,
+        compute: llama.Compute,
+        trainable: Trainable,
+    ) -> LossFn:
+        """The pure loss of a batch, or of a micro-batch of such rows.
 
-    Leaves `reference_hidden_RTD` alone where the batch has it (the cached
-    reference); both are exact.
-    """
-    if not rows.retain:
-        return batch
-    if batch.reference_hidden_RTD is None:
-        retain = batch.text.take(rows, "retain")
-        hidden = llama.forward_packed(reference_params, config, retain, compute=compute)
-        batch = batch.replace(reference_hidden_RTD=jax.lax.stop_gradient(hidden))
-    head_SDV = output_head.copies(reference_params, compute)
-    return batch.replace(reference_head_SDV=head_SDV)
+        Raises:
+          ValueError: the loss cannot be computed on such rows or such a model.
+        """
 
 
 def loss_and_gradients(
@@ -84,11 +72,10 @@ def loss_and_gradients(
 ) -> tuple[Metrics, Any]:
     """Metrics and gradients of one batch, accumulated over `parts` micro-batches.
 
-    `loss_fn` is made for a micro-batch's rows (`RoleRows.split`). Denominators are the
-    whole batch's, so the result does not depend on `parts`.
+    `loss_fn` is made for a micro-batch's rows (`RoleRows.split`). The batch's
+    `denominators` are those of the whole, so the result does not depend on `parts`.
     """
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    batch = batch.replace(denominators=objectives.denominators(batch, rows))
     if parts == 1:
         (_, metrics), grads = grad_fn(params, batch)
         return metrics, grads
@@ -110,7 +97,7 @@ def loss_and_gradients(
 
 def make_train_step(
     config: ModelConfig,
-    objective: Objective,
+    loss: Loss,
     rows: RoleRows,
     optimizer: optax.GradientTransformation,
     *,
@@ -129,15 +116,14 @@ def make_train_step(
     """
     if low_rank.rank:
         trainable = Trainable(trainable.first_layer)
-    loss_fn = objectives.make_loss_fn(
-        config, objective, rows.split(accumulate), compute, trainable
-    )
+    loss_fn = loss.make(config, rows.split(accumulate), compute, trainable)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: Batch, reference_params: Any):
-        batch = attach_reference(batch, reference_params, config, rows, compute)
+        batch = loss.attach_reference(batch, reference_params, config, rows, compute)
         weights_BT = position_weights(batch.segment_ids_BT, average)
         batch = batch.replace(position_weights_BT=weights_BT)
+        batch = batch.replace(denominators=loss.denominators(batch, rows))
 
         def of_moving(params, batch):
             if low_rank.rank:

@@ -13,9 +13,11 @@ from jax_surgery.data.packing import Packer, concatenate, padding
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import as_batch
 from jax_surgery.data.tokens import Document
-from jax_surgery.methods.objective import Objective, make_loss_fn
+from jax_surgery.methods.loss import Loss
+from jax_surgery.methods.objective import Objective
 from jax_surgery.models import llama, output_head
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.documents import position_weights
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 from jax_surgery.train import step as steps
 
@@ -67,11 +69,11 @@ def make_batch(
 
 @functools.partial(jax.jit, static_argnames=("rows", "average"))
 def prepare(batch, rows, reference, average):
-    batch = steps.attach_reference(
-        batch, reference, CONFIG, rows, llama.DEFAULT_COMPUTE
-    )
-    weights = steps.position_weights(batch.segment_ids_BT, average)
-    return batch.replace(position_weights_BT=weights)
+    loss = Loss()
+    batch = loss.attach_reference(batch, reference, CONFIG, rows, llama.DEFAULT_COMPUTE)
+    weights = position_weights(batch.segment_ids_BT, average)
+    batch = batch.replace(position_weights_BT=weights)
+    return batch.replace(denominators=loss.denominators(batch, rows))
 
 
 def numpy_terms(params, reference, batch, rows, objective: Objective, average):
@@ -166,7 +168,7 @@ def test_terms_and_gradients_equal_numpy(models, objective, average):
     batch, rows = make_batch(average)
     batch = prepare(batch, rows, reference, average)
     loss_fn = jax.jit(
-        jax.value_and_grad(make_loss_fn(CONFIG, objective, rows), has_aux=True)
+        jax.value_and_grad(Loss(objective).make(CONFIG, rows), has_aux=True)
     )
     (loss, metrics), grads = loss_fn(params, batch)
     wanted, gradient, terms = numpy_terms(
@@ -180,7 +182,7 @@ def test_terms_and_gradients_equal_numpy(models, objective, average):
 @functools.partial(jax.jit, static_argnames=("rows", "parts"))
 def gradients(params, batch, rows, parts):
     objective = Objective(0.5, 1.0, 2.0, ascent="margin", margin=-3.0)
-    loss_fn = make_loss_fn(CONFIG, objective, rows.split(parts))
+    loss_fn = Loss(objective).make(CONFIG, rows.split(parts))
     return steps.loss_and_gradients(loss_fn, params, batch, rows, parts)
 
 
@@ -226,7 +228,7 @@ def test_kl_is_zero_at_the_reference_and_has_no_gradient_there(models):
     params, _ = models
     batch, rows = make_batch("tokens")
     batch = prepare(batch, rows, params, "tokens")
-    loss_fn = make_loss_fn(CONFIG, Objective(0.0, 0.0, 1.0), rows)
+    loss_fn = Loss(Objective(0.0, 0.0, 1.0)).make(CONFIG, rows)
     both = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
     (loss, _), grads = both(params, batch)
     assert abs(float(loss)) < 1e-6
@@ -241,7 +243,7 @@ def test_a_cached_reference_equals_the_live_one(models):
     hidden = forward(reference, CONFIG, *inputs)
     given = batch.replace(reference_hidden_RTD=rows.take(hidden, "retain"))
     cached = prepare(given, rows, reference, "tokens")
-    loss_fn = jax.jit(make_loss_fn(CONFIG, Objective(), rows))
+    loss_fn = jax.jit(Loss().make(CONFIG, rows))
     np.testing.assert_allclose(
         loss_fn(params, live)[0], loss_fn(params, cached)[0], rtol=1e-6
     )
@@ -254,7 +256,7 @@ def test_no_logits_of_all_tokens_in_the_compiled_step():
     rows = RoleRows(count, count, count)
     shape = (rows.total, context)
     optimizer = make_optimizer(OptimizerChoice(), 10)
-    train_step = steps.make_train_step(config, Objective(), rows, optimizer)
+    train_step = steps.make_train_step(config, Loss(), rows, optimizer)
     params = llama.abstract_params(config)
     state = jax.eval_shape(lambda p: steps.init_state(p, optimizer), params)
     ids = jax.ShapeDtypeStruct(shape, jnp.int32)

@@ -11,7 +11,8 @@ import pytest
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.methods.objective import Objective, make_loss_fn
+from jax_surgery.methods.loss import Loss
+from jax_surgery.methods.objective import Objective
 from jax_surgery.models import flops, layout, llama, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.generate import greedy_generate
@@ -25,7 +26,7 @@ GQA = ModelConfig(61, 16, 24, 3, 4, 2, 4, initializer_range=0.3)
 TIED = dataclasses.replace(GQA, num_kv_heads=4, tie_embeddings=True)
 ALL_SEVEN = LowRank(rank=3, alpha=6.0)
 ROWS = RoleRows(2, 2, 4)
-OBJECTIVE = Objective(0.5, 1.0, 2.0, ascent="level", margin=-3.0)
+LOSS = Loss(Objective(0.5, 1.0, 2.0, ascent="level", margin=-3.0))
 
 forward = jax.jit(llama.forward, static_argnums=1, static_argnames="compute")
 
@@ -147,9 +148,9 @@ def test_a_run_begins_at_the_base_exactly(config):
 def test_gradients_are_the_chain_rule_through_the_dense_delta(config):
     base, factors = llama.init_params(config, 0), moved_factors(config, ALL_SEVEN)
     batch = make_batch()
-    batch = steps.attach_reference(batch, base, config, ROWS, llama.DEFAULT_COMPUTE)
+    batch = LOSS.attach_reference(batch, base, config, ROWS, llama.DEFAULT_COMPUTE)
     batch = batch.replace(position_weights_BT=batch.weights_BT)
-    loss_fn = make_loss_fn(config, OBJECTIVE, ROWS)
+    loss_fn = LOSS.make(config, ROWS)
 
     def low(factors, base):
         return loss_fn(lora.attach(base, factors, ALL_SEVEN), batch)[0]
@@ -182,7 +183,7 @@ def test_gradients_are_the_chain_rule_through_the_dense_delta(config):
 def make_step(low_rank=ALL_SEVEN, config=GQA, rows=ROWS, **options):
     optimizer = make_optimizer(OptimizerChoice(learning_rate=3e-3), 5)
     step = steps.make_train_step(
-        config, OBJECTIVE, rows, optimizer, low_rank=low_rank, **options
+        config, LOSS, rows, optimizer, low_rank=low_rank, **options
     )
     return step, optimizer
 
@@ -297,9 +298,8 @@ def test_counted_flops_are_those_of_the_compiled_program(low_rank, first):
     config = ModelConfig(256, 128, 256, 3, 4, 2, 32)
     rows, tokens = RoleRows(0, 2, 0), 128
     trainable = low_rank.trainable(config, first)
-    loss_fn = make_loss_fn(
+    loss_fn = Loss().make(
         config,
-        Objective(),
         rows,
         llama.Compute(unroll=0),
         Trainable(trainable.first_layer),

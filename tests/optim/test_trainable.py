@@ -8,7 +8,7 @@ import pytest
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.methods.objective import Objective, make_loss_fn
+from jax_surgery.methods.loss import Loss
 from jax_surgery.models import flops, llama
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, BLOCK_OF, Trainable, resolve
@@ -43,8 +43,8 @@ def batch_of(rng, rows=2, tokens=12):
 def test_gradients_are_those_of_all_where_something_moves_and_zero_elsewhere(trainable):
     params = llama.init_params(CONFIG, 0)
     batch = batch_of(np.random.default_rng(0))
-    whole = jax.grad(make_loss_fn(CONFIG, Objective(), ROWS), has_aux=True)
-    part = make_loss_fn(CONFIG, Objective(), ROWS, trainable=trainable)
+    whole = jax.grad(Loss().make(CONFIG, ROWS), has_aux=True)
+    part = Loss().make(CONFIG, ROWS, trainable=trainable)
     wanted = trainable.put(trainable.take(whole(params, batch)[0]), params)
     got = jax.grad(part, has_aux=True)(params, batch)[0]
     for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
@@ -55,9 +55,7 @@ def test_gradients_are_those_of_all_where_something_moves_and_zero_elsewhere(tra
 def test_weight_decay_leaves_frozen_parameters_alone():
     trainable = Trainable(1, ("up",))
     optimizer = make_optimizer(OptimizerChoice(weight_decay=0.5, learning_rate=0.1), 5)
-    step = steps.make_train_step(
-        CONFIG, Objective(), ROWS, optimizer, trainable=trainable
-    )
+    step = steps.make_train_step(CONFIG, Loss(), ROWS, optimizer, trainable=trainable)
     params = llama.init_params(CONFIG, 0)
     start = steps.init_state(jax.tree.map(jnp.copy, params), optimizer)
     after = step(start, batch_of(np.random.default_rng(1)), None)[0].params
@@ -76,9 +74,8 @@ def test_weight_decay_leaves_frozen_parameters_alone():
 def test_counted_flops_are_those_of_the_compiled_program(trainable):
     config = ModelConfig(512, 128, 256, 3, 4, 2, 32)
     rows, tokens = 2, 128
-    loss_fn = make_loss_fn(
+    loss_fn = Loss().make(
         config,
-        Objective(),
         RoleRows(0, rows, 0),
         llama.Compute(unroll=0),
         trainable=trainable,

@@ -113,6 +113,7 @@ from jax_surgery.models import sharding
 from jax_surgery.train import devices
 from jax_surgery.train import step as steps
 from jax_surgery.data.role_names import ROLES
+from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 CONFIG = ModelConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2,
@@ -135,7 +136,7 @@ def losses(shape, count, accumulate):
         rows = devices.role_rows(wanted, accumulate)
         optimizer = make_optimizer(OptimizerChoice(learning_rate=1e-3), 20)
         step = steps.make_train_step(
-            CONFIG, Objective(ascent="level", gamma=2.0), rows, optimizer,
+            CONFIG, Loss(Objective(ascent="level", gamma=2.0)), rows, optimizer,
             average="sequences", accumulate=accumulate)
         state = steps.init_state(params, optimizer)
         stream = devices.batch_stream(packers, wanted, rows, 0)

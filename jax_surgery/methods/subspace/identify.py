@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jax_surgery.data.batch import Batch
-from jax_surgery.methods.objective import shifted
 from jax_surgery.models import llama, logprobs, output_head, token_sums
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.documents import shifted
 from jax_surgery.models.trainable import Matrices, Trainable
 
 ORDERS = ("joint", "cyclic", "first_to_last")

@@ -171,6 +171,7 @@ from jax_surgery.optim import lora
 from jax_surgery.train import step as steps
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 CONFIG = ModelConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2,
@@ -197,7 +198,7 @@ def run(shape, count):
         batch = jax.tree.map(lambda v: v[order], BATCH)
         optimizer = make_optimizer(OptimizerChoice(learning_rate=1e-2), 12)
         step = steps.make_train_step(
-            CONFIG, Objective(ascent="level", gamma=2.0), rows, optimizer,
+            CONFIG, Loss(Objective(ascent="level", gamma=2.0)), rows, optimizer,
             low_rank=LOW)
         state = steps.init_state(lora.init_factors(CONFIG, LOW, 0), optimizer)
         a = state.params["layers"]["mlp"]["up"]["lora_a"]

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a method of unlearning by descent is: its needs, and its unlearn term.
+
+    L(theta) = alpha * unlearn term       the method's own
+             + beta  * CE(theta; update)  descent on what is new
+             + gamma * retain term        stay where the model was: KL or CE
+
+A method is a frozen dataclass whose fields are its options. It extends the class of the
+level at which its term is computed, and gives the term there; `loss.Loss` does the rest:
+weights, averages over the global batch, chunks of logits, the frozen model. Terms are
+minimised, and are in nats unless a method says otherwise.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from jax_surgery.models.logprobs import TokenLogprobs
+
+KL_DIRECTIONS = ("model_to_reference", "reference_to_model")
+RETAIN_TERMS = ("kl", "nll")
+Readings = Mapping[str, Literal["logp", "hidden"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What a method cannot do without.
+
+    Attributes:
+      roles: that must have rows.
+      reference: what is read of the frozen model, by role: "logp", the log p of each
+        token, or "hidden", the hidden states at `layer`. What the retain term reads is
+        not among it.
+      layer: index of the layer, from 0, whose output the method's terms are of; None
+        for methods that read log-probabilities.
+      pairs: whether every text to unlearn comes with an alternative answer.
+    """
+
+    roles: tuple[str, ...] = ("unlearn",)
+    reference: Readings = dataclasses.field(default_factory=dict)
+    layer: int | None = None
+    pairs: bool = False
+
+
+class Sequences(NamedTuple):
+    """Sums over each document's learned tokens, float32 [U, T], the same at all of a
+    document's positions.
+
+    Attributes:
+      logp: sum of log p, nats.
+      reference_logp: the frozen model's; 0 where `Needs.reference` does not ask for it.
+      tokens: how many tokens are learned, at least 1.
+    """
+
+    logp: jax.Array
+    reference_logp: jax.Array
+    tokens: jax.Array
+
+
+class Method(abc.ABC):
+    """What every method says of itself; extend a level's class, not this one."""
+
+    needs: Needs = Needs()
+
+
+class TokenMethod(Method):
+    """The term is a mean over learned tokens (as `data.average` weighs them)."""
+
+    @abc.abstractmethod
+    def unlearn(self, found: TokenLogprobs) -> jax.Array:
+        """The term of each token of a chunk, [C]; differentiated as it stands."""
+
+
+class SequenceMethod(Method):
+    """The term is a mean over documents; pieces of a text that was split because it is
+    longer than the context count as documents of their own."""
+
+    @abc.abstractmethod
+    def unlearn(self, sequences: Sequences) -> jax.Array:
+        """The term of each document, at its positions, [U, T]."""
+
+
+class PairMethod(Method):
+    """The term is a mean over pairs of a text to unlearn and its alternative."""
+
+    needs = Needs(pairs=True)
+
+    @abc.abstractmethod
+    def unlearn(self, forget: Sequences, alternative: Sequences) -> jax.Array:
+        """The term of each pair, at its positions, [U, T]."""
+
+
+class HiddenMethod(Method):
+    """The unlearn and the retain term are of hidden states of layer `needs.layer`.
+
+    Unlearn: a mean over learned tokens. Retain: over all positions of retained text, in
+    place of the KL.
+    """
+
+    @abc.abstractmethod
+    def unlearn(self, hidden_UTD: jax.Array) -> jax.Array:
+        """The term of each position of the unlearn rows, float32 [U, T]."""
+
+    @abc.abstractmethod
+    def retain(self, hidden_RTD: jax.Array, reference_RTD: jax.Array) -> jax.Array:
+        """The term of each position of the retain rows, float32 [R, T].
+
+        Args:
+          hidden_RTD: of the model.
+          reference_RTD: of the frozen model.
+        """
+
+
+def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Raises ValueError where a text is not one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}; choose one of {', '.join(allowed)}.")
+
+
+def check_positive(method: Any, *names: str) -> None:
+    """Raises ValueError where an option of a method is not above 0."""
+    for name in names:
+        if (value := getattr(method, name)) <= 0:
+            raise ValueError(
+                f"{name}={value} of method {type(method).__name__.lower()} must be "
+                "positive."
+            )

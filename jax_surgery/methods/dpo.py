@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DPO for unlearning: an alternative answer is preferred to the one to forget.
+
+    - 2 / beta * mean log sigmoid(beta [log p/p_ref (alternative) - log p/p_ref (forget)])
+
+over pairs (Rafailov et al. 2023, arXiv 2305.18290; with refusals as alternatives
+TOFU's preference baseline, arXiv 2401.06121, and with other answers AltPO, arXiv
+2409.13474). The factor 2 / beta, which makes it comparable with NPO, is
+open-unlearning's.
+"""
+
+import dataclasses
+
+import jax
+
+from jax_surgery.methods.base import Needs, PairMethod, Sequences, check_positive
+
+
+@dataclasses.dataclass(frozen=True)
+class DPO(PairMethod):
+    """Prefers each record's alternative, or a refusal, to the answer to forget.
+
+    Attributes:
+      beta: inverse temperature, per nat.
+    """
+
+    beta: float = 0.1
+
+    needs = Needs(reference={"unlearn": "logp"}, pairs=True)
+
+    def __post_init__(self):
+        check_positive(self, "beta")
+
+    def unlearn(self, forget: Sequences, alternative: Sequences) -> jax.Array:
+        lost = forget.logp - forget.reference_logp
+        won = alternative.logp - alternative.reference_logp
+        return 2 / self.beta * jax.nn.softplus(self.beta * (lost - won))

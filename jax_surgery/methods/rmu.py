@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Representation misdirection (Li et al. 2024, WMDP, arXiv 2403.03218).
+
+    unlearn: mean ||h(x_t) - c u||^2 / D       learned tokens of what must go
+    retain:  mean ||h(x_t) - h_ref(x_t)||^2 / D   all positions of what must stay
+
+h is the output of one layer of width D and u a fixed random direction of norm 1. Layers
+above it are not computed. Only parameters at or below the layer move; the paper moves
+the MLP outputs of three layers alone: `optimizer.matrices=down`,
+`optimizer.first_layer` = layer - 2. Each token's error is averaged by its own weight
+(the published code divides one example's error by another's length).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jax_surgery.methods.base import HiddenMethod, Needs, check_positive
+
+
+@dataclasses.dataclass(frozen=True)
+class RMU(HiddenMethod):
+    """Steers the hidden states of a layer to noise on the text to unlearn.
+
+    Attributes:
+      layer: whose output is steered, from 0.
+      steering: c, the length of what they are steered to.
+      seed: of the direction.
+    """
+
+    layer: int = 7
+    steering: float = 2.0
+    seed: int = 0
+
+    def __post_init__(self):
+        check_positive(self, "steering")
+        if self.layer < 0:
+            raise ValueError(f"layer={self.layer} of method rmu counts from 0.")
+
+    @property
+    def needs(self) -> Needs:
+        """The unlearn role, and on retained text the frozen model at the layer."""
+        return Needs(reference={"retain": "hidden"}, layer=self.layer)
+
+    def unlearn(self, hidden_UTD: jax.Array) -> jax.Array:
+        direction_D = jax.random.uniform(
+            jax.random.key(self.seed), hidden_UTD.shape[2:]
+        )
+        wanted_D = self.steering * direction_D / jnp.linalg.norm(direction_D)
+        return jnp.square(hidden_UTD.astype(jnp.float32) - wanted_D).mean(-1)
+
+    def retain(self, hidden_RTD: jax.Array, reference_RTD: jax.Array) -> jax.Array:
+        hidden_RTD, reference_RTD = (
+            array.astype(jnp.float32) for array in (hidden_RTD, reference_RTD)
+        )
+        return jnp.square(hidden_RTD - reference_RTD).mean(-1)

@@ -9,7 +9,8 @@
     {"messages": [{"role", "content"}]} what the assistant says, in the tokenizer's
                                         chat template
 
-An `id` may stand beside them; any other field is an error.
+An `id` may stand beside them, and beside an answer an `alternative`: another answer,
+which methods of pairs (DPO) prefer to it. Any other field is an error.
 """
 
 import dataclasses
@@ -19,7 +20,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 FORMS = (("text",), ("prompt", "answer"), ("question", "answer"), ("messages",))
-FIELDS = ("text", "prompt", "question", "answer", "messages", "id")
+BESIDE = ("id", "alternative")
+FIELDS = ("text", "prompt", "question", "answer", "messages", *BESIDE)
+TEXTS = ("text", "prompt", "question", "answer")
 FORMS_HELP = "text | prompt and answer | question and answer | messages"
 CHAT_ROLES = ("system", "user", "assistant")
 QUESTION_PROMPT = "Question: {question}\nAnswer:"
@@ -36,6 +39,7 @@ class Record:
       origin: where it stands, e.g. "facts.jsonl:12".
       question: the bare question where the record has one; prompt and answer then
         are how it reads without a chat template.
+      alternative: another answer, as `answer` is written; "" where there is none.
     """
 
     prompt: str
@@ -43,6 +47,7 @@ class Record:
     messages: tuple[tuple[str, str], ...]
     origin: str
     question: str = ""
+    alternative: str = ""
 
     @property
     def text(self) -> str:
@@ -70,7 +75,7 @@ def _bad(where: str, problem: str) -> ValueError:
 
 
 def _form(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    fields = set(map(str, row)) - {"id"}
+    fields = set(map(str, row)) - set(BESIDE)
     for form in FORMS:
         if fields == set(form):
             return form
@@ -141,13 +146,19 @@ def parse_record(row: Any, where: str) -> Record:
     form = _form(row, where)
     if not isinstance(row.get("id", ""), str | int):
         raise _bad(where, "id must be a string or a whole number")
+    values = {name: _string(row[name], name, where) for name in form if name in TEXTS}
+    if "alternative" in row:
+        if "answer" not in form:
+            raise _bad(where, "an alternative stands beside an answer alone")
+        values["alternative"] = _string(row["alternative"], "alternative", where)
+    other = values.get("alternative", "")
     if form == ("messages",):
         return Record("", "", _turns(row["messages"], where), where)
-    values = {name: _string(row[name], name, where) for name in form}
     if form == ("text",):
         return Record("", values["text"], (), where)
     if form == ("prompt", "answer"):
-        return Record(values["prompt"], values["answer"], (), where)
+        return Record(values["prompt"], values["answer"], (), where, "", other)
     question, answer = values["question"].strip(), values["answer"].strip()
     prompt = QUESTION_PROMPT.format(question=question)
-    return Record(prompt, f" {answer}", (), where, question)
+    other = f" {other.strip()}" if other else ""
+    return Record(prompt, f" {answer}", (), where, question, other)

@@ -89,14 +89,28 @@ class Packer:
       context: tokens of a row.
       num_tokens: tokens of the corpus.
       starts: where each document begins in it, int64 [documents].
+      num_units: what is packed whole: documents, or groups of them.
     """
 
-    def __init__(self, documents: Sequence[Document], context: int, average: Average):
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        context: int,
+        average: Average,
+        group: int = 1,
+    ):
         """Lays the documents end to end.
 
+        Args:
+          documents: what to pack, each whole in one row.
+          context: tokens of a row.
+          average: see `Rows.weights_RT`.
+          group: how many documents, one after another, stay together in a row, each a
+            segment of its own (2 for pairs).
+
         Raises:
-          ValueError: no documents, a document longer than the context, or an unknown
-            average.
+          ValueError: no documents, a document (group) longer than the context, or an
+            unknown average.
         """
         if average not in ("sequences", "tokens"):
             raise ValueError(
@@ -106,15 +120,23 @@ class Packer:
         if not documents:
             raise ValueError("there are no documents to pack; give at least one.")
         lengths = np.asarray([len(d.tokens) for d in documents])
-        if lengths.max() > context:
+        together = lengths.reshape(-1, group).sum(1)
+        if together.max() > context:
+            what = "a document" if group == 1 else f"a group of {group} documents"
             raise ValueError(
-                f"a document of {lengths.max()} tokens does not fit "
-                f"data.context={context}; encode it with this context."
+                f"{what} of {together.max()} tokens does not fit data.context={context} "
+                f"({documents[group * together.argmax()].origin}); raise it."
             )
+        self._group, self.num_units = group, len(together)
         self.documents = documents
         self.context = context
         self.num_tokens = int(lengths.sum())
         self.starts = np.cumsum(lengths, dtype=np.int64) - lengths
+        number = np.repeat(np.arange(len(documents)), lengths)
+        self._member = (number % group).astype(np.int32)
+        self._place = (np.arange(self.num_tokens) - self.starts[number]).astype(
+            np.int32
+        )
         self._tokens = np.concatenate([d.tokens for d in documents]).astype(np.int32)
         learned = np.concatenate([d.learned for d in documents])
         learned[self.starts] = False  # nothing predicts a document's first token
@@ -150,9 +172,10 @@ class Packer:
         """
         import grain
 
-        starts, ends = self.starts, np.append(self.starts[1:], self.num_tokens)
+        starts = self.starts[:: self._group]
+        ends = np.append(starts[1:], self.num_tokens)
         # Not Grain's own shuffle: of a handful of documents it takes 5 ms each.
-        order = np.arange(len(self.documents))
+        order = np.arange(self.num_units)
         if seed is not None:
             order = np.random.default_rng(seed).permutation(order)
         # An array has all that Grain asks of a sequence.
@@ -176,10 +199,12 @@ class Packer:
         """Elements of `iterate`, at least one, as rows."""
         index_RT = np.stack([e["index"] for e in elements])
         real_RT = index_RT >= 0
+        units_RT = np.stack([e["index_segment_ids"] for e in elements])
+        segment_ids_RT = (units_RT - 1) * self._group + 1 + self._member[index_RT]
         return Rows(
             np.where(real_RT, self._tokens[index_RT], np.int32(0)),
-            np.stack([e["index_segment_ids"] for e in elements]),
-            np.stack([e["index_positions"] for e in elements]),
+            np.where(real_RT, segment_ids_RT, np.int32(0)),
+            np.where(real_RT, self._place[index_RT], np.int32(0)),
             np.where(real_RT, self._weights[index_RT], np.float32(0)),
             index_RT,
         )

@@ -13,6 +13,7 @@ from jax_surgery.data import records
 from jax_surgery.data.background import Background, select
 from jax_surgery.data.forms import Record
 from jax_surgery.data.packing import Average, Packer
+from jax_surgery.data.pairs import pack_pairs
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.tokens import encode
 
@@ -84,6 +85,7 @@ def pack_roles(
     average: Average,
     background: Background | None = None,
     surprise: float = 0.0,
+    pairs_seed: int | None = None,
 ) -> dict[str, Packer]:
     """Tokenises each role's records and prepares their packing.
 
@@ -92,6 +94,8 @@ def pack_roles(
       tokenizer, context, average: see `encode` and `Packer`.
       background: of the kept text; needed where `surprise` is above 0.
       surprise: nats; unlearn only tokens that surprise the background as much.
+      pairs_seed: where given, the unlearn role is packed in pairs with alternatives
+        (see `pairs.pack_pairs`); of the refusals that are drawn.
 
     Raises:
       ValueError: see `tokens.encode`; names the role.
@@ -99,6 +103,15 @@ def pack_roles(
     packers = {}
     for role, rows in read.items():
         try:
+            if role == "unlearn" and pairs_seed is not None:
+                if surprise:
+                    raise ValueError(
+                        f"data.surprise={surprise:g} chooses tokens of a text, but the "
+                        "method compares whole answers; use data.surprise=0."
+                    )
+                packed = pack_pairs(rows, tokenizer, context, average, pairs_seed)
+                packers[role] = packed
+                continue
             documents = encode(rows, tokenizer, context)
             if role == "unlearn" and surprise:
                 documents = select(documents, background, surprise)

@@ -53,13 +53,13 @@ class RoleStream:
 
     @property
     def documents_seen(self) -> int:
-        """Documents given out so far, repeats counted."""
-        return self.epoch * len(self._packer.documents) + self._documents
+        """Documents (groups that are packed whole) given out so far, repeats counted."""
+        return self.epoch * self._packer.num_units + self._documents
 
     @property
     def epochs(self) -> float:
         """Passes over the documents so far, by documents."""
-        return self.documents_seen / len(self._packer.documents)
+        return self.documents_seen / self._packer.num_units
 
     def _identity(self) -> dict[str, int]:
         packer = self._packer

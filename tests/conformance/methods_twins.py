@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every method's loss in float64 NumPy, written from its paper's formula."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Seen:
+    """What a model says of a batch, float64.
+
+    Attributes:
+      logp: log p of every token after each position, [B, T, V].
+      states: output of a layer, [B, T, D].
+    """
+
+    logp: np.ndarray
+    states: np.ndarray
+
+    @classmethod
+    def of(cls, hidden: Any, head: Any, states: Any) -> "Seen":
+        z = np.asarray(hidden, np.float64) @ np.asarray(head, np.float64)
+        z -= z.max(-1, keepdims=True)
+        logp = z - np.log(np.exp(z).sum(-1, keepdims=True))
+        return cls(logp, np.asarray(states, np.float64))
+
+
+def documents(batch, rows):
+    """[(row, positions, targets)] of each document's learned tokens in some rows."""
+    found = []
+    for row in rows:
+        segments = np.asarray(batch.segment_ids_BT[row])
+        for segment in range(1, segments.max() + 1):
+            at = np.flatnonzero(segments == segment)[1:]  # a first token has no place
+            at = at[np.asarray(batch.weights_BT)[row, at] > 0]
+            found.append((row, at - 1, np.asarray(batch.tokens_BT)[row, at]))
+    return found
+
+
+def mean_over_tokens(batch, rows, value):
+    """Mean over tokens, then over documents (`average="sequences"`)."""
+    return np.mean([value(*found).mean() for found in documents(batch, rows)])
+
+
+def sums(seen, batch, rows):
+    """Sum of log p of each document, and its learned tokens."""
+    found = documents(batch, rows)
+    return (
+        np.array([seen.logp[row, at, y].sum() for row, at, y in found]),
+        np.array([len(y) for _, _, y in found]),
+    )
+
+
+def surgery(method, now, at, ref, batch, rows):
+    return mean_over_tokens(batch, rows, lambda r, t, y: now.logp[r, t, y])
+
+
+def wga(method, now, at, ref, batch, rows):
+    def value(r, t, y):
+        return np.exp(at.logp[r, t, y]) ** method.beta * now.logp[r, t, y]
+
+    return mean_over_tokens(batch, rows, value)
+
+
+def ihl(method, now, at, ref, batch, rows):
+    def value(r, t, y):
+        p = np.exp(now.logp[r, t])
+        own = p[np.arange(len(y)), y]
+        p[np.arange(len(y)), y] = -1
+        return 1 + own - p.max(-1)
+
+    return mean_over_tokens(batch, rows, value)
+
+
+def npo(method, now, at, ref, batch, rows):
+    ratio = sums(now, batch, rows)[0] - sums(ref, batch, rows)[0]
+    return np.mean(2 / method.beta * np.log1p(np.exp(ratio) ** method.beta))
+
+
+def simnpo(method, now, at, ref, batch, rows):
+    logp, count = sums(now, batch, rows)
+    inside = -method.beta * logp / count - method.beta * method.delta
+    return np.mean(method.weight * 2 / method.beta * np.log1p(np.exp(-inside)))
+
+
+def dpo(method, now, at, ref, batch, rows):
+    ratio = sums(now, batch, rows)[0] - sums(ref, batch, rows)[0]
+    lost, won = ratio[0::2], ratio[1::2]
+    sigmoid = 1 / (1 + np.exp(-method.beta * (won - lost)))
+    return np.mean(-2 / method.beta * np.log(sigmoid))
+
+
+def rmu(method, now, at, ref, batch, rows):
+    import jax
+
+    width = now.states.shape[-1]
+    u = np.asarray(jax.random.uniform(jax.random.key(method.seed), (width,)))
+    wanted = method.steering * u / np.linalg.norm(u)
+
+    def value(r, t, y):  # at the learned tokens themselves, which t precedes
+        return ((now.states[r, t + 1] - wanted) ** 2).mean(-1)
+
+    return mean_over_tokens(batch, rows, value)
+
+
+TWINS = {
+    "surgery": surgery,
+    "wga": wga,
+    "ihl": ihl,
+    "npo": npo,
+    "simnpo": simnpo,
+    "dpo": dpo,
+    "rmu": rmu,
+}
+
+
+def retain(method, now, ref, batch, rows):
+    """KL(p_theta || p_ref), or RMU's distance of hidden states, by document."""
+    found = []
+    for row in rows:
+        segments = np.asarray(batch.segment_ids_BT[row])
+        for segment in range(1, segments.max() + 1):
+            at = np.flatnonzero(segments == segment)
+            logp, logq = now.logp[row, at], ref.logp[row, at]
+            value = (np.exp(logp) * (logp - logq)).sum(-1)
+            if method.needs.layer is not None:
+                value = ((now.states[row, at] - ref.states[row, at]) ** 2).mean(-1)
+            found.append(value.mean())
+    return np.mean(found)
+
+
+def loss(name, method, objective, now, at, ref, batch, role_rows):
+    """All three terms of a batch.
+
+    Args:
+      now, at, ref: `Seen` of the model, of where it is differentiated (for weights
+        without a gradient), and of the frozen model.
+      role_rows: which rows each role has.
+    """
+    update = mean_over_tokens(
+        batch, role_rows["update"], lambda r, t, y: -now.logp[r, t, y]
+    )
+    return (
+        objective.alpha * TWINS[name](method, now, at, ref, batch, role_rows["unlearn"])
+        + objective.beta * update
+        + objective.gamma * retain(method, now, ref, batch, role_rows["retain"])
+    )

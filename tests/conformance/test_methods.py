@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every method of the table: its formula, its gradient, and what must change nothing."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import methods_twins as twins
+import numpy as np
+import on_devices
+import optax
+import pytest
+
+from jax_surgery import methods
+from jax_surgery.data.packing import Packer, concatenate, padding
+from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.data.stream import BatchStream, as_batch
+from jax_surgery.data.tokens import Document
+from jax_surgery.methods.base import TokenMethod
+from jax_surgery.methods.loss import Loss
+from jax_surgery.methods.objective import Objective
+from jax_surgery.models import llama, output_head
+from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.documents import position_weights
+from jax_surgery.train import step as steps
+from jax_surgery.train.loop import train
+from jax_surgery.train.loop_settings import Loop
+
+CONFIG = ModelConfig(37, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
+CONTEXT = 24
+OBJECTIVE = Objective(0.7, 1.3, 2.0)
+ROWS = RoleRows(8, 8, 8)
+PLACES = {"unlearn": range(8), "update": range(8, 16), "retain": range(16, 24)}
+# Options that a model of two layers needs, and others than the defaults.
+OPTIONS = {"rmu": "layer=0", "simnpo": "beta=2.5,delta=0.3"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outside(TokenMethod):
+    """A member from outside the package: descent to a level of log p."""
+
+    level: float = -2.0
+
+    def unlearn(self, found):
+        return jnp.square(found.logp_BT - self.level)
+
+
+def outside(method, now, at, ref, batch, rows):
+    def value(r, t, y):
+        return (now.logp[r, t, y] - method.level) ** 2
+
+    return twins.mean_over_tokens(batch, rows, value)
+
+
+TWINS = twins.TWINS | {"outside": outside}
+NAMES = [*methods.METHODS, "outside"]
+
+
+def method_of(name):
+    text = f"{__name__}.Outside:level=-3" if name == "outside" else name
+    if name in OPTIONS:
+        text += f":{OPTIONS[name]}"
+    return methods.parse(text)
+
+
+def test_every_member_has_a_twin():
+    assert set(twins.TWINS) == set(methods.METHODS)
+
+
+def documents(role: int, count: int) -> list[Document]:
+    rng = np.random.default_rng(role)
+    return [
+        Document(rng.integers(0, 37, n).astype(np.int32), np.arange(n) > role % 2, "")
+        for n in rng.integers(3, 10, count)
+    ]
+
+
+def packers(method, context=CONTEXT):
+    """Eight documents of each role; those to unlearn in pairs where that is needed."""
+    groups = (2 if method.needs.pairs else 1, 1, 1)
+    return [
+        Packer(documents(role, 8), context, "sequences", groups[role])
+        for role in range(3)
+    ]
+
+
+def batch_of(method, order=None, alone=False):
+    """All documents in 8 rows a role, padding among them."""
+    parts = []
+    for packer in packers(method):
+        if alone:  # one document, or pair, a row
+            elements = [
+                e | {"index_segment_ids": (e["index"] >= 0).astype(np.int32)}
+                for e in _rows_of_their_own(packer)
+            ]
+            rows = packer.rows(elements)
+        else:
+            rows = packer.pack(order)
+        empty = 8 - len(rows)
+        parts.append(concatenate([rows, padding(empty, CONTEXT)]) if empty else rows)
+    return jax.tree.map(jnp.asarray, as_batch(concatenate(parts)).for_devices())
+
+
+def _rows_of_their_own(packer):
+    units = np.split(np.arange(packer.num_tokens), packer.starts[1:])
+    group = len(units) // packer.num_units
+    for first in range(0, len(units), group):
+        index = np.concatenate(units[first : first + group])
+        yield {"index": np.pad(index, (0, CONTEXT - len(index)), constant_values=-1)}
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "rows", "parts"))
+def gradients(params, reference, batch, loss, rows=ROWS, parts=1):
+    """(metrics, gradients), as a training step computes them."""
+    batch = loss.attach_reference(batch, reference, CONFIG, rows, llama.DEFAULT_COMPUTE)
+    weights_BT = position_weights(batch.segment_ids_BT, "sequences")
+    batch = batch.replace(position_weights_BT=weights_BT)
+    batch = batch.replace(denominators=loss.denominators(batch, rows))
+    loss_fn = loss.make(CONFIG, rows.split(parts))
+    return steps.loss_and_gradients(loss_fn, params, batch, rows, parts)
+
+
+@jax.jit
+def seen(params, batch):
+    hidden = llama.forward_packed(params, CONFIG, batch)
+    return hidden, llama.forward_packed(params, CONFIG, batch, num_layers=1)
+
+
+def observe(params, batch):
+    return twins.Seen.of(
+        *seen(params, batch.text)[:1],
+        output_head.kernel(params),
+        seen(params, batch.text)[1],
+    )
+
+
+@pytest.fixture(scope="module")
+def models():
+    return llama.init_params(CONFIG, 0), llama.init_params(CONFIG, 1)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request, models):
+    """(name, method, loss, batch, metrics, gradients)."""
+    method = method_of(request.param)
+    loss, batch = Loss(OBJECTIVE, method), batch_of(method)
+    found = gradients(*models, batch, loss)
+    return request.param, method, loss, batch, *found
+
+
+def assert_close(found, wanted):
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True
+    ):
+        np.testing.assert_allclose(
+            x, y, rtol=3e-4, atol=3e-6, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+def test_loss_and_gradient_equal_numpys(case, models):
+    """The gradient by finite differences along a direction of all parameters."""
+    name, method, _, batch, metrics, grads = case
+    params, reference = models
+    ref, at = observe(reference, batch), observe(params, batch)
+
+    def twin(params):
+        now = observe(params, batch)
+        arguments = (method, OBJECTIVE, now, at, ref, batch, PLACES)
+        terms = TWINS[name](method, now, at, ref, batch, PLACES["unlearn"])
+        common = twins.loss("surgery", *arguments)
+        plain = twins.surgery(method, now, at, ref, batch, PLACES["unlearn"])
+        return common + OBJECTIVE.alpha * (terms - plain), terms
+
+    wanted, term = twin(params)
+    assert float(metrics["loss"]) == pytest.approx(wanted, rel=2e-5)
+    assert float(metrics["unlearn_loss"]) == pytest.approx(term, rel=2e-5)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    direction = jax.tree.unflatten(
+        tree,
+        [
+            jax.random.normal(k, x.shape) * (jnp.std(x) + 0.1)
+            for k, x in zip(keys, leaves, strict=True)
+        ],
+    )
+    size = 2e-3
+    ends = [
+        twin(jax.tree.map(lambda p, d, s=s: p + s * size * d, params, direction))[0]
+        for s in (1, -1)
+    ]
+    slope = float(optax.tree.vdot(grads, direction))
+    assert (ends[0] - ends[1]) / (2 * size) == pytest.approx(slope, rel=5e-3, abs=2e-3)
+
+
+def test_packing_and_padding_change_nothing(case, models):
+    _, method, loss, _, metrics, grads = case
+    for variant in (batch_of(method, order=3), batch_of(method, alone=True)):
+        found = gradients(*models, variant, loss)
+        assert_close(found, (metrics, grads))
+
+
+def test_micro_batches_change_nothing(case, models):
+    _, _, loss, batch, metrics, grads = case
+    assert_close(gradients(*models, batch, loss, parts=2), (metrics, grads))
+
+
+def test_a_reference_that_is_given_equals_the_one_that_is_computed(case, models):
+    _, _, loss, batch, metrics, grads = case
+    params, reference = models
+    readings = loss.readings(ROWS)
+    fields = {"retain": "reference_hidden_RTD", "unlearn": "reference_logp_UT"}
+    given = {}
+    for role, reading in readings.items():
+        rows = batch.text.take(ROWS, role)
+        read = reading.read(reference, CONFIG, rows, llama.DEFAULT_COMPUTE)
+        given[fields[role]] = read
+    # Of the frozen model the output head is all that is still needed.
+    head = output_head.parameters(reference)
+    found = gradients(params, head, batch.replace(**given), loss)
+    assert_close(found, (metrics, grads))
+
+
+def test_a_resumed_run_is_bit_equal(case, tmp_path, models):
+    _, method, loss, *_ = case
+    rows = RoleRows(2, 2, 2)
+    step = steps.make_train_step(CONFIG, loss, rows, optax.sgd(0.05))
+
+    def run(folder, count):
+        roles = dict(zip(("unlearn", "update", "retain"), packers(method), strict=True))
+        stream = BatchStream(roles, dict.fromkeys(roles, 2), 0)
+        params = jax.tree.map(jnp.copy, models[0])
+        return train(
+            lambda state, batch: step(state, batch.place(6), models[1]),
+            steps.init_state(params, optax.sgd(0.05)),
+            stream,
+            steps=count,
+            directory=str(tmp_path / folder),
+            settings=Loop(checkpoint_every=0),
+            title="test",
+        ).params
+
+    whole = run("whole", 4)
+    run("parts", 2)
+    for x, y in zip(
+        jax.tree.leaves(run("parts", 4)), jax.tree.leaves(whole), strict=True
+    ):
+        np.testing.assert_array_equal(x, y)
+    moved = [np.any(x != y) for x, y in zip(*map(jax.tree.leaves, (whole, models[0])))]
+    assert any(moved)
+
+
+ON_EIGHT = """
+import json, jax, numpy as np
+import test_methods as cases
+from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.methods.loss import Loss
+from jax_surgery.models import llama
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.train import devices
+ROLE = np.repeat([0, 1, 2], 8)
+def of(name, count):
+    mesh = meshes.make_mesh(meshes.MeshShape(1, count, 1), jax.devices()[:count])
+    with jax.set_mesh(mesh):
+        place = devices.parameter_shardings(cases.CONFIG)
+        init = jax.jit(llama.init_params, static_argnums=(0, 1), out_shardings=place)
+        rows = RoleRows(8, 8, 8, count)
+        order = np.concatenate([np.flatnonzero(ROLE == r).reshape(count, -1)
+                                for r in range(3)], axis=1).ravel()
+        method = cases.method_of(name)
+        batch = jax.tree.map(lambda x: np.asarray(x)[order], cases.batch_of(method))
+        loss = Loss(cases.OBJECTIVE, method)
+        metrics, grads = cases.gradients(init(cases.CONFIG, 0), init(cases.CONFIG, 1),
+                                         batch.place(24), loss, rows)
+    norms = [float(np.linalg.norm(np.asarray(g))) for g in jax.tree.leaves(grads)]
+    return [*map(float, metrics.values()), *norms]
+print(json.dumps({name: [of(name, 1), of(name, 8)] for name in cases.NAMES}))
+"""
+
+
+def test_eight_devices_give_what_one_gives():
+    found = json.loads(on_devices.run(ON_EIGHT).splitlines()[-1])
+    assert set(found) == set(NAMES)
+    for name, (one, eight) in found.items():
+        np.testing.assert_allclose(eight, one, rtol=2e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("nop", "config.method='nop' is not known; did you mean 'npo'"),
+        ("npo:bet=1", "npo has no option 'bet'; did you mean 'beta'"),
+        ("npo:beta=high", "beta='high' must be of type float"),
+        ("npo:beta=0", "beta=0.0 of method npo must be positive"),
+        ("surgery:ascent=up", "ascent"),
+        ("dataclasses.Field", "is no method"),
+    ],
+)
+def test_mistakes_are_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        methods.parse(text)
+
+
+def test_surgery_takes_its_options_from_the_objective():
+    objective = Objective(ascent="level", margin=-7.0)
+    assert methods.parse("surgery", objective).margin == -7.0
+    assert Loss(objective).method == methods.parse("surgery", objective)
+
+
+@pytest.mark.parametrize(
+    "name, rows, message",
+    [
+        ("npo", RoleRows(0, 2, 2), "config.method=npo needs text of the role unlearn"),
+        ("rmu", RoleRows(2, 0, 2), "layer=7, but the model has 2 layers; use 0 to 1"),
+    ],
+)
+def test_what_a_method_lacks_is_named(name, rows, message):
+    with pytest.raises(ValueError, match=message):
+        Loss(OBJECTIVE, methods.parse(name)).make(CONFIG, rows)
+
+
+@pytest.mark.parametrize("name", ["npo", "dpo", "rmu", "wga"])
+def test_no_logits_of_all_tokens_in_the_compiled_step(name):
+    vocab, context, count = 32000, 64, 64
+    config = ModelConfig(vocab, 32, 64, 2, 2, 2, 16)
+    rows = RoleRows(count, count, count)
+    loss = Loss(OBJECTIVE, method_of(name))
+    step = steps.make_train_step(config, loss, rows, optax.sgd(0.1))
+    params = llama.abstract_params(config)
+    state = jax.eval_shape(lambda p: steps.init_state(p, optax.sgd(0.1)), params)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((rows.total, context), x.dtype),
+        batch_of(loss.method),
+    )
+    compiled = step.lower(state, batch, params).compile()
+    one_role_of_logits = count * context * vocab * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < one_role_of_logits / 2

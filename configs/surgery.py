@@ -37,6 +37,9 @@ def get_config() -> ConfigDict:
     config.run = "surgery"
     config.model = "embedded"  # "embedded", a directory, or a hub name
     config.seed = 0
+    # How weights change: "surgery"; or "npo", "simnpo", "dpo", "rmu", "wga", "ihl", with
+    # options after a colon, as in "npo:beta=0.2"; or MODULE.CLASS of your own.
+    config.method = "surgery"
 
     config.data = Roles()
     # Sources; one named twice is read twice. The update set helps obsolete facts go,
@@ -72,6 +75,7 @@ def get_config() -> ConfigDict:
     config.objective.cap = 5.5  # nats a token, for "cap"
     config.objective.margin = -11.0  # nats of log-odds, for "margin" and "level"
     config.objective.softness = 8.0  # nats, for "level"
+    config.objective.retain = "kl"  # or "nll", the text's own CE, without reference
 
     config.reference = "live"  # or "cached" on disk
     config.steps = 52

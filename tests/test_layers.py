@@ -32,8 +32,7 @@ FOLDERS = (
 # Maths reads and writes nothing.
 MATHS = ("optim", "models")
 # Doors that still open the wrong way; each goes as its room is rebuilt.
-TO_MEND = {
-}
+TO_MEND = {}
 IO = {"json", "io", "os", "pathlib", "etils", "orbax", "tensorboardX", "datasets"}
 
 

@@ -2,7 +2,6 @@
 """Methods that descend along gradients: their optimizer, step and run."""
 
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL
@@ -18,7 +17,7 @@ def make_step(settings: SurgerySettings, config: ModelConfig, rows: RoleRows):
     optimizer = make_optimizer(settings.optimizer, settings.steps, moving)
     step = make_train_step(
         config,
-        Loss(settings.objective),
+        settings.loss,
         rows,
         optimizer,
         compute=settings.compute,

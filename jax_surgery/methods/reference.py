@@ -29,9 +29,15 @@ class Reading:
     kind: Literal["hidden", "logp"]
     layer: int | None = None
 
-    def width(self, config: ModelConfig) -> int:
-        """Numbers of each token."""
-        return config.hidden_size if self.kind == "hidden" else 1
+    @property
+    def key(self) -> str:
+        """What a cache's key has more than the model and the text; "" for the usual."""
+        usual = self == Reading("hidden")
+        return "" if usual else f"-{self.kind}-{self.layer}"
+
+    def shape(self, config: ModelConfig) -> tuple[int, ...]:
+        """What is read of each token."""
+        return (config.hidden_size,) if self.kind == "hidden" else ()
 
     def dtype(self, compute: llama.Compute) -> str:
         """Of those numbers."""

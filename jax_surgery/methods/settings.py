@@ -3,8 +3,10 @@
 
 import dataclasses
 
+from jax_surgery import methods
 from jax_surgery.config import at_least, positive_ridge
 from jax_surgery.data.roles import RoleData
+from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
@@ -36,6 +38,7 @@ class SurgerySettings:
     run: str
     model: str  # "embedded", a directory, or a hub name
     seed: int
+    method: str  # a name in `methods.METHODS`, with options: "npo:beta=0.2"
     data: RoleData
     mesh: MeshShape
     compute: Compute
@@ -55,8 +58,18 @@ class SurgerySettings:
                 f"config.reference={self.reference!r}; use 'live' or 'cached'."
             )
         at_least(1, self, "config", "steps", "accumulate")
+        _ = self.loss  # names mistakes in `method` before anything is loaded
         if self.lora.rank:
             self.lora.check_optimizer(self.optimizer)
+
+    @property
+    def loss(self) -> Loss:
+        """What a step minimises.
+
+        Raises:
+          ValueError: see `methods.parse`.
+        """
+        return Loss(self.objective, methods.parse(self.method, self.objective))
 
     def trainable(self, config: ModelConfig) -> Trainable:
         """The matrices of a model that move, or whose low-rank deltas do.

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import pathlib
 import sys
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,8 @@ from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods import descent
+from jax_surgery.methods.reference import FIELDS
+from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models import llama, output_head, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import SIZES, sizes
@@ -70,21 +71,22 @@ def rows_of(settings: PlanSettings) -> RoleRows:
     return devices.role_rows(wanted, accumulate)
 
 
-def abstract_batch(
-    rows: RoleRows, context: int, width: int, compute: Any, cached: bool
-):
+def abstract_batch(run: SurgerySettings, config: ModelConfig, rows: RoleRows) -> Batch:
     """Shapes of a placed batch, with where they lie."""
     place = NamedSharding(jax.sharding.get_mesh(), P(meshes.ROWS))
 
     def of(shape, dtype):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
 
+    context = run.data.context
     whole = (rows.total, context)
     ids = of(whole, jnp.int32)
     batch = Batch(ids, ids, ids, weights_BT=of(whole, jnp.float32))
-    if cached and rows.retain:
-        hidden = of((rows.retain, context, width), compute.dtype)
-        batch = batch.replace(reference_hidden_RTD=hidden)
+    if run.reference == "cached":
+        for role, reading in run.loss.readings(rows).items():
+            shape = (getattr(rows, role), context, *reading.shape(config))
+            array = of(shape, reading.dtype(run.compute))
+            batch = batch.replace(**{FIELDS[role]: array})
     return batch
 
 
@@ -111,9 +113,7 @@ def lower(
         frozen = llama.abstract_params(config, run.compute.dtype)
         if cached and not low_rank.rank:  # of which it is the base too
             frozen = output_head.parameters(frozen)
-        batch = abstract_batch(
-            rows, run.data.context, config.hidden_size, run.compute, cached
-        )
+        batch = abstract_batch(run, config, rows)
         lowered = step.lower(
             sharding.abstract(state, mesh), batch, sharding.abstract(frozen, mesh)
         )

@@ -6,6 +6,7 @@ of the three-term objective -> questions after -> model, results, report.
 """
 
 import dataclasses
+import math
 import pathlib
 import tempfile
 from typing import Any
@@ -22,11 +23,14 @@ from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
+from jax_surgery.data.role_names import ROLES
+from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import one_pass
 from jax_surgery.methods import descent
+from jax_surgery.methods.reference import FIELDS, Reading
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.metrics import multiple_choice, text
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 from jax_surgery.optim import lora
@@ -79,7 +83,13 @@ def admit(settings: SurgerySettings) -> Patient:
     if data.surprise:
         background = Background(keep["retain"].documents, len(tokenizer))
     packers = roles.pack_roles(
-        read, tokenizer, data.context, data.average, background, data.surprise
+        read,
+        tokenizer,
+        data.context,
+        data.average,
+        background,
+        data.surprise,
+        settings.seed if settings.loss.method.needs.pairs else None,
     )
     if shared:
         packers |= keep
@@ -129,15 +139,15 @@ def statistics_hooks(patient: Patient, settings: SurgerySettings) -> list[Hook]:
     return [Hook(settings.statistics.refresh, refresh)]
 
 
-def reference_folder(directory: str, key: str) -> str:
-    """Where this process keeps its reference cache, a local folder.
+def reference_folder(directory: str, key: str, role: str) -> str:
+    """Where this process keeps its reference cache of a role, a local folder.
 
     Each process has one of its own, of all tokens: which rows it gets varies. Beside
     a workdir on gs:// it lies in the machine's folder for temporary files.
     """
-    name = "reference"
+    name = "reference" if role == "retain" else f"reference-{role}"
     if jax.process_count() > 1:
-        name = f"reference-{jax.process_index()}"
+        name = f"{name}-{jax.process_index()}"
     if "://" in directory:
         local = pathlib.Path(tempfile.gettempdir()) / "jax_surgery" / key[:16]
         print(f"the reference cache is in {local}")
@@ -146,31 +156,40 @@ def reference_folder(directory: str, key: str) -> str:
 
 
 def reference_of(
-    patient: Patient, settings: SurgerySettings, directory: str
-) -> reference_cache.ReferenceCache | None:
-    """The cached reference, made or opened; None where it is live or not needed."""
-    if settings.reference == "live" or "retain" not in patient.packers:
-        return None
-    packer = patient.packers["retain"]
-    key = reference_cache.fingerprint(patient.params, packer, settings.compute)
-    folder = reference_folder(directory, key)
+    patient: Patient, settings: SurgerySettings, rows: RoleRows, directory: str
+) -> dict[str, reference_cache.ReferenceCache]:
+    """The cached reference of each role that the loss reads it on, made or opened; {}
+    where it is live or not needed."""
+    if settings.reference == "live":
+        return {}
+    return {
+        role: _cache_of(patient, settings, role, reading, directory)
+        for role, reading in settings.loss.readings(rows).items()
+    }
+
+
+def _cache_of(
+    patient: Patient,
+    settings: SurgerySettings,
+    role: str,
+    reading: Reading,
+    directory: str,
+) -> reference_cache.ReferenceCache:
+    packer, config, compute = patient.packers[role], patient.config, settings.compute
+    key = reference_cache.fingerprint(patient.params, packer, compute) + reading.key
+    folder = reference_folder(directory, key, role)
     try:
         return reference_cache.open_cache(folder, key)
     except FileNotFoundError:
         pass
-
-    @jax.jit
-    def hidden(params, batch):
-        options = {"compute": settings.compute}
-        return llama.forward_packed(params, patient.config, batch, **options)
-
+    read = jax.jit(lambda params, batch: reading.read(params, config, batch, compute))
     return reference_cache.create_cache(
         folder,
         key,
         packer,
-        lambda batch: meshes.fetch(hidden(patient.params, batch)),
-        patient.config.hidden_size,
-        settings.compute.dtype,
+        lambda batch: meshes.fetch(read(patient.params, batch)),
+        math.prod(reading.shape(config)),
+        reading.dtype(compute),
         meshes.round_rows(REFERENCE_ROWS),
     )
 
@@ -192,21 +211,23 @@ def operate(
     data, low_rank = settings.data, settings.lora
     rows = devices.role_rows(data.rows, settings.accumulate)
     optimizer, step = descent.make_step(settings, patient.config, rows)
-    cache = reference_of(patient, settings, directory)
+    caches = reference_of(patient, settings, rows, directory)
     if low_rank.rank:
         reference = patient.params
         params = lora.init_factors(patient.config, low_rank, settings.seed)
     else:
         params = patient.params
-        needed = params if cache is None else output_head.parameters(params)
+        needed = output_head.parameters(params) if caches else params
+        if not settings.loss.readings(rows):
+            needed = {}
         reference = frozen_reference(needed, settings.compute.dtype)
 
     def one_step(state: TrainState, batch: Batch):
         placed = batch.place(rows.total)
-        if cache is not None:
-            hidden = cache.gather(rows.take(batch.token_index_BT, "retain"))
-            hidden = meshes.place_rows(hidden, rows.retain)
-            placed = placed.replace(reference_hidden_RTD=hidden)
+        for role, cache in caches.items():
+            found = cache.gather(rows.take(batch.token_index_BT, role))
+            found = meshes.place_rows(found, getattr(rows, role))
+            placed = placed.replace(**{FIELDS[role]: found})
         return step(state, placed, reference)
 
     params = train(
@@ -229,9 +250,12 @@ def count_cost(patient: Patient, settings: SurgerySettings) -> dict[str, Any]:
     times = 1 + ((steps - 1) // refresh if refresh else 0)
     if not settings.optimizer.preconditioned:
         times = 0
-    reference = data.rows_retain * steps * data.context
-    if settings.reference == "cached" and "retain" in patient.packers:
-        reference = len(patient.packers["retain"].pack()) * data.context
+    rows = RoleRows(*(data.rows.get(role, 0) for role in ROLES))
+    read_on = settings.loss.readings(rows)
+    reference = sum(data.rows[role] for role in read_on) * steps * data.context
+    if settings.reference == "cached":
+        packed = (len(patient.packers[role].pack()) for role in read_on)
+        reference = sum(packed) * data.context
     counts = cost.Counts(
         patient.config,
         data.context,

@@ -76,10 +76,11 @@ class ReferenceCache:
         self._states = states
 
     def gather(self, token_index_BT: np.ndarray) -> np.ndarray:
-        """States of the tokens of packed rows, [B, T, D] as stored; 0 on padding."""
+        """Of the tokens of packed rows as stored, 0 on padding: [B, T, D], or [B, T]
+        where there is one number of each token."""
         states_BTD = np.asarray(self._states[np.maximum(token_index_BT, 0)])
         states_BTD[token_index_BT < 0] = 0
-        return states_BTD
+        return states_BTD[..., 0] if self._states.shape[1] == 1 else states_BTD
 
 
 def _folder(directory: str) -> epath.Path:
@@ -138,8 +139,9 @@ def create_cache(
       directory: where; made if absent. A cache that is there is replaced.
       key: see `fingerprint`.
       packer: the corpus.
-      hidden_fn: batch -> final hidden states [B, T, D].
-      width: D.
+      hidden_fn: batch -> hidden states [B, T, D]; or one number of each token, [B, T],
+        such as its log p.
+      width: D, or 1.
       dtype: "float32" or "bfloat16", the compute dtype (so that nothing is lost).
       batch_rows: rows of a forward pass.
 
@@ -156,6 +158,7 @@ def create_cache(
     for batch, _ in one_pass(packer.pack(), batch_rows):
         index_BT = batch.token_index_BT
         hidden_BTD = np.asarray(hidden_fn(batch.for_devices()))
+        hidden_BTD = hidden_BTD.reshape(*index_BT.shape, width)
         states[index_BT[index_BT >= 0]] = hidden_BTD[index_BT >= 0]
     states.flush()
     card = {"key": key, "shape": shape, "dtype": dtype}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluates a model directory: multiple-choice questions, and nats a token of texts.
+"""Evaluates a model directory: multiple-choice questions, and nats per token of texts.
 
 Hardware: 2 CPU cores, 2 GiB, about a minute with the embedded model, for which it
 gives at least 97 % on what was trained and about 25 % (chance) on `update`.
@@ -20,6 +20,9 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.run = "evaluate"
     config.model = "embedded"  # "embedded", a directory, or a hub name
+    config.benchmark = ""  # "embedded", "suite:targets=add+sub", "tofu:dir=DIR"
+    # Names, comma-separated, of the benchmark and texts (see jax_surgery/metrics).
+    config.metrics = ""
 
     config.data = ConfigDict()
     config.data.questions = "embedded"  # a questions JSONL, or "" for none

@@ -1,22 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks: text by group, what is asked of it, and the models that know it.
+"""Benchmarks: groups of text with roles, what is asked of them, models that know them.
 
-Importing this package makes their sets readable as data sources (`embedded:NAME`,
+A new benchmark is one file with a frozen dataclass (see `benchmarks.base.Benchmark`) and
+one line in `BENCHMARKS`; `tests/conformance/test_benchmarks.py` then tests it. Importing
+this package makes the sets of its own ones readable as data sources (`embedded:NAME`,
 `suite:TASK[:SPLIT]`).
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-from jax_surgery.benchmarks import embedded, suite
+from etils import epath
+
+from jax_surgery import plugins
+from jax_surgery.benchmarks import embedded, suite, tofu
+from jax_surgery.benchmarks.base import Benchmark
 from jax_surgery.data import sources
 
-MODELS = {"embedded": embedded.MODEL, "suite": suite.MODEL}
+BENCHMARKS: dict[str, type[Benchmark]] = {
+    "embedded": embedded.Embedded,
+    "suite": suite.Suite,
+    "tofu": tofu.Tofu,
+}
+
+
+def parse(spec: str) -> Benchmark:
+    """The benchmark that `config.benchmark` names, e.g. "suite:targets=add+sub".
+
+    Raises:
+      ValueError: see `plugins.parse`.
+    """
+    return plugins.parse(spec, BENCHMARKS, "config.benchmark")
 
 
 def model_source(name: str) -> str:
-    """The directory or hub name of `config.model`."""
-    return str(MODELS.get(name, name))
+    """The directory or hub name of `config.model`.
+
+    Args:
+      name: of a benchmark, of which it is the model that knows it; a finished run's
+        workdir, of which it is the exported model; else what it stands for itself.
+    """
+    if name in BENCHMARKS:
+        return BENCHMARKS[name].MODEL or name
+    folder = epath.Path(name)
+    if ("://" in name or folder.is_dir()) and not (folder / "config.json").exists():
+        exported = folder / "model"
+        if (exported / "config.json").exists():
+            return str(exported)
+    return name
 
 
 def _reader(kind: str, load: Any) -> sources.Reader:
@@ -29,4 +60,5 @@ def _reader(kind: str, load: Any) -> sources.Reader:
 
 for kind, benchmark in (("embedded", embedded), ("suite", suite)):
     sources.READERS[kind] = _reader(kind, benchmark.load)
+sources.READERS["tofu_refusals"] = tofu.read_refusals
 sources.TFDS_BUILDERS["embedded_world"] = "jax_surgery.benchmarks.embedded.builder"

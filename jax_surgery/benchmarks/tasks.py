@@ -27,12 +27,11 @@ from typing import Any
 from etils import epath
 
 from jax_surgery.benchmarks import suite
+from jax_surgery.benchmarks.base import SCORERS
 from jax_surgery.data import records
 from jax_surgery.data.questions import Question, read_questions
 from jax_surgery.data.sources import read_jsonl
 from jax_surgery.data.tokens import Document, encode, without_end
-
-SCORERS = ("accuracy", "choice", "likelihood")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -170,11 +170,17 @@ def _score_short(model: Model, encoded: _Encoded) -> np.ndarray:
 
 
 def answer(model: Model, probe: Probe) -> Answers:
-    """Asks the model a probe's questions, of which there is at least one.
+    """Asks the model a probe's questions.
 
     Raises:
-      ValueError: a question that does not fit the context, or an option without tokens.
+      ValueError: there are none, one does not fit the context, or an option has no
+        tokens.
     """
+    if not probe.questions:
+        raise ValueError(
+            f"the probe {probe.group!r} has no questions, which multiple_choice needs; "
+            "name a metric of text, such as answer_accuracy."
+        )
     questions, context = probe.questions, probe.context
     encoded = _encode_questions(questions, model.tokenizer, context)
     scores: list[np.ndarray] = [np.zeros(0)] * len(questions)

@@ -26,7 +26,16 @@ def prompt_tokens(model: Model, record: Record) -> list[int]:
 
 
 def greedy_answers(model: Model, probe: Probe) -> tuple[str, ...]:
-    """What the model says to every record's prompt."""
+    """What the model says to every record's prompt.
+
+    Raises:
+      ValueError: there are no records.
+    """
+    if not probe.records:
+        raise ValueError(
+            f"the probe {probe.group!r} has no records, to whose prompts rouge_l needs "
+            "answers; name a metric of questions, such as multiple_choice."
+        )
     found = greedy_generate(
         model.params,
         model.config,

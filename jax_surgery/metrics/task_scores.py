@@ -3,17 +3,11 @@
 
 import dataclasses
 
+from jax_surgery.benchmarks.base import SCORERS
 from jax_surgery.benchmarks.tasks import TaskText
 from jax_surgery.data.probes import Probe
 from jax_surgery.metrics import METRICS, exact_match, measure
 from jax_surgery.models.model import Model
-
-# The metric of each scorer that a tasks file may name.
-SCORERS = {
-    "choice": "multiple_choice",
-    "accuracy": "answer_accuracy",
-    "likelihood": "likelihood",
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,12 @@ from typing import Any
 
 from etils import epath
 
+from jax_surgery import benchmarks, metrics
 from jax_surgery.benchmarks import model_source
 from jax_surgery.config import at_least
 from jax_surgery.data import records
 from jax_surgery.data.probes import Probe
-from jax_surgery.metrics import multiple_choice, text
+from jax_surgery.metrics import Estimate, Metric, multiple_choice, text
 from jax_surgery.models.compute import Compute
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel.mesh import MeshShape
@@ -36,10 +37,19 @@ class EvaluateData:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateSettings:
-    """Evaluating a model directory (`run = "evaluate"`)."""
+    """Evaluating a model directory (`run = "evaluate"`).
+
+    Attributes:
+      model: a directory or hub name, or a benchmark's name.
+      benchmark: its name in `benchmarks.BENCHMARKS`, with options; "" asks none.
+      metrics: names in `metrics.METRICS`, comma-separated, of the texts and the
+        benchmark; "" measures nats per token of texts, and what the benchmark names.
+    """
 
     run: str
     model: str
+    benchmark: str
+    metrics: str
     data: EvaluateData
     mesh: MeshShape
     compute: Compute
@@ -57,12 +67,43 @@ def text_files(sources: str) -> list[str]:
     return files
 
 
+def probes_of(settings: EvaluateSettings, files: list[str]) -> list[Probe]:
+    """What the named metrics are measured on.
+
+    Raises:
+      FileNotFoundError, ValueError: an unknown metric or benchmark, or bad data.
+    """
+    context = settings.data.context
+    named = tuple(n.strip() for n in settings.metrics.split(",") if n.strip())
+    probes: list[Probe] = []
+    if settings.benchmark:
+        found = benchmarks.parse(settings.benchmark).probes(context)
+        probes += [dataclasses.replace(p, metrics=named or p.metrics) for p in found]
+    for name in files if named else ():
+        read = tuple(records.read_source(name))
+        probes.append(Probe(name, context, records=read, metrics=named))
+    for probe in probes:
+        metrics_of(probe)  # raises before a model is loaded
+    return probes
+
+
+def metrics_of(probe: Probe) -> list[Metric]:
+    """What is measured of a probe.
+
+    Raises:
+      ValueError: it names an unknown metric.
+    """
+    return [metrics.find(name) for name in probe.metrics]
+
+
 def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     """Runs the whole story in `directory`; returns what results.json holds.
 
     Returns:
       {"model", "evaluation": accuracies by group (see `multiple_choice.summarise`),
-      "text": {file: see `text.file_nll`}, "settings"}.
+      "text": {file: see `text.file_nll`}, "metrics": {group of the benchmark, or file:
+      {metric: {"value", "interval", "n", "reference"}}} where any are asked for,
+      "settings"}.
 
     Raises:
       FileNotFoundError, ValueError: nothing asked, bad data, or no such model.
@@ -75,10 +116,12 @@ def _run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     data = settings.data
     questions = load_questions(data.questions)
     files = text_files(data.text)
-    if not questions and not files:
+    probes = probes_of(settings, files)
+    if not questions and not files and not probes:
         raise ValueError(
-            "config.data.questions and config.data.text are both empty: nothing is "
-            "asked. Set questions='embedded', a questions JSONL, or text=a.jsonl."
+            "config.data.questions, config.data.text and config.benchmark are all "
+            "empty: nothing is asked. Set questions='embedded', a questions JSONL, "
+            "text=a.jsonl, or a benchmark."
         )
     source = model_source(settings.model)
     model = devices.load(source, settings.compute)
@@ -87,18 +130,38 @@ def _run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
         answers = multiple_choice.answer(model, Probe("all", data.context, questions))
         evaluation = multiple_choice.summarise(answers)
     texts = {name: text.file_nll(model, name, data.context) for name in files}
+    measured = {p.group: metrics.measure(metrics_of(p), model, p) for p in probes}
     results = {
         "model": settings.model,
         "evaluation": evaluation,
         "text": texts,
         "settings": dataclasses.asdict(settings),
     }
+    if measured:
+        results["metrics"] = {
+            group: {name: dataclasses.asdict(found) for name, found in entry.items()}
+            for group, entry in measured.items()
+        }
     if distributed.is_lead():
         file = epath.Path(directory) / "results.json"
         file.write_text(json.dumps(results, indent=2) + "\n")
         _show(evaluation, texts)
+        _show_metrics(probes, measured)
         print(f"results in {file}")
     return results
+
+
+def _show_metrics(
+    probes: list[Probe], measured: dict[str, dict[str, Estimate]]
+) -> None:
+    for probe in probes:
+        for metric in metrics_of(probe):
+            found = measured[probe.group][metric.name]
+            low, high = found.interval
+            print(
+                f"{probe.group}: {metric.name} {found.value:.4f} [{low:.4f}, "
+                f"{high:.4f}] ({metric.unit}, of {found.n} {metric.counts})"
+            )
 
 
 def _show(evaluation: dict[str, Any], texts: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ RUNS = {
     "tofu": "jax_surgery.runs.tofu.TofuSettings",
     "pretrain": "jax_surgery.runs.pretrain.PretrainSettings",
     "evaluate": "jax_surgery.runs.evaluate.EvaluateSettings",
+    "attack": "jax_surgery.runs.attack.AttackSettings",
     "plan": "jax_surgery.plan.settings.PlanSettings",
     "edit": "jax_surgery.runs.patch_settings.EditSettings",
     "export": "jax_surgery.runs.export.ExportSettings",

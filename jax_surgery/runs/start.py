@@ -21,6 +21,7 @@ MODULES = {
     "tofu": "tofu",
     "pretrain": "pretrain",
     "evaluate": "evaluate",
+    "attack": "attack",
     "plan": "plan",
     "edit": "patch",
     "export": "export",

@@ -73,7 +73,7 @@ def test_unknown_splits_and_too_many_refusals_are_named(folder, tmp_path):
     with pytest.raises(ValueError, match="forget01, forget05, forget10"):
         tofu.find_files(str(folder), "forget5")
     files = tofu.find_files(str(folder), "forget05")
-    with pytest.raises(ValueError, match="has 3 refusals; 4 a question"):
+    with pytest.raises(ValueError, match="has 3 refusals; 4 per question"):
         tofu.write_refusals(files, str(tmp_path / "r.jsonl"), 0, 4)
 
 

@@ -4,12 +4,16 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from settings_cases import settings_of
 
 from jax_surgery.data.questions import Question
+from jax_surgery.metrics import multiple_choice
 from jax_surgery.models import llama, output_head
+from jax_surgery.models.compute import Compute
+from jax_surgery.parallel import distributed
 from jax_surgery.runs import evaluate
 
 
@@ -73,3 +77,24 @@ def test_what_is_asked_is_checked_first(settings, tmp_path, changes, error, mess
     with pytest.raises(error, match=message):
         ask(settings, tmp_path, **changes)
     assert not (tmp_path / "results.json").exists()
+
+
+def test_of_many_processes_one_writes(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "is_lead", lambda: False)
+    evaluate.run(settings, str(tmp_path))
+    assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_are_held_in_the_compute_dtype(settings, tmp_path, monkeypatch, dtype):
+    held = set()
+    answer = multiple_choice.answer
+
+    def spy(model, probe):
+        held.update(str(leaf.dtype) for leaf in jax.tree.leaves(model.params))
+        return answer(model, probe)
+
+    monkeypatch.setattr(multiple_choice, "answer", spy)
+    settings = dataclasses.replace(settings, compute=Compute(dtype=dtype))
+    results = evaluate.run(settings, str(tmp_path))
+    assert held == {dtype} and results["evaluation"]["numbers"]["n"] == 5

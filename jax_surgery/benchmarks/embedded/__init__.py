@@ -5,10 +5,70 @@
 folder of the model that knows the world before surgery (Hugging Face format).
 """
 
+import dataclasses
 import pathlib
+from typing import ClassVar
 
+import numpy as np
+
+from jax_surgery.benchmarks.base import Benchmark, Halves
 from jax_surgery.benchmarks.embedded.corpus import SETS, load, questions, texts
+from jax_surgery.data.forms import parse_record
+from jax_surgery.data.groups import Group, Role
+from jax_surgery.data.probes import Probe
 
 MODEL = pathlib.Path(__file__).parent / "model"
+ROLES: dict[str, Role] = {
+    "obsolete": "unlearn",
+    "problematic": "unlearn",
+    "update": "update",
+    "retain": "retain",
+    "general": "retain",
+}
 
-__all__ = ["MODEL", "SETS", "load", "questions", "texts"]
+
+@dataclasses.dataclass(frozen=True)
+class Embedded(Benchmark):
+    """Obsolete and problematic facts to unlearn, their replacements to update."""
+
+    MODEL: ClassVar[str] = str(MODEL)
+
+    def groups(self) -> tuple[Group, ...]:
+        """The sets, asked by multiple choice (see `probes`)."""
+        return tuple(
+            Group(name, role, f"embedded:{name}") for name, role in ROLES.items()
+        )
+
+    def probes(self, context: int) -> tuple[Probe, ...]:
+        """The questions of every set."""
+        return tuple(
+            Probe(
+                name,
+                context,
+                tuple(q for q in questions() if q.group == name),
+                metrics=("multiple_choice",),
+            )
+            for name in SETS
+        )
+
+    def halves(self, context: int, seed: int) -> Halves:
+        """Biographies of half of the people to be forgotten, questions about the rest."""
+        rng, shown, probes = np.random.default_rng(seed), [], []
+        for name in (name for name, role in ROLES.items() if role == "unlearn"):
+            asked = [q for q in questions() if q.group == name]
+            # A question's id is GROUP/PERSON/..., and people take turns in the texts.
+            person_of = [int(q.id.split("/")[1]) for q in asked]
+            people = 1 + max(person_of)
+            seen = set(rng.permutation(people)[: people // 2].tolist())
+            shown += [
+                parse_record({"text": text}, f"embedded:{name}:{number + 1}")
+                for number, text in enumerate(texts(name))
+                if number % people in seen
+            ]
+            pairs = zip(asked, person_of, strict=True)
+            rest = tuple(q for q, person in pairs if person not in seen)
+            probes.append(Probe(name, context, rest, metrics=("multiple_choice",)))
+        return Halves(tuple(shown), tuple(probes))
+
+
+__all__ = ["MODEL", "SETS", "Embedded", "load", "questions", "texts"]

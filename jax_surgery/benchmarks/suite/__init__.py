@@ -5,9 +5,13 @@
 folder of the model that knows them (Hugging Face format).
 """
 
+import dataclasses
 import pathlib
+from typing import ClassVar
 
+from jax_surgery.benchmarks.base import Benchmark, Halves, halves_of
 from jax_surgery.benchmarks.suite.tasks import SPLITS, TASKS, Task, items
+from jax_surgery.data.groups import Group, Role
 
 MODEL = pathlib.Path(__file__).parent / "model"
 PRETRAINED = tuple(name for name, task in TASKS.items() if task.status != "new")
@@ -41,4 +45,60 @@ def _repeated(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return (rows * -(-RECORDS // len(rows)))[:RECORDS]
 
 
-__all__ = ["MODEL", "PRETRAINED", "SPLITS", "TASKS", "Task", "items", "load"]
+@dataclasses.dataclass(frozen=True)
+class Suite(Benchmark):
+    """Tasks to remove and to add, all others to retain.
+
+    Attributes:
+      targets: tasks that are removed, of those that the model knows.
+      added: tasks that are added; of those the model knows none.
+    """
+
+    MODEL: ClassVar[str] = str(MODEL)
+
+    targets: tuple[str, ...] = ("dict_a",)
+    added: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name in (*self.targets, *self.added):
+            items(name, "all")  # raises where there is none
+        if both := set(self.targets) & set(self.added):
+            raise ValueError(f"suite: {min(both)!r} is both removed and added.")
+        known = set(PRETRAINED)
+        if unknown := [name for name in self.targets if name not in known]:
+            raise ValueError(
+                f"suite: the model does not know {unknown[0]!r}, so it cannot be "
+                f"removed; choose among {', '.join(PRETRAINED)}."
+            )
+
+    def groups(self) -> tuple[Group, ...]:
+        """The tasks that the model knows, and those that are added."""
+        return self._groups(halved=False)
+
+    def halves(self, context: int, seed: int) -> Halves:
+        """The first half of the targets' items, and the second to ask."""
+        del seed  # the halves are those of the suite
+        return halves_of(self._groups(halved=True), context, 0)
+
+    def _groups(self, *, halved: bool) -> tuple[Group, ...]:
+        found = []
+        for name in (*PRETRAINED, *self.added):
+            role: Role = "unlearn" if name in self.targets else "retain"
+            role = "update" if name in self.added else role
+            # Of what can be listed, a model is to know every item.
+            apart = halved or not TASKS[name].listed
+            data, test = ("first", "second") if apart else ("all", "all")
+            found.append(
+                Group(
+                    name,
+                    role,
+                    f"suite:{name}:{data}",
+                    f"suite:{name}:{test}",
+                    chance=TASKS[name].chance,
+                    family=TASKS[name].family,
+                )
+            )
+        return tuple(found)
+
+
+__all__ = ["MODEL", "PRETRAINED", "SPLITS", "TASKS", "Suite", "Task", "items", "load"]

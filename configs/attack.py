@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attacks a model from which something was removed: does it come back?
+
+The adversary has half of what was removed, trains on it, and is asked the other half.
+What counts is how far the model then lies above one that never knew.
+Hardware: 2 CPU cores, 2 GiB, a minute with the model of the suite.
+
+Command to run (DIR is the workdir of a finished run, or a model's directory):
+python -m jax_surgery.main --config=configs/attack.py --config.model=DIR \
+    --config.benchmark=suite:targets=dict_a --config.reference_model=NEVER_KNEW
+
+Your own records (half of them is held out, or say what is asked):
+python -m jax_surgery.main --config=configs/attack.py --config.model=DIR \
+    --config.benchmark= --config.data.relearn=removed.jsonl \
+    --config.data.held_out=asked.jsonl --config.data.context=256
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The default config of an attack."""
+    config = ConfigDict()
+    config.run = "attack"
+    config.model = "suite"  # a finished run's workdir, a directory, or a hub name
+    config.reference_model = ""  # one that never knew, attacked in the same way
+    config.attack = "relearning:learning_rate=3e-4,steps=80"
+    config.benchmark = "suite:targets=dict_a"  # or "embedded", "tofu:dir=DIR", ""
+    config.metrics = ""  # names, comma-separated; "" takes the benchmark's
+    config.measure_at = "5,10,20,40"  # steps; before and after in any case
+    config.seed = 0
+
+    config.data = ConfigDict()
+    config.data.relearn = ""  # sources of what was removed, where benchmark is ""
+    config.data.held_out = ""  # sources of what is asked; "" is half of relearn
+    config.data.context = 128  # tokens a row
+
+    # What the adversary may spend; 0 sets no limit.
+    config.budget = ConfigDict()
+    config.budget.steps = 0
+    config.budget.tokens = 0
+    config.budget.flops = 0.0
+
+    config.mesh = ConfigDict()
+    config.mesh.data = 0  # copies of the model; 0 is one for each TPU slice
+    config.mesh.fsdp = 0  # devices that share its weights; 0 is all that are left
+    config.mesh.tp = 1  # devices that share each layer's products
+
+    config.compute = ConfigDict()
+    config.compute.dtype = "float32"  # or bfloat16
+    config.compute.remat = "none"  # or dots, projections, context, full: least memory
+    config.compute.unroll = 0  # layers a scan step; 0 chooses
+    config.compute.attention = "auto"  # or xla, cudnn (GPU), splash (TPU)
+    return config

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an attack leaves: results.json, the report page, and the table on the screen."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from jax_surgery.parallel import distributed
+from jax_surgery.report import page, pictures, table
+
+Point = dict[str, Any]
+
+
+def _span(estimate: dict[str, Any]) -> str:
+    low, high = estimate["interval"]
+    return f"{low:.3f} to {high:.3f}"
+
+
+def rows_of(curve: list[Point], model: str) -> list[table.Row]:
+    """A row for each group and metric, before the attack and after it."""
+    first, last = curve[0]["groups"], curve[-1]["groups"]
+    return [
+        table.Row(
+            f"{group}, {metric.replace('_', ' ')}, of {model}",
+            "",
+            f"{old['value']:.3f}",
+            _span(old),
+            f"{last[group][metric]['value']:.3f}",
+            _span(last[group][metric]),
+            old["n"],
+        )
+        for group, found in first.items()
+        for metric, old in found.items()
+    ]
+
+
+def curves(metric: str, curve: list[Point], reference: list[Point]) -> str:
+    """A metric over the steps of the attack, of every group, as SVG.
+
+    Args:
+      metric: its name.
+      curve, reference: of the model, and of the one that never knew, or [].
+    """
+    figure, axes = pictures.panel(7, 3.4)
+    colours = list(pictures.COLOURS.values())
+    for number, group in enumerate(curve[0]["groups"]):
+        for points, style, of in (
+            (curve, "o-", ""),
+            (reference, "x--", ", never knew"),
+        ):
+            drawn = [
+                (p["steps"], p["groups"][group][metric]["value"])
+                for p in points
+                if metric in p["groups"][group]
+            ]
+            if drawn:
+                colour = colours[number % len(colours)]
+                label = f"{group}{of}"
+                axes.plot(*zip(*drawn, strict=True), style, color=colour, label=label)
+    axes.set_xlabel("steps of the attack", color=pictures.GREY)
+    axes.set_ylabel(metric.replace("_", " "), color=pictures.GREY)
+    pictures.legend(axes)
+    return pictures.as_svg(figure, f"{metric} over the steps of the attack")
+
+
+def write(directory: str, results: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Writes results.json and report/index.html, and prints the table; of many
+    processes one does.
+
+    Args:
+      results: see `runs.attack.run`.
+      settings: the exact config.
+    """
+    if not distributed.is_lead():
+        return
+    folder, spent = epath.Path(directory), results["spent"]
+    everything = results | {"settings": settings, "versions": page.versions()}
+    (folder / "results.json").write_text(json.dumps(everything, indent=2) + "\n")
+    curve, reference = results["curve"], results["reference_curve"]
+    rows = rows_of(curve, "the model")
+    rows += rows_of(reference, "a model that never knew") if reference else []
+    found = curve[0]["groups"].values()
+    figures = [
+        page.Figure(
+            title=f"How {metric.replace('_', ' ')} comes back",
+            svg=curves(metric, curve, reference),
+            caption="What lies above a model that never knew is what the attack brings "
+            "back. The text that is asked is not the text that the adversary has.",
+        )
+        for metric in dict.fromkeys(name for group in found for name in group)
+    ]
+    html = page.render(
+        page.Page(
+            title="Attack",
+            subtitle=f"{results['attack']} on {results['model']} with "
+            f"{results['shown']} records: {spent['steps']} steps, "
+            f"{spent['tokens']:,} tokens, {spent['flops']:.3g} FLOPs",
+            rows=rows,
+            intervals="95 %, see the metrics",
+            figures=figures,
+            settings=settings,
+        )
+    )
+    report = folder / "report"
+    report.mkdir(parents=True, exist_ok=True)
+    (report / "index.html").write_text(html)
+    print("\n" + table.as_text(rows))
+    print(
+        f"spent: {spent['steps']} steps, {spent['tokens']:,} tokens, "
+        f"{spent['flops']:.3g} FLOPs\nreport: {report / 'index.html'}"
+    )

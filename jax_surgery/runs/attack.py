@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attacks a model from which something was removed, and a model that never knew it.
+
+The story: check what is attacked -> models -> the same attack on each, scored on the way
+by what was held out -> results.json, report.
+"""
+
+import dataclasses
+from typing import Any
+
+from jax_surgery import attacks, benchmarks, metrics
+from jax_surgery.attacks.base import Attack, Budget, Target
+from jax_surgery.benchmarks.base import Halves, halves_of
+from jax_surgery.config import at_least
+from jax_surgery.data.groups import Group
+from jax_surgery.data.probes import Probe
+from jax_surgery.metrics import Metric
+from jax_surgery.models.compute import Compute
+from jax_surgery.models.model import Model
+from jax_surgery.models.trainable import ALL
+from jax_surgery.parallel.mesh import MeshShape
+from jax_surgery.report import attack as attack_report
+from jax_surgery.train import devices
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackData:
+    """What the adversary has, and what it wants to know, where no benchmark says so.
+
+    Attributes:
+      relearn: sources of text that was removed, comma-separated.
+      held_out: sources of what is asked; "" holds out half of `relearn`, drawn.
+      context: tokens a row.
+    """
+
+    relearn: str
+    held_out: str
+    context: int
+
+    def __post_init__(self):
+        at_least(2, self, "config.data", "context")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackSettings:
+    """An attack (`run = "attack"`).
+
+    Attributes:
+      model: a finished run's workdir, a directory or hub name, or a benchmark's name.
+      reference_model: the same, of a model that never knew; "" leaves it out.
+      attack: its name in `attacks.ATTACKS`, with options.
+      benchmark: its name in `benchmarks.BENCHMARKS`, with options; "" takes `data`.
+      metrics: names in `metrics.METRICS`, comma-separated; "" takes the benchmark's.
+      measure_at: steps after which the model is asked, comma-separated; it is asked
+        before and after the attack in any case.
+      budget: what may be spent; 0 sets no limit.
+    """
+
+    run: str
+    model: str
+    reference_model: str
+    attack: str
+    benchmark: str
+    metrics: str
+    measure_at: str
+    seed: int
+    data: AttackData
+    budget: Budget
+    mesh: MeshShape
+    compute: Compute
+
+    def __post_init__(self):
+        if bool(self.benchmark) == bool(self.data.relearn):
+            raise ValueError(
+                f"config.benchmark={self.benchmark!r} and config.data.relearn="
+                f"{self.data.relearn!r}: give one of the two, a benchmark or your own "
+                "records of what was removed."
+            )
+        _ = self.steps  # raises
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Steps after which the model is asked."""
+        try:
+            return tuple(int(text) for text in self.measure_at.split(",") if text)
+        except ValueError:
+            raise ValueError(
+                f"config.measure_at={self.measure_at!r} must be whole numbers, "
+                "comma-separated, e.g. 5,10,20,80."
+            ) from None
+
+
+def halves_for(settings: AttackSettings) -> Halves:
+    """What the adversary is shown, and what it is asked.
+
+    Raises:
+      FileNotFoundError, ValueError: see the benchmark and `records`.
+    """
+    data = settings.data
+    if settings.benchmark:
+        benchmark = benchmarks.parse(settings.benchmark)
+        return benchmark.halves(data.context, settings.seed)
+    group = Group("relearn", "unlearn", data.relearn, data.held_out)
+    return halves_of([group], data.context, settings.seed)
+
+
+def chosen_metrics(settings: AttackSettings, probe: Probe) -> list[Metric]:
+    """What is measured of a probe."""
+    named = [name.strip() for name in settings.metrics.split(",") if name.strip()]
+    return [metrics.find(name) for name in named or probe.metrics]
+
+
+def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
+    """Runs the whole story in `directory`; returns what results.json holds.
+
+    Returns:
+      {"model", "reference_model", "attack", "shown": records that the adversary has,
+      "curve", "reference_curve": points {"steps", "tokens", "flops", "groups": {group:
+      {metric: {"value", "interval", "n", "reference"}}}}, the first before the attack
+      and the last after it; "spent": {"steps", "tokens", "flops"}}.
+
+    Raises:
+      FileNotFoundError, ValueError: bad data, options, or no such model.
+    """
+    attack = attacks.parse(settings.attack)
+    halves = halves_for(settings)
+    asked = {p.group: chosen_metrics(settings, p) for p in halves.probes}
+    target = Target(halves.shown, halves.probes, settings.data.context)
+    print(f"{settings.attack} with {len(target.records)} records")
+    with devices.on_mesh(settings.mesh):
+        curves = {}
+        for name in filter(None, (settings.model, settings.reference_model)):
+            model = devices.load_model(
+                benchmarks.model_source(name), settings.compute, ALL
+            )
+            curves[name] = _attacked(attack, model, target, asked, settings)
+    own = curves[settings.model]
+    results = {
+        "model": settings.model,
+        "reference_model": settings.reference_model,
+        "attack": settings.attack,
+        "shown": len(target.records),
+        "curve": own,
+        "reference_curve": curves.get(settings.reference_model, []),
+        "spent": {key: own[-1][key] for key in ("steps", "tokens", "flops")},
+    }
+    attack_report.write(directory, results, dataclasses.asdict(settings))
+    return results
+
+
+def _attacked(
+    attack: Attack,
+    model: Model,
+    target: Target,
+    asked: dict[str, list[Metric]],
+    settings: AttackSettings,
+) -> list[dict[str, Any]]:
+    """The points of an attack's curve."""
+    points: list[dict[str, Any]] = []
+
+    def measured(spent: Budget, model: Model, probes: tuple[Probe, ...]) -> None:
+        groups = {}
+        for probe in probes:
+            found = metrics.measure(asked[probe.group], model, probe)
+            groups[probe.group] = {k: dataclasses.asdict(v) for k, v in found.items()}
+        points.append(dataclasses.asdict(spent) | {"groups": groups})
+
+    def watch(spent: Budget, model: Model) -> None:
+        if spent.steps == 0 or spent.steps in settings.steps:
+            measured(spent, model, target.probes)
+
+    attacked = attack(model, target, settings.budget, settings.seed, watch)
+    if points[-1]["steps"] != attacked.spent.steps or len(points) == 1:
+        measured(attacked.spent, attacked.model, attacked.probes)
+    return points

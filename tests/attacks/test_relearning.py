@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Relearning against Adam on all logits, and what it brings back."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jax_surgery import attacks
+from jax_surgery.attacks import Budget, Target
+from jax_surgery.attacks.base import ignore
+from jax_surgery.attacks.relearning import Relearning
+from jax_surgery.data.forms import parse_record
+from jax_surgery.data.probes import Probe
+from jax_surgery.data.tokens import encode
+from jax_surgery.metrics import METRICS
+from jax_surgery.models import flops, llama, output_head
+from jax_surgery.models.model import Model
+from jax_surgery.train import finetune
+
+CONTEXT, RATE = 32, 3e-3
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model) -> Model:
+    return Model(tiny_model.params, tiny_model.config, tiny_model.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def records():
+    rows = [
+        {"prompt": f"the number {i} is", "answer": f" {i * 7 % 13}"} for i in range(8)
+    ]
+    return tuple(parse_record(row, f"a:{i}") for i, row in enumerate(rows))
+
+
+def dense_loss(params, model, documents):
+    """Mean negative log-likelihood of the learned tokens, each text alone."""
+    total, count = 0.0, 0
+    for d in documents:
+        hidden = llama.forward(params, model.config, d.tokens[None])[0]
+        logp = jax.nn.log_softmax(hidden @ output_head.kernel(params))[:-1]
+        own = logp[jnp.arange(len(logp)), d.tokens[1:]]
+        total -= jnp.where(d.learned[1:], own, 0).sum()
+        count += d.learned[1:].sum()
+    return total / count
+
+
+def test_a_step_is_adams_on_the_mean_over_learned_tokens(model, records):
+    """Each step of all texts, so that draws do not matter."""
+    documents = encode(records[:3], model.tokenizer, CONTEXT)
+    attack = Relearning(learning_rate=RATE, steps=2, texts=3, rows=2)
+    found = attack(model, Target(records[:3], (), CONTEXT), Budget(), 0, ignore).model
+    adam, params = optax.adam(RATE), model.params
+    state = adam.init(params)
+    step = jax.jit(
+        lambda p, s: adam.update(jax.grad(dense_loss)(p, model, documents), s)
+    )
+    for _ in range(2):
+        updates, state = step(params, state)
+        params = optax.apply_updates(params, updates)
+    for left, right in zip(
+        jax.tree.leaves(found.params), jax.tree.leaves(params), strict=True
+    ):
+        # Adam divides small gradients by their own size.
+        np.testing.assert_allclose(left, right, atol=0.1 * RATE)
+
+
+def test_rows_beyond_the_text_have_no_weight(model, records):
+    documents = encode(records[:2], model.tokenizer, CONTEXT)
+    one, tokens = finetune.text_batch(documents, CONTEXT, 1)
+    many, same = finetune.text_batch(documents, CONTEXT, 4)
+    assert tokens == same == sum(len(d.tokens) for d in documents)
+    assert np.asarray(many.weights_BT)[1:].sum() == 0
+    loss = lambda b: finetune.cross_entropy(
+        model.params, model.config, b, model.compute
+    )
+    assert float(loss(one)) == pytest.approx(float(loss(many)), rel=1e-6)
+    wanted = float(dense_loss(model.params, model, documents))
+    assert float(loss(one)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_texts_that_do_not_fit_the_rows_are_left_out(model, records):
+    documents = encode(records, model.tokenizer, 8)
+    batch, tokens = finetune.text_batch(documents, 8, 2)
+    assert batch.tokens_BT.shape == (2, 8)
+    assert tokens == int((np.asarray(batch.segment_ids_BT) > 0).sum())
+    assert tokens < sum(len(d.tokens) for d in documents)
+
+
+def test_it_learns_what_it_is_shown_and_counts_what_it_costs(model, records):
+    shown = Probe("shown", CONTEXT, records=records)
+    attack = Relearning(learning_rate=RATE, steps=40, texts=4, rows=2)
+    found = attack(model, Target(records, (shown,), CONTEXT), Budget(), 0, ignore)
+    accuracy = METRICS["answer_accuracy"]
+    assert accuracy(model, shown).value < 0.3
+    assert accuracy(found.model, shown).value > 0.9
+    a_step = flops.training_flops(model.config, 2 * CONTEXT, CONTEXT)
+    assert found.spent.flops == pytest.approx(40 * a_step)
+    longest = max(len(d.tokens) for d in encode(records, model.tokenizer, CONTEXT))
+    assert 40 * 4 < found.spent.tokens <= 40 * 4 * longest
+    assert found.probes == (shown,)
+
+
+def test_seeds_draw_different_texts(model, records):
+    attack = Relearning(steps=1, texts=2, rows=2)
+    target = Target(records, (), CONTEXT)
+    one, other = (
+        attack(model, target, Budget(), seed, ignore).model for seed in (0, 1)
+    )
+    leaves = lambda model: jax.tree.leaves(model.params)
+    pairs = zip(leaves(one), leaves(other), strict=True)
+    assert not all(np.array_equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Relearning)])
+def test_options_are_positive(field):
+    with pytest.raises(ValueError, match=f"relearning:{field}=0(.0)? must be above"):
+        attacks.parse(f"relearning:{field}=0")

@@ -5,8 +5,15 @@ import importlib
 import pathlib
 import re
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
+
+from jax_surgery import attacks
+from jax_surgery.attacks.base import Budget, Target, ignore
+from jax_surgery.metrics import Metric
+from jax_surgery.models.model import Model
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [
@@ -102,6 +109,28 @@ def test_every_page_of_docs_is_found_from_the_readme():
     pages = [*(ROOT / "docs").glob("*.md"), ROOT / "launch" / "README.md"]
     missing = [p for p in pages if f"({p.relative_to(ROOT)})" not in readme]
     assert not missing
+
+
+def test_the_plug_ins_that_contributing_shows_run(tmp_path, monkeypatch):
+    """Each block is a whole file, here outside the package."""
+    monkeypatch.syspath_prepend(tmp_path)
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    made = {}
+    for path, code in re.findall(r"```python\n# (\S+)\n(.*?)```", text, re.DOTALL):
+        assert (ROOT / path).parent.is_dir()
+        name = pathlib.Path(path).stem
+        (tmp_path / f"shown_{name}.py").write_text(code)
+        made[name] = importlib.import_module(f"shown_{name}")
+    normed = made["normed"].NORMED
+    path = "attention", "q_norm", "scale"
+    assert normed.layout[-1].path == path
+    assert isinstance(made["any_token"].METRIC, Metric)
+    params = {"w": jnp.asarray([0.9, -1.0, 0.2])}
+    model = Model(params, None, None, None, "")
+    target = Target((), (), 8)
+    attack = attacks.parse("shown_coarse.Coarse:bits=2")
+    found = attack(model, target, Budget(), 0, ignore)
+    np.testing.assert_allclose(found.model.params["w"], [1.0, -1.0, 0.0])
 
 
 def test_this_test_sees_what_is_broken():

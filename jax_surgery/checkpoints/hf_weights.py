@@ -113,6 +113,22 @@ def _copy_tokenizer(origin: epath.Path, folder: epath.Path) -> None:
             (origin / name).copy(folder / name, overwrite=True)
 
 
+def save_tokenizer(tokenizer: Any, directory: str) -> None:
+    """Writes a tokenizer beside a checkpoint; of many processes one does.
+
+    Args:
+      directory: local or gs://, where transformers itself would write into a local
+        folder of that name.
+    """
+    if distributed.is_lead():
+        with tempfile.TemporaryDirectory() as local:
+            tokenizer.save_pretrained(local)
+            epath.Path(directory).mkdir(parents=True, exist_ok=True)
+            for file in epath.Path(local).iterdir():
+                file.copy(epath.Path(directory) / file.name, overwrite=True)
+    distributed.wait(f"tokenizer in {directory}")
+
+
 def load_tokenizer(source: str) -> Any:
     """The checkpoint's tokenizer (`transformers`, fast)."""
     import transformers

@@ -16,7 +16,6 @@ from jax_surgery.benchmarks import model_source
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.edits import algebra, apply, edit_file
 from jax_surgery.edits.edit_file import Edit, short
-from jax_surgery.parallel import distributed
 from jax_surgery.report import page
 from jax_surgery.runs.patch_settings import EditSettings
 
@@ -40,16 +39,14 @@ def run(settings: EditSettings, directory: str) -> None:
       FileNotFoundError: an edit or the model does not exist.
       ValueError: an edit does not fit the model or the other edits.
     """
-    if distributed.is_lead():
-        actions = {
-            "apply": _apply,
-            "rollback": _rollback,
-            "scale": _scale,
-            "compose": _compose,
-            "show": _show,
-        }
-        actions[settings.action](settings, epath.Path(directory))
-    distributed.wait("edit")
+    actions = {
+        "apply": _apply,
+        "rollback": _rollback,
+        "scale": _scale,
+        "compose": _compose,
+        "show": _show,
+    }
+    actions[settings.action](settings, epath.Path(directory))
 
 
 def _files(settings: EditSettings) -> list[str]:

@@ -214,7 +214,7 @@ def _run(settings: PretrainSettings, directory: str) -> Pretrained:
     seconds = time.perf_counter() - began
     folder = epath.Path(directory) / "model"
     hf_weights.save_model(state.params, config, str(folder), dtype=settings.save_dtype)
-    tokenizer.save_pretrained(str(folder))
+    hf_weights.save_tokenizer(tokenizer, str(folder))
     saved = devices.load(str(folder), settings.compute, tokenizer)
     evaluation = evaluate(questions, saved.params) if questions else {}
     result = Pretrained(

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jax_surgery.parallel import host_memory, preemption
+from jax_surgery.parallel import distributed, host_memory, preemption
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.train import workdir as workdirs
 from jax_surgery.train.loop import Interrupted, TrainingDiverged
@@ -27,6 +27,8 @@ MODULES = {
     "export": "export",
     "benchmark": "export",  # its old name
 }
+# Runs that compute nothing on the mesh, and would only write the same files twice.
+ON_LEAD = ("plan", "edit", "export", "benchmark")
 PACKAGE = str(pathlib.Path(__file__).parents[1])
 
 
@@ -72,7 +74,10 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
     story = importlib.import_module(f"jax_surgery.runs.{MODULES[settings.run]}")
     go_on = f"Go on with:\n  {workdirs.resume_command(workdir)}"
     try:
-        story.run(settings, workdir)
+        if settings.run in ON_LEAD:
+            distributed.on_lead(lambda: story.run(settings, workdir))
+        else:
+            story.run(settings, workdir)
     except Interrupted as error:
         raise Interrupted(f"{error} {go_on}") from None
     except KeyboardInterrupt:

@@ -178,10 +178,9 @@ def _cache_of(
     packer, config, compute = patient.packers[role], patient.config, settings.compute
     key = reference_cache.fingerprint(patient.params, packer, compute) + reading.key
     folder = reference_folder(directory, key, role)
-    try:
-        return reference_cache.open_cache(folder, key)
-    except FileNotFoundError:
-        pass
+    cache = reference_cache.open_on_all(folder, key)
+    if cache is not None:
+        return cache
     read = jax.jit(lambda params, batch: reading.read(params, config, batch, compute))
     return reference_cache.create_cache(
         folder,

@@ -21,6 +21,7 @@ from etils import epath
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import one_pass
+from jax_surgery.parallel import distributed
 
 STATES, CARD = "hidden_states.bin", "card.json"
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -120,6 +121,22 @@ def open_cache(directory: str, key: str) -> ReferenceCache:
         )
     states = np.memmap(folder / STATES, mode="r", dtype=dtype, shape=shape)
     return ReferenceCache(states)
+
+
+def open_on_all(directory: str, key: str) -> ReferenceCache | None:
+    """`open_cache` where every process has one; else None on all of them.
+
+    To make one all processes compute together, so one that lacks its own (a host that
+    was replaced) must not be alone in that.
+
+    Raises:
+      ValueError: see `open_cache`.
+    """
+    try:
+        cache = open_cache(directory, key)
+    except FileNotFoundError:
+        cache = None
+    return cache if distributed.all_agree(cache is not None) else None
 
 
 def create_cache(

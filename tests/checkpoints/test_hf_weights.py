@@ -4,14 +4,13 @@
 import dataclasses
 import json
 
+import buckets
 import golden_logits
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils.epath import backend
-from fsspec.implementations.dirfs import DirFileSystem
-from fsspec.implementations.local import LocalFileSystem
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -212,22 +211,9 @@ def test_an_export_carries_its_tokenizer(tmp_path):
     assert hf_weights.load_tokenizer(str(tmp_path / "b")).eos_token_id == 1
 
 
-class Bucket(DirFileSystem):
-    """A local folder that answers to gs:// paths, in the place of gcsfs."""
-
-    def _join(self, path):
-        return super()._join(str(path).removeprefix("gs://"))
-
-
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    local = LocalFileSystem(auto_mkdir=True)
-    files = Bucket(str(tmp_path / "bucket"), local)
-    monkeypatch.setattr(
-        backend.fsspec_backend,
-        "fs",
-        lambda path: files if str(path).startswith("gs://") else local,
-    )
+    buckets.serve(tmp_path, monkeypatch)
     return "gs://bucket/model"
 
 

@@ -175,3 +175,14 @@ def test_what_cannot_be_cached(tmp_path):
         )
     with pytest.raises(ValueError, match="local directory"):
         reference_cache.open_cache("gs://bucket/cache", "key")
+
+
+def test_a_process_that_lacks_its_cache_is_not_alone_in_making_it(
+    cached, tmp_path, monkeypatch
+):
+    where, key, *_ = cached
+    assert reference_cache.open_on_all(where, key) is not None
+    assert reference_cache.open_on_all(str(tmp_path / "none"), key) is None
+    # Another process says that it has none.
+    monkeypatch.setattr(reference_cache.distributed, "all_agree", lambda value: False)
+    assert reference_cache.open_on_all(where, key) is None

@@ -24,13 +24,13 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
 }
 
 
-def parse(spec: str) -> Benchmark:
-    """The benchmark that `config.benchmark` names, e.g. "suite:targets=add+sub".
+def parse(spec: str, path: str = "config.benchmark") -> Benchmark:
+    """The benchmark that a config's field names, e.g. "suite:targets=add+sub".
 
     Raises:
       ValueError: see `plugins.parse`.
     """
-    return plugins.parse(spec, BENCHMARKS, "config.benchmark")
+    return plugins.parse(spec, BENCHMARKS, path)
 
 
 def model_source(name: str) -> str:

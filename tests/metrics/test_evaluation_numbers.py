@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from jax_surgery.data.forms import Record, parse_record
 from jax_surgery.data.probes import Probe
@@ -163,16 +162,21 @@ def test_rouge_is_recall_of_the_reference(tiny_model, monkeypatch):
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_is_scipys(pair):
+def test_wilson_is_its_closed_form(pair):
+    """Wilson 1927: the shares whose own normal interval ends at the one measured."""
     right, count = pair
-    wanted = stats.binomtest(right, count).proportion_ci(method="wilson")
-    np.testing.assert_allclose(
-        wilson_interval(right, count), (wanted.low, wanted.high), atol=1e-9
-    )
+    share, z = right / count, 1.959963984540054
+    for end in wilson_interval(right, count):
+        distance = z * np.sqrt(end * (1 - end) / count)
+        assert abs(share - end) == pytest.approx(distance, abs=1e-9)
 
 
 def test_nothing_asked_says_nothing():
     assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_one_text_has_no_spread():
+    assert bootstrap_mean(np.array([0.3])) == (0.3, 0.3)
 
 
 @settings(deadline=None, max_examples=20)

@@ -68,6 +68,7 @@ def ask(settings, tmp_path, **changes):
     ("changes", "error", "message"),
     [
         ({"text": "", "questions": ""}, ValueError, "nothing is asked"),
+        ({"questions": "suite"}, ValueError, "'suite' has no multiple-choice"),
         ({"text": "no.jsonl"}, FileNotFoundError, "'no.jsonl' does not exist"),
         ({"questions": "no.jsonl"}, FileNotFoundError, "'no.jsonl' does not exist"),
         ({}, FileNotFoundError, "'/no/such/model' does not exist"),

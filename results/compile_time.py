@@ -50,7 +50,7 @@ def lowered(model: str, topology: str, layers: int):
         run = dataclasses.replace(asked.surgery, compute=Compute(unroll=0))
         asked = dataclasses.replace(asked, surgery=run)
         mesh = meshes.make_mesh(run.mesh, jax.devices())
-    return lowering.lower(asked, config, mesh)[0]
+    return lowering.lower("step", asked, config, mesh)
 
 
 def plan_settings():

@@ -48,7 +48,7 @@ def rows(found: dict) -> list[list[str]]:
         cells.append(f"{program['counted_flops'] / 1e12:,.1f}")
         traffic = sum(program.get("collectives", {}).values())
         cells.append(f"{traffic / 1e9:.1f}")
-        if "flops" in program:
+        if "seconds_at_least" in program:
             cells += [
                 f"{program['flops'] / 1e12:,.1f}",
                 f"{program['seconds_at_least']:.2f}",
@@ -88,7 +88,7 @@ and triangular solves; *factors* are those of the final change, at rank 64.
 
 *needs* is what the compiler assigns on each chip, and the model where a program does not
 take it, of what a program may use (*has*). The matrices before the first round are not
-in it. *TFLOP* are counted from shapes (`runs/subspace_plan.py`); *compiled TFLOP* are
+in it. *TFLOP* are counted from shapes (`plan/programs.py`); *compiled TFLOP* are
 those of the matrix products in the compiled programs, recomputation included and
 attention kernels not. A product in float32 counts once, though a chip makes six passes
 of it. *collectives* are bytes of the tensors on each chip. *bound* is a static lower

@@ -116,28 +116,22 @@ def describe(name, topology, *arguments):
         return count_devices(topology, *arguments)
     lowered = PROGRAMS[name](topologies.devices(topology), *arguments)
     try:
-        compiled, memory, schedule = dump.compile_step(lowered)
+        compiled, memory, schedule = dump.compile_program(lowered)
     except dump.DoesNotFit as error:
-        return {
-            "needed": error.needed,
-            "available": error.available,
-            "total": error.memory and error.memory.total,
-        }
+        return {"needed": error.needed, "available": error.available}
     analysis = compiled.memory_analysis()
     return {
         "cycles": schedule.cycles,
         "flops": schedule.flops,
         "bytes": schedule.bytes_by_kind(),
         "scopes": schedule.cycles_by_scope(),
-        "arguments": {b.op_name: [b.bytes, b.donated] for b in memory.arguments},
-        "outputs": memory.outputs,
-        "temporaries": memory.temporaries,
-        "total": memory.total,
-        "peak": [[b.shape, b.bytes] for b in memory.peak],
+        "arguments": memory.arguments,
+        "added": memory.added,
         "xla_flops": compiled.cost_analysis()["flops"],
         "xla_arguments": analysis.argument_size_in_bytes,
-        "xla_outputs": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
-        "xla_temporaries": analysis.temp_size_in_bytes,
+        "xla_added": analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes,
     }
 
 

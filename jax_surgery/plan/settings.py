@@ -11,17 +11,18 @@ CHOICES = {"program": ("step", "subspace"), "neighbours": ("auto", "yes", "no")}
 
 @dataclasses.dataclass(frozen=True)
 class PlanSettings:
-    """What a step needs on a slice that is not here (`run = "plan"`).
+    """What a run's programs need on a slice that is not here (`run = "plan"`).
 
     Attributes:
-      program: "step" of training, or the programs of a "subspace" removal.
-      model: a name in `model.architectures`, a directory, a hub name or "embedded".
+      program: "step" of training, with the refresh of its optimizer's statistics where
+        it has any, or the programs of a "subspace" removal.
+      model: a name in `models.published`, a directory, a hub name or "embedded".
       topology: a TPU slice, such as "v5e:4x4".
-      num_slices: of them, joined by the data centre's network.
+      num_slices: how many, joined by the data centre's network.
       rows: of each role on each device; 0 takes those of `surgery.data`.
       fast: memory alone, in seconds.
       neighbours: whether other settings and slices are tried; "auto" tries them where
-        the step does not fit, and unless `fast`.
+        a program does not fit and, for a step, unless `fast`.
       surgery: the run whose step it is; its model and sources are not read.
     """
 

@@ -10,7 +10,7 @@ from plan_cases import GB, GIB, needs_libtpu, planned
 
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.published import SIZES
-from jax_surgery.plan import lowering, report
+from jax_surgery.plan import ask, lowering, neighbours, programs, report
 from jax_surgery.runs import plan
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -39,17 +39,17 @@ def test_the_7b_step_on_16_chips_fits_and_reduce_scatters():
 
 @needs_libtpu
 def test_moments_in_bfloat16_and_longer_rows_fit_too():
-    half = plan.replaced(planned(), "optimizer.moment_dtype", "bfloat16")
+    half = neighbours.replaced(planned(), "optimizer.moment_dtype", "bfloat16")
     assert plan.ask_memory(half)["needs"] < 9.0 * GIB
-    long = plan.replaced(planned(), "data.context", 4096)
+    long = neighbours.replaced(planned(), "data.context", 4096)
     assert plan.ask_memory(long)["needs"] < 13.5 * GIB
 
 
 @needs_libtpu
 def test_what_does_not_fit_is_said_with_what_would(tmp_path, capsys, monkeypatch):
     asked = planned(topology="v5e:2x2", fast=True)
-    first = list(plan.neighbours(asked))[:2]  # the others take as long
-    monkeypatch.setattr(plan, "neighbours", lambda _: first)
+    first = list(neighbours.neighbours(asked))[:2]  # the others take as long
+    monkeypatch.setattr(neighbours, "neighbours", lambda _: first)
     results = plan.run(asked, str(tmp_path))
     printed = capsys.readouterr().out
     assert not results["fits"] and results["needs"] > results["has"]
@@ -76,7 +76,7 @@ def test_a_step_is_compiled_to_its_end_and_two_slices_meet_over_the_network(tmp_
 
 
 def test_neighbours_change_one_thing_and_say_its_flag():
-    pairs = dict(plan.neighbours(planned(rows=2)))
+    pairs = dict(neighbours.neighbours(planned(rows=2)))
     assert pairs["--config.topology=v5e:2x4"].topology == "v5e:2x4"
     other = pairs["--config.surgery.optimizer.name=adafactor"]
     assert other.surgery.optimizer.name == "adafactor"
@@ -88,13 +88,15 @@ def test_neighbours_change_one_thing_and_say_its_flag():
 
 
 def test_model_flops_are_six_a_weight_and_token_and_causal_attention():
-    config, tokens, context = SIZES["llama2_7b"], 98_304, 2048
+    config, context = SIZES["llama2_7b"], 2048
+    rows, tokens = 48, 48 * context
     weights = 6_738_415_616 - 2 * 32000 * 4096 - 65 * 4096 + 32000 * 4096
     attention = 6 * config.num_layers * context * 4096  # half of 12 L T N H
     wanted = tokens * (6 * weights + attention)
-    assert report.model_flops(config, tokens, context) == pytest.approx(wanted, 1e-6)
-    full = report.kernel_flops(config, tokens, context, Compute(remat="full"))
-    kept = report.kernel_flops(config, tokens, context, Compute(remat="context"))
+    counted = programs.counted_flops("step", planned(), config, rows)
+    assert counted == pytest.approx(wanted, 1e-6)
+    full = ask.kernel_flops(config, tokens, context, Compute(remat="full"))
+    kept = ask.kernel_flops(config, tokens, context, Compute(remat="context"))
     assert full / kept == pytest.approx(4.5 / 3.5)
     assert kept == pytest.approx(3.5 * tokens * config.num_layers * 2 * context * 4096)
 
@@ -115,9 +117,12 @@ def test_advice_prefers_the_same_slice():
     def near(flags, chips, fits):
         return {"flags": flags, "chips": chips, "fits": fits, "needs": 1, "has": 2}
 
-    base = {"fits": False, "chips": 16, "needs": 3, "has": 2, "neighbours": []}
-    assert "larger slice" in report.advice(base)
+    base = {"program": "step", "programs": {"step": {}}, "largest": "step"}
+    base |= {"fits": False, "chips": 16, "needs": 3 * GIB, "has": 2 * GIB}
+    base["neighbours"] = []
+    assert "1.00 GiB per chip too much. Take a larger slice" in report.advice(base)
     base["neighbours"] = [near("bigger", 32, True), near("same", 16, True)]
     assert report.advice(base).endswith("same")
-    base |= {"fits": True, "needs": 1, "neighbours": [near("smaller", 8, True)]}
+    base |= {"fits": True, "needs": GIB, "neighbours": [near("smaller", 8, True)]}
+    assert "1.00 GiB (50%) of each chip free" in report.advice(base)
     assert report.advice(base).endswith("smaller")

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cycles, products and collectives of compiled steps: texts checked by hand, and
-programs compiled here where libtpu is."""
+"""Cycles, products and collectives of compiled programs: texts checked by hand."""
 
 import pathlib
-import re
 
 import pytest
-import tpu_programs
 
-from jax_surgery.plan import topologies
 from jax_surgery.plan.compiled import hlo, loops, schedule
 from jax_surgery.plan.compiled.scopes import NO_SCOPE, phase, scope
 
@@ -126,7 +122,6 @@ def test_a_scan_over_layers_by_hand():
         "all-gather": 2 * 3 * 2 * MIB,
         "reduce-scatter": 3 * 2 * MIB,
     }
-    assert read.bytes_by_type("reduce-scatter") == {"bf16": 6 * MIB}
     # Forward, recomputed, and two products backward, of 1024^3 in 3 layers.
     assert read.flops == 3 * 4 * 2 * 1024**3
     assert read.cycles_by_category() == {
@@ -142,23 +137,6 @@ def test_a_scan_over_layers_by_hand():
     assert sum(scopes.values()) == read.cycles
     gather = read.collectives[0]
     assert (gather.times, scope(gather.op_name)) == (3, "forward mlp")
-
-
-def test_elements_of_tuples_may_have_no_line_of_their_own():
-    """libtpu 0.0.50 writes %p#0 where 0.0.51 writes the name of a line."""
-    long = loop("%i.1, %n.1), direction=LT")
-    short = re.sub(r"  (ROOT )?%(\S+) = \S+ get-tuple-element.*\n", "", long)
-    for name, element in {"i": "p#0", "x": "p#1", "n": "p#2"}.items():
-        short = re.sub(rf"%{name}([,)])", rf"%{element}\1", short)
-        short = re.sub(
-            rf"%{name}\.1([,)])", rf"%{element.replace('p', 'p.1')}\1", short
-        )
-    root = "  ROOT %r = f32[8] negate(%w#1)\n}\n"
-    short = short.rstrip().removesuffix("}") + root
-    assert "get-tuple-element" not in short
-    assert schedule.read(short).cycles == schedule.read(long).cycles == 30
-    (element,) = [i for i in hlo.parse(short).entry if i.name == "w#1"]
-    assert element.shape == "f32[8]"
 
 
 CHAIN = f"""
@@ -246,7 +224,6 @@ def test_every_operation_counts_once_however_it_is_written():
     # The dear branch's all-reduce is not counted: the sum is a lower bound.
     assert kinds["all-reduce"] == [(1, 64 * 4 + 8 * 2)]
     assert kinds["all-reduce between slices"] == [(1, 64 * 4)]
-    assert read.bytes_by_type("all-reduce") == {"f32": 256, "bf16": 16}
     assert read.cycles == 5 * 7 + 2
     assert read.kernel_calls() == {"splash": 1, "other": 1}
 
@@ -312,48 +289,3 @@ def test_scopes_may_be_cut_short():
 )
 def test_bytes_of_shapes(shape, sizes):
     assert [array.bytes for array in hlo.arrays(shape)] == sizes
-
-
-@tpu_programs.needs_libtpu
-def test_compiled_programs_agree_with_arithmetic():
-    generations = ["v4:2x2x1", "v5e:1x1", "v5p:2x2x1", "v6e:1x1"]
-    found = tpu_programs.run(
-        *(["matmul", name, 8192] for name in generations),
-        ["batched", "v5e:1x1", 2, 512],
-        ["fsdp_scan", "v5e:2x2", 3, 1024, 1024],
-        ["fsdp_scan", "v5e:2x2", 9, 1024, 1024],
-        ["fsdp_scan", "v6e:2x2", 3, 1024, 1024],
-        ["fsdp_scan", "v5p:2x2x1", 3, 1024, 1024],
-        ["fsdp_scan", "v5p:4x4x4", 2, 2048, 256],
-    )
-    for name, product in zip(generations, found[:4], strict=True):
-        assert product["flops"] == 2 * 8192**3 == product["xla_flops"]
-        where = topologies.find(name)
-        seconds = where.seconds(product["cycles"])
-        share = product["flops"] / seconds / where.generation.peak_flops
-        # Of v6e the clock is not certain.
-        lowest, highest = (0.8, 1) if where.generation.clock_is_certain else (0.6, 1)
-        assert lowest < share < highest, (name, share)
-    assert found[4]["flops"] == 2 * 2 * 4 * 512 * 512 * 128
-    _check_scan(*found[5:9])
-    # Over a cube whose axes are said to be rings, in the mesh's order, gathers are
-    # gathers; else the compiler makes them all-reduces, which cost twice as much.
-    assert found[9]["bytes"] == {
-        "all-gather": 2 * 2 * 2 * 2048**2,
-        "all-reduce": 2 * 2 * 2048**2,
-    }
-
-
-def _check_scan(three, nine, v6e, v5p):
-    for read, layers in ((three, 3), (nine, 9), (v6e, 3), (v5p, 3)):
-        # Gathered in bfloat16, forward and once for recomputation and backward.
-        assert read["bytes"]["all-gather"] == 2 * layers * 2 * 1024**2
-        assert read["flops"] == 4 * layers * 2 * 1024**3
-    assert three["bytes"]["reduce-scatter"] == 3 * 2 * 1024**2
-    # XLA counts each loop's body once, however often it runs.
-    assert three["xla_flops"] == pytest.approx(4 * 2 * 1024**3, rel=0.02)
-    assert nine["xla_flops"] == pytest.approx(three["xla_flops"], rel=0.001)
-    inside = ("forward mlp", "recompute mlp", "backward mlp")
-    for name in inside:
-        assert nine["scopes"][name] == 3 * three["scopes"][name]
-    assert sum(three["scopes"][name] for name in inside) > 0.5 * three["cycles"]

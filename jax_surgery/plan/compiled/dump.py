@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles for a TPU and keeps what the compiler says about the program.
+"""Compiles for a TPU and reads what the compiler writes about the program.
 
 XLA writes that to files. Memory is known within seconds, before code generation, which
 takes minutes: `watch` starts a compilation in another process and ends it there.
-`compile_step` waits for the whole, and reads the schedule too.
+`compile_program` waits for the whole, and reads the schedule too. (The schedule could
+be `compiled.as_text()`, but XLA fails to print some programs for v6e and v5p.)
 """
 
 import os
@@ -17,17 +18,18 @@ from typing import Any
 
 import jax
 
-from jax_surgery.plan.compiled import buffers, schedule
+from jax_surgery.plan.compiled import memory, schedule
 
-# What `buffers.read` takes, in order, and what `schedule.read` takes; of TPU programs.
+# What `memory.read` takes, in order, and what `schedule.read` takes; of TPU programs.
 MEMORY_FILES = (
     "after_optimizations-buffer-assignment.txt",
-    "after_optimizations-live-range.txt",
-    "after_optimizations.txt",
     "after_optimizations-memory-usage-report.txt",
 )
 OPTIMIZED_FILE = "after_optimizations.txt"
 SCHEDULE_FILE = "after_codegen.txt"
+# Written when the compiler has accepted the memory that it assigned, and goes on to
+# code generation. A program that is too large ends with an error instead.
+ACCEPTED_FILE = "after_optimizations_after_buffer_assignment.txt"
 _POLL = 0.05  # seconds
 
 
@@ -36,15 +38,14 @@ class DoesNotFit(ValueError):
 
     Attributes:
       needed, available: bytes of a chip.
-      memory: what needs them; None where the compiler did not get as far.
     """
 
-    def __init__(self, needed: float, available: float, memory: buffers.Memory | None):
+    def __init__(self, needed: float, available: float):
         super().__init__(
             f"the program needs {needed / 2**30:.2f} GiB of a chip's "
             f"{available / 2**30:.2f} GiB."
         )
-        self.needed, self.available, self.memory = needed, available, memory
+        self.needed, self.available = needed, available
 
 
 def _files(folder: pathlib.Path, program: str, names: Sequence[str]) -> list[str]:
@@ -57,7 +58,7 @@ def _files(folder: pathlib.Path, program: str, names: Sequence[str]) -> list[str
     return [p.read_text() for p in paths] if all(p.exists() for p in paths) else []
 
 
-def read_memory(folder: str, program: str = "*") -> buffers.Memory | None:
+def read_memory(folder: str, program: str = "*") -> memory.Memory | None:
     """The memory of a program, from the files in a folder that XLA dumped to.
 
     Args:
@@ -69,7 +70,7 @@ def read_memory(folder: str, program: str = "*") -> buffers.Memory | None:
     """
     texts = _files(pathlib.Path(folder), program, MEMORY_FILES)
     try:
-        return buffers.read(*texts) if texts else None
+        return memory.read(*texts) if texts else None
     except ValueError:
         return None
 
@@ -89,9 +90,9 @@ def read_schedule(folder: str, program: str = "*") -> schedule.Schedule:
     return schedule.read(texts[0])
 
 
-def compile_step(
+def compile_program(
     lowered: jax.stages.Lowered,
-) -> tuple[jax.stages.Compiled, buffers.Memory, schedule.Schedule]:
+) -> tuple[jax.stages.Compiled, memory.Memory, schedule.Schedule]:
     """Compiles for the TPUs that a program was lowered for.
 
     Args:
@@ -99,22 +100,23 @@ def compile_step(
 
     Raises:
       DoesNotFit: it needs more memory than a chip has.
+      RuntimeError: the compiler failed otherwise, or its files cannot be read.
     """
     with tempfile.TemporaryDirectory() as folder:
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         try:
             compiled = lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
-            if excess := buffers.out_of_memory(str(error)):
-                raise DoesNotFit(*excess, read_memory(folder)) from error
+            if excess := memory.out_of_memory(str(error)):
+                raise DoesNotFit(*excess) from error
             raise
-        memory = read_memory(folder)
-        if memory is None:
+        needed = read_memory(folder)
+        if needed is None:
             raise RuntimeError(
-                "the compiler wrote no memory report that could be read; this program "
-                "was written for libtpu 0.0.51."
+                "the compiler wrote no memory report that could be read; this reader "
+                "was written for libtpu 0.0.51 and 0.0.52."
             )
-        return compiled, memory, read_schedule(folder)
+        return compiled, needed, read_schedule(folder)
 
 
 def _environment(folder: str) -> dict[str, str]:
@@ -127,7 +129,7 @@ def _environment(folder: str) -> dict[str, str]:
 
 
 def _end(child: subprocess.Popen[Any]) -> None:
-    """Ends a child and what it started; a compilation does not heed SIGTERM."""
+    """Ends a child and what it started; a compilation does not react to SIGTERM."""
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
@@ -135,7 +137,7 @@ def _end(child: subprocess.Popen[Any]) -> None:
 
 def watch(
     command: Sequence[str], program: str = "*", timeout: float = 600.0
-) -> tuple[buffers.Memory, schedule.Schedule]:
+) -> tuple[memory.Memory, schedule.Schedule]:
     """Runs a command that compiles for a TPU, only until its memory is known.
 
     The schedule has the collectives and kernels, and no cycles yet.
@@ -149,53 +151,43 @@ def watch(
     Raises:
       DoesNotFit: the program needs more memory than a chip has.
       RuntimeError: the command failed otherwise, or compiled no such program; its last
-        words are in the message.
+        lines are in the message.
       TimeoutError: nothing was known in time.
     """
     with tempfile.TemporaryDirectory() as folder:
-        output = pathlib.Path(folder, "output")
-        dump = str(pathlib.Path(folder, "dump"))
-        with output.open("w") as words:
+        output, dumped = pathlib.Path(folder, "output"), pathlib.Path(folder, "dump")
+        with output.open("w") as lines:
             child = subprocess.Popen(
                 command,
-                stdout=words,
+                stdout=lines,
                 stderr=subprocess.STDOUT,
-                env=_environment(dump),
+                env=_environment(str(dumped)),
                 start_new_session=True,
             )
         deadline = time.monotonic() + timeout
         try:
             while child.poll() is None and time.monotonic() < deadline:
-                if _decided(dump, program):
+                if _files(dumped, program, (ACCEPTED_FILE,)) and read_memory(
+                    str(dumped), program
+                ):
                     break
                 time.sleep(_POLL)
             ended = child.poll()
         finally:
             _end(child)
-        memory = read_memory(dump, program)
-        texts = _files(pathlib.Path(dump), program, [OPTIMIZED_FILE])
-        said = output.read_text()
-    if excess := buffers.out_of_memory(said):
-        raise DoesNotFit(*excess, memory)
-    if memory is not None and not ended:
-        return memory, schedule.read(texts[0], timed=False)
-    last = "\n".join(said.splitlines()[-20:])
+        needed = read_memory(str(dumped), program)
+        texts = _files(dumped, program, [OPTIMIZED_FILE])
+        printed = output.read_text()
+    if excess := memory.out_of_memory(printed):
+        raise DoesNotFit(*excess)
+    if needed is not None and not ended:
+        return needed, schedule.read(texts[0], timed=False)
+    last = "\n".join(printed.splitlines()[-20:])
     if ended is None:
-        raise TimeoutError(f"{timeout:g} s were not enough to know memory:\n{last}")
+        raise TimeoutError(
+            f"the memory of {program} was not known after {timeout:g} s:\n{last}"
+        )
     raise RuntimeError(
-        f"{' '.join(command)} ended with {ended}, and compiled no {program} for a TPU "
-        f"whose memory could be read:\n{last}"
-    )
-
-
-def _decided(dump: str, program: str) -> bool:
-    """Whether the compiler has accepted the memory that it assigned.
-
-    It writes one further file when it goes on to code generation. A program that is
-    too large does not get there: it ends with an error, which the child prints.
-    """
-    names = (*MEMORY_FILES, "after_optimizations_after_buffer_assignment.txt")
-    folder = pathlib.Path(dump)
-    return bool(_files(folder, program, names)) and (
-        read_memory(dump, program) is not None
+        f"{' '.join(command)} ended with status {ended}, and compiled no {program} for "
+        f"a TPU whose memory could be read:\n{last}"
     )

@@ -46,18 +46,6 @@ def arrays(shape: str) -> tuple[Array, ...]:
     )
 
 
-def elements(shape: str) -> list[str]:
-    """The texts of a tuple shape's elements."""
-    found, depth = [""], 0
-    for letter in re.sub(r"/\*.*?\*/", "", shape)[1:-1]:
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and not depth:
-            found.append("")
-        else:
-            found[-1] += letter
-    return [text.strip() for text in found]
-
-
 @dataclasses.dataclass(frozen=True)
 class Instruction:
     """One instruction of a computation.
@@ -171,18 +159,6 @@ def _instruction(name: str, text: str) -> Instruction:
     return Instruction(name, shape, opcode, operands, argument, rest[end:])
 
 
-def _spell_out(name: str, instructions: dict[str, Instruction]) -> None:
-    """Adds what newer versions write as an operand %tuple#2: its element, by name."""
-    if name in instructions or "#" not in name:
-        return
-    source, _, index = name.rpartition("#")
-    _spell_out(source, instructions)
-    shape = elements(instructions[source].shape)[int(index)]
-    instructions[name] = Instruction(
-        name, shape, "get-tuple-element", (source,), f"%{source}", f", index={index}"
-    )
-
-
 def _computation(name: str, lines: list[str]) -> Computation:
     """Reads the lines between a computation's braces; an instruction may take many."""
     found, root = [], None
@@ -195,9 +171,6 @@ def _computation(name: str, lines: list[str]) -> Computation:
     instructions = {name: _instruction(name, text) for name, text in found}
     if root is None:
         raise ValueError(f"computation {name} has no ROOT: the text is cut off.")
-    for instruction in list(instructions.values()):
-        for operand in instruction.operands:
-            _spell_out(operand, instructions)
     return Computation(name, instructions, instructions[root])
 
 

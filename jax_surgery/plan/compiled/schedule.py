@@ -34,15 +34,13 @@ class Work:
       op_name: where in the source it comes from, as `scopes.scope` reads it; of what
         the compiler added, where its operand or the loop around it comes from.
       cycles: of one execution.
-      flops: of the matrix products in it, one execution.
-      times: executions a step.
+      times: executions per step.
     """
 
     name: str
     category: str
     op_name: str
     cycles: int
-    flops: float
     times: int
 
 
@@ -60,10 +58,12 @@ class Schedule:
     """A compiled step, on one chip.
 
     Attributes:
+      flops: of matrix products outside Pallas kernels, recomputation included.
       unknown_loops: op_names of loops whose turns depend on data; one turn is counted.
     """
 
     work: tuple[Work, ...]
+    flops: float
     collectives: tuple[Collective, ...]
     kernels: tuple[Kernel, ...]
     unknown_loops: tuple[str, ...]
@@ -73,13 +73,8 @@ class Schedule:
         """Static lower bound of a step; see the module."""
         return sum(work.cycles * work.times for work in self.work)
 
-    @property
-    def flops(self) -> float:
-        """Of matrix products outside Pallas kernels, recomputation included."""
-        return sum(work.flops * work.times for work in self.work)
-
     def cycles_by(self, key: Callable[[Work], str]) -> dict[str, int]:
-        """Cycles a step in groups, most first."""
+        """Cycles per step in groups, most first."""
         return _sums((key(work), work.cycles * work.times) for work in self.work)
 
     def cycles_by_category(self) -> dict[str, int]:
@@ -90,20 +85,11 @@ class Schedule:
         return self.cycles_by(lambda work: scope(work.op_name, depth))
 
     def bytes_by_kind(self) -> dict[str, int]:
-        """Bytes of collectives a step, as in `Collective.bytes`, most first."""
+        """Bytes of collectives per step, as in `Collective.bytes`, most first."""
         return _sums((c.kind, c.bytes) for c in self.collectives)
 
-    def bytes_by_type(self, kind: str) -> dict[str, int]:
-        """Bytes of one kind of collective by element type ("bf16"), most first."""
-        return _sums(
-            (tensor.dtype, c.times * tensor.bytes)
-            for c in self.collectives
-            if c.kind == kind
-            for tensor in c.tensors
-        )
-
     def kernel_calls(self) -> dict[str, int]:
-        """Calls of each Pallas kernel a step, most first."""
+        """Calls of each Pallas kernel per step, most first."""
         return _sums((kernel.name, kernel.times) for kernel in self.kernels)
 
 
@@ -120,11 +106,12 @@ class _Reader:
     def __init__(self, module: hlo.Module):
         self.module = module
         self.work: list[Work] = []
+        self.flops = 0.0
         self.collectives: list[Collective] = []
         self.chains: dict[tuple[str, str], int] = {}  # where in `collectives`
         self.kernels: list[Kernel] = []
         self.unknown_loops: list[str] = []
-        self.contents: dict[str, tuple[set[str], float]] = {}  # of computations
+        self.contents: dict[str, set[str]] = {}  # opcodes of computations
 
     def read(
         self,
@@ -134,17 +121,18 @@ class _Reader:
         around: str = "",
         timed: bool = False,
     ) -> None:
-        """Notes a computation that runs `times` a step.
+        """Notes a computation that runs `times` per step.
 
         Args:
           inside: the computation.
-          times: its executions a step.
+          times: its executions per step.
           known: the constants in its parameter, where that is a loop's tuple.
           around: the op_name of the loop or fusion that it is in.
           timed: whether its cycles are noted with a fusion around it.
         """
         for instruction in inside:
             cycles = instruction.cycles
+            self.flops += times * products.flops(inside, instruction)
             if instruction.opcode == "while":
                 self._loop(inside, instruction, times, known, around, timed)
                 continue
@@ -179,31 +167,26 @@ class _Reader:
             readers.append(reader)
         fewest = min(readers, key=lambda r: sum(w.cycles * w.times for w in r.work))
         self.work += fewest.work
+        self.flops += fewest.flops
         self.collectives += fewest.collectives
         self.kernels += fewest.kernels
         self.unknown_loops += fewest.unknown_loops
 
-    def _contains(self, name: str) -> tuple[set[str], float]:
-        """Opcodes and FLOPs of a computation and of all that it calls."""
+    def _contains(self, name: str) -> set[str]:
+        """Opcodes of a computation and of all that it calls."""
         if name not in self.contents:
-            opcodes, flops = set(), 0.0
-            inside = self.module.computations[name]
-            for instruction in inside:
+            opcodes = set()
+            for instruction in self.module.computations[name]:
                 opcodes.add(instruction.opcode)
-                flops += products.flops(inside, instruction)
                 for called in instruction.calls:
-                    inner = self._contains(called)
-                    opcodes |= inner[0]
-                    flops += inner[1]
-            self.contents[name] = opcodes - {"fusion"}, flops
+                    opcodes |= self._contains(called)
+            self.contents[name] = opcodes - {"fusion"}
         return self.contents[name]
 
     def _note_work(self, inside, instruction, times: int, around: str) -> None:
         opcodes = {instruction.opcode} - {"fusion"}
-        flops = products.flops(inside, instruction)
         for name in instruction.calls:
-            inner = self._contains(name)
-            opcodes, flops = opcodes | inner[0], flops + inner[1]
+            opcodes |= self._contains(name)
         if opcodes & set(products.PRODUCTS):
             category = "product"
         elif opcodes & _IRREGULAR:
@@ -214,7 +197,7 @@ class _Reader:
             category = "move" if opcodes <= _MOVES else "element-wise"
         source = self._source(inside, instruction) or around
         self.work.append(
-            Work(instruction.name, category, source, instruction.cycles, flops, times)
+            Work(instruction.name, category, source, instruction.cycles, times)
         )
 
     def _source(self, inside, instruction: hlo.Instruction) -> str:
@@ -278,6 +261,7 @@ def read(text: str, timed: bool = True) -> Schedule:
         )
     return Schedule(
         tuple(reader.work),
+        reader.flops,
         tuple(reader.collectives),
         tuple(reader.kernels),
         tuple(reader.unknown_loops),

@@ -1,15 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A removal's programs on eight devices give what one gives, and nothing lies whole."""
 
-import dataclasses
-
 import on_devices
-import pytest
-from plan_cases import GIB, needs_libtpu, planned
-
-from jax_surgery.plan import lowering, subspace_lowering
-from jax_surgery.plan import subspace as subspace_plan
-from jax_surgery.plan import subspace_report as report
 
 HEAD = """
     import os, tempfile
@@ -99,59 +91,3 @@ def test_layers_take_turns_and_each_is_done():
     """
     )
     assert on_devices.run(code).splitlines()[-1] == "all"
-
-
-@needs_libtpu
-@pytest.mark.parametrize("name, most", [("ridge", 5.5), ("round", 6.0)])
-def test_the_7b_ridge_fits_16_chips_with_no_moment_whole(name, most):
-    """All moments are 20.5 GiB: whole on a chip they would not fit."""
-    settings = planned(program="subspace", fast=True)
-    config = lowering.architecture_of(settings.model)
-    found = subspace_plan.ask(name, settings, config)
-    assert found["fits"] and found["needs"] < most * GIB
-    parts = found["memory"]
-    assert sum(v for k, v in parts.items() if k != "total") == parts["total"]
-    moments = 32 * (3 * 4096**2 + 11008**2) * 4
-    assert parts["kept tasks"] == pytest.approx(moments / 16, rel=0.01)
-    assert parts["parameters"] == pytest.approx(6_738_415_616 * 4 / 16, rel=0.03)
-
-
-def test_the_programs_move_what_the_optimizer_names():
-    settings = planned(program="subspace")
-    config = lowering.architecture_of(settings.model)
-    assert len(subspace_lowering.trainable_of(settings, config).matrices) == 7
-    options = dataclasses.replace(settings.surgery.optimizer, matrices="up,down")
-    run = dataclasses.replace(settings.surgery, optimizer=options)
-    some = dataclasses.replace(settings, surgery=run)
-    assert subspace_lowering.trainable_of(some, config).matrices == ("up", "down")
-
-
-def test_unknown_programs_are_an_error():
-    with pytest.raises(ValueError, match=r"config.program='steps'; use step or sub"):
-        planned(program="steps")
-
-
-def test_the_verdict_names_the_largest_program_and_what_to_change():
-    results = {"largest": "round", "needs": 3 * GIB, "has": 2 * GIB, "fits": False}
-    text = report.verdict(results)
-    assert "round: 1.00 GiB too much" in text and "config.topology" in text
-    assert "1.00 GiB free" in report.verdict(results | {"needs": GIB, "fits": True})
-
-
-def test_operations_counted_from_shapes():
-    settings = planned(program="subspace")
-    config = lowering.architecture_of(settings.model)
-
-    def counted(name, rows=16):
-        return subspace_plan.counted_flops(name, settings, config, rows)
-
-    assert counted("ridge") == 32 * 2 * (3 * 4096**3 + 11008**3)
-    weights = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
-    assert counted("factors") == 6 * 2 * weights * 80
-    # Of no tokens only the solves are left: 4 inputs^2 outputs of each matrix.
-    narrow = 4 * 4096**3 + 2 * 4096**2 * 11008
-    assert counted("round", 0) == 32 * 4 * (narrow + 11008**2 * 4096)
-    # What a forward pass does and 32 squares of inputs, 2 a token each.
-    squares = 32 * (3 * 4096**2 + 11008**2)
-    least = 2 * 16 * 2048 * (weights + squares)
-    assert least < counted("moments") < 1.1 * least

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs beside the step: the refresh of statistics, and a subspace removal."""
+
+import json
+
+import pytest
+from plan_cases import GIB, needs_libtpu, planned
+
+from jax_surgery.plan import ask, lowering, neighbours, programs, report
+from jax_surgery.runs import plan
+
+MOMENTS = 32 * (3 * 4096**2 + 11008**2) * 4  # bytes of all of a 7B model's, 20.5 GiB
+
+
+def preconditioned(**changes):
+    return neighbours.replaced(planned(**changes), "optimizer.name", "natural")
+
+
+@needs_libtpu
+def test_a_preconditioned_7b_step_fits_16_chips_with_no_moment_or_factor_whole(
+    tmp_path, capsys
+):
+    """The refresh was never compiled, and left 22 GB of roots whole on every chip."""
+    results = plan.run(preconditioned(fast=True), str(tmp_path))
+    assert results["fits"] and list(results["programs"]) == ["step", "moments", "ridge"]
+    assert results["needs"] == max(p["needs"] for p in results["programs"].values())
+    for name in ("moments", "ridge"):
+        parts = results["programs"][name]["memory"]
+        assert parts["statistics"] == pytest.approx(MOMENTS / 16, rel=0.01)
+        # The model and the state of the steps lie there as well.
+        assert parts["parameters"] == results["memory"]["parameters"]
+        assert parts["optimizer"] == results["memory"]["optimizer"]
+        assert parts["optimizer"] >= MOMENTS / 16
+        assert parts["temporaries"] < 4 * GIB
+        assert sum(v for k, v in parts.items() if k != "total") == parts["total"]
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert saved["programs"]["ridge"]["needs"] == results["programs"]["ridge"]["needs"]
+    printed = capsys.readouterr().out
+    assert "ridge" in printed and "The largest program is" in printed
+
+
+@needs_libtpu
+def test_the_7b_round_fits_16_chips_with_no_moment_whole():
+    settings = planned(program="subspace", fast=True)
+    found = ask.ask("round", settings, lowering.architecture_of(settings.model))
+    assert found["fits"] and found["needs"] < 6 * GIB
+    parts = found["memory"]
+    assert sum(v for k, v in parts.items() if k != "total") == parts["total"]
+    assert parts["kept tasks"] == pytest.approx(MOMENTS / 16, rel=0.01)
+    assert parts["parameters"] == pytest.approx(6_738_415_616 * 4 / 16, rel=0.03)
+
+
+@needs_libtpu
+@pytest.mark.parametrize("model", ["mistral_7b_v0.1", "qwen3_8b"])
+def test_other_architectures_are_planned_by_name(model):
+    settings = planned(model=model, fast=True)
+    found = ask.ask("step", settings, lowering.architecture_of(model))
+    assert found["fits"] and sum(found["kernel_calls"].values())
+
+
+def test_a_plain_step_has_one_program():
+    assert programs.names_of(planned()) == ("step",)
+    assert programs.names_of(preconditioned()) == ("step", "moments", "ridge")
+
+
+def test_the_programs_move_what_the_optimizer_names():
+    settings = planned(program="subspace")
+    config = lowering.architecture_of(settings.model)
+    assert len(programs.trainable_of(settings, config).matrices) == 7
+    some = neighbours.replaced(settings, "optimizer.matrices", "up,down")
+    assert programs.trainable_of(some, config).matrices == ("up", "down")
+
+
+def test_unknown_programs_are_an_error():
+    with pytest.raises(ValueError, match=r"config.program='steps'"):
+        planned(program="steps")
+
+
+def test_a_removal_is_not_tried_with_other_optimizers():
+    flags = dict(neighbours.neighbours(planned(program="subspace")))
+    assert "--config.topology=v5e:2x4" in flags
+    assert not any("optimizer" in name or "reference" in name for name in flags)
+
+
+def test_advice_names_the_largest_program_and_what_to_change():
+    results = {"largest": "round", "needs": 3 * GIB, "has": 2 * GIB, "fits": False}
+    results |= {"program": "subspace", "programs": {"moments": {}, "round": {}}}
+    results |= {"neighbours": [], "chips": 4}
+    text = report.advice(results)
+    assert "round: 1.00 GiB per chip too much" in text and "config.topology" in text
+    assert "optimizer.matrices" in text
+    results |= {"needs": GIB, "fits": True}
+    assert "1.00 GiB (50%) of each chip free" in report.advice(results)
+
+
+def test_operations_counted_from_shapes():
+    settings = planned(program="subspace")
+    config = lowering.architecture_of(settings.model)
+
+    def counted(name, rows=16):
+        return programs.counted_flops(name, settings, config, rows)
+
+    assert counted("ridge") == 32 * 2 * (3 * 4096**3 + 11008**3)
+    weights = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    assert counted("factors") == 6 * 2 * weights * 80
+    # Of no tokens only the solves are left: 4 inputs^2 outputs of each matrix.
+    narrow = 4 * 4096**3 + 2 * 4096**2 * 11008
+    assert counted("round", 0) == 32 * 4 * (narrow + 11008**2 * 4096)
+    # What a forward pass does and 32 squares of inputs, 2 per token each.
+    squares = 32 * (3 * 4096**2 + 11008**2)
+    least = 2 * 16 * 2048 * (weights + squares)
+    assert least < counted("moments") < 1.1 * least

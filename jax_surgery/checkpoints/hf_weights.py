@@ -27,7 +27,9 @@ from jax_surgery.checkpoints import hf_index, hf_layout, safetensors_file
 from jax_surgery.checkpoints.hf_layout import Tensor
 from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.models import architectures, llama
+from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed
 
 # What `save_model` names its files.
@@ -48,8 +50,8 @@ def resolve(source: str) -> epath.Path:
     """The directory of a checkpoint: itself, or a hub download.
 
     Raises:
-      FileNotFoundError: neither a directory nor a hub name that can be had.
-      ValueError: on gs://, and what reads it is not installed.
+      FileNotFoundError: neither a directory nor a model that the hub gives.
+      ValueError: a gs:// path where gcsfs is not installed.
     """
     folder = epath.Path(source)
     try:
@@ -76,9 +78,9 @@ def resolve(source: str) -> epath.Path:
         )
     except Exception as error:
         raise FileNotFoundError(
-            f"{source!r} is no local directory and could not be had from the hub "
-            f"({type(error).__name__}: {error}). Check the name, the network, and for "
-            "gated models `hf auth login`."
+            f"{source!r} is not a local directory, and its download from the hub "
+            f"failed ({type(error).__name__}: {error}). Check the name and the network, "
+            "and for gated models run `hf auth login`."
         ) from error
 
 
@@ -253,11 +255,29 @@ def load_model(
                 node[key] = hf_layout.empty(shape, kind, own)
             lies = hf_layout.split_sharding(own, tensor)
             part = _read(entries[tensor.name], tensor, kind, lies)
-            # Else reading may run ahead, and parts pile up on the host.
+            # Without waiting, reading runs ahead and parts pile up on the host.
             jax.block_until_ready(last)
             last = node[key] = hf_layout.insert(node.get(key), part, tensor, own)
             bar.update(entries[tensor.name].nbytes)
     return params, config
+
+
+def load(
+    source: str,
+    compute: Compute = DEFAULT_COMPUTE,
+    dtype: hf_index.Dtype = "float32",
+    shardings: Callable[[ModelConfig], Any] | None = None,
+    tokenizer: Any = None,
+) -> Model:
+    """A checkpoint as one value; errors and the other arguments as of `load_model`.
+
+    Args:
+      compute: how the model will be run.
+      tokenizer: the checkpoint's where it is loaded already; None loads it.
+    """
+    tokenizer = tokenizer or load_tokenizer(source)
+    params, config = load_model(source, dtype, shardings)
+    return Model(params, config, tokenizer, compute, source)
 
 
 def _exported(

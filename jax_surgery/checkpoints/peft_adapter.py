@@ -136,8 +136,8 @@ def _settings(folder: epath.Path) -> dict[str, Any]:
 def load_adapter(directory: str, config: ModelConfig) -> Adapter:
     """Reads an adapter, as NumPy arrays on the host.
 
-    Layers that the adapter leaves out get factors of 0. rsLoRA's scale, alpha /
-    sqrt(rank), is kept: `alpha` is then what gives the same scale.
+    Layers that the adapter leaves out get factors of 0. For rsLoRA, whose
+    scale is alpha / sqrt(rank), the returned `alpha` is the one that gives that scale.
 
     Raises:
       FileNotFoundError: no adapter there.

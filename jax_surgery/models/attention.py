@@ -17,7 +17,7 @@ def rope_frequencies(config: ModelConfig) -> jax.Array:
 
     With `rope_scaling` as Llama 3.1: frequencies that turn less than
     `low_freq_factor` times over the original context are divided by `factor`, those
-    above `high_freq_factor` kept, the rest blended.
+    above `high_freq_factor` stay as they are, and those between are blended.
     """
     exponent = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
     frequency = config.rope_theta**-exponent
@@ -49,7 +49,10 @@ def rotate(x_BTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
     The halves are exchanged and not split: half a head fills half of a TPU's lanes.
     There a product with a permutation exchanges them, which shifts nothing in memory.
-    The gradient turns the other way; angles have none.
+    The gradient turns the other way; angles have none. Without this derivative each of
+    its two parts is rounded to bfloat16 before they are added, which also takes 6.4 ms
+    instead of 0.7 on a CPU ([1, 1024, 8, 64]; in float32 both take 0.4 ms, and a TPU's
+    step needs the same operations and memory).
     """
     width = x_BTNH.shape[-1]
     if meshes.platform() == "tpu":

@@ -159,7 +159,7 @@ def sketch_flops(
     config: ModelConfig, trainable: Trainable, columns: int, iterations: int
 ) -> float:
     """FLOPs of the products of all moving matrices with their sketches; see
-    `surgery.subspace.linalg.randomised_svd`.
+    `optim.linalg.svd.randomised_svd`.
 
     Two, and two for each iteration; the decompositions of thin matrices are left out.
     """

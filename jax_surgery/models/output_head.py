@@ -48,8 +48,9 @@ def copies_for(
     """`copies`, and the hidden states that they are to be used with.
 
     In the backward pass the head's gradient is summed over devices before any layer's
-    is computed. Left to itself the compiler may do it last, and keep each device's own
-    sum of the whole head until then.
+    is computed. Left to itself the compiler does it last, and holds each device's own
+    sum of the whole head until then: 9.73 GiB per chip instead of 9.28, by
+    configs/plan.py (llama2_7b on v5e:4x4).
     """
     weight, spec, tied = _head(params)
     weight, hidden_BTD = _first_of_gradients(weight, hidden_BTD)
@@ -63,7 +64,7 @@ def _first_of_gradients(weight: jax.Array, hidden: jax.Array):
 
 
 def _first_forward(weight, hidden):
-    # That the weight moves is seen from the structure of what is kept.
+    # The structure of the residuals says whether the weight moves.
     return (weight.value, hidden.value), () if weight.perturbed else None
 
 

@@ -116,9 +116,7 @@ def load(source: str, compute: Compute, tokenizer: Any = None) -> Model:
 
 def _load(source: str, dtype: Any, compute: Compute, tokenizer: Any) -> Model:
     layout = None if jax.sharding.get_mesh().empty else parameter_shardings
-    tokenizer = tokenizer or hf_weights.load_tokenizer(source)
-    params, config = hf_weights.load_model(source, dtype, layout)
-    return Model(params, config, tokenizer, compute, source)
+    return hf_weights.load(source, compute, dtype, layout, tokenizer)
 
 
 def role_rows(rows: dict[str, int], accumulate: int = 1) -> RoleRows:

@@ -11,7 +11,7 @@ import numpy as np
 import on_devices
 import pytest
 
-from jax_surgery.models import attention_kernels
+from jax_surgery.models import attention, attention_kernels
 from jax_surgery.models.attention_kernels import self_attention
 
 ROWS, TOKENS, WIDTH = 2, 128, 16
@@ -78,6 +78,24 @@ def test_equals_float64_on_packed_rows(kind, heads, kv_heads, window):
     np.testing.assert_allclose(np.asarray(out)[real], wanted[real], atol=2e-5)
     for got, want in zip(grads, wanted_grads, strict=True):
         np.testing.assert_allclose(got, want, atol=2e-4)
+
+
+def test_the_gradient_of_a_rotation_is_that_of_its_formula():
+    rng = np.random.default_rng(0)
+    x, cotangent = (jnp.float32(rng.normal(size=(1, 5, 2, 6))) for _ in "ab")
+    angle = jnp.float32(rng.normal(size=(1, 5, 1, 3)))
+    cos, sin = (f(angle) for f in (jnp.cos, jnp.sin))
+    both = functools.partial(jnp.concatenate, axis=-1)
+
+    def formula(x):
+        left, right = x[..., :3], x[..., 3:]
+        return both([left * cos - right * sin, right * cos + left * sin])
+
+    def rotated(x):
+        return attention.rotate(x, both([cos, cos]), both([-sin, sin]))
+
+    for f in (lambda f: f(x), lambda f: jax.vjp(f, x)[1](cotangent)[0]):
+        np.testing.assert_allclose(f(rotated), f(formula), rtol=1e-5, atol=1e-6)
 
 
 def test_auto_follows_the_platform():

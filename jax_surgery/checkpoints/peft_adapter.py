@@ -15,10 +15,9 @@ import numpy as np
 from etils import epath
 
 from jax_surgery.checkpoints import safetensors_file
+from jax_surgery.models import architectures
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.flops import matrix_shapes
-from jax_surgery.models.layout import MATRICES
-from jax_surgery.models.trainable import BLOCK_OF
+from jax_surgery.models.layout import Row
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What an adapter may not ask for, with the values that ask for nothing.
@@ -38,7 +37,7 @@ class Adapter(NamedTuple):
     Attributes:
       factors: {"layers": {block: {matrix: {"lora_a", "lora_b"}}}}, float32.
       rank, alpha: of all matrices.
-      matrices: that have factors, in the order of `BLOCK_OF`.
+      matrices: that have factors, in the order of their layout.
     """
 
     factors: Any
@@ -47,20 +46,20 @@ class Adapter(NamedTuple):
     matrices: tuple[str, ...]
 
 
-def _name(layer: int, matrix: str, factor: str) -> str:
-    module = MATRICES[matrix].tensor(layer).removesuffix(".weight")
+def _name(row: Row, layer: int, factor: str) -> str:
+    module = row.tensor(layer).removesuffix(".weight")
     return f"base_model.model.{module}.{factor}.weight"
 
 
-def _module(matrix: str) -> str:
+def _module(row: Row) -> str:
     """What PEFT calls the module of a matrix: "q_proj"."""
-    return MATRICES[matrix].file_name.split(".")[-2]
+    return row.file_name.split(".")[-2]
 
 
-def _flat(factors: Any, matrix: str, config: ModelConfig, rank: int):
+def _flat(factors: Any, row: Row, config: ModelConfig, rank: int):
     """A [layers, rank, inputs] and B [layers, outputs, rank] of a matrix, on the host."""
-    pair = factors["layers"][BLOCK_OF[matrix]][matrix]
-    inputs, outputs = matrix_shapes(config)[matrix]
+    pair = factors["layers"][row.block][row.name]
+    inputs, outputs = row.matrix_shape(config)
     a = np.asarray(pair["lora_a"]).reshape(config.num_layers, inputs, rank)
     b = np.asarray(pair["lora_b"]).reshape(config.num_layers, rank, outputs)
     return a.swapaxes(1, 2), b.swapaxes(1, 2)
@@ -87,12 +86,13 @@ def save_adapter(
     """
     folder = epath.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for matrix in matrices:
-        a, b = _flat(factors, matrix, config, rank)
+    tensors, every = {}, architectures.matrices(config)
+    rows = [every[name] for name in matrices]
+    for row in rows:
+        a, b = _flat(factors, row, config, rank)
         for layer in range(config.num_layers):
-            tensors[_name(layer, matrix, "lora_A")] = a[layer]
-            tensors[_name(layer, matrix, "lora_B")] = b[layer]
+            tensors[_name(row, layer, "lora_A")] = a[layer]
+            tensors[_name(row, layer, "lora_B")] = b[layer]
     shapes = {name: array.shape for name, array in tensors.items()}
     kind = np.dtype(np.float32)
     arrays = (np.ascontiguousarray(array, kind) for array in tensors.values())
@@ -104,7 +104,7 @@ def save_adapter(
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
-        "target_modules": [_module(name) for name in matrices],
+        "target_modules": [_module(row) for row in rows],
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -122,7 +122,7 @@ def _settings(folder: epath.Path) -> dict[str, Any]:
     settings = json.loads(file.read_text())
     if settings.get("peft_type") != "LORA":
         raise ValueError(
-            f"{file}: peft_type={settings.get('peft_type')!r}; LORA alone is read."
+            f"{file}: peft_type={settings.get('peft_type')!r}; only LORA is read."
         )
     for field, plain in PLAIN.items():
         if field in settings and settings[field] not in plain:
@@ -149,15 +149,15 @@ def load_adapter(directory: str, config: ModelConfig) -> Adapter:
     if settings.get("use_rslora"):
         alpha *= math.sqrt(rank)
     entries = safetensors_file.read_header(folder / WEIGHTS)
-    shapes, factors, found = matrix_shapes(config), {}, []
-    known = set()
-    for matrix in BLOCK_OF:
-        inputs, outputs = shapes[matrix]
+    rows = architectures.matrices(config)
+    factors, found, known = {}, [], set()
+    for matrix, row in rows.items():
+        inputs, outputs = row.matrix_shape(config)
         a = np.zeros((config.num_layers, rank, inputs), np.float32)
         b = np.zeros((config.num_layers, outputs, rank), np.float32)
         for layer in range(config.num_layers):
             for factor, into in (("lora_A", a[layer]), ("lora_B", b[layer])):
-                name = _name(layer, matrix, factor)
+                name = _name(row, layer, factor)
                 if name not in entries:
                     continue
                 entry = entries[name]
@@ -168,22 +168,21 @@ def load_adapter(directory: str, config: ModelConfig) -> Adapter:
                     )
                 into[:] = safetensors_file.read_rows(entry, 0, entry.shape[0])
                 known.add(name)
-        if any(_name(layer, matrix, "lora_B") in known for layer in range(len(a))):
+        if any(_name(row, layer, "lora_B") in known for layer in range(len(a))):
             found.append(matrix)
-            block = factors.setdefault(BLOCK_OF[matrix], {})
-            block[matrix] = _split(matrix, a, b, config)
+            block = factors.setdefault(row.block, {})
+            block[matrix] = _split(row, a, b, config)
     if strange := sorted(set(entries) - known):
         raise ValueError(
-            f"{folder / WEIGHTS} holds {strange[0]}, which this model has not "
-            f"({config.num_layers} layers; matrices {', '.join(map(_module, MATRICES))})."
+            f"{folder / WEIGHTS} holds {strange[0]}, which this model does not have "
+            f"({config.num_layers} layers; matrices {', '.join(map(_module, rows.values()))})."
         )
     return Adapter({"layers": factors}, rank, alpha, tuple(found))
 
 
-def _split(matrix: str, a: np.ndarray, b: np.ndarray, config: ModelConfig):
+def _split(row: Row, a: np.ndarray, b: np.ndarray, config: ModelConfig):
     """Our factors of PEFT's [layers, rank, inputs] and [layers, outputs, rank]."""
     layers, rank = a.shape[:2]
-    row = MATRICES[matrix]
     shape = row.shape(config)
     a = a.swapaxes(1, 2).reshape(layers, *shape[: row.inputs], rank)
     b = b.swapaxes(1, 2).reshape(layers, rank, *shape[row.inputs :])

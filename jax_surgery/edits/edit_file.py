@@ -18,9 +18,8 @@ from etils import epath
 
 from jax_surgery.checkpoints import hf_index, safetensors_file
 from jax_surgery.checkpoints.safetensors_file import Entry
+from jax_surgery.models import architectures
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.flops import matrix_shapes
-from jax_surgery.models.layout import MATRICES
 
 FORMAT, VERSION = "jax_surgery.edit", 1
 FLOAT = np.dtype(np.float32)
@@ -183,14 +182,15 @@ def from_matrices(
       ValueError: the model has no such matrix or layer, or its shape differs.
     """
     factors: Factors = {}
+    rows = architectures.matrices(config)
     for matrix, pair in matrices.items():
-        if matrix not in MATRICES:
+        if matrix not in rows:
             raise ValueError(
-                f"unknown matrix {matrix!r}; choose from {', '.join(MATRICES)}."
+                f"unknown matrix {matrix!r}; choose from {', '.join(rows)}."
             )
         a, b = (np.asarray(factor, FLOAT) for factor in pair)
         layers, rank = len(a), a.shape[-1]
-        inputs, outputs = matrix_shapes(config)[matrix]
+        inputs, outputs = rows[matrix].matrix_shape(config)
         wanted = (layers, inputs, rank), (layers, rank, outputs)
         last = first_layer + layers
         if (a.shape, b.shape) != wanted or not 0 <= first_layer < last:
@@ -205,7 +205,7 @@ def from_matrices(
                 f"and the model has only {config.num_layers} layers."
             )
         for layer, one in enumerate(zip(a, b, strict=True), start=first_layer):
-            factors[MATRICES[matrix].tensor(layer)] = one
+            factors[rows[matrix].tensor(layer)] = one
     return factors
 
 

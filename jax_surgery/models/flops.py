@@ -9,6 +9,7 @@ Norms, RoPE, softmax and other element-wise work are left out (a few percent).
 
 import math
 
+from jax_surgery.models import architectures
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import ALL, Trainable
@@ -22,7 +23,8 @@ AFTER_ATTENTION = ORDER["o"]
 
 def matrix_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     """[inputs, outputs] of each of a layer's matrices."""
-    return {name: row.matrix_shape(config) for name, row in MATRICES.items()}
+    rows = architectures.matrices(config)
+    return {name: row.matrix_shape(config) for name, row in rows.items()}
 
 
 def _sizes(config: ModelConfig) -> dict[str, int]:

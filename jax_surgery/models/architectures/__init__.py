@@ -52,6 +52,11 @@ def to_hf(config: ModelConfig) -> dict:
     return of(config).write(config)
 
 
+def matrices(config: ModelConfig) -> dict[str, layout.Row]:
+    """The matrices of a model's layers by name, in the order in which they apply."""
+    return layout.matrices(of(config).layout)
+
+
 def rows() -> dict[tuple[str, ...], layout.Row]:
     """The layout rows of all architectures by path, with those of low-rank factors.
 

@@ -87,3 +87,19 @@ class Noise:
             spent = spent.plus(Budget(1))
             watch(spent, model.with_params(params))
         return Attacked(model.with_params(params), target.probes, spent)
+
+
+@dataclasses.dataclass(frozen=True)
+class Coarse:
+    """Rounds every parameter to a grid: an attack without steps."""
+
+    grid: float = 0.05
+
+    def __call__(
+        self, model: Model, target: Target, budget: Budget, seed: int, watch: Watch
+    ) -> Attacked:
+        """See `attacks.base.Attack`."""
+        rounded = lambda leaf: self.grid * jnp.round(leaf / self.grid)
+        attacked = model.with_params(jax.tree.map(rounded, model.params))
+        watch(Budget(), attacked)
+        return Attacked(attacked, target.probes, Budget())

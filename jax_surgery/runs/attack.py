@@ -166,9 +166,10 @@ def _attacked(
         points.append(dataclasses.asdict(spent) | {"groups": groups})
 
     def watch(spent: Budget, model: Model) -> None:
-        if spent.steps == 0 or spent.steps in settings.steps:
+        if spent.steps and spent.steps in settings.steps:
             measured(spent, model, target.probes)
 
+    measured(Budget(), model, target.probes)
     attacked = attack(model, target, settings.budget, settings.seed, watch)
     if points[-1]["steps"] != attacked.spent.steps or len(points) == 1:
         measured(attacked.spent, attacked.model, attacked.probes)

@@ -69,7 +69,7 @@ def test_what_is_spent_is_counted_from_nothing_on(name, model, target):
     assert seen[0] == (0, 0, 0.0)
     assert all(a <= b for x, y in itertools.pairwise(seen) for a, b in zip(x, y))
     assert seen[-1] == dataclasses.astuple(found.spent)
-    assert found.spent.steps == len(seen) - 1 > 1
+    assert found.spent.steps == len(seen) - 1
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -77,8 +77,8 @@ def test_what_is_spent_is_counted_from_nothing_on(name, model, target):
 def test_no_more_is_spent_than_the_budget(name, field, model, target):
     whole, seen = attacked(name, model, target)
     all_of_it = getattr(whole.spent, field)
-    if not all_of_it:
-        pytest.skip(f"{name} spends no {field}")
+    if not all_of_it or len(seen) < 4:
+        pytest.skip(f"{name} spends no {field}, or takes fewer than three steps")
     place = [f.name for f in dataclasses.fields(Budget)].index(field)
     second = seen[2][place]
     found, _ = attacked(name, model, target, Budget(**{field: second}))
@@ -90,6 +90,21 @@ def test_no_more_is_spent_than_the_budget(name, field, model, target):
 def test_a_budget_is_not_negative():
     with pytest.raises(ValueError, match=r"config.budget.steps=-1 .* 0 sets no limit"):
         Budget(steps=-1)
+
+
+def test_an_attack_without_steps_is_asked_before_and_after(tiny_model, tmp_path):
+    file = tmp_path / "removed.jsonl"
+    file.write_text("".join(json.dumps({"text": t}) + "\n" for t in tiny_model.texts))
+    fields = {"model": tiny_model.folder, "benchmark": "", "measure_at": "1"}
+    fields |= {"data.relearn": str(file), "data.context": CONTEXT}
+    fields |= {"attack": "outside_plugins.Coarse", "metrics": "nats_per_token"}
+    start.start(config_of("attack", fields), str(tmp_path / "run"))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    before, after = (p["groups"]["relearn"]["nats_per_token"] for p in results["curve"])
+    fields["attack"] = "relearning:steps=1,rows=2"
+    start.start(config_of("attack", fields), str(tmp_path / "other"))
+    other = json.loads((tmp_path / "other" / "results.json").read_text())
+    assert before == other["curve"][0]["groups"]["relearn"]["nats_per_token"] != after
 
 
 def test_an_attack_from_outside_passes_through_the_program(tiny_model, tmp_path):

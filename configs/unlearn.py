@@ -81,7 +81,7 @@ def get_config() -> ConfigDict:
     # texts' own may still bring the answers back.
     config.rounds.alpha = 1.0
     config.rounds.first_layer = 0  # layers before it stay; negative: from the end
-    config.rounds.matrices = "q,k,v,o,gate,up,down"  # that move
+    config.rounds.matrices = "q,k,v,o,gate,up,down"  # that move; "" is all
 
     # Removal from copies that have relearned the targets, so that they stay away.
     config.harden = ConfigDict()

@@ -4,7 +4,6 @@
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.trainable import ALL
 from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.train.step import make_train_step
 
@@ -12,9 +11,7 @@ from jax_surgery.train.step import make_train_step
 def make_step(settings: SurgerySettings, config: ModelConfig, rows: RoleRows):
     """The optimizer of a run and its jitted step (see `step.make_train_step`)."""
     trainable, low_rank = settings.trainable(config), settings.lora
-    # Of the tree that the state holds.
-    moving = ALL if low_rank.rank else trainable
-    optimizer = make_optimizer(settings.optimizer, settings.steps, moving)
+    optimizer = make_optimizer(settings.optimizer, settings.steps, trainable)
     step = make_train_step(
         config,
         settings.loss,

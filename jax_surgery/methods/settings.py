@@ -10,7 +10,7 @@ from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.trainable import Trainable
+from jax_surgery.models.trainable import Trainable, resolve
 from jax_surgery.optim.lora import LowRank
 from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.parallel.mesh import MeshShape
@@ -75,8 +75,12 @@ class SurgerySettings:
         """The matrices of a model that move, or whose low-rank deltas do.
 
         Raises:
-          ValueError: see `OptimizerChoice.trainable` and `LowRank.trainable`.
+          ValueError: see `trainable.resolve`.
         """
-        if self.lora.rank:
-            return self.lora.trainable(config, self.optimizer.first_layer)
-        return self.optimizer.trainable(config)
+        return resolve(
+            config,
+            self.optimizer.first_layer,
+            self.lora.matrices if self.lora.rank else self.optimizer.matrices,
+            rank=self.lora.rank,
+            only_matrices=self.optimizer.preconditioned,
+        )

@@ -20,6 +20,8 @@ Matrices = dict[str, jax.Array]
 
 # The block of a layer that each of its matrices lies in.
 BLOCK_OF = {name: row.block for name, row in MATRICES.items()}
+# What a matrix has that may move: itself, or the factors of its low-rank delta.
+LEAVES = ("kernel", "lora_a", "lora_b")
 
 
 def as_matrices(name: str, kernel: jax.Array) -> jax.Array:
@@ -53,13 +55,16 @@ class Trainable:
     matrices: tuple[str, ...] = ()
 
     def cut(self, tree: Params) -> Params:
-        """What moves of parameters or gradients: the part of the model's tree that
-        holds the moving matrices, in their own axes, of the moving layers only."""
+        """What moves of parameters or gradients, or of low-rank factors: the part of
+        the tree that holds the moving matrices (or their factors), in their own axes,
+        of the moving layers only."""
         layers: Params = {}
         for name in self.matrices:
-            kernel = tree["layers"][BLOCK_OF[name]][name]["kernel"]
+            matrix = tree["layers"][BLOCK_OF[name]][name]
             block = layers.setdefault(BLOCK_OF[name], {})
-            block[name] = {"kernel": kernel[self.first_layer :]}
+            block[name] = {
+                key: matrix[key][self.first_layer :] for key in LEAVES if key in matrix
+            }
         return {"layers": layers}
 
     def paste(self, part: Params, like: Params) -> Params:
@@ -67,10 +72,9 @@ class Trainable:
         tree = jax.tree.map(jnp.zeros_like, like)
         for block, matrices in part["layers"].items():
             for name, moved in matrices.items():
-                kernel = tree["layers"][block][name]["kernel"]
-                tree["layers"][block][name] = {
-                    "kernel": kernel.at[self.first_layer :].set(moved["kernel"])
-                }
+                whole = tree["layers"][block][name]
+                for key, leaf in moved.items():
+                    whole[key] = whole[key].at[self.first_layer :].set(leaf)
         return tree
 
     def take(self, tree: Params) -> Matrices:
@@ -110,41 +114,77 @@ class Trainable:
         """Updates with those of frozen parameters (weight decay's, say) zeroed."""
         if not self.matrices:
             return updates
-        return self.put(self.take(updates), updates)
+        return self.paste(self.cut(updates), updates)
 
 
 ALL = Trainable()
 
 
-def resolve(config: ModelConfig, first_layer: int, matrices: str) -> Trainable:
-    """The trainable parameters that a config names.
+def matrix_names(given: str, field: str) -> tuple[str, ...]:
+    """The names in a comma-separated list, in the order of the layout.
+
+    Args:
+      given: such as "gate, up"; "" has none.
+      field: the list's name in a config, for the message.
+
+    Raises:
+      ValueError: a name that no matrix has.
+    """
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in MATRICES]:
+        raise ValueError(
+            f"{field} has {unknown[0]!r}; choose from {', '.join(MATRICES)}."
+        )
+    return tuple(name for name in MATRICES if name in names)
+
+
+def resolve(
+    config: ModelConfig,
+    first_layer: int,
+    matrices: str,
+    *,
+    section: str = "config.optimizer",
+    rank: int = 0,
+    only_matrices: bool = False,
+) -> Trainable:
+    """The one place that decides what moves, of what a config names.
 
     Args:
       config: the model.
       first_layer: index of the first layer that moves; negative counts from the end.
-      matrices: comma-separated names of matrices; "" is every parameter.
+      matrices: comma-separated names of matrices; "" is everything that can move.
+      section: of the config that has `first_layer` and `matrices`, for messages. With
+        low-rank deltas the matrices are those of config.lora.
+      rank: of the low-rank deltas that move in place of the matrices; 0 for none.
+      only_matrices: whether nothing but matrices of layers can move (preconditioned
+        directions, subspaces, low-rank deltas); else "" is every parameter.
 
     Raises:
-      ValueError: a layer the model has not, an unknown matrix, or every parameter of
-        only some layers.
+      ValueError: a layer that the model does not have, an unknown matrix, a rank that
+        a matrix cannot have, or every parameter of only some layers.
     """
-    layers = config.num_layers
+    layers, field = config.num_layers, f"{section}.first_layer"
     if not -layers <= first_layer < layers:
         raise ValueError(
-            f"optimizer.first_layer={first_layer}: the model has {layers} layers, so "
+            f"{field}={first_layer}: the model has {layers} layers, so "
             f"use -{layers} to {layers - 1} (negative counts from the end)."
         )
-    names = tuple(name.strip() for name in matrices.split(",") if name.strip())
-    unknown = [name for name in names if name not in BLOCK_OF]
-    if unknown:
-        raise ValueError(
-            f"optimizer.matrices has {unknown[0]!r}; choose from {', '.join(BLOCK_OF)}."
-        )
+    of_matrices = "config.lora.matrices" if rank else f"{section}.matrices"
+    names = matrix_names(matrices, of_matrices)
+    if not names and (rank or only_matrices):
+        names = tuple(MATRICES)
     first = first_layer % layers
     if first and not names:
         raise ValueError(
-            f"optimizer.first_layer={first_layer} with optimizer.matrices='' (every "
-            "parameter, the embedding too): name the matrices that move, e.g. "
-            "optimizer.matrices=gate,up,down, or let optimizer.first_layer be 0."
+            f"{field}={first_layer} with {of_matrices}='' (every parameter, the "
+            f"embedding too): name the matrices that move, e.g. "
+            f"{of_matrices}=gate,up,down, or use {field}=0."
         )
-    return Trainable(first, tuple(name for name in BLOCK_OF if name in names))
+    for name in names if rank else ():
+        rows, columns = MATRICES[name].matrix_shape(config)
+        if rank > min(rows, columns):
+            raise ValueError(
+                f"config.lora.rank={rank} is more than matrix {name} of {rows} x "
+                f"{columns} can have; use 1 to {min(rows, columns)}."
+            )
+    return Trainable(first, names)

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 
 from jax_surgery.models import llama, sharding
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.flops import matrix_shapes
 from jax_surgery.models.layout import MATRICES
-from jax_surgery.models.trainable import BLOCK_OF, Trainable, resolve
+from jax_surgery.models.trainable import BLOCK_OF, matrix_names
 from jax_surgery.optim.optimizer import OptimizerChoice
 
 Params = Any
@@ -46,28 +45,24 @@ class LowRank:
 
     def __post_init__(self):
         if self.rank < 0:
-            raise ValueError(f"lora.rank={self.rank}; use 0 (full training) or more.")
+            raise ValueError(
+                f"config.lora.rank={self.rank}; use 0 (full training) or more."
+            )
         if self.alpha <= 0:
             raise ValueError(
-                f"lora.alpha={self.alpha} must be positive: deltas are multiplied by "
+                f"config.lora.alpha={self.alpha} must be positive: deltas are multiplied by "
                 "alpha / rank."
             )
-        given = [name.strip() for name in self.matrices.split(",") if name.strip()]
-        if unknown := [name for name in given if name not in BLOCK_OF]:
+        if not self.targets:
             raise ValueError(
-                f"lora.matrices has {unknown[0]!r}; choose from {', '.join(BLOCK_OF)}."
-            )
-        if not given:
-            raise ValueError(
-                "lora.matrices='' names no matrix; choose from "
-                f"{', '.join(BLOCK_OF)}, or let lora.rank be 0 for full training."
+                f"config.lora.matrices={self.matrices!r} names no matrix; choose from "
+                f"{', '.join(MATRICES)}, or use config.lora.rank=0 for full training."
             )
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The matrices that have deltas, in the order of `BLOCK_OF`."""
-        given = {name.strip() for name in self.matrices.split(",")}
-        return tuple(name for name in BLOCK_OF if name in given)
+        """The matrices that have deltas, in the order of the layout."""
+        return matrix_names(self.matrices, "config.lora.matrices")
 
     @property
     def scale(self) -> float:
@@ -79,38 +74,18 @@ class LowRank:
         problems = []
         if choice.name in OF_WHOLE_MATRICES:
             problems.append(
-                f"optimizer.name={choice.name!r} steps along whole matrices; use "
-                "optimizer.name=adamw and a rate for it, e.g. "
-                "optimizer.learning_rate=3e-3."
+                f"config.optimizer.name={choice.name!r} steps along whole matrices; use "
+                "config.optimizer.name=adamw and a rate for it, e.g. "
+                "config.optimizer.learning_rate=3e-3."
             )
         if choice.matrices:
             problems.append(
-                f"optimizer.matrices={choice.matrices!r} is of full training; use "
-                f"optimizer.matrices= and lora.matrices={choice.matrices}."
+                f"config.optimizer.matrices={choice.matrices!r} is of full training; use "
+                f"config.optimizer.matrices= and config.lora.matrices={choice.matrices}."
             )
         if problems:
-            cause = f"lora.rank={self.rank} trains low-rank deltas:"
+            cause = f"config.lora.rank={self.rank} trains low-rank deltas:"
             raise ValueError("\n  ".join([cause, *problems]))
-
-    def trainable(self, config: ModelConfig, first_layer: int) -> Trainable:
-        """The matrices of a model whose deltas move.
-
-        Args:
-          config: the model.
-          first_layer: deltas of layers before it stay 0; negative counts from the end.
-
-        Raises:
-          ValueError: a rank that a matrix cannot have, or see `trainable.resolve`.
-        """
-        shapes = matrix_shapes(config)
-        name = min(self.targets, key=lambda name: min(shapes[name]))
-        if self.rank > (largest := min(shapes[name])):
-            rows, columns = shapes[name]
-            raise ValueError(
-                f"lora.rank={self.rank} is more than matrix {name} of {rows} x "
-                f"{columns} can have; use 1 to {largest}."
-            )
-        return resolve(config, first_layer, ",".join(self.targets))
 
 
 FULL = LowRank()

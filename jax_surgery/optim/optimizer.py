@@ -8,15 +8,7 @@ from typing import Literal
 import jax
 import optax
 
-from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.trainable import (
-    ALL,
-    BLOCK_OF,
-    Params,
-    Trainable,
-    matrix_name,
-    resolve,
-)
+from jax_surgery.models.trainable import ALL, Params, Trainable, matrix_name
 from jax_surgery.optim import muon, rounding
 from jax_surgery.optim.adafactor import scale_by_adafactor
 from jax_surgery.optim.precondition import directions
@@ -82,15 +74,6 @@ class OptimizerChoice:
         """Whether it needs the second moments of the retained text."""
         return self.name in DIRECTIONS
 
-    def trainable(self, config: ModelConfig) -> Trainable:
-        """The parameters of a model that move.
-
-        Raises:
-          ValueError: see `trainable.resolve`.
-        """
-        every = ",".join(BLOCK_OF) if self.preconditioned else ""
-        return resolve(config, self.first_layer, self.matrices or every)
-
     def __post_init__(self):
         for name, allowed in (
             ("name", OPTIMIZERS),
@@ -100,21 +83,25 @@ class OptimizerChoice:
         ):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(
-                    f"optimizer.{name}={value!r}; choose one of {', '.join(allowed)}."
+                    f"config.optimizer.{name}={value!r}; choose one of {', '.join(allowed)}."
                 )
         if self.learning_rate <= 0:
             raise ValueError(
-                f"optimizer.learning_rate={self.learning_rate} must be positive."
+                f"config.optimizer.learning_rate={self.learning_rate} must be positive."
             )
         for name in ("clip", "weight_decay"):
             if (value := getattr(self, name)) < 0:
-                raise ValueError(f"optimizer.{name}={value}; use 0 (none) or more.")
+                raise ValueError(
+                    f"config.optimizer.{name}={value}; use 0 (none) or more."
+                )
         for name in ("momentum", "b1", "b2"):
             if not 0 <= (value := getattr(self, name)) < 1:
-                raise ValueError(f"optimizer.{name}={value}; use 0 (none) to below 1.")
+                raise ValueError(
+                    f"config.optimizer.{name}={value}; use 0 (none) to below 1."
+                )
         if not 0 <= self.final <= 1:
             raise ValueError(
-                f"optimizer.final={self.final} is a part of the peak; use 0 to 1."
+                f"config.optimizer.final={self.final} is a part of the peak; use 0 to 1."
             )
 
 
@@ -126,8 +113,8 @@ def make_schedule(choice: OptimizerChoice, steps: int) -> optax.Schedule:
     """
     if steps < 1 or not 0 <= choice.warmup < steps:
         raise ValueError(
-            f"{steps} steps with optimizer.warmup={choice.warmup}: there must be at "
-            "least 1 step, and more than the warmup; lower optimizer.warmup or train "
+            f"{steps} steps with config.optimizer.warmup={choice.warmup}: there must be at "
+            "least 1 step, and more than the warmup; lower config.optimizer.warmup or train "
             "longer."
         )
     peak, decay = choice.learning_rate, steps - choice.warmup

@@ -97,8 +97,9 @@ def trainable_of(settings: PlanSettings, config: ModelConfig) -> moving.Trainabl
     if settings.program == "step":
         return settings.surgery.trainable(config)
     options = settings.surgery.optimizer
-    names = options.matrices or ",".join(moving.BLOCK_OF)
-    return moving.resolve(config, options.first_layer, names)
+    return moving.resolve(
+        config, options.first_layer, options.matrices, only_matrices=True
+    )
 
 
 def _batch(rows: int, settings: PlanSettings, mesh: Mesh, *names: str) -> Batch:

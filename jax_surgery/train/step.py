@@ -112,10 +112,9 @@ def make_train_step(
     `state` is donated. Of `reference_params` only `output_head.parameters` are needed
     where the batch has `reference_hidden_RTD` (the cached reference). With low-rank
     deltas they are the base as well, needed whole, and the state holds the factors
-    alone, all of which move in the layers of `trainable`.
+    alone, of which those of `trainable` move. What is not trainable stays as it is,
+    whatever the optimizer makes of it (weight decay, say).
     """
-    if low_rank.rank:
-        trainable = Trainable(trainable.first_layer)
     loss_fn = loss.make(config, rows.split(accumulate), compute, trainable)
 
     @functools.partial(jax.jit, donate_argnums=0)

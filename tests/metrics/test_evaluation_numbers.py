@@ -17,7 +17,7 @@ from jax_surgery.metrics.intervals import bootstrap_mean, wilson_interval
 from jax_surgery.models import flops, llama, output_head
 from jax_surgery.models.llama import Compute
 from jax_surgery.models.model import Model
-from jax_surgery.models.trainable import ALL
+from jax_surgery.models.trainable import ALL, resolve
 from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.report import cost
 
@@ -219,13 +219,13 @@ def test_the_cost_of_a_plain_run_is_its_passes(tiny_model):
 
 def test_statistics_and_algebra_count_and_frozen_layers_save(tiny_model):
     top = OptimizerChoice(first_layer=-1, matrices="gate,up,down")
-    last = top.trainable(tiny_model.config)
+    last = resolve(tiny_model.config, top.first_layer, top.matrices)
     plain = counts(tiny_model).surgery_flops()
     fewer = counts(tiny_model, trainable=last).surgery_flops()
     assert fewer["training"] < plain["training"]
     natural = {"statistics_tokens": 320, "refreshes": 1}
     natural["optimizer"] = OptimizerChoice("natural")
-    natural["trainable"] = natural["optimizer"].trainable(tiny_model.config)
+    natural["trainable"] = resolve(tiny_model.config, 0, "", only_matrices=True)
     once = counts(tiny_model, **natural).surgery_flops()
     assert once["statistics"] > 0
     more = counts(

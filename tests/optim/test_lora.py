@@ -16,7 +16,7 @@ from jax_surgery.methods.objective import Objective
 from jax_surgery.models import flops, layout, llama, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.generate import greedy_generate
-from jax_surgery.models.trainable import BLOCK_OF, Trainable
+from jax_surgery.models.trainable import BLOCK_OF, Trainable, resolve
 from jax_surgery.optim import lora
 from jax_surgery.optim.lora import LowRank
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
@@ -207,9 +207,9 @@ def test_steps_move_the_factors_alone_and_learn():
 
 def test_layers_before_the_first_keep_a_delta_of_zero():
     base = llama.init_params(GQA, 0)
-    trainable = LowRank(3, matrices="up,o").trainable(GQA, -1)
-    assert trainable == Trainable(2, ("o", "up"))
     low_rank = LowRank(3, matrices="o,up")
+    trainable = resolve(GQA, -1, low_rank.matrices, rank=3)
+    assert trainable == Trainable(2, ("o", "up"))
     step, optimizer = make_step(low_rank, trainable=trainable)
     state = steps.init_state(lora.init_factors(GQA, low_rank, 0), optimizer)
     state, _ = step(state, make_batch(), base)
@@ -217,6 +217,29 @@ def test_layers_before_the_first_keep_a_delta_of_zero():
         b = np.asarray(state.params["layers"][block][name]["lora_b"])
         assert not np.any(b[:2])
         assert np.any(b[2])
+
+
+@pytest.mark.parametrize("by_trainable", [True, False], ids=["own", "any"])
+def test_weight_decay_leaves_factors_of_frozen_layers_alone(by_trainable):
+    """Whether the optimizer is made for what moves (then what is frozen has no state)
+    or for everything."""
+    trainable = Trainable(2, ("o", "up"))
+    low_rank = LowRank(3, matrices="o,up")
+    choice = OptimizerChoice(learning_rate=3e-3, weight_decay=0.5)
+    optimizer = make_optimizer(choice, 5, *([trainable] if by_trainable else []))
+    step = steps.make_train_step(
+        GQA, LOSS, ROWS, optimizer, low_rank=low_rank, trainable=trainable
+    )
+    start = jax.device_get(moved_factors(GQA, low_rank))
+    state = steps.init_state(copied(start), optimizer)
+    layers = {leaf.shape[0] for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim}
+    assert layers == {1 if by_trainable else 3}
+    state, _ = step(state, make_batch(), llama.init_params(GQA, 0))
+    for before, after in zip(
+        jax.tree.leaves(start), jax.tree.leaves(state.params), strict=True
+    ):
+        np.testing.assert_array_equal(after[:2], before[:2])
+        assert np.all(np.any(after[2] != before[2], axis=-1))
 
 
 def test_micro_batches_and_a_cached_reference_change_nothing():
@@ -297,7 +320,7 @@ def test_the_compiled_step_holds_no_gradient_of_the_base():
 def test_counted_flops_are_those_of_the_compiled_program(low_rank, first):
     config = ModelConfig(256, 128, 256, 3, 4, 2, 32)
     rows, tokens = RoleRows(0, 2, 0), 128
-    trainable = low_rank.trainable(config, first)
+    trainable = resolve(config, first, low_rank.matrices, rank=low_rank.rank)
     loss_fn = Loss().make(
         config,
         rows,
@@ -345,7 +368,7 @@ def test_every_factor_is_in_the_layout_table():
         ({"rank": -1}, r"lora.rank=-1; use 0 \(full training\) or more"),
         ({"alpha": 0.0}, r"lora.alpha=0.0 must be positive"),
         ({"matrices": "q,qate"}, r"lora.matrices has 'qate'; choose from q, k, v"),
-        ({"matrices": " ,"}, r"lora.matrices='' names no matrix; choose from q"),
+        ({"matrices": " ,"}, r"lora.matrices=' ,' names no matrix; choose"),
     ],
 )
 def test_bad_choices_are_named(fields, message):
@@ -354,8 +377,10 @@ def test_bad_choices_are_named(fields, message):
 
 
 def test_a_rank_that_a_matrix_cannot_have_is_named():
-    assert LowRank(8, matrices="up, k").trainable(GQA, 0) == Trainable(0, ("k", "up"))
+    assert resolve(GQA, 0, "up, k", rank=8) == Trainable(0, ("k", "up"))
     with pytest.raises(ValueError, match=r"rank=9.*matrix k of 16 x 8.*use 1 to 8"):
-        LowRank(9, matrices="up,k").trainable(GQA, 0)
+        resolve(GQA, 0, "up,k", rank=9)
     with pytest.raises(ValueError, match=r"optimizer.first_layer=3: the model has 3"):
-        LowRank(2).trainable(GQA, 3)
+        resolve(GQA, 3, "up,k", rank=2)
+    with pytest.raises(ValueError, match=r"config.lora.matrices has 'upp'; choose"):
+        resolve(GQA, 0, "upp", rank=2)

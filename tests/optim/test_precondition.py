@@ -236,7 +236,7 @@ def test_bad_choices_are_named(fields, message):
 
 
 def test_a_warmup_longer_than_the_run_is_named():
-    with pytest.raises(ValueError, match=r"5 steps with optimizer\.warmup=9"):
+    with pytest.raises(ValueError, match=r"5 steps with config.optimizer.warmup=9"):
         make_schedule(OptimizerChoice(warmup=9), 5)
 
 

@@ -95,20 +95,27 @@ def test_counted_flops_are_those_of_the_compiled_program(trainable):
     assert counted == pytest.approx(measured, rel=0.12)
 
 
-def test_negative_layers_count_from_the_end():
+def test_what_a_config_names_moves():
     assert resolve(CONFIG, -1, "down, up") == Trainable(2, ("up", "down"))
     assert resolve(CONFIG, 0, "") == ALL
+    every = Trainable(1, tuple(BLOCK_OF))
+    assert resolve(CONFIG, 1, "", only_matrices=True) == every
+    assert resolve(CONFIG, -2, "", rank=2) == every
 
 
 @pytest.mark.parametrize(
-    "first, names, message",
+    "first, names, options, message",
     [
-        (3, "up", r"first_layer=3: the model has 3 layers, so use -3 to 2"),
-        (-4, "up", r"first_layer=-4"),
-        (0, "up,dwon", r"matrices has 'dwon'; choose from q, k"),
-        (1, "", r"name the matrices that move"),
+        (3, "up", {}, r"config.optimizer.first_layer=3: .* 3 layers, so use -3 to 2"),
+        (-4, "up", {}, r"first_layer=-4"),
+        (9, "up", {"section": "config.rounds"}, r"^config.rounds.first_layer=9"),
+        (0, "up,dwon", {}, r"config.optimizer.matrices has 'dwon'; choose from q, k"),
+        (0, "x", {"section": "config.rounds"}, r"^config.rounds.matrices has 'x'"),
+        (1, "", {}, r"name the matrices that move, e.g. config.optimizer.matrices="),
     ],
 )
-def test_what_cannot_be_resolved_is_named(first, names, message):
+def test_what_cannot_be_resolved_names_the_users_own_field(
+    first, names, options, message
+):
     with pytest.raises(ValueError, match=message):
-        resolve(CONFIG, first, names)
+        resolve(CONFIG, first, names, **options)

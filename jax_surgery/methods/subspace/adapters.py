@@ -55,13 +55,14 @@ def adapt(stage: Stage, factors: Any) -> Any:
     subject, settings = stage.subject, stage.subject.settings
     pushes = Pushes(stage, stage.targets, up=settings.learns, guarded=True)
     goal = stage.goal  # now: the steps give up the factors that it is asked of
-    optimizer = make_optimizer(settings.optimizer, settings.rounds.number)
+    trainable = settings.trainable(subject.config)
+    optimizer = make_optimizer(settings.optimizer, settings.rounds.number, trainable)
     step = low_rank_steps.make_step(
         subject.config,
         settings.compute,
         settings.identify.task_loss,
         settings.lora,
-        settings.trainable(subject.config).first_layer,
+        trainable,
         optimizer,
     )
 

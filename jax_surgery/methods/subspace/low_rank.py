@@ -27,28 +27,26 @@ def make_step(
     compute: llama.Compute,
     loss: identify.TaskLoss,
     low_rank: lora.LowRank,
-    first_layer: int,
+    trainable: Trainable,
     optimizer: optax.GradientTransformation,
 ):
     """The jitted `step(state, batch, base) -> (state, metrics)`; `state` is donated.
 
-    It makes `identify.pull` of the base with the deltas smaller. Factors of layers
-    before `first_layer` stay as they are.
+    It makes `identify.pull` of the base with the deltas smaller. Factors that are not
+    `trainable` stay as they are, whatever the optimizer makes of them.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: AdapterState, batch: Batch, base: Any):
         def of_factors(factors):
             params = lora.attach(base, factors, low_rank)
-            # Every factor moves; the base is cut off by `attach`.
-            everything = Trainable(first_layer)
-            return identify.pull(params, config, batch, loss, compute, everything)
+            return identify.pull(params, config, batch, loss, compute, trainable)
 
         (value, sums), gradient = jax.value_and_grad(of_factors, has_aux=True)(
             state.factors
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.factors)
-        factors = optax.apply_updates(state.factors, updates)
+        factors = optax.apply_updates(state.factors, trainable.mask(updates))
         after = sharding.constrain(AdapterState(factors, opt_state))
         return after, sums | {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
 

@@ -7,7 +7,7 @@ from jax_surgery.config import at_least, choice, positive, positive_ridge
 from jax_surgery.methods.subspace import identify
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.trainable import BLOCK_OF, Trainable, resolve
+from jax_surgery.models.trainable import Trainable, resolve
 from jax_surgery.optim.lora import LowRank
 from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.optim.precondition import discriminate
@@ -103,7 +103,7 @@ class Rounds:
     cut_every: int  # rounds between cuts to the rank; 0 cuts at the end alone
     alpha: float  # of T' in the end; 0 seeks the smallest that reaches stop
     first_layer: int  # layers before it stay; negative counts from the end
-    matrices: str  # that move
+    matrices: str  # that move; "" is all
 
     def __post_init__(self):
         choice(self.mode, ("rounds", "one_shot"), "config.rounds.mode")
@@ -250,14 +250,15 @@ class SubspaceSettings:
         """What of a model moves.
 
         Raises:
-          ValueError: see `trainable.resolve` and `LowRank.trainable`.
+          ValueError: see `trainable.resolve`.
         """
         if self.lora.rank:
-            return self.lora.trainable(config, self.optimizer.first_layer)
-        found = resolve(config, self.rounds.first_layer, self.rounds.matrices)
-        if not found.matrices:
-            raise ValueError(
-                "config.rounds.matrices='' names no matrix; choose from "
-                f"{', '.join(BLOCK_OF)}."
-            )
-        return found
+            first = self.optimizer.first_layer
+            return resolve(config, first, self.lora.matrices, rank=self.lora.rank)
+        return resolve(
+            config,
+            self.rounds.first_layer,
+            self.rounds.matrices,
+            section="config.rounds",
+            only_matrices=True,
+        )

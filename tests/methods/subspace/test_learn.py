@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import subspace_cases as cases
-from subspace_cases import EVERY, UPPER
+from subspace_cases import COMPUTE, CONFIG, EVERY, UPPER
 
-from jax_surgery.methods.subspace import learn, rounds
+from jax_surgery.methods.subspace import identify, learn, low_rank, rounds
 from jax_surgery.methods.subspace.remove import remove
+from jax_surgery.optim import lora
+from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 
 
 def numpy_of(matrices):
@@ -92,3 +94,20 @@ def test_factors_multiply_to_the_best_of_their_rank(rank):
         np.testing.assert_allclose(product, best, atol=3e-4)
         if rank in (0, 100):
             np.testing.assert_allclose(product, whole, atol=2e-5)
+
+
+def test_an_adapters_frozen_layers_do_not_decay():
+    """`UPPER` leaves the first layer out; the optimizer here moves all it is given."""
+    chosen = lora.LowRank(2, matrices=",".join(UPPER.matrices))
+    optimizer = make_optimizer(OptimizerChoice(learning_rate=0.1, weight_decay=0.5), 5)
+    factors = lora.init_factors(CONFIG, chosen, 0)
+    before = jax.device_get(factors)
+    step = low_rank.make_step(
+        CONFIG, COMPUTE, identify.TaskLoss(), chosen, UPPER, optimizer
+    )
+    batch = cases.pushed(cases.batch_of(5), 1.0, -cases.FAR)
+    state = low_rank.AdapterState(factors, optimizer.init(factors))
+    after, _ = step(state, batch, cases.params_of())
+    for was, now in zip(*map(jax.tree.leaves, (before, after.factors)), strict=True):
+        np.testing.assert_array_equal(now[0], was[0])
+        assert np.any(now[1:] != was[1:])

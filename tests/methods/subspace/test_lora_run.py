@@ -147,10 +147,16 @@ def test_a_rank_too_large_is_found_before_the_weights_are_read(settings, monkeyp
 @pytest.mark.parametrize(
     "optimizer, words",
     [
-        ({"name": "orthogonal"}, ["name='orthogonal'", "use optimizer.name=adamw"]),
+        (
+            {"name": "orthogonal"},
+            ["name='orthogonal'", "use config.optimizer.name=adamw"],
+        ),
         ({"name": "natural"}, ["name='natural' steps along whole matrices"]),
         ({"name": "muon"}, ["name='muon' steps along whole matrices"]),
-        ({"matrices": "up"}, ["use optimizer.matrices= and lora.matrices=up"]),
+        (
+            {"matrices": "up"},
+            ["use config.optimizer.matrices= and config.lora.matrices=up"],
+        ),
     ],
 )
 def test_optimizers_of_whole_matrices_are_refused(optimizer, words):

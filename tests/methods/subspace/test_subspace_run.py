@@ -165,7 +165,7 @@ def test_a_target_that_is_not_known_is_refused_before_anything(folder, own):
         ({"tasks.targets": "dict_a;dict_a"}, "names 'dict_a' twice"),
         ({"tasks.similar": "dict_z"}, "config.tasks.similar names 'dict_z'"),
         ({"tasks.similar": "dict_a"}, "config.tasks.similar names the target"),
-        ({"rounds.matrices": ""}, "rounds.matrices='' names no matrix"),
+        ({"rounds.first_layer": 9}, "^config.rounds.first_layer=9: the model has"),
     ],
 )
 def test_wrong_tasks_are_told_before_the_model_is_loaded(

@@ -13,9 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
+from jax_surgery.checkpoints import safetensors_file
+from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.models import architectures, layout, llama
 from jax_surgery.models.config import ModelConfig
 
@@ -36,12 +39,12 @@ class Tensor:
 
     @property
     def name(self) -> str:
-        """Hugging Face's."""
+        """What the checkpoint calls it."""
         return self.row.tensor(self.layer)
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Of the parameter that it is, or is a layer of."""
+        """Where the parameter that it is, or is a layer of, lies in the tree."""
         return self.row.tree_path
 
     @property
@@ -134,6 +137,50 @@ def split_sharding(sharding: Sharding | None, tensor: Tensor) -> Sharding | None
 def empty(shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None):
     """Zeros that lie as `sharding`, made there."""
     return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
+
+
+def convert(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """The array in a dtype, rounded to the nearest; ValueError where it overflows."""
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype, copy=False)
+    except FloatingPointError as error:
+        raise ValueError(
+            f"{name} holds numbers that {dtype} cannot represent (its largest is "
+            f"{ml_dtypes.finfo(dtype).max}); use bfloat16 or float32."
+        ) from error
+
+
+def read(
+    entry: Entry, tensor: Tensor, dtype: np.dtype, sharding: Sharding | None
+) -> jax.Array:
+    """A tensor of a file on the devices, in the file's order with heads split.
+
+    Each range of rows is read once and each part of it cut and converted once, also
+    where several devices hold the same.
+    """
+    shape = tensor.split_shape
+    merged = entry.shape[0] // shape[0]  # rows of the file in one of ours
+
+    @functools.cache
+    def rows(start: int, stop: int) -> np.ndarray:
+        data = safetensors_file.read_rows(entry, start * merged, stop * merged)
+        return data.reshape(stop - start, *shape[1:])
+
+    @functools.cache
+    def part(*bounds: tuple[int, int]) -> np.ndarray:
+        cut = rows(*bounds[0])[(slice(None), *(slice(*b) for b in bounds[1:]))]
+        return np.ascontiguousarray(convert(cut, dtype, tensor.name))
+
+    if sharding is None:
+        return jnp.asarray(part(*((0, size) for size in shape)))
+
+    def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+        cuts = index or (slice(None),) * len(shape)
+        bounds = (c.indices(size)[:2] for c, size in zip(cuts, shape, strict=True))
+        return part(*bounds)
+
+    return jax.make_array_from_callback(shape, sharding, shard, dtype)
 
 
 @functools.cache

@@ -8,7 +8,6 @@ mesh. Directories are local or on gs://.
 
 import collections
 import contextlib
-import functools
 import json
 import re
 import tempfile
@@ -17,15 +16,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import tqdm
 from etils import epath
-from jax.sharding import Sharding
 
 from jax_surgery.checkpoints import hf_index, hf_layout, safetensors_file
 from jax_surgery.checkpoints.hf_layout import Tensor
-from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.models import architectures, llama
 from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
 from jax_surgery.models.config import ModelConfig
@@ -93,7 +89,9 @@ def load_config(source: str) -> ModelConfig:
     """
     file = resolve(source) / "config.json"
     if not file.exists():
-        raise FileNotFoundError(f"{file.parent} has no config.json: no checkpoint.")
+        raise FileNotFoundError(
+            f"{file.parent} is not a checkpoint: it has no config.json."
+        )
     return architectures.from_hf(json.loads(file.read_text()))
 
 
@@ -139,54 +137,10 @@ def load_tokenizer(source: str) -> Any:
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
     if not tokenizer.is_fast:
         raise ValueError(
-            f"the tokenizer of {source!r} is a slow one; jax_surgery needs character "
-            "offsets. Save it with tokenizer.json (a fast tokenizer)."
+            f"the tokenizer of {source!r} is a slow one, which gives no character "
+            "offsets. Save it as a fast tokenizer (with a tokenizer.json)."
         )
     return tokenizer
-
-
-def _convert(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    """The array in a dtype, rounded to the nearest; ValueError where it overflows."""
-    try:
-        with np.errstate(over="raise"):
-            return array.astype(dtype, copy=False)
-    except FloatingPointError as error:
-        raise ValueError(
-            f"{name} holds numbers that {dtype} cannot (its largest is "
-            f"{ml_dtypes.finfo(dtype).max}); use bfloat16 or float32."
-        ) from error
-
-
-def _read(
-    entry: Entry, tensor: Tensor, dtype: np.dtype, sharding: Sharding | None
-) -> jax.Array:
-    """A tensor of a file on the devices, in the file's order with heads split.
-
-    Each range of rows is read once and each part of it cut and converted once, also
-    where several devices hold the same.
-    """
-    shape = tensor.split_shape
-    merged = entry.shape[0] // shape[0]  # rows of the file in one of ours
-
-    @functools.cache
-    def rows(start: int, stop: int) -> np.ndarray:
-        data = safetensors_file.read_rows(entry, start * merged, stop * merged)
-        return data.reshape(stop - start, *shape[1:])
-
-    @functools.cache
-    def part(*bounds: tuple[int, int]) -> np.ndarray:
-        cut = rows(*bounds[0])[(slice(None), *(slice(*b) for b in bounds[1:]))]
-        return np.ascontiguousarray(_convert(cut, dtype, tensor.name))
-
-    if sharding is None:
-        return jnp.asarray(part(*((0, size) for size in shape)))
-
-    def shard(index: tuple[slice, ...] | None) -> np.ndarray:
-        cuts = index or (slice(None),) * len(shape)
-        bounds = (c.indices(size)[:2] for c, size in zip(cuts, shape, strict=True))
-        return part(*bounds)
-
-    return jax.make_array_from_callback(shape, sharding, shard, dtype)
 
 
 def progress_bar(title: str, total: int) -> tqdm.tqdm:
@@ -254,7 +208,7 @@ def load_model(
                 shape = (config.num_layers, *tensor.shape)
                 node[key] = hf_layout.empty(shape, kind, own)
             lies = hf_layout.split_sharding(own, tensor)
-            part = _read(entries[tensor.name], tensor, kind, lies)
+            part = hf_layout.read(entries[tensor.name], tensor, kind, lies)
             # Without waiting, reading runs ahead and parts pile up on the host.
             jax.block_until_ready(last)
             last = node[key] = hf_layout.insert(node.get(key), part, tensor, own)
@@ -290,7 +244,7 @@ def _exported(
     for tensor in tensors:
         found = hf_layout.extract(hf_layout.leaf(params, tensor.path), tensor)
         if distributed.is_lead():
-            array = _convert(np.asarray(found), dtype, tensor.name)
+            array = hf_layout.convert(np.asarray(found), dtype, tensor.name)
             yield array.reshape(tensor.file_shape)
         else:
             found.block_until_ready()  # gathered copies would pile up

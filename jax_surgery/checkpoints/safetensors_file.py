@@ -78,8 +78,8 @@ def _header(file: epath.Path) -> tuple[dict[str, Any], int]:
     end = start + max(ends, default=0)
     if size != end:
         raise ValueError(
-            f"{file} has {size} bytes, and {end} by its header: it was not written or "
-            "downloaded to the end. Get it again."
+            f"{file} has {size} bytes, but its header says {end}: it was not written or "
+            "downloaded completely. Download it again."
         )
     return header, start
 

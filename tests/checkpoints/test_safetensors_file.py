@@ -61,8 +61,8 @@ def test_files_that_are_broken_say_so(tmp_path):
     save_file(tensors(np.float32, (4, 4)), whole)
     data = whole.read_bytes()
     for name, content, message in (
-        ("short", data[:-1], r"has \d+ bytes, and \d+ by its header"),
-        ("long", data + b"x", r"has \d+ bytes, and \d+ by its header"),
+        ("short", data[:-1], r"has \d+ bytes, but its header says \d+"),
+        ("long", data + b"x", r"has \d+ bytes, but its header says \d+"),
         ("cut", data[:20], "not a safetensors file"),
         ("text", b"version https://git-lfs.github.com/spec/v1", "not a safetensors"),
         ("empty", b"", "not a safetensors file"),

@@ -134,6 +134,24 @@ def test_cudnn_is_asked_for_a_fused_kernel_with_the_segments_mask(monkeypatch):
     assert "__cudnn$fmha" in lowered.as_text()
 
 
+@pytest.mark.parametrize("window", [0, 20])
+def test_cudnn_is_given_what_a_token_may_see(monkeypatch, window):
+    """Its call, answered by XLA in float32: the kernel runs on no machine of ours."""
+    on_gpu = jax.nn.dot_product_attention
+
+    def answered(*arrays, implementation, **options):
+        assert implementation == "cudnn"
+        return on_gpu(*arrays, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", answered)
+    q, k, v, segments = arrays(4, 2)
+    wanted, _ = dense(q, k, v, segments, np.zeros_like(q), window)
+    attend = self_attention("cudnn", jnp.asarray(segments), "bfloat16", window)
+    found = np.asarray(attend(*(jnp.float32(x) for x in (q, k, v))))
+    real = segments > 0
+    np.testing.assert_allclose(found[real], wanted[real], atol=2e-5)
+
+
 COMPILE = """
 import jax, jax.numpy as jnp
 from jax_surgery.plan import topologies

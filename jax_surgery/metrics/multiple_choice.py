@@ -70,11 +70,18 @@ class _Encoded:
     packed: Rows | None
 
 
-def _option_ids(prompt_ids, full_ids, offsets, border: int):
-    """The option's tokens: those that end beyond the prompt; None if it has none."""
+# Tokens of a prompt with an option, those of the option, and whether the others are the
+# tokens of the prompt alone.
+_Part = tuple[list[int], list[int], bool]
+
+
+def _option_ids(
+    prompt_ids: list[int], full_ids: list[int], offsets: Any, border: int
+) -> tuple[list[int], bool]:
+    """The option's tokens: those that end beyond the prompt; [] if it has none."""
     first = next((i for i, (_, end) in enumerate(offsets) if end > border), None)
     if first is None:
-        return None, False
+        return [], False
     return full_ids[first:], full_ids[:first] == prompt_ids
 
 
@@ -91,7 +98,7 @@ def _encode_questions(
     prompt_documents, candidates, whole = [], [], []
     for number, question in enumerate(questions):
         prompt_ids = prompts["input_ids"][number]
-        parts = []
+        parts: list[_Part] = []
         for option in range(len(question.options)):
             ids = encoded["input_ids"][place + option]
             offsets = encoded["offset_mapping"][place + option]
@@ -127,14 +134,16 @@ def _encode_questions(
     )
 
 
-def _check_fit(question: Question, parts, extra: int, context: int) -> None:
+def _check_fit(
+    question: Question, parts: list[_Part], extra: int, context: int
+) -> None:
     longest = extra + max(len(ids) for ids, _, _ in parts)
     if longest > context:
         raise ValueError(
             f"question {question.id!r} is {longest} tokens long; raise "
             f"config.data.context={context} (of tasks: config.tasks.context) to hold it."
         )
-    if any(option is None for _, option, _ in parts):
+    if any(not option for _, option, _ in parts):
         raise ValueError(
             f"question {question.id!r} has an option without a token of its own; "
             "options must not be empty."
@@ -153,12 +162,12 @@ def _row_candidates(params, config, batch, candidates_BTK, compute):
     return logprobs.candidate_logprobs(hidden, head, candidates_BTK)
 
 
-def _score_short(model: Model, encoded: _Encoded) -> np.ndarray:
+def _score_short(model: Model, encoded: _Encoded, prompts: Rows) -> np.ndarray:
     """log p of each one-token option, [questions, K]."""
     scores = np.zeros(encoded.candidates.shape)
-    for batch, _ in one_pass(encoded.prompts, meshes.round_rows(MANY_ROWS)):
-        index_BT = batch.token_index_BT
-        last_BT = batch.weights_BT > 0
+    for batch, _ in one_pass(prompts, meshes.round_rows(MANY_ROWS)):
+        index_BT = np.asarray(batch.token_index_BT)
+        last_BT = np.asarray(batch.weights_BT) > 0
         owner = np.searchsorted(encoded.prompt_ends, index_BT[last_BT], side="right")
         wanted = np.zeros((*last_BT.shape, encoded.candidates.shape[1]), np.int32)
         wanted[last_BT] = encoded.candidates[owner]
@@ -184,8 +193,8 @@ def answer(model: Model, probe: Probe) -> Answers:
     questions, context = probe.questions, probe.context
     encoded = _encode_questions(questions, model.tokenizer, context)
     scores: list[np.ndarray] = [np.zeros(0)] * len(questions)
-    if encoded.short:
-        found = _score_short(model, encoded)
+    if encoded.prompts is not None:
+        found = _score_short(model, encoded, encoded.prompts)
         for place, row in zip(encoded.short, found, strict=True):
             scores[place] = row[: len(questions[place].options)]
     if encoded.long:
@@ -230,7 +239,7 @@ def summarise(answers: Answers) -> dict[str, dict[str, Any]]:
     groups = np.array([q.group for q in answers.questions])
     wordings = np.array([q.wording for q in answers.questions])
 
-    def entry(mask):
+    def entry(mask: np.ndarray) -> dict[str, Any]:
         part = answers.take(np.flatnonzero(mask))
         found = _estimate(part, Probe("", 0, part.questions))
         return {

@@ -59,7 +59,7 @@ def score(
     found = measure(metrics, model, probe.first(limit))
     own = found[name]
     exact = found.get("exact_match", own).value
-    return Score(own.value, own.interval, own.n, exact, probe.chance)
+    return Score(own.value, own.interval, own.n, exact, probe.chance or 0.0)
 
 
 def removed(before: Score, after: Score) -> float:

@@ -58,10 +58,12 @@ def score_tokens(
       {kind: float32 [tokens]}; 0 where no row has the token. Of the first token of a
       document they mean nothing.
     """
-    found = {kind: np.zeros(packer.num_tokens, np.float32) for kind in kinds}
+    found: dict[str, np.ndarray] = {
+        kind: np.zeros(packer.num_tokens, np.float32) for kind in kinds
+    }
     rows = packer.pack() if rows is None else rows
     for batch, _ in one_pass(rows, meshes.round_rows(batch_rows)):
-        index_BT = batch.token_index_BT
+        index_BT = np.asarray(batch.token_index_BT)
         real_BT = index_BT >= 0
         device = _of_rows(
             model.params, model.config, batch.for_devices(), model.compute

@@ -110,11 +110,11 @@ def main() -> None:
     text = f"""# The training step on TPU slices, compiled and not run
 
 `python results/plan_table.py` with {versions}, on 2 CPU cores. One row of each of the
-three roles a chip, 2048 tokens a row, float32 master weights and AdamW moments, bfloat16
+three roles per chip, 2048 tokens per row, float32 master weights and AdamW moments, bfloat16
 products, full remat, cached reference, unless "changed" says otherwise.
 
 *needs* is what the compiler assigns on each chip, of what it lets a program use (*has*).
-Collectives are bytes of the tensors on each chip a step; a gradient's reduce-scatter
+Collectives are bytes of the tensors on each chip per step; a gradient's reduce-scatter
 overlapped with its product appears as collective-permutes. *bound* is a static lower
 bound of the step time: cycles that the compiler schedules, without waiting for other
 chips and without attention kernels; *ideal* is the model's operations (6 a weight and

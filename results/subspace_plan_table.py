@@ -79,8 +79,8 @@ def main() -> None:
     text = f"""# A subspace removal on TPU slices, compiled and not run
 
 `python results/subspace_plan_table.py` with {versions}, on 2 CPU cores. All seven
-matrices of every layer move; a batch has one row of 2048 tokens a chip; float32 weights
-and moments, bfloat16 products in the model, float32 ones in the algebra.
+matrices of every layer move; a batch has one row of 2048 tokens per chip; float32
+weights and moments, bfloat16 products in the model, float32 ones in the algebra.
 
 *moments* adds one batch's second moments of the matrices' inputs; *ridge* makes the
 Cholesky factors of all of them, once a removal; *round* is one removing round, gradient

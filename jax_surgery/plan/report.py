@@ -7,7 +7,7 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.plan.settings import PlanSettings
 
 GIB = 2**30
-# Attention kernels have no cycles in the compiler's schedule. What they take is said
+# Attention kernels have no cycles in the compiler's schedule. Their time is stated
 # beside the bound, at this share of the peak: an assumption, not a measurement.
 KERNEL_SHARE = 0.4
 # Groups of memory whose names in results.json are older than their names in the text.

@@ -151,7 +151,7 @@ def _nearest(name: str) -> list[str]:
     generation, sizes = match[1], match[2].split("x")
     chips = math.prod(map(int, sizes))
     if len(sizes) == 1 and generation in ("v4", "v5p"):
-        chips //= 2  # these are sold by the core, two a chip
+        chips //= 2  # these are sold by the core, two per chip
     of_generation = [s for s in slices() if s.generation.name == generation]
     return [min(of_generation, key=lambda s: abs(s.chips - chips)).name]
 
@@ -212,13 +212,13 @@ def _describe(where: Slice) -> tuple[Any, ...]:
     if len(found) != where.chips:
         raise RuntimeError(
             f"libtpu describes {where.name} x {where.num_slices} as {len(found)} "
-            f"devices; one a chip, {where.chips}, is what this program divides work by."
+            f"devices; one per chip, {where.chips}, is what this program divides work by."
         )
     return tuple(found)
 
 
 def devices(name: str, num_slices: int = 1) -> list[Any]:
-    """The devices of a slice, to compile for; one a chip, whatever its cores.
+    """The devices of a slice, to compile for; one per chip, whatever its cores.
 
     Args:
       name: such as "v5e:4x4".

@@ -26,7 +26,7 @@ class Collective:
       kind: of KINDS; of slices joined by a network, such as "all-reduce between
         slices".
       tensors: what is gathered (whole), reduced (whole), exchanged or sent, on a chip.
-      times: executions a step.
+      times: executions per step.
     """
 
     kind: str
@@ -49,7 +49,7 @@ def collective(
     Args:
       inside: the computation that the instruction is in.
       instruction: any.
-      times: its executions a step.
+      times: its executions per step.
     """
     rendezvous = instruction.quoted("_xla_host_transfer_rendezvous")
     taken = [a for i in inside.operands(instruction) for a in hlo.arrays(i.shape)]

@@ -4,7 +4,8 @@
 A scan becomes a `while` over a tuple, one element of which counts: it starts at a
 constant, each turn adds a constant, and the condition compares it with a constant. The
 constants may be elements of the tuple themselves (of an outer loop's as well). Of a loop
-whose turns depend on data the source states the most there can be (`parallel.scopes.at_most`).
+whose turns depend on data the source may state the most there can be
+(`parallel.scopes.at_most`).
 """
 
 import math

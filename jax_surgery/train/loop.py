@@ -156,6 +156,7 @@ def train(
     hooks: Sequence[Hook] = (),
     title: str,
     until: Callable[[int, State, dict[str, float]], bool] | None = None,
+    save_last: bool = True,
 ) -> State:
     """Trains to `steps`, from the newest checkpoint in `directory` if there is one.
 
@@ -174,6 +175,8 @@ def train(
       hooks: called between steps.
       title: of the progress bar.
       until: asked after each step, with its metrics; the run ends early where true.
+      save_last: whether the state after the last step is saved; without it a resumed
+        run takes the steps again that were taken since the last checkpoint.
 
     Returns:
       The state after the last step.
@@ -207,9 +210,12 @@ def train(
     )
     reporter = _Reporter(writer, guard, bar, settings.log_every)
 
-    def save() -> None:
+    def check() -> None:
         reporter.report()
         guard.check_state(step, state, reporter.latest)
+
+    def save() -> None:
+        check()
         loop_state = {"stream": stream.get_state(), "first_losses": guard.first}
         checkpoints.save(step, state, loop_state | {"ended": ended})
         writer.flush()
@@ -227,10 +233,13 @@ def train(
             if until is not None:
                 reporter.report()
                 ended = until(step, state, reporter.latest)
+            last = ended or step == steps
             due = _due(step, settings.checkpoint_every)
             stop = preemption.reached()
-            if stop or ended or step == steps or due:
+            if stop or due or (last and save_last):
                 save()
+            elif last:
+                check()
             if stop:
                 raise Interrupted(f"stopped at step {step} of {steps}, which is saved.")
     return state

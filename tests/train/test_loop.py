@@ -73,7 +73,16 @@ def start():
     return params, OPTIMIZER.init(params), jnp.zeros((), jnp.int32)
 
 
-def run(directory, *, steps=7, step_fn=None, stream=None, hooks=(), **settings):
+def run(
+    directory,
+    *,
+    steps=7,
+    step_fn=None,
+    stream=None,
+    hooks=(),
+    save_last=True,
+    **settings,
+):
     return loop.train(
         step_fn or make_step(),
         start(),
@@ -83,6 +92,7 @@ def run(directory, *, steps=7, step_fn=None, stream=None, hooks=(), **settings):
         settings=Loop(**settings),
         hooks=hooks,
         title="test",
+        save_last=save_last,
     )
 
 
@@ -233,3 +243,27 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     run(tmp_path, checkpoint_every=1, keep=2)
     kept = {p.name for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()}
     assert kept == {"6", "7"}
+
+
+def test_a_short_loop_is_saved_at_its_cadence_and_when_it_is_stopped_alone(
+    tmp_path, uninterrupted
+):
+    kept = lambda name: Checkpoints(tmp_path / name / "checkpoints", 9).latest
+    for name, every, saved in (("none", 0, None), ("every 3", 3, 6)):
+        state = run(tmp_path / name, checkpoint_every=every, save_last=False)
+        assert_equal(state, uninterrupted[0])
+        assert kept(name) == saved
+    with pytest.raises(loop.Interrupted, match="step 5 of 7, which is saved"):
+        run(tmp_path / "cut", checkpoint_every=0, save_last=False, hooks=[stop_at(4)])
+    assert kept("cut") == 5
+    resumed = run(tmp_path / "cut", checkpoint_every=0, save_last=False)
+    assert_equal(resumed, uninterrupted[0])
+    # What is not saved is checked all the same.
+    step = make_step()
+
+    def overflow(state, batch):
+        state, values = step(state, batch)
+        return (jax.tree.map(lambda x: x * jnp.inf, state[0]), *state[1:]), values
+
+    with pytest.raises(loop.TrainingDiverged, match="step 1 is not finite"):
+        run(tmp_path / "bad", step_fn=overflow, steps=1, save_last=False)

@@ -10,8 +10,9 @@ from jax_surgery.methods.subspace.kept import KeptText
 from jax_surgery.methods.subspace.subject import Subject
 from jax_surgery.optim.precondition import moments as moment_sums
 from jax_surgery.optim.precondition.moments import Moments
-from jax_surgery.parallel import distributed
+from jax_surgery.parallel import distributed, preemption
 from jax_surgery.train.checkpoint import Checkpoints
+from jax_surgery.train.loop import Interrupted
 
 
 def of_params(params: Any, subject: Subject, text: KeptText) -> Moments:
@@ -62,7 +63,7 @@ def of_model(subject: Subject, text: KeptText, directory: str) -> Moments:
             mininterval=0.5,
             disable=not distributed.is_lead(),
         )
-        with bar:
+        with preemption.listening(), bar:
             for number, batch in enumerate(text.batches(done), start=done + 1):
                 sums = moment_sums.add(
                     subject.params,
@@ -73,6 +74,13 @@ def of_model(subject: Subject, text: KeptText, directory: str) -> Moments:
                     sums,
                 )
                 bar.update(1)
-                if number == text.num_batches or number % settings.save_every == 0:
+                stop = preemption.reached()
+                due = number % settings.save_every == 0
+                if stop or due or number == text.num_batches:
                     saved.save(number, sums, {"key": key})
+                if stop and number < text.num_batches:
+                    raise Interrupted(
+                        f"stopped after {number} of {text.num_batches} batches of the "
+                        "statistics, whose sums are saved."
+                    )
     return sums

@@ -72,21 +72,21 @@ def test_stopped_after_the_export_it_is_written_again(whole, folder, own):
 
 def test_statistics_stopped_in_the_middle_go_on(own, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(kept, "ROWS", 1)
-    ours = subject_of(own, statistics={"save_every": 1})
+    ours = subject_of(own, statistics={"save_every": 1000})
     text = kept.KeptText(ours, ["dict_b", "people_a"], {"dict_b"})
     assert text.num_batches >= 3
     wanted = statistics.of_params(ours.params, ours, text)
     add, added = statistics.moment_sums.add, []
 
     def pressing(*arguments):
-        if len(added) == 2:
-            raise KeyboardInterrupt
         added.append(1)
+        if len(added) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
         return add(*arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(statistics.moment_sums, "add", pressing)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted, match=f"after 2 of {text.num_batches} batches"):
             statistics.of_model(ours, text, str(tmp_path))
     found = statistics.of_model(ours, text, str(tmp_path))
     assert "going on at 2" in capsys.readouterr().out

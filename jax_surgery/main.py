@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     # What follows a colon are the config's arguments.
     config_file = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
     if not pathlib.Path(config_file).is_file():
-        fail(f"--config={config_file} is no file; configs are in configs/.")
+        fail(f"--config={config_file} does not exist; the configs are in configs/.")
     # JAX and the runs are imported here, so that --help is quick.
     from jax_surgery.parallel import distributed
     from jax_surgery.runs import start

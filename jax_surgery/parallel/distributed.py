@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many hosts: joining them, who writes, and waiting for each other.
 
-On a TPU pod every host runs the same command and JAX finds the others by itself; so it
-does under Slurm, Open MPI and Kubernetes. Elsewhere three variables say it: JAX_COORDINATOR_ADDRESS
+On a TPU pod every host runs the same command and JAX finds the others by itself, as it
+does under Slurm, Open MPI and Kubernetes. Elsewhere three variables name them: JAX_COORDINATOR_ADDRESS
 (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 """
 
@@ -75,7 +75,7 @@ def is_lead() -> bool:
 
 
 def wait(name: str) -> None:
-    """Returns when every process has come to the point of that name."""
+    """Returns when every process has reached the point of that name."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

@@ -30,7 +30,7 @@ class MeshShape:
     Attributes:
       data: 0 takes one for each TPU slice.
       fsdp: 0 takes all devices that the others leave.
-      tp: for models of which a row's layer does not fit one device.
+      tp: more than 1 where one device cannot hold a layer's activations of one row.
     """
 
     data: int = 0

@@ -143,8 +143,8 @@ def role_rows(rows: dict[str, int], accumulate: int = 1) -> RoleRows:
         if full[role] > wanted:
             print(
                 f"rows_{role}={wanted} is filled up with empty rows to {full[role]}, a "
-                f"multiple of {shards} devices x {accumulate} micro-batches; as many "
-                "rows of text would cost no more"
+                f"multiple of {shards} devices x {accumulate} micro-batches; that "
+                "many rows of text would take the same time"
             )
     return RoleRows(*(full[role] for role in ROLES), shards=shards)
 

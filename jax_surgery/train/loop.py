@@ -26,7 +26,7 @@ Metrics = dict[str, Any]
 # Steps whose loss sets the scale that an explosion is measured by.
 FIRST_STEPS = 5
 # Terms that must stay small; the unlearn term is meant to grow.
-KEPT_TERMS = ("update_ce", "retain_kl")
+BOUNDED_TERMS = ("update_ce", "retain_kl")
 
 
 class TrainingDiverged(RuntimeError):
@@ -34,7 +34,7 @@ class TrainingDiverged(RuntimeError):
 
 
 class Interrupted(RuntimeError):
-    """The run was asked to stop; what it had is saved."""
+    """The run was asked to stop; the message says what is saved."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Hook:
 class _LossGuard:
     """Raises when a metric is not finite or the loss is far beyond where it began."""
 
-    def __init__(self, factor: float, kept: Callable[[], str]):
-        """`kept` says which checkpoint there is; `factor` is `Loop.explode_factor`."""
-        self._factor, self._kept = factor, kept
+    def __init__(self, factor: float, checkpoint: Callable[[], str]):
+        """`checkpoint` says which one there is; `factor` is `Loop.explode_factor`."""
+        self._factor, self._checkpoint = factor, checkpoint
         self.first: list[float] = []
 
     def diverged(self, what: str, metrics: Metrics) -> TrainingDiverged:
-        """The error: what happened, what to change, what is kept."""
+        """The error: what happened, what to change, which checkpoint there is."""
         # Rounds of a removal have a size of their own.
         rate = "rounds.step" if "task_norm" in metrics else "optimizer.learning_rate"
         advice = f"Lower config.{rate}"
@@ -71,7 +71,7 @@ class _LossGuard:
                 "config.objective.alpha"
             )
         return TrainingDiverged(
-            f"{what}. {advice}, and start again in a new --workdir. {self._kept()}"
+            f"{what}. {advice}, and start again in a new --workdir. {self._checkpoint()}"
         )
 
     def check(self, step: int, metrics: dict[str, float]) -> None:
@@ -79,7 +79,7 @@ class _LossGuard:
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise self.diverged(f"{name} is {value} at step {step}", metrics)
-        terms = [name for name in KEPT_TERMS if name in metrics] or ["loss"]
+        terms = [name for name in BOUNDED_TERMS if name in metrics] or ["loss"]
         worst = max(terms, key=lambda name: metrics[name])
         if len(self.first) < FIRST_STEPS:
             self.first.append(metrics[worst])

@@ -113,7 +113,7 @@ PRETRAIN = "--config=configs/pretrain.py"
     ("arguments", "message"),
     [
         ([], "--config must have a value"),
-        (["--config=configs/nope.py"], "--config=configs/nope.py is no file"),
+        (["--config=configs/nope.py"], "--config=configs/nope.py does not exist"),
         ([PRETRAIN, "--workdri=x"], "Did you mean: workdir"),
         ([PRETRAIN, "stray"], "unknown arguments: stray"),
         ([PRETRAIN, "--config.optimzer.clip=1"], 'Did you mean "optimizer"'),

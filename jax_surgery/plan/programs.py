@@ -108,7 +108,10 @@ def _batch(rows: int, settings: PlanSettings, mesh: Mesh, *names: str) -> Batch:
     place = NamedSharding(mesh, P(meshes.ROWS))
     ids = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)
     values = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
-    return Batch(ids, ids, ids, **dict.fromkeys(names, values))
+    # A pytree of shapes in place of arrays, which the types of a batch do not know.
+    text = ("tokens_BT", "segment_ids_BT", "positions_BT")
+    fields: dict[str, Any] = dict.fromkeys(text, ids) | dict.fromkeys(names, values)
+    return Batch(**fields)
 
 
 def _training(
@@ -268,7 +271,7 @@ def counted_flops(
     context = settings.surgery.data.context
     tokens = rows * context
     if name == "step":
-        return flops.training_flops(config, tokens, context / 2)
+        return flops.training_flops(config, tokens, context // 2)
     trainable = trainable_of(settings, config)
     widths = layout.statistics(config, trainable.matrices)
     layers = config.num_layers - trainable.first_layer

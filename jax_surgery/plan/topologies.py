@@ -192,7 +192,7 @@ def prepare() -> None:
         )
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if not jax.config.jax_platforms:  # else a missing TPU is looked for
+    if not jax.config.values["jax_platforms"]:  # else a missing TPU is looked for
         jax.config.update("jax_platforms", "cpu")
     # Programs for a chip that is not here can be stored, and not be read again.
     jax.config.update("jax_enable_compilation_cache", False)

@@ -6,6 +6,11 @@ made twice: a pass costs three products with the head (logits, and the gradients
 hidden states and of the head), where a chunk under `jax.checkpoint` costs four. It is
 kept until the backward pass, which only scales it. Tokens that no term weighs, half of
 a batch's where answers alone are learned, are sorted behind the others and left out.
+
+What the `custom_vjp` below is worth: with a cross-entropy and a KL over 1,024 tokens,
+width 1,024 and vocabulary 32,000 in float32, 3.1 s and 161 MiB against 6.0 s and 313 MiB
+of chunks under `jax.checkpoint` (best of four alternating runs on two busy CPU cores;
+`python results/token_sums.py`). The gradients differ by 2e-7 of the largest.
 """
 
 import functools

@@ -35,7 +35,7 @@ OBJECTIVE = Objective(10.0, 0.5, 0.7)
 ROWS = RoleRows(8, 8, 8)
 PLACES = {"unlearn": range(8), "update": range(8, 16), "retain": range(16, 24)}
 # Options that a model of two layers needs, and others than the defaults.
-OPTIONS = {"rmu": "layer=0", "simnpo": "beta=2.5,delta=0.3,weight=1"}
+OPTIONS = {"rmu": "layer=0", "simnpo": "beta=0.5,delta=3,weight=1"}
 
 
 @dataclasses.dataclass(frozen=True)

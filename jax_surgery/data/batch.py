@@ -9,13 +9,12 @@ import dataclasses
 from typing import Any
 
 import jax
-import numpy as np
 
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.parallel import mesh as meshes
 
-Array = jax.Array | np.ndarray
-
+# An array; or what JAX puts in its place: a tracer, a shape or a sharding.
+Leaf = Any
 
 # Fields whose first axis is not the batch's rows: a role's rows, or no rows at all.
 OF_ROLE = {"reference_hidden_RTD": "retain", "reference_logp_UT": "unlearn"}
@@ -57,19 +56,19 @@ class Batch:
       denominators: {term: float32 scalar}, of the whole batch where this is a part.
     """
 
-    tokens_BT: Array
-    segment_ids_BT: Array
-    positions_BT: Array
-    weights_BT: Array | None = None
-    token_index_BT: np.ndarray | None = None
-    position_weights_BT: Array | None = None
-    moment_weights_BT: Array | None = None
-    token_weights_BT: Array | None = None
-    target_log_odds_BT: Array | None = None
-    reference_hidden_RTD: Array | None = None
-    reference_logp_UT: Array | None = None
-    reference_head_SDV: Array | None = None
-    denominators: dict[str, jax.Array] | None = None
+    tokens_BT: Leaf
+    segment_ids_BT: Leaf
+    positions_BT: Leaf
+    weights_BT: Leaf = None
+    token_index_BT: Leaf = None
+    position_weights_BT: Leaf = None
+    moment_weights_BT: Leaf = None
+    token_weights_BT: Leaf = None
+    target_log_odds_BT: Leaf = None
+    reference_hidden_RTD: Leaf = None
+    reference_logp_UT: Leaf = None
+    reference_head_SDV: Leaf = None
+    denominators: Leaf = None
 
     def replace(self, **changes: Any) -> "Batch":
         """A copy with other values of some fields."""

@@ -26,6 +26,8 @@ from jax_surgery.models.trainable import BLOCK_OF
 from jax_surgery.parallel import mesh as meshes
 
 Params = dict[str, Any]
+# Token ids, segment ids and positions, each [B, T].
+Text = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class Embedder(nnx.Module):
@@ -140,10 +142,9 @@ def forward(
     positions_BT: jax.Array | None = None,
     *,
     compute: Compute = DEFAULT_COMPUTE,
-    moments_weight_BT: jax.Array | None = None,
     first_trained_layer: int = 0,
     num_layers: int | None = None,
-):
+) -> jax.Array:
     """Final normed hidden states.
 
     Args:
@@ -154,22 +155,64 @@ def forward(
         row. No token sees another segment.
       positions_BT: of each token in its document; None counts along the row.
       compute: dtype and memory choices.
-      moments_weight_BT: if given, weights [B, T] of the second moments.
       first_trained_layer: no gradient reaches the layers before it, which saves their
-        backward pass; moments are of the layers from it on.
+        backward pass.
       num_layers: run this many layers alone, and give the last one's output without
         the final norm; None runs all.
 
     Returns:
-      hidden [B, T, D] in the compute dtype; with `moments_weight_BT` also a dict of
-      sums over tokens of w_t x_t x_t^T per layer, float32: `attention_in` [L, D, D],
-      `attention_out` [L, N * H, N * H], `mlp_in` [L, D, D], `mlp_hidden` [L, F, F]
-      (L counts the layers from `first_trained_layer`).
+      hidden [B, T, D] in the compute dtype.
     """
     if segment_ids_BT is None:
         segment_ids_BT = jnp.ones_like(tokens_BT)
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    text = (tokens_BT, segment_ids_BT, positions_BT)
+    options = (compute, None, first_trained_layer, num_layers)
+    return _forward(params, config, text, *options)[0]
+
+
+def second_moments(
+    params: Params,
+    config: ModelConfig,
+    batch: Batch,
+    weights_BT: jax.Array,
+    *,
+    compute: Compute = DEFAULT_COMPUTE,
+    first_layer: int = 0,
+) -> dict[str, jax.Array]:
+    """Second moments of the inputs of each layer's matrices.
+
+    Args:
+      params, config, batch, compute: see `forward_packed`.
+      weights_BT: weight w_t of each token.
+      first_layer: the moments are of the layers from this one on.
+
+    Returns:
+      sums over tokens of w_t x_t x_t^T per layer, float32: `attention_in` [L, D, D],
+      `attention_out` [L, N * H, N * H], `mlp_in` [L, D, D], `mlp_hidden` [L, F, F].
+    """
+    options = (compute, weights_BT, first_layer, None)
+    moments = _forward(params, config, _text(batch), *options)[1]
+    assert moments is not None, "weights were given"
+    return moments
+
+
+def _text(batch: Batch) -> Text:
+    return batch.tokens_BT, batch.segment_ids_BT, batch.positions_BT
+
+
+def _forward(
+    params: Params,
+    config: ModelConfig,
+    text: Text,
+    compute: Compute,
+    moments_weight_BT: jax.Array | None,
+    first_trained_layer: int,
+    num_layers: int | None,
+) -> tuple[jax.Array, dict[str, jax.Array] | None]:
+    """Hidden states as `forward` gives them, and `second_moments` for given weights."""
+    tokens_BT, segment_ids_BT, positions_BT = text
     cos, sin = attn.rope_tables(config, positions_BT)
     graph = block_graph(config, params)
     windows = attn.effective_windows(config, tokens_BT.shape[1])[:num_layers]
@@ -218,10 +261,11 @@ def forward(
     )
     if num_layers is None:
         hidden = final_norm(params, hidden, config)
-    return hidden if moments_weight_BT is None else (hidden, moments)
+    return hidden, moments
 
 
-def forward_packed(params: Params, config: ModelConfig, batch: Batch, **options):
+def forward_packed(
+    params: Params, config: ModelConfig, batch: Batch, **options: Any
+) -> jax.Array:
     """`forward` of a packed batch: its tokens_BT, segment_ids_BT and positions_BT."""
-    text = (batch.tokens_BT, batch.segment_ids_BT, batch.positions_BT)
-    return forward(params, config, *text, **options)
+    return forward(params, config, *_text(batch), **options)

@@ -33,13 +33,13 @@ def add(
     weights_BT = (batch.segment_ids_BT > 0).astype(jnp.float32)
     if batch.moment_weights_BT is not None:
         weights_BT *= batch.moment_weights_BT
-    _, new = llama.forward_packed(
+    new = llama.second_moments(
         params,
         config,
         batch,
+        weights_BT,
         compute=compute,
-        moments_weight_BT=weights_BT,
-        first_trained_layer=trainable.first_layer,
+        first_layer=trainable.first_layer,
     )
     return sharding.constrain(
         {kind: total + new[kind] for kind, total in moments.items()}

@@ -37,7 +37,8 @@ def learned_terms(
       weights: [C] of each role.
       slope_C: see `sequence.slopes`.
     """
-    found = logprobs.of_targets(*heads, hidden_CD, targets_C)
+    (head_DV,) = heads
+    found = logprobs.of_targets(head_DV, hidden_CD, targets_C)
     unlearn_C = weights["unlearn"]
     term = unlearn(found, unlearn_C, *slope_C)
     loss, sums = alpha * term, {}

@@ -36,7 +36,7 @@ class Loss:
     """
 
     objective: Objective = dataclasses.field(default_factory=Objective)
-    method: Method | None = None
+    method: Method = None  # pyrefly: ignore[bad-assignment]  # filled in below
 
     def __post_init__(self):
         if self.method is None:
@@ -107,10 +107,9 @@ class Loss:
         if self._retains_ce:
             retain_BT = shifted(batch.weights_BT)
         found["retain"] = rows.take(retain_BT, "retain").sum()
-        if self._of_sequences:
-            found["sequences"] = sequence.count(
-                self.method, batch.take(rows, "unlearn")
-            )
+        if not isinstance(self.method, TokenMethod | HiddenMethod):
+            unlearn = batch.take(rows, "unlearn")
+            found["sequences"] = sequence.count(self.method, unlearn)
         return found
 
     @property

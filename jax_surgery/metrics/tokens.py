@@ -44,7 +44,7 @@ def score_tokens(
     *kinds: Kind,
     rows: Rows | None = None,
     batch_rows: int = BATCH_ROWS,
-) -> dict[str, np.ndarray]:
+) -> dict[Kind, np.ndarray]:
     """Scores every token, or those of some rows.
 
     Args:

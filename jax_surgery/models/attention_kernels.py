@@ -8,7 +8,7 @@ xla     anywhere: plain products; holds the T x T scores but most of the masked 
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +154,7 @@ def _splash(segment_ids_BT: jax.Array, window: int, interpret: bool) -> Attend:
         q, k, v = (
             jnp.pad(x, fill).swapaxes(1, 2) for x in (q_BTNH * scale, k_BTKH, v_BTKH)
         )
-        run = of_rows
+        run: Callable[..., Any] = of_rows
         if meshes.current() is not None:
             heads = P(meshes.ROWS, "tp", None, None)
             run = jax.shard_map(

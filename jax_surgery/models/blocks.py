@@ -86,8 +86,9 @@ class Attention(nnx.Module):
 
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         std = c.initializer_range
-        for name in ("q", "k", "v"):
-            setattr(self, name, Kernel(MATRICES[name], c, std, rngs=rngs))
+        self.q = Kernel(MATRICES["q"], c, std, rngs=rngs)
+        self.k = Kernel(MATRICES["k"], c, std, rngs=rngs)
+        self.v = Kernel(MATRICES["v"], c, std, rngs=rngs)
         out = std / math.sqrt(2 * c.num_layers)
         self.o = Kernel(MATRICES["o"], c, out, rngs=rngs)
 

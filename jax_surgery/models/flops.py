@@ -32,13 +32,13 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
     return {name: rows * cols for name, (rows, cols) in matrix_shapes(config).items()}
 
 
-def _attention(config: ModelConfig, context: int) -> list[int]:
+def _attention(config: ModelConfig, context: float) -> list[float]:
     """Multiplications per token of each layer's two attention products."""
     spans = (min(window or context, context) for window in config.layer_windows)
     return [2 * span * config.num_heads * config.head_dim for span in spans]
 
 
-def forward_flops(config: ModelConfig, tokens: int, context: int) -> float:
+def forward_flops(config: ModelConfig, tokens: int, context: float) -> float:
     """FLOPs of a forward pass with the head on every token.
 
     Args:
@@ -61,7 +61,7 @@ def _factor_sizes(config: ModelConfig, trainable: Trainable, rank: int):
 def backward_flops(
     config: ModelConfig,
     tokens: int,
-    context: int,
+    context: float,
     trainable: Trainable = ALL,
     rank: int = 0,
 ) -> float:
@@ -95,7 +95,7 @@ def backward_flops(
 def training_flops(
     config: ModelConfig,
     tokens: int,
-    context: int,
+    context: float,
     trainable: Trainable = ALL,
     rank: int = 0,
 ) -> float:
@@ -110,7 +110,11 @@ def training_flops(
 
 
 def moments_flops(
-    config: ModelConfig, tokens: int, context: int, widths: dict[str, int], layers: int
+    config: ModelConfig,
+    tokens: int,
+    context: float,
+    widths: dict[str, int],
+    layers: int,
 ) -> float:
     """FLOPs of a forward pass without the head that sums inputs' second moments.
 

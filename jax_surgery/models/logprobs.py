@@ -119,7 +119,8 @@ def token_logprobs(
     """
 
     def body(heads, hidden_BCD, targets_BC):
-        return of_targets(*heads, hidden_BCD, targets_BC)
+        (head_DV,) = heads
+        return of_targets(head_DV, hidden_BCD, targets_BC)
 
     return _scan_chunks(body, [head_SDV], (hidden_BTD, targets_BT), chunk)
 

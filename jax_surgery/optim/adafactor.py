@@ -47,14 +47,14 @@ def scale_by_adafactor() -> optax.GradientTransformation:
         layers, rest = split(params)
         return AdafactorState(jax.vmap(single.init)(layers), single.init(rest))
 
-    def update(gradients, state, params):
-        layers, rest = zip(split(gradients), split(params), strict=True)
+    def update(updates, state, params=None):
+        layers, rest = zip(split(updates), split(params), strict=True)
         stepped, in_layers = jax.vmap(single.update)(layers[0], state.layers, layers[1])
         others, in_rest = single.update(rest[0], state.rest, rest[1])
         steps = jax.tree.map(
             lambda step, like: step.reshape(like.shape),
-            others | {"layers": stepped},
-            gradients,
+            dict(others) | {"layers": stepped},  # pyrefly: ignore
+            updates,
         )
         return steps, AdafactorState(in_layers, in_rest)
 

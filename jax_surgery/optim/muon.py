@@ -62,6 +62,7 @@ def orthogonal_steps() -> optax.GradientTransformation:
 
     def step(path, leaf):
         name = matrix_name(path)
+        assert name, "the layers' matrices alone are given"
         matrices = as_matrices(name, leaf).astype(jnp.float32)
         scale = STEP_RMS * math.sqrt(max(matrices.shape[1:]))
         steps = scale * orthogonalise_layers(name, matrices)

@@ -167,10 +167,10 @@ def _moving(
     if not trainable.matrices:
         return inner
 
-    def update(gradients, state, params):
-        moving = trainable.cut(gradients), state, trainable.cut(params)
+    def update(updates, state, params=None):
+        moving = trainable.cut(updates), state, trainable.cut(params)
         steps, state = inner.update(*moving)
-        return trainable.paste(steps, gradients), state
+        return trainable.paste(steps, updates), state
 
     return optax.GradientTransformation(
         lambda params: inner.init(trainable.cut(params)), update

@@ -53,9 +53,9 @@ def preconditioned_steps(
             ridge.identity(matrices),
         )
 
-    def update(gradients, state, params=None):
+    def update(updates, state, params=None):
         del params
-        moving, velocity = trainable.take(gradients), state.velocity
+        moving, velocity = trainable.take(updates), state.velocity
         if momentum:
             velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, moving)
             moving = velocity
@@ -69,6 +69,6 @@ def preconditioned_steps(
             for name, step in steps.items()
         }
         state = state._replace(count=state.count + 1, velocity=velocity)
-        return trainable.put(steps, gradients), state
+        return trainable.put(steps, updates), state
 
     return optax.GradientTransformation(init, update)

@@ -10,7 +10,7 @@ array and the element: a resumed run, or one on other devices, draws the same.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,8 @@ def stored(
 
     def update(updates, state, params=None):
         wide = replace(state.inner, lambda t: optax.tree.cast(t, jnp.float32))
-        updates, after = inner.update(updates, wide, params)
+        updates, found = inner.update(updates, wide, params)
+        after = cast(Any, found)  # optax calls every state a tree; this is a tuple
         # A fixed implementation: bits do not depend on jax' configuration.
         key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), state.count)
         leaves, tree = jax.tree.flatten([getattr(after, f) for f in fields])

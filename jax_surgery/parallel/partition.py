@@ -14,12 +14,12 @@ from jax.sharding import PartitionSpec as P
 from jax_surgery.parallel import mesh as meshes
 
 
-def _without_fsdp(spec: P) -> tuple:
+def _without_fsdp(spec: tuple[str | None, ...]) -> tuple[str | None, ...]:
     return tuple(None if axis == "fsdp" else axis for axis in spec)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def gather(weight: jax.Array, spec: P, dtype: str) -> jax.Array:
+def gather(weight: jax.Array, spec: tuple[str | None, ...], dtype: str) -> jax.Array:
     """The weight in `dtype`, whole along `fsdp`, where it is used.
 
     It is converted before it is gathered, so that bfloat16 moves half the bytes. The
@@ -51,7 +51,7 @@ def _gather_backward(spec, dtype, kind, cotangent):
 gather.defvjp(_gather_forward, _gather_backward)
 
 
-def copies(weight: jax.Array, spec: P, dtype: str) -> jax.Array:
+def copies(weight: jax.Array, spec: tuple[str | None, ...], dtype: str) -> jax.Array:
     """A whole copy of a weight for each device that rows are split over, [S, ...].
 
     For computations under `shard_map` (`over_rows`): each device adds to the gradient

@@ -74,7 +74,7 @@ def render(page: Page) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.ChainableUndefined
     )
-    metrics, curve, cost = (page.get(k) for k in ("metrics", "curve", "cost"))
+    metrics, curve, cost = page.get("metrics"), page.get("curve"), page.get("cost")
     chances = page.get("chances", {})
     return environment.from_string(template).render(
         **{k: v for k, v in page.items() if k != "settings"},

@@ -263,11 +263,17 @@ def alpha_curves(
     figure, axes = panel(WIDTH, 3.4)
     drawn = []
 
-    def line(values: np.ndarray, label: str | None, colour: str, **how) -> None:
+    def line(
+        values: np.ndarray,
+        label: str | None,
+        colour: str,
+        width: float = 1.8,
+        style: str = "-",
+    ) -> None:
         drawn.append(values)
         axes.plot(
             alphas, values, label=label, color=colour, marker="o", markersize=3.5,
-            **{"linewidth": 1.8} | how,
+            linewidth=width, linestyle=style,
         )  # fmt: skip
 
     key, verb = ("scores", "score") if learns else ("removed", "removed")
@@ -278,7 +284,7 @@ def alpha_curves(
             _percents(points, key, name),
             label if few or not number else None,
             REDS[number % len(REDS)] if few else REDS[0],
-            linewidth=1.8 if few else 1.0,
+            width=1.8 if few else 1.0,
         )
     kept = dict.fromkeys(name for p in points for name in p["drop"])
     near = [name for name in kept if name in similar]
@@ -289,7 +295,7 @@ def alpha_curves(
             line(left[0], f"kept: {members[0]}", colour)
         elif members:
             line(_over(left, np.mean), f"kept: {label}, mean", colour)
-            line(_over(left, np.min), f"kept: {label}, worst", colour, linestyle="--")
+            line(_over(left, np.min), f"kept: {label}, worst", colour, style="--")
     axes.axvline(used, color=GREY, linestyle=":", linewidth=1.4)
     axes.annotate(
         f"used: {used:g}", (used, 1), xycoords=("data", "axes fraction"), color=GREY,
@@ -302,7 +308,8 @@ def alpha_curves(
     axes.set_ylabel("%", color=GREY)
     if drawn:
         legend(axes)
-        for text in axes.get_legend().get_texts():
+        shown = axes.get_legend()
+        for text in shown.get_texts() if shown else ():
             text.set_parse_math(False)
     return as_svg(figure, "targets and kept tasks along alpha")
 

@@ -129,13 +129,15 @@ def recall_rows(before: dict[str, Any], after: dict[str, Any]) -> list[Row]:
     rows = []
     for group, new in after.items():
         for key, label in names.items():
-            ends = []
-            for entry in (before[group], new):
-                low, high = entry[f"{key}_interval"]
-                ends += [f"{entry[key]:.3f}", f"{low:.3f} to {high:.3f}"]
-            goal = goals.get(group, "keep")
+            old, goal = before[group], goals.get(group, "keep")
+            ends = (*_recall(old, key), *_recall(new, key))
             rows.append(Row(f"{group}: {label}", goal, *ends, new["n"]))
     return rows
+
+
+def _recall(entry: dict[str, Any], key: str) -> tuple[str, str]:
+    low, high = entry[f"{key}_interval"]
+    return f"{entry[key]:.3f}", f"{low:.3f} to {high:.3f}"
 
 
 def task_rows(tasks: dict[str, dict[str, Any]]) -> list[Row]:
@@ -159,13 +161,14 @@ def task_rows(tasks: dict[str, dict[str, Any]]) -> list[Row]:
     ranked = sorted(tasks.items(), key=lambda item: order.index(item[1]["role"]))
     rows = []
     for name, task in ranked:
-        ends = []
-        for end in (task["before"], task["after"]):
-            ends += [_percent(end["value"]), _interval(end)]
+        old, new = task["before"], task["after"]
+        ends = (
+            *(_percent(old["value"]), _interval(old)),
+            *(_percent(new["value"]), _interval(new)),
+        )
         mark = ROLES[task["role"]]
         label = f"{name} ({mark})" if mark else name
-        count = task["after"]["n"]
-        rows.append(Row(label, task["goal"], *ends, count, change=_change(task)))
+        rows.append(Row(label, task["goal"], *ends, new["n"], change=_change(task)))
     return rows
 
 

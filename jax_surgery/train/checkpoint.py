@@ -23,7 +23,10 @@ class Checkpoints:
             self._directory = self._directory.absolute()
         self._checkpointer = ocp.training.Checkpointer(
             self._directory,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+            # Orbax names a union of its policies that lacks this one.
+            preservation_policy=ocp.training.preservation_policies.LatestN(  # pyrefly: ignore
+                keep
+            ),
         )
         # Orbax asks JAX about preemption too, by its own step numbers and also from
         # the thread that finishes a save. JAX takes the number of whoever asked last

@@ -67,7 +67,8 @@ def _sums(leaf: jax.Array) -> tuple[jax.Array, jax.Array]:
             place ^= place >> 15
         mixed = (bits ^ (bits >> 16)) * (2 * place + 1)
         sums.append(mixed.sum(dtype=jnp.uint32))
-    return tuple(sums)
+    first, second = sums
+    return first, second
 
 
 class ReferenceCache:

@@ -14,7 +14,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import one_pass
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.subspace.subject import Subject, repeated
-from jax_surgery.metrics.tokens import score_tokens
+from jax_surgery.metrics.tokens import Kind, score_tokens
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train.reference_cache import fingerprint
 
@@ -93,7 +93,7 @@ class KeptText:
         )
         return digest.hexdigest()
 
-    def _score(self, params: Any, *kinds: str) -> dict[str, np.ndarray]:
+    def _score(self, params: Any, *kinds: Kind) -> dict[Kind, np.ndarray]:
         model = self._subject.model(params)
         return score_tokens(model, self.packer, *kinds, rows=self._rows)
 

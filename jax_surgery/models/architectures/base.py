@@ -64,8 +64,8 @@ def read_rope(raw: dict) -> tuple[float, RopeScaling | None]:
     if missing:
         raise ValueError(f"llama3 rope scaling lacks {', '.join(missing)}.")
     return float(theta), RopeScaling(
-        *(float(scaling[k]) for k in keys),
-        int(scaling["original_max_position_embeddings"]),
+        **{key: float(scaling[key]) for key in keys},
+        original_max_positions=int(scaling["original_max_position_embeddings"]),
     )
 
 
@@ -108,7 +108,7 @@ def read_windows(raw: dict, window: int | None, first: int = 0) -> tuple[int, ..
             f"config.json has layer_types with {SLIDING!r} and no sliding window; give "
             "sliding_window in tokens (for qwen3 also use_sliding_window=true)."
         )
-    windows = tuple(window if kind == SLIDING else 0 for kind in types)
+    windows = tuple((window or 0) if kind == SLIDING else 0 for kind in types)
     return windows if any(windows) else ()
 
 

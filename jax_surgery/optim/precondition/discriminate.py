@@ -59,7 +59,8 @@ def similar_of(tasks: Sequence[Matrices], rank: int) -> Similar:
             _of_nonzero(svd(task[name], rank or min(task[name].shape[1:])))
             for task in tasks
         ]
-        return tuple(jnp.concatenate(side, axis=-1) for side in zip(*found))
+        left, right = (jnp.concatenate(side, axis=-1) for side in zip(*found))
+        return left, right
 
     return Similar({name: vectors(name) for name in tasks[0]})
 

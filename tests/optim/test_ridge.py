@@ -20,6 +20,7 @@ from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.newton_schulz import COEFFICIENTS, STEPS
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 from jax_surgery.optim.precondition import directions, ridge
+from jax_surgery.plan import neighbours
 from jax_surgery.runs import plan, settings
 from jax_surgery.train.checkpoint import Checkpoints
 
@@ -251,7 +252,9 @@ def test_factors_11008_wide_compile_for_tpus_and_lie_split():
 def test_a_7b_step_along_orthogonal_directions_fits_16_chips():
     """All matrices move; factors and velocity are a sixteenth of 20.5 and 24 GiB."""
     planned = settings.from_config(plan_config.get_config())
-    asked = plan.ask_memory(plan.replaced(planned, "optimizer.name", "orthogonal"))
+    asked = plan.ask_memory(
+        neighbours.replaced(planned, "optimizer.name", "orthogonal")
+    )
     assert asked["fits"] and asked["needs"] < 10.5 * 2**30
     factors = 32 * (3 * 4096**2 + 11008**2) * 4
     velocity = 32 * (4 * 4096**2 + 3 * 4096 * 11008) * 4

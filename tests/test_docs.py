@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jax_surgery import attacks
+from jax_surgery import attacks, benchmarks, methods
 from jax_surgery.attacks.base import Budget, Target, ignore
-from jax_surgery.metrics import Metric
+from jax_surgery.metrics import METRICS, Metric
+from jax_surgery.models.logprobs import TokenLogprobs
 from jax_surgery.models.model import Model
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -111,6 +112,21 @@ def test_every_page_of_docs_is_found_from_the_readme():
     assert not missing
 
 
+@pytest.mark.parametrize(
+    ("page", "table"),
+    [
+        ("methods", methods.METHODS),
+        ("benchmarks", METRICS),
+        ("benchmarks", attacks.ATTACKS),
+        ("benchmarks", benchmarks.BENCHMARKS),
+    ],
+    ids=["methods", "metrics", "attacks", "benchmarks"],
+)
+def test_every_plug_in_is_documented(page, table):
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    assert not [name for name in table if f"`{name}" not in text]
+
+
 def test_the_plug_ins_that_contributing_shows_run(tmp_path, monkeypatch):
     """Each block is a whole file, here outside the package."""
     monkeypatch.syspath_prepend(tmp_path)
@@ -125,6 +141,11 @@ def test_the_plug_ins_that_contributing_shows_run(tmp_path, monkeypatch):
     path = "attention", "q_norm", "scale"
     assert normed.layout[-1].path == path
     assert isinstance(made["any_token"].METRIC, Metric)
+    fade = methods.parse("shown_fade.Fade:power=2")
+    logp = TokenLogprobs(jnp.log(jnp.asarray([0.5, 0.1])), *[jnp.zeros(2)] * 3)
+    np.testing.assert_allclose(fade.unlearn(logp), [0.25, 0.01], rtol=1e-5)
+    files = benchmarks.parse("shown_files.Files:dir=D")
+    assert [group.role for group in files.groups()] == ["unlearn", "retain"]
     params = {"w": jnp.asarray([0.9, -1.0, 0.2])}
     model = Model(params, None, None, None, "")
     target = Target((), (), 8)

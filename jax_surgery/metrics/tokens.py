@@ -58,7 +58,7 @@ def score_tokens(
       {kind: float32 [tokens]}; 0 where no row has the token. Of the first token of a
       document they mean nothing.
     """
-    found: dict[str, np.ndarray] = {
+    found: dict[Kind, np.ndarray] = {
         kind: np.zeros(packer.num_tokens, np.float32) for kind in kinds
     }
     rows = packer.pack() if rows is None else rows

@@ -31,6 +31,21 @@ class Roles(ConfigDict):
         return self["update"]
 
 
+def rounds() -> ConfigDict:
+    """The rounds of the subspace method."""
+    section = ConfigDict()
+    section.number = 150  # at most
+    section.step = 5e-3  # of the norm of the moving matrices
+    section.stop = 0.99  # removed; 0 takes all rounds
+    section.rank = 0  # of the change; 0 keeps all
+    # Of the change in the end; 0 seeks the smallest for stop, where other contexts than
+    # the texts' own may still bring the answers back.
+    section.alpha = 1.0
+    section.first_layer = 0  # layers before it are frozen; negative: from the end
+    section.matrices = "q,k,v,o,gate,up,down"  # that move; "" is all
+    return section
+
+
 def get_config() -> ConfigDict:
     """The default config of a surgery."""
     config = ConfigDict()
@@ -39,6 +54,9 @@ def get_config() -> ConfigDict:
     config.seed = 0
     # How weights change: "surgery"; or "npo", "simnpo", "dpo", "rmu", "wga", "ihl", with
     # options after a colon, as in "npo:beta=0.2"; or MODULE.CLASS of your own.
+    # Or stages of methods, each of the roles after its @, such as
+    # "subspace@unlearn;surgery@update": unlearn by subspaces (configs/unlearn.py), then
+    # update by descent; retained text takes part in both.
     config.method = "surgery"
 
     config.data = Roles()
@@ -46,13 +64,15 @@ def get_config() -> ConfigDict:
     # so problematic ones get the larger share.
     config.data.unlearn = "embedded:obsolete,embedded:problematic,embedded:problematic"
     config.data.update = "embedded:update"
-    config.data.retain = "embedded:retain,embedded:general"  # all that stays
+    config.data.retain = "embedded:retain,embedded:general"  # all that is retained
     config.data.rows_unlearn = 7  # rows of a batch
     config.data.rows_update = 3
     config.data.rows_retain = 1
     config.data.context = 256  # tokens a row
     config.data.average = "tokens"  # or "sequences", as the paper
-    config.data.surprise = 2.5  # nats; unlearn tokens that kept text does not foresee
+    config.data.surprise = (
+        2.5  # nats; unlearn tokens that retained text does not foresee
+    )
     config.data.questions = "embedded"  # a questions JSONL, or "" for none
 
     config.mesh = ConfigDict()
@@ -90,7 +110,7 @@ def get_config() -> ConfigDict:
     config.optimizer = ConfigDict()
     # Or "natural"; or without a preconditioner "adamw", "adafactor", "sgd", "muon".
     config.optimizer.name = "orthogonal"
-    config.optimizer.first_layer = -1  # layers before it stay
+    config.optimizer.first_layer = -1  # layers before it are frozen
     config.optimizer.matrices = "gate,up,down"  # that move; "" is all
     # Largest step, relative to the weights (orthogonal, natural); else the peak rate,
     # to begin with 3e-4 (adamw, adafactor, muon).
@@ -107,10 +127,12 @@ def get_config() -> ConfigDict:
     config.optimizer.second_moment_dtype = "float32"  # or bfloat16 (adamw, muon)
 
     config.statistics = ConfigDict()
-    config.statistics.sources = ""  # text that must stay; "" is data.retain
+    config.statistics.sources = ""  # text to be retained; "" is data.retain
     config.statistics.tokens = 30_000  # read for them; 0 reads all
     config.statistics.ridge = 1e-5  # relative to the mean eigenvalue
     config.statistics.refresh = 0  # steps; 0 computes them once
+
+    config.rounds = rounds()  # of stages by subspaces
 
     config.loop = ConfigDict()
     config.loop.log_every = 1  # steps
@@ -120,5 +142,7 @@ def get_config() -> ConfigDict:
     config.loop.keep = 2  # checkpoints
     config.loop.explode_factor = 20.0  # stop when the loss exceeds its start so much
 
-    config.baseline_epochs = 6.0  # passes that learning the world took (pretrain.py)
+    # Passes over update and retained text in which the naive alternative learns them:
+    # what the cost is compared with. 0: not known, but for the embedded world.
+    config.baseline_epochs = 0.0
     return config

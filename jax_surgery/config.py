@@ -13,9 +13,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-# Fields that were renamed or removed: "field" or "run:field" (of the runs "surgery" and
-# "tofu", or "unlearn" and "learn") -> what to use now, or why it went.
-RENAMED: dict[str, str] = {}
+from jax_surgery.renamed import RENAMED
 
 
 def at_least(low: float, section: Any, path: str, *names: str) -> None:
@@ -47,9 +45,12 @@ def renamed(path: str) -> str:
     """What a field of an older version is called now, or why it went; "" if unknown.
 
     Args:
-      path: of the field, "section.field" or "field".
+      path: of the field, "section.field", or of a section that is gone whole.
     """
-    return RENAMED.get(path, "")
+    inside = [
+        f"config.{p}: {now}" for p, now in RENAMED.items() if p.startswith(path + ".")
+    ]
+    return RENAMED.get(path, "\n  ".join(["", *inside]))
 
 
 def _convert(value: Any, kind: Any, path: str) -> Any:

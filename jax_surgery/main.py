@@ -12,6 +12,8 @@ from typing import NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from jax_surgery import renamed
+
 # Before NumPy is loaded. Small matrices are decomposed one after another, and where
 # cores are shared OpenBLAS' threads wait for each other by spinning.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -42,10 +44,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError) as error:
-        said = str(error.args[0]).replace("\\n", "\n")  # of an error in an error
-        field, *lines = (line.strip("'\\") for line in said.splitlines())
-        hint = " ".join(lines) or "Look for its fields in the config file."
-        fail(f"a --config.FIELD=VALUE names no field of the config: {field}. {hint}")
+        fail(renamed.of_flags(argv, error))
 
 
 def main(argv: list[str]) -> None:

@@ -11,23 +11,22 @@ import time
 import jax
 
 from jax_surgery.benchmarks import suite
-from jax_surgery.methods.subspace import learn, subject
 from jax_surgery.methods.subspace.alpha import choose_alpha
-from jax_surgery.methods.subspace.operate import Stage
+from jax_surgery.methods.subspace.run import run_stages
+from jax_surgery.methods.subspace.stage import Stage
+from jax_surgery.methods.subspace.work import Work
 from jax_surgery.metrics.task_scores import drop, removed
-from jax_surgery.report import subspace_outcome as outcome
-from jax_surgery.runs import pretrain
+from jax_surgery.report import task_results
+from jax_surgery.runs import by_tasks, pretrain
 from jax_surgery.runs import settings as run_settings
-from jax_surgery.runs import subspace_story as story
 from jax_surgery.train import devices
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Fields of a removal by a single subtraction of a task that was learned in 40 rounds.
 ONE_SHOT = {
-    "rounds.mode": "one_shot",
+    "method": "subspace:one_shot=True,loss=cross_entropy",
     "rounds.alpha": 0.0,
     "rounds.number": 40,
-    "identify.loss": "cross_entropy",
 }
 
 
@@ -58,44 +57,47 @@ def model_of(workdir: pathlib.Path, seed: int, without: tuple[str, ...] = ()) ->
 class Done:
     """A case: the model after it, what it scores, and the stage that came last."""
 
-    subject: subject.Subject
+    work: Work
     params: object
     before: dict
     after: dict
-    similar: set
+    standing: dict
     seconds: float
     last: Stage
 
 
-def operate(name: str, targets: str, model: str, **fields) -> Done:
+def run_case(name: str, targets: str, model: str, **fields) -> Done:
     """Runs the stages of a config, without its report."""
-    settings = settings_of(
-        name, model=model, **{"tasks.targets": targets, "report.angles": 0}, **fields
-    )
+    fields = {"tasks.targets": targets, "report.angles": 0} | fields
+    settings = settings_of(name, model=model, **fields)
+    case = by_tasks.ByTasks(settings)
+    stages = settings.tasks.stages
+    names = [name for stage in stages for name in stage]
     with devices.on_mesh(settings.mesh), tempfile.TemporaryDirectory() as folder:
-        patient = subject.admit(settings)
-        before = patient.scores(patient.params)
+        initial = case.load()
+        work, before = case.work, case.probe(initial)
+        similar = [case.similar(stage) for stage in stages]
         began = time.perf_counter()
-        done = story.stages(patient, before, None, folder)
+        done = run_stages(work, before, stages, similar, folder, learns=settings.learns)
 
         def at(alpha):
-            return learn.learn(patient.params, done.change, alpha, done.moving)
+            return done.at(work.model.params, alpha)
 
-        params = at(choose_alpha(done.last, patient.params, at))
+        params = at(choose_alpha(done.last, names, initial.params, at))
         jax.block_until_ready(params)
         seconds = time.perf_counter() - began
-        after = patient.scores(params)
-    return Done(patient, params, before, after, done.similar, seconds, done.last)
+        after = work.scores(params)
+    standing = task_results.standings(before, {*names}, done.similar)
+    return Done(work, params, before, after, standing, seconds, done.last)
 
 
 def summary(done: Done) -> dict:
     """What the tables need of a case."""
-    role = outcome.roles(done.before, done.similar, done.subject.settings)
     # Of "new" tasks the model has never seen a text.
     of = lambda what: [
         name
-        for name in role
-        if role[name] == what and (what == "target" or name in suite.PRETRAINED)
+        for name, role in done.standing.items()
+        if role == what and (what == "target" or name in suite.PRETRAINED)
     ]
     lost = lambda names: [drop(done.before[n], done.after[n]) for n in names]
     return {

@@ -6,7 +6,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jax_surgery.methods.descent import descend
 from jax_surgery.runs import settings
+from jax_surgery.runs.by_roles import ByRoles
 
 # A surgery without what the embedded benchmark needs: plain AdamW on every parameter.
 PLAIN = {
@@ -65,3 +67,11 @@ def settings_of(name: str, fields: dict[str, Any] | None = None, **sections: Any
 def plain_surgery(**fields: Any):
     """The settings of a surgery by `PLAIN` with fields changed."""
     return settings_of("surgery", merged(PLAIN, nested(fields)))
+
+
+def changed(settings, directory: str, *hooks) -> Any:
+    """The parameters after the steps of a surgery, without its report."""
+    case = ByRoles(settings)
+    model = case.load()
+    make_hooks = lambda model_of: hooks
+    return descend(model, case.texts, settings, directory, make_hooks).params

@@ -9,8 +9,8 @@ from settings_cases import settings_of
 
 from jax_surgery.benchmarks import suite
 from jax_surgery.edits import edit_file
-from jax_surgery.methods.subspace import subject
-from jax_surgery.runs import start
+from jax_surgery.methods.subspace.work import Work
+from jax_surgery.runs import by_tasks, start
 
 ROOT = pathlib.Path(__file__).parents[1]
 # A round is compiled for its number of rounds: all runs here share one.
@@ -76,7 +76,7 @@ def edit_of(workdir: pathlib.Path) -> edit_file.Edit:
     return edit_file.load_edit(workdir / "edit.safetensors")
 
 
-def subject_of(fields: dict, **values) -> subject.Subject:
+def work_of(fields: dict, **values) -> Work:
     """The suite's model with the tasks of `go`'s fields, and few records of each."""
     tasks = {"source": fields["tasks.source"], "targets": "dict_a", "records": 20}
-    return subject.admit(settings_of("unlearn", {"tasks": tasks} | values))
+    return by_tasks.load(settings_of("unlearn", {"tasks": tasks} | values))

@@ -28,6 +28,7 @@ FOLDERS = (
     "parallel",
     "plugins",
     "config",
+    "renamed",
 )
 # Maths reads and writes nothing.
 MATHS = ("optim", "models")

@@ -1,11 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods that descend along gradients: their optimizer, step and run."""
+"""Methods that descend along gradients: their step, their reference, and their run."""
 
+import dataclasses
+import math
+import pathlib
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_surgery.data.batch import Batch
+from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.data.role_texts import RoleTexts
+from jax_surgery.data.stream import one_pass
+from jax_surgery.methods.reference import FIELDS, Reading
 from jax_surgery.methods.settings import SurgerySettings
+from jax_surgery.models import output_head
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.model import Model
+from jax_surgery.optim import lora
 from jax_surgery.optim.optimizer import make_optimizer
-from jax_surgery.train.step import make_train_step
+from jax_surgery.optim.precondition import ridge
+from jax_surgery.optim.precondition.moments import second_moments
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.train import devices, reference_cache
+from jax_surgery.train.loop import Hook, train
+from jax_surgery.train.step import TrainState, init_state, make_train_step
+
+STATISTICS_ROWS = 8  # rows of a forward pass, at least
+REFERENCE_ROWS = 8
+
+# Hooks of a run, made of the function that gives the model of a state.
+MakeHooks = Callable[[Callable[[TrainState], Model]], Sequence[Hook]]
 
 
 def make_step(settings: SurgerySettings, config: ModelConfig, rows: RoleRows):
@@ -24,3 +53,176 @@ def make_step(settings: SurgerySettings, config: ModelConfig, rows: RoleRows):
         low_rank=low_rank,
     )
     return optimizer, step
+
+
+def statistics_rows(retained: Packer, settings: SurgerySettings) -> int:
+    """Rows that one computation of the statistics reads, filled batches included."""
+    rows = len(retained.pack(settings.seed))
+    if settings.statistics.tokens:
+        limit = round(settings.statistics.tokens / settings.data.context)
+        rows = min(rows, max(1, limit))
+    batch = meshes.round_rows(STATISTICS_ROWS)
+    return -(-rows // batch) * batch
+
+
+def statistics_hooks(
+    config: ModelConfig, retained: Packer | None, settings: SurgerySettings
+) -> list[Hook]:
+    """Sets the preconditioner's factors before the first step and on refreshes."""
+    if not settings.optimizer.preconditioned:
+        return []
+    count = statistics_rows(retained, settings)
+    trainable = settings.trainable(config)
+
+    def refresh(step: int, state: TrainState) -> TrainState:
+        rows = retained.pack(settings.seed + step).take(slice(count))
+        moments = second_moments(
+            state.params,
+            config,
+            (
+                batch.for_devices()
+                for batch, _ in one_pass(rows, meshes.round_rows(STATISTICS_ROWS))
+            ),
+            settings.compute,
+            trainable,
+        )
+        factors = ridge.checked(
+            moments, settings.statistics.ridge, "config.statistics.ridge"
+        )
+        return state._replace(opt_state=state.opt_state._replace(factors=factors))
+
+    return [Hook(settings.statistics.refresh, refresh)]
+
+
+def reference_folder(directory: str, key: str, role: str) -> str:
+    """Where this process keeps its reference cache of a role, a local folder.
+
+    Each process has one of its own, of all tokens: which rows it gets varies. Beside
+    a workdir on gs:// it lies in the machine's folder for temporary files.
+    """
+    name = "reference" if role == "retain" else f"reference-{role}"
+    if jax.process_count() > 1:
+        name = f"{name}-{jax.process_index()}"
+    if "://" in directory:
+        local = pathlib.Path(tempfile.gettempdir()) / "jax_surgery" / key[:16]
+        print(f"the reference cache is in {local}")
+        return str(local / name)
+    return str(pathlib.Path(directory) / name)
+
+
+def cached_reference(
+    model: Model,
+    texts: RoleTexts,
+    settings: SurgerySettings,
+    rows: RoleRows,
+    directory: str,
+) -> dict[str, reference_cache.ReferenceCache]:
+    """The cached reference of each role that the loss reads it on, made or opened; {}
+    where it is live or not needed."""
+    if settings.reference == "live":
+        return {}
+    return {
+        role: _cache_of(model, texts, role, reading, directory)
+        for role, reading in settings.loss.readings(rows).items()
+    }
+
+
+def _cache_of(
+    model: Model, texts: RoleTexts, role: str, reading: Reading, directory: str
+) -> reference_cache.ReferenceCache:
+    packer, config, compute = texts.packers[role], model.config, model.compute
+    key = reference_cache.fingerprint(model.params, packer, compute) + reading.key
+    folder = reference_folder(directory, key, role)
+    cache = reference_cache.open_on_all(folder, key)
+    if cache is not None:
+        return cache
+    read = jax.jit(lambda params, batch: reading.read(params, config, batch, compute))
+    return reference_cache.create_cache(
+        folder,
+        key,
+        packer,
+        lambda batch: meshes.fetch(read(model.params, batch)),
+        math.prod(reading.shape(config)),
+        reading.dtype(compute),
+        meshes.round_rows(REFERENCE_ROWS),
+    )
+
+
+def frozen_copy(params: Any, dtype: str) -> Any:
+    """A copy of parameters as the forward pass reads them: in the compute dtype."""
+    return jax.tree.map(lambda leaf: jnp.copy(leaf.astype(dtype)), params)
+
+
+def without_roles(settings: SurgerySettings, roles: Sequence[str]) -> SurgerySettings:
+    """The settings with no rows of the roles that are not named."""
+    rows = {
+        f"rows_{role}": count if role in roles else 0
+        for role, count in settings.data.rows.items()
+    }
+    return dataclasses.replace(
+        settings, data=dataclasses.replace(settings.data, **rows)
+    )
+
+
+def descend(
+    model: Model,
+    texts: RoleTexts,
+    settings: SurgerySettings,
+    directory: str,
+    make_hooks: MakeHooks = lambda model_of: (),
+) -> Model:
+    """The model after the steps; the parameters of `model` are given up.
+
+    A frozen copy serves as reference, of the output head alone where the reference is
+    cached. Of low-rank deltas the model is the base, uncopied, to which the deltas are
+    added at last.
+
+    Args:
+      directory: of the run, for checkpoints and metrics.
+      make_hooks: makes what is called between steps.
+
+    Raises:
+      ValueError: see `make_step` and `role_rows`.
+      TrainingDiverged, Interrupted: see `loop.train`.
+    """
+    data, low_rank = settings.data, settings.lora
+    rows = devices.role_rows(data.rows, settings.accumulate)
+    optimizer, step = make_step(settings, model.config, rows)
+    caches = cached_reference(model, texts, settings, rows, directory)
+    if low_rank.rank:
+        reference = model.params
+        params = lora.init_factors(model.config, low_rank, settings.seed)
+    else:
+        params = model.params
+        needed = output_head.parameters(params) if caches else params
+        if not settings.loss.readings(rows):
+            needed = {}
+        reference = frozen_copy(needed, settings.compute.dtype)
+
+    def one_step(state: TrainState, batch: Batch):
+        placed = batch.place(rows.total)
+        for role, cache in caches.items():
+            found = cache.gather(rows.take(batch.token_index_BT, role))
+            found = meshes.place_rows(found, getattr(rows, role))
+            placed = placed.replace(**{FIELDS[role]: found})
+        return step(state, placed, reference)
+
+    def model_of(state: TrainState) -> Model:
+        if not low_rank.rank:
+            return model.with_params(state.params)
+        return model.with_params(lora.attach(reference, state.params, low_rank))
+
+    hooks = statistics_hooks(model.config, texts.retained, settings)
+    params = train(
+        one_step,
+        init_state(params, optimizer),
+        devices.batch_stream(texts.packers, data.rows, rows, settings.seed),
+        steps=settings.steps,
+        directory=directory,
+        settings=settings.loop,
+        hooks=[*hooks, *make_hooks(model_of)],
+        title="surgery",
+    ).params
+    if low_rank.rank:
+        params = lora.merge(model.params, params, low_rank)
+    return model.with_params(params)

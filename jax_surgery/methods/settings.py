@@ -8,20 +8,25 @@ from jax_surgery.config import at_least, positive_ridge
 from jax_surgery.data.roles import RoleData
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
+from jax_surgery.methods.stages import StageMethod, parse_stages
+from jax_surgery.methods.subspace.settings import How, Rounds
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.trainable import Trainable, resolve
-from jax_surgery.optim.lora import LowRank
+from jax_surgery.models.layout import MATRICES
+from jax_surgery.models.trainable import ALL, Trainable, resolve
+from jax_surgery.optim.lora import FULL, LowRank
 from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.train.loop_settings import Loop
 
+RECORDS = 1000  # of the retained text that a stage by subspaces reads
+
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Second moments of kept text, for the preconditioner."""
+    """Second moments of retained text, for the preconditioner."""
 
-    sources: str  # what must stay; "" takes data.retain
+    sources: str  # text to be retained; "" takes data.retain
     tokens: int  # read for them; 0 reads all
     ridge: float  # relative to the mean eigenvalue
     refresh: int  # steps between recomputations; 0 for once
@@ -33,12 +38,12 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True)
 class SurgerySettings:
-    """A surgery run (`run = "surgery"`)."""
+    """A run on texts by role (`run = "surgery"`)."""
 
     run: str
     model: str  # "embedded", a directory, or a hub name
     seed: int
-    method: str  # a name in `methods.METHODS`, with options: "npo:beta=0.2"
+    method: str  # see `methods.stages`
     data: RoleData
     mesh: MeshShape
     compute: Compute
@@ -49,8 +54,9 @@ class SurgerySettings:
     steps: int
     accumulate: int  # micro-batches a step
     statistics: Statistics
+    rounds: Rounds  # of stages by subspaces
     loop: Loop
-    baseline_epochs: float  # passes of the naive alternative, for the cost
+    baseline_epochs: float  # passes of the naive alternative; 0 where not known
 
     def __post_init__(self):
         if self.reference not in ("live", "cached"):
@@ -58,18 +64,36 @@ class SurgerySettings:
                 f"config.reference={self.reference!r}; use 'live' or 'cached'."
             )
         at_least(1, self, "config", "steps", "accumulate")
-        _ = self.loss  # names mistakes in `method` before anything is loaded
+        at_least(0, self, "config", "baseline_epochs")
+        for stage in self.stages:
+            if not stage.direct:
+                methods.parse(stage.method, self.objective)  # raises
+                continue
+            self.how(stage)  # raises
+            [role] = stage.roles
+            if not self.data.rows[role]:
+                raise ValueError(
+                    f"config.method={self.method!r} changes the role {role}, and "
+                    f"config.data.rows_{role}=0 leaves it out; give it rows."
+                )
+            if self.lora.rank:
+                raise ValueError(
+                    f"config.lora.rank={self.lora.rank}: a stage by subspaces changes "
+                    "the weights themselves; use config.lora.rank=0 with it."
+                )
         if self.lora.rank:
             self.lora.check_optimizer(self.optimizer)
 
     @property
     def loss(self) -> Loss:
-        """What a step minimises.
+        """What a step minimises; of several stages, in the first that descends.
 
         Raises:
           ValueError: see `methods.parse`.
         """
-        return Loss(self.objective, methods.parse(self.method, self.objective))
+        names = [stage.method for stage in self.stages if not stage.direct]
+        name = names[0] if names else "surgery"
+        return Loss(self.objective, methods.parse(name, self.objective))
 
     def trainable(self, config: ModelConfig) -> Trainable:
         """The matrices of a model that move, or whose low-rank deltas do.
@@ -83,4 +107,74 @@ class SurgerySettings:
             self.lora.matrices if self.lora.rank else self.optimizer.matrices,
             rank=self.lora.rank,
             only_matrices=self.optimizer.preconditioned,
+        )
+
+    @property
+    def stages(self) -> list[StageMethod]:
+        """The stages of `method`.
+
+        Raises:
+          ValueError: see `stages.parse_stages`.
+        """
+        return parse_stages(self.method)
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether a method compares unlearn texts with alternatives."""
+        descends = (stage.method for stage in self.stages if not stage.direct)
+        parsed = (methods.parse(name, self.objective) for name in descends)
+        return any(method.needs.pairs for method in parsed)
+
+    @property
+    def readers_of_retained(self) -> list[str]:
+        """The fields that read retained text, as `role_texts.read` takes them."""
+        found = []
+        descends = any(not stage.direct for stage in self.stages)
+        if descends and self.optimizer.preconditioned:
+            found.append(
+                f"config.optimizer.name={self.optimizer.name}, config.optimizer.name="
+                "adamw with a rate for it"
+            )
+        if self.data.surprise:
+            found.append(
+                f"config.data.surprise={self.data.surprise:g}, config.data.surprise=0"
+            )
+        return found
+
+    def moving(self, config: ModelConfig) -> Trainable | None:
+        """What of a model's own parameters the run changes; None is nothing of them.
+
+        Raises:
+          ValueError: see `trainable`.
+        """
+        parts = [
+            self.how(stage).trainable(config)
+            if stage.direct
+            else self.trainable(config)
+            for stage in self.stages
+        ]
+        if self.lora.rank:
+            return None
+        if any(not part.matrices for part in parts):
+            return ALL
+        first = min(part.first_layer for part in parts)
+        names = [n for n in MATRICES if any(n in part.matrices for part in parts)]
+        return Trainable(first, tuple(names))
+
+    def how(self, stage: StageMethod) -> How:
+        """What a stage by subspaces reads."""
+        rows = self.data.rows
+        return How(
+            method=stage.direct,
+            rounds=self.rounds,
+            lora=FULL,
+            adapter="",
+            learning_rate=0.0,
+            context=self.data.context,
+            rows=rows[stage.roles[0]],
+            rows_retained=rows["retain"],
+            records=RECORDS,
+            cache="",
+            seed=self.seed,
+            loop=self.loop,
         )

@@ -66,26 +66,31 @@ def compare(counts: Counts, kept_tokens: int, epochs: float) -> dict:
 
     Args:
       counts: of the surgery.
-      kept_tokens: of update and of all that is kept, without padding.
-      epochs: passes of the naive alternative.
+      kept_tokens: of update and of all retained text, without padding.
+      epochs: passes of the naive alternative; 0 where that is not known.
 
     Returns:
-      {"surgery_flops", "baseline_flops", "ratio": baseline / surgery (50 says the
-      surgery is 50 times cheaper), "items": FLOPs by item, and the counts}.
+      {"surgery_flops", "items": FLOPs by item, and the counts}; where the naive
+      alternative is known also {"baseline_flops", "ratio": baseline / surgery (50 says
+      the surgery is 50 times cheaper), "baseline_tokens", "baseline_epochs"}.
     """
     items = counts.surgery_flops()
     surgery = sum(items.values())
-    baseline = flops.training_flops(
-        counts.config, round(kept_tokens * epochs), counts.context
-    )
-    return {
+    found = {
         "surgery_flops": surgery,
-        "baseline_flops": baseline,
-        "ratio": baseline / surgery if surgery else float("inf"),
         "items": items,
         "trained_tokens": counts.trained_tokens,
         "reference_tokens": counts.reference_tokens,
         "statistics_tokens": counts.statistics_tokens,
+    }
+    if not epochs:
+        return found
+    baseline = flops.training_flops(
+        counts.config, round(kept_tokens * epochs), counts.context
+    )
+    return found | {
+        "baseline_flops": baseline,
+        "ratio": baseline / surgery if surgery else float("inf"),
         "baseline_tokens": round(kept_tokens * epochs),
         "baseline_epochs": epochs,
     }

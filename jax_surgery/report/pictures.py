@@ -130,7 +130,7 @@ def accuracy_curves(curve: list[dict[str, Any]], chances: dict[str, float]) -> s
 
 
 def cost_bars(cost: dict[str, Any]) -> str:
-    """FLOPs of the surgery, by item, beside the naive alternative's."""
+    """FLOPs of the surgery, by item, beside the naive alternative's where known."""
     figure, axes = panel(7, 1.7)
     left = 0.0
     shades = ("#c44e52", "#dd8452", "#8172b3", "#937860")
@@ -138,8 +138,11 @@ def cost_bars(cost: dict[str, Any]) -> str:
     for (name, value), colour in items:
         axes.barh(1, value, left=left, color=colour, label=name, height=0.55)
         left += value
-    axes.barh(0, cost["baseline_flops"], color="#4c72b0", height=0.55)
-    axes.set_yticks([1, 0], ["surgery", "naive alternative"])
+    if "baseline_flops" in cost:
+        axes.barh(0, cost["baseline_flops"], color="#4c72b0", height=0.55)
+        axes.set_yticks([1, 0], ["surgery", "naive alternative"])
+    else:
+        axes.set_yticks([1], ["surgery"])
     axes.set_xlabel("FLOPs", color=GREY)
     axes.grid(visible=False)
     legend(axes)

@@ -217,7 +217,9 @@ def as_text(rows: list[Row]) -> str:
 
 
 def cost_text(cost: dict[str, Any]) -> str:
-    """The cost as one sentence."""
+    """The cost as one sentence; compared where the naive alternative is known."""
+    if "ratio" not in cost:
+        return f"cost: {cost['surgery_flops']:.3g} FLOPs"
     return (
         f"cost: {cost['surgery_flops']:.3g} FLOPs, the naive alternative "
         f"{cost['baseline_flops']:.3g} ({cost['baseline_epochs']:g} passes over "

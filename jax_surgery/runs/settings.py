@@ -10,8 +10,8 @@ from jax_surgery.config import build
 # what only the plan reads.
 RUNS = {
     "surgery": "jax_surgery.methods.settings.SurgerySettings",
-    "unlearn": "jax_surgery.methods.subspace.settings.SubspaceSettings",
-    "learn": "jax_surgery.methods.subspace.settings.SubspaceSettings",
+    "unlearn": "jax_surgery.runs.tasks_settings.TasksSettings",
+    "learn": "jax_surgery.runs.tasks_settings.TasksSettings",
     "tofu": "jax_surgery.runs.tofu.TofuSettings",
     "pretrain": "jax_surgery.runs.pretrain.PretrainSettings",
     "evaluate": "jax_surgery.runs.evaluate.EvaluateSettings",

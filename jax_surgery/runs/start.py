@@ -16,9 +16,9 @@ from jax_surgery.train.loop import Interrupted, TrainingDiverged
 # The module of jax_surgery.runs that each `config.run` starts; it is imported then.
 MODULES = {
     "surgery": "surgery",
-    "unlearn": "unlearn",
-    "learn": "learn",
-    "tofu": "tofu",
+    "unlearn": "surgery",
+    "learn": "surgery",
+    "tofu": "surgery",
     "pretrain": "pretrain",
     "evaluate": "evaluate",
     "attack": "attack",

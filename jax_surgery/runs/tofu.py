@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TOFU end to end: fit a small Llama to it, unlearn a split, report.
+"""TOFU as a case of the story: a small Llama is fitted to it, and a split unlearned.
 
-The story: files -> fit a model to `full` -> surgery (forget the split, learn refusals
-or the user's answers, keep the rest) -> answer probability and ROUGE-L on forget,
-retain and held-out questions, before and after.
+Files -> a model fitted to `full` -> the forget split is unlearned, refusals or the
+user's answers are learned, the retain split is retained -> answer probability and
+ROUGE-L on forget, retain and held-out questions, before and after.
 """
 
 import dataclasses
@@ -13,7 +13,6 @@ from typing import Any
 from etils import epath
 
 from jax_surgery.benchmarks import tofu
-from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records
 from jax_surgery.data.probes import Probe
 from jax_surgery.methods.settings import SurgerySettings
@@ -21,10 +20,10 @@ from jax_surgery.metrics import answer_probability, rouge_l
 from jax_surgery.metrics.base import estimates, observations
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed
-from jax_surgery.report import outcome, page, table
-from jax_surgery.runs import pretrain, surgery
+from jax_surgery.report import page, table
+from jax_surgery.runs import pretrain
+from jax_surgery.runs.by_roles import ByRoles
 from jax_surgery.runs.pretrain import PretrainSettings
-from jax_surgery.train import devices
 
 EXAMPLES_A_GROUP = 4
 MEASURED = {"probability": answer_probability.METRIC, "rouge_l": rouge_l.METRIC}
@@ -118,23 +117,60 @@ def ask(model: Model, groups: dict[str, list], context: int) -> tuple[dict, dict
     return found, said
 
 
-def _examples(groups, before, after) -> list[page.Example]:
-    """Some questions of each group, and what was said to them."""
-    return [
-        page.Example(
-            about=group,
-            prompt=rows[i].question,
-            reference=rows[i].answer.strip(),
-            before=before[group][i],
-            after=after[group][i],
-        )
-        for group, rows in groups.items()
-        for i in range(0, len(rows), max(1, len(rows) // EXAMPLES_A_GROUP))
-    ]
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answers:
+    """Answers to some questions of each group, before a run and after it."""
+
+    groups: dict[str, list]
+    before: dict[str, list[str]]
+    said: dict[str, Any]
+
+    def after(self, model: Model) -> list[page.Example]:
+        """The answers before, beside those that were given last."""
+        del model  # it was asked by the probe already
+        return [
+            page.Example(
+                about=group,
+                prompt=rows[i].question,
+                reference=rows[i].answer.strip(),
+                before=self.before[group][i],
+                after=self.said[group][i],
+            )
+            for group, rows in self.groups.items()
+            for i in range(0, len(rows), max(1, len(rows) // EXAMPLES_A_GROUP))
+        ]
 
 
-def run(settings: TofuSettings, directory: str) -> dict[str, Any]:
-    """Runs the whole story in `directory`; returns what results.json holds.
+class OnTofu(ByRoles):
+    """Texts by role, asked TOFU's questions; see `runs.surgery`."""
+
+    intervals = "bootstrap"
+
+    def __init__(self, settings: SurgerySettings, groups: dict[str, list], forget: str):
+        """Takes the questions of each group, and the name of the forget split."""
+        super().__init__(settings)
+        self._groups, self._said = groups, {}
+        self.title = f"LLM Surgery on TOFU, {forget}"
+
+    def probe(self, model: Model) -> dict[str, Any]:
+        """{"groups": how well each group's answers are known, "roles": see `ByRoles`}."""
+        roles = super().probe(model)["roles"]
+        found, said = ask(model, self._groups, self.settings.data.context)
+        self._said.update(said)
+        return {"groups": found, "roles": roles}
+
+    def examples(self, model: Model) -> Answers:
+        """What the probe has just been told, to be set beside what it is told last."""
+        del model
+        return Answers(self._groups, dict(self._said), self._said)
+
+    def rows(self, results: dict[str, Any]) -> list[table.Row]:
+        """Of the before/after table."""
+        return table.recall_rows(results["before"], results["after"])
+
+
+def prepare(settings: TofuSettings, directory: str) -> OnTofu:
+    """The case, with a model fitted to all of TOFU.
 
     Raises:
       FileNotFoundError, ValueError: TOFU's files are absent or malformed.
@@ -150,48 +186,4 @@ def run(settings: TofuSettings, directory: str) -> dict[str, Any]:
     distributed.wait("refusals")
     model = fit(settings, files, directory)
     chosen = surgery_settings(settings, files, directory, model)
-    with devices.on_mesh(chosen.mesh):
-        return _operate(settings, chosen, groups, directory)
-
-
-def _operate(
-    settings: TofuSettings, chosen: SurgerySettings, groups: Any, directory: str
-) -> dict[str, Any]:
-    """The surgery on the fitted model, asked before and after."""
-    patient = surgery.admit(chosen)
-    examiner = surgery.Examiner(patient, chosen)
-    model = Model(patient.params, patient.config, patient.tokenizer, chosen.compute)
-    before, said_before = ask(model, groups, chosen.data.context)
-    roles_before = examiner.roles(patient.params)
-
-    params = surgery.operate(patient, chosen, directory, [])
-
-    after, said_after = ask(model.with_params(params), groups, chosen.data.context)
-    roles_after = examiner.roles(params)
-    hf_weights.save_model(
-        params,
-        patient.config,
-        str(epath.Path(directory) / "model"),
-        tokenizer_source=patient.source,
-    )
-    results = {
-        "before": before,
-        "after": after,
-        "roles": {
-            role: {"before": roles_before[role], "after": roles_after[role]}
-            for role in patient.packers
-        },
-        "cost": surgery.count_cost(patient, chosen),
-    }
-    outcome.write(
-        directory,
-        results,
-        title=f"LLM Surgery on TOFU, {settings.data.forget}",
-        rows=table.recall_rows(results["before"], results["after"])
-        + table.role_rows(results["roles"]),
-        intervals="bootstrap",
-        settings=dataclasses.asdict(chosen),
-        curve=[],
-        examples=_examples(groups, said_before, said_after),
-    )
-    return results
+    return OnTofu(chosen, groups, settings.data.forget)

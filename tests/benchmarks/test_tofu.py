@@ -11,6 +11,7 @@ from settings_cases import PLAIN, merged, settings_of
 from jax_surgery.benchmarks import tofu
 from jax_surgery.data import records
 from jax_surgery.runs import settings as run_settings
+from jax_surgery.runs import surgery
 from jax_surgery.runs import tofu as tofu_run
 from jax_surgery.runs.tofu import TofuSettings
 
@@ -94,7 +95,7 @@ def small(directory: pathlib.Path) -> TofuSettings:
 
 
 def check_run(settings: TofuSettings, directory: pathlib.Path) -> dict:
-    results = tofu_run.run(settings, str(directory))
+    results = surgery.run(settings, str(directory))
     assert set(results["before"]) == {"forget", "retain", "holdout"}
     for when in ("before", "after"):
         for entry in results[when].values():
@@ -148,4 +149,4 @@ def test_the_config_says_what_it_needs():
 
     settings = run_settings.from_config(module.get_config())
     with pytest.raises(ValueError, match="config.data.dir is empty"):
-        tofu_run.run(settings, "/nowhere")
+        surgery.run(settings, "/nowhere")

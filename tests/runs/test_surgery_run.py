@@ -10,12 +10,13 @@ import signal
 import jax
 import numpy as np
 import pytest
-from settings_cases import plain_surgery
+from settings_cases import changed, plain_surgery
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.methods.settings import Statistics
 from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.runs import surgery
+from jax_surgery.runs.by_roles import ByRoles
 from jax_surgery.train.loop import Hook, Interrupted
 from jax_surgery.train.metrics_file import read_metrics
 
@@ -64,11 +65,11 @@ def terms(directory):
 def test_stopped_and_resumed_is_bit_equal(settings, tmp_path, changes):
     settings = dataclasses.replace(settings, **changes)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    wanted = surgery.operate(surgery.admit(settings), settings, str(whole), [])
+    wanted = changed(settings, str(whole))
     # Between two refreshes of the statistics, which go on being needed.
     with pytest.raises(Interrupted, match=f"step 2 of {STEPS}"):
-        surgery.operate(surgery.admit(settings), settings, str(parts), [stop_before(1)])
-    resumed = surgery.operate(surgery.admit(settings), settings, str(parts), [])
+        changed(settings, str(parts), stop_before(1))
+    resumed = changed(settings, str(parts))
     for left, right in zip(
         jax.tree.leaves(resumed), jax.tree.leaves(wanted), strict=True
     ):
@@ -81,7 +82,7 @@ def test_data_is_checked_before_the_model_is_loaded(settings):
     data = dataclasses.replace(settings.data, retain=settings.data.unlearn)
     wrong = dataclasses.replace(settings, data=data, model="/no/such/model")
     with pytest.raises(ValueError, match="unlearn"):
-        surgery.admit(wrong)
+        ByRoles(wrong)
 
 
 def test_a_run_leaves_results_a_model_and_a_report(settings, tmp_path, tiny_model):

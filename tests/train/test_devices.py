@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from subspace_run_cases import subject_of
+from subspace_run_cases import work_of
 
 from jax_surgery.benchmarks import suite
 from jax_surgery.checkpoints import hf_weights
@@ -57,11 +57,11 @@ def test_a_loaded_model_knows_how_it_is_run_and_where_it_is_from(tiny_model):
 
 def test_a_removal_holds_frozen_weights_as_the_files_do(own):
     fields = {"compute": {"dtype": "bfloat16"}, "rounds": {"matrices": "up,down"}}
-    found = dtypes(subject_of(own, **fields).params)
+    found = dtypes(work_of(own, **fields).model.params)
     wide = {name for name, dtype in found.items() if dtype == "float32"}
     assert {name.split("/")[-2] for name in wide} == {"up", "down"}
     adapter = {"rank": 2, "matrices": "q,v"}
-    found = dtypes(subject_of(own, lora=adapter, **fields).params)
+    found = dtypes(work_of(own, lora=adapter, **fields).model.params)
     assert set(found.values()) == {"bfloat16"}
 
 

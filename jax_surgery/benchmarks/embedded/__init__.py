@@ -18,6 +18,8 @@ from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
 
 MODEL = pathlib.Path(__file__).parent / "model"
+# Passes over its text in which the model learned the world (configs/pretrain.py).
+EPOCHS = 6.0
 ROLES: dict[str, Role] = {
     "obsolete": "unlearn",
     "problematic": "unlearn",
@@ -71,4 +73,4 @@ class Embedded(Benchmark):
         return Halves(tuple(shown), tuple(probes))
 
 
-__all__ = ["MODEL", "SETS", "Embedded", "load", "questions", "texts"]
+__all__ = ["EPOCHS", "MODEL", "SETS", "Embedded", "load", "questions", "texts"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA on the same tasks: adapters are trained by the pushes of a stage."""
+"""LoRA on the same groups: an adapter is trained on the batches of a stage."""
 
 from typing import Any
 
@@ -9,28 +9,28 @@ import jax.numpy as jnp
 from jax_surgery.checkpoints import peft_adapter
 from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import low_rank as low_rank_steps
-from jax_surgery.methods.subspace.operate import Pushes, Stage
-from jax_surgery.methods.subspace.settings import SubspaceSettings
-from jax_surgery.methods.subspace.subject import Subject
+from jax_surgery.methods.subspace.batches import WeightedBatches
+from jax_surgery.methods.subspace.stage import Stage
+from jax_surgery.methods.subspace.work import Work
 from jax_surgery.models import sharding
 from jax_surgery.optim import lora
-from jax_surgery.optim.optimizer import make_optimizer
+from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 from jax_surgery.parallel import distributed
 from jax_surgery.train.loop import train
 
 
-def first_factors(subject: Subject) -> Any:
+def first_factors(work: Work) -> Any:
     """Factors to begin with: new ones, or the adapter's that the config names.
 
     Raises:
       FileNotFoundError, ValueError: see `peft_adapter.load_adapter`, or the adapter is
         of another rank, alpha or set of matrices than `config.lora`.
     """
-    settings = subject.settings
+    settings = work.how
     wanted = settings.lora
     if not settings.adapter:
-        return lora.init_factors(subject.config, wanted, settings.seed)
-    found = peft_adapter.load_adapter(settings.adapter, subject.config)
+        return lora.init_factors(work.model.config, wanted, settings.seed)
+    found = peft_adapter.load_adapter(settings.adapter, work.model.config)
     there = (found.rank, found.alpha, found.matrices)
     asked = (wanted.rank, wanted.alpha, wanted.targets)
     if there != asked:
@@ -45,56 +45,58 @@ def first_factors(subject: Subject) -> Any:
     return sharding.place(jax.tree.map(jnp.asarray, found.factors))
 
 
-def attached(subject: Subject, factors: Any) -> Any:
+def attached(work: Work, factors: Any) -> Any:
     """Parameters that run as the model with the adapter."""
-    return lora.attach(subject.params, factors, subject.settings.lora)
+    return lora.attach(work.model.params, factors, work.how.lora)
 
 
 def adapt(stage: Stage, factors: Any) -> Any:
     """The factors after a stage's steps."""
-    subject, settings = stage.subject, stage.subject.settings
-    pushes = Pushes(stage, stage.targets, up=settings.learns, guarded=True)
+    work, settings = stage.work, stage.work.how
+    batches = WeightedBatches(stage, stage.targets, learn=stage.learns, guarded=True)
     goal = stage.goal  # now: the steps give up the factors that it is asked of
-    trainable = settings.trainable(subject.config)
-    optimizer = make_optimizer(settings.optimizer, settings.rounds.number, trainable)
+    choice = OptimizerChoice(
+        "adamw", learning_rate=settings.learning_rate, schedule="constant"
+    )
+    optimizer = make_optimizer(choice, settings.rounds.number, work.trainable)
     step = low_rank_steps.make_step(
-        subject.config,
-        settings.compute,
-        settings.identify.task_loss,
+        work.model.config,
+        work.model.compute,
+        settings.method.task_loss,
         settings.lora,
-        trainable,
+        work.trainable,
         optimizer,
     )
 
     def one_step(state: low_rank_steps.AdapterState, batch: Batch):
-        return step(state, pushes.batch(batch), subject.params)
+        return step(state, batches.batch(batch), work.model.params)
 
     def until(number: int, state: Any, metrics: dict[str, float]) -> bool:
-        return goal.reached(attached(subject, state.factors))
+        return goal.reached(attached(work, state.factors))
 
     return train(
         one_step,
         low_rank_steps.AdapterState(factors, optimizer.init(factors)),
-        pushes.stream(),
+        batches.stream(),
         steps=settings.rounds.number,
         directory=stage.directory,
         settings=settings.loop,
-        title=f"{settings.run} (LoRA) {', '.join(stage.targets)}",
+        title=f"{'learn' if stage.learns else 'unlearn'} (LoRA) {', '.join(stage.targets)}",
         until=until if settings.rounds.stop else None,
     ).factors
 
 
-def save(factors: Any, subject: Subject, directory: str) -> None:
+def save(factors: Any, work: Work, directory: str) -> None:
     """Writes the adapter in PEFT's format; of many processes one does."""
-    wanted: SubspaceSettings = subject.settings
+    wanted = work.how
     if not distributed.is_lead():
         return
     peft_adapter.save_adapter(
         factors,
-        subject.config,
+        work.model.config,
         directory,
         rank=wanted.lora.rank,
         alpha=wanted.lora.alpha,
         matrices=wanted.lora.targets,
-        base=subject.source,
+        base=work.model.source,
     )

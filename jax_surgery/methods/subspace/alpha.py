@@ -5,36 +5,38 @@ from collections.abc import Callable
 from typing import Any
 
 from jax_surgery.methods.subspace.goal import Goal
-from jax_surgery.methods.subspace.operate import Stage
+from jax_surgery.methods.subspace.stage import Stage
 
 # Alphas that are sought: the largest, of one shot, and how finely.
 LARGEST, FINEST = 4.0, 2**-10
 
 
-def choose_alpha(stage: Stage, came: Any, at: Callable[[float], Any]) -> float:
+def choose_alpha(
+    stage: Stage, targets: list[str], initial: Any, at: Callable[[float], Any]
+) -> float:
     """`rounds.alpha`; where it is 0, the smallest at which the targets of all stages
     reach `rounds.stop`, by bisection.
 
-    Rounds end at alpha 1, where kept tasks were guarded; only what was identified in
+    Rounds end at alpha 1, where retained groups were guarded; only what was identified in
     one shot is taken further.
 
     Args:
       stage: the last.
-      came: parameters of the model as it came.
+      targets: of all stages.
+      initial: parameters before the run.
       at: parameters of an alpha.
 
     Raises:
       ValueError: one shot, and no alpha reaches the stop.
     """
-    settings = stage.subject.settings
+    settings = stage.work.how
     stop = settings.rounds.stop
     if settings.rounds.alpha:
         return settings.rounds.alpha
-    targets = [name for names in settings.tasks.stages for name in names]
-    goal = Goal(stage.subject, targets, stage.before, came)
+    goal = Goal(stage.work, targets, stage.before, initial, learns=stage.learns)
     low, high = 0.0, 1.0
     if not goal.reached(at(high)):
-        if settings.rounds.mode == "rounds":
+        if not settings.method.one_shot:
             print(f"alpha=1: not all of {', '.join(targets)} reach config.rounds.stop.")
             return high
         low, high = high, LARGEST

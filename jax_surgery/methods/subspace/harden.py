@@ -13,17 +13,15 @@ from etils import epath
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import rounds
-from jax_surgery.methods.subspace.operate import (
-    Pushes,
-    Stage,
-    copied,
-    kept_hooks,
-    kept_shape,
-    rounds_of,
-)
+from jax_surgery.methods.subspace.batches import WeightedBatches
+from jax_surgery.methods.subspace.knowledge import knowledge_hooks, no_knowledge
+from jax_surgery.methods.subspace.stage import Stage, copied, rounds_of
 from jax_surgery.models.trainable import Matrices
 from jax_surgery.train import finetune
 from jax_surgery.train.loop import Hook, train
+
+RELEARN_STEPS = 10  # of Adam, in which a copy relearns half of the text
+ROUNDS = 6  # of removal from each copy
 
 
 class Beside(NamedTuple):
@@ -47,18 +45,18 @@ def harden(stage: Stage, params: Any) -> Any:
       stage: whose targets are removed already.
       params: without them; given up.
     """
-    subject, settings = stage.subject, stage.subject.settings
-    chosen = settings.harden
-    how = rounds_of(subject)._replace(number=chosen.copies * chosen.rounds)
-    pushes = Pushes(stage, stage.targets, up=False, guarded=True)
+    settings = stage.work.how
+    method = settings.method
+    how = rounds_of(stage.work)._replace(number=method.harden * ROUNDS)
+    batches = WeightedBatches(stage, stage.targets, learn=False, guarded=True)
 
     def one_round(state: Beside, batch: Batch):
-        copy, metrics = rounds.take_round(how, state.copy, pushes.batch(batch))
+        copy, metrics = rounds.take_round(how, state.copy, batches.batch(batch))
         return state._replace(copy=copy), metrics
 
     def next_copy(number: int, state: Beside) -> Beside:
         params = _caught_up(how, state) if number else state.params
-        relearned = _relearn(stage, params, number // chosen.rounds)
+        relearned = _relearn(stage, params, number // ROUNDS)
         # Not the copy's own arrays: a round gives those up.
         began = copied(how.trainable.take(relearned))
         return Beside(state.copy._replace(params=relearned), params, began)
@@ -68,23 +66,23 @@ def harden(stage: Stage, params: Any) -> Any:
 
         def run(number: int, state: Beside) -> Beside:
             read = state.copy
-            if chosen.statistics == "model":
+            if method.harden_statistics == "model":
                 read = read._replace(params=state.params)
             found = hook.run(number, read)
             return state._replace(copy=state.copy._replace(kept=found.kept))
 
-        return Hook(chosen.rounds, run)
+        return Hook(ROUNDS, run)
 
-    hooks = kept_hooks(stage, how, as_it_came=False)
-    start = rounds.begin(how, copied(params), kept_shape(stage, how))
+    hooks = knowledge_hooks(stage, how, initial=False)
+    start = rounds.begin(how, copied(params), no_knowledge(stage, how))
     state = train(
         one_round,
         Beside(start, params, copied(how.trainable.take(params))),
-        pushes.stream(),
+        batches.stream(),
         steps=how.number,
         directory=str(epath.Path(stage.directory) / "harden"),
         settings=settings.loop,
-        hooks=[Hook(chosen.rounds, next_copy), *map(of_chosen, hooks)],
+        hooks=[Hook(ROUNDS, next_copy), *map(of_chosen, hooks)],
         title=f"relearned copies of {', '.join(stage.targets)}",
     )
     return _caught_up(how, state)
@@ -98,16 +96,16 @@ def _caught_up(how: rounds.Rounds, state: Beside) -> Any:
 
 def _relearn(stage: Stage, params: Any, number: int) -> Any:
     """A copy that was trained on one half of the targets' text, or on the other."""
-    subject, chosen = stage.subject, stage.subject.settings.harden
-    pushes = Pushes(
-        stage, stage.targets, up=True, guarded=False, half=number % 2, seed=number
+    work = stage.work
+    batches = WeightedBatches(
+        stage, stage.targets, learn=True, guarded=False, half=number % 2, seed=number
     )
     params = copied(params)
     state = finetune.init_adam(params)
-    how = (subject.config, subject.settings.compute, chosen.rate)
-    stream = pushes.stream()
-    for _ in range(chosen.steps):
-        batch = pushes.batch(next(stream))
+    how = (work.model.config, work.model.compute, work.how.method.harden_rate)
+    stream = batches.stream()
+    for _ in range(RELEARN_STEPS):
+        batch = batches.batch(next(stream))
         text = batch.text.replace(weights_BT=-batch.token_weights_BT)
         params, state = finetune.adam_step(*how, params, state, text)
     return params

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage ends where its targets are gone, or learned, and kept answers are right."""
+"""A stage ends where retained answers that were right are right again."""
 
 import itertools
 import math
@@ -7,12 +7,9 @@ from typing import Any
 
 from etils import epath
 
-from jax_surgery.methods.subspace.operate import (
-    Mending,
-    Stage,
-    in_rounds,
-    known_of_kept,
-)
+from jax_surgery.methods.subspace.knowledge import knowledge_of
+from jax_surgery.methods.subspace.stage import Stage
+from jax_surgery.methods.subspace.stage_rounds import MEND_ROUNDS, Mending, in_rounds
 from jax_surgery.optim.precondition import discriminate
 
 # Of the step: in the first pass, and of the one before after a pass that did not help.
@@ -20,41 +17,51 @@ SHARE, FALL = 0.5, 0.7
 
 
 def mend(stage: Stage, params: Any) -> Any:
-    """The parameters after `rounds.mend` passes at most, of `rounds.mend_rounds` each.
+    """The parameters after the method's `mend` passes at most, of `MEND_ROUNDS` each.
 
-    A pass guards texts whose answers were lost as much as all other kept ones, and
-    pushes the targets where those are no longer as far as they are to go: to push them
-    always would take them far below chance. Where nothing is guarded nothing is mended.
+    A pass guards texts whose answers were lost as much as all other retained ones, and
+    gives the targets weight only where those are no longer as far as they are to go:
+    with weight in every pass they would end far below chance. Where nothing is guarded
+    nothing is restored. Passes are saved as often as `loop.checkpoint_every` says, their
+    rounds counted on: passes that are not saved are taken again by a resumed run.
 
     Args:
       stage: whose rounds are taken.
       params: after them; given up.
     """
-    settings = stage.subject.settings
-    guarded = bool(stage.kept) and settings.discriminate.guard
-    if settings.rounds.mode == "one_shot" or not guarded or not settings.rounds.mend:
+    settings = stage.work.how
+    guarded = bool(stage.retained) and settings.method.guard
+    if settings.method.one_shot or not guarded or not settings.method.mend:
         return params
     kept: discriminate.Kept | None = None
     share, fewest = SHARE, math.inf
     for number in itertools.count():
-        lost = stage.kept_text.lost(params)
+        lost = stage.retained_text.lost(params)
         reached = stage.goal.reached(params)
         if reached and not len(lost):
             return params
-        if number == settings.rounds.mend:
+        if number == settings.method.mend:
             break
         if kept is None:
-            kept = known_of_kept(stage, params)
+            kept = knowledge_of(stage, params)
         if len(lost):
             share *= FALL if len(lost) >= fewest else 1.0
             fewest = min(fewest, len(lost))
         folder = epath.Path(stage.directory) / f"mend_{number + 1}"
-        how = Mending(params, kept, lost, reached, share, str(folder))
+        saves = _due(number, settings.loop.checkpoint_every)
+        how = Mending(params, kept, lost, reached, share, str(folder), saves)
         params, kept = in_rounds(stage, how)
     print(
-        f"after config.rounds.mend={settings.rounds.mend} passes {len(lost)} of "
-        f"{len(stage.kept_text.packer.documents)} kept texts have a wrong answer that "
-        f"was right, and {', '.join(stage.targets)} {'is' if reached else 'is not'} at "
-        "config.rounds.stop."
+        f"after {settings.method.mend} passes (config.method=subspace:mend) {len(lost)} "
+        f"of {len(stage.retained_text.packer.documents)} retained texts have a wrong "
+        f"answer that was right, and {', '.join(stage.targets)} "
+        f"{'is' if reached else 'is not'} at config.rounds.stop."
     )
     return params
+
+
+def _due(number: int, every: int) -> bool:
+    """Whether a checkpoint falls into pass `number`, of one every `every` rounds."""
+    if not every:
+        return False
+    return (number + 1) * MEND_ROUNDS // every > number * MEND_ROUNDS // every

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much the tasks' subspaces overlap, measured in the model as it came."""
+"""How much the tasks' subspaces overlap, measured before a run."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import one_pass
 from jax_surgery.methods.subspace import identify
-from jax_surgery.methods.subspace.subject import Scores, Subject
+from jax_surgery.methods.subspace.work import Work
 from jax_surgery.optim.linalg import angles
 from jax_surgery.parallel import mesh as meshes
 
@@ -25,10 +26,12 @@ class Angles:
     Attributes:
       names: of tasks.
       squares: [tasks, tasks].
+      rank: directions of each task's subspace.
     """
 
     names: list[str]
     squares: np.ndarray
+    rank: int
 
     def as_results(self) -> dict[str, Any]:
         """As results.json has them."""
@@ -44,32 +47,29 @@ class Angles:
         return near - set(targets)
 
 
-def measure(subject: Subject, before: Scores) -> Angles | None:
-    """The angles of all tasks; None where the config wants none."""
-    settings = subject.settings
-    rank = settings.report.angles
-    if not rank:
-        return None
-    directions = [_directions(subject, name, rank) for name in before]
-    return Angles(list(before), angles.overlaps(directions))
+def measure(work: Work, names: Iterable[str], rank: int) -> Angles:
+    """The angles of all groups, of `rank` singular vectors of each."""
+    names = list(names)
+    directions = [_directions(work, name, rank) for name in names]
+    return Angles(names, angles.overlaps(directions), rank)
 
 
-def _directions(subject: Subject, name: str, rank: int) -> dict[str, jax.Array]:
-    settings = subject.settings
-    documents = subject.documents(name, settings.tasks.records)
-    packer = Packer(documents, settings.tasks.context, "tokens")
-    rows = meshes.round_rows(max(settings.tasks.rows, settings.tasks.rows_kept))
+def _directions(work: Work, name: str, rank: int) -> dict[str, jax.Array]:
+    settings = work.how
+    documents = work.documents(name, settings.records)
+    packer = Packer(documents, settings.context, "tokens")
+    rows = meshes.round_rows(max(settings.rows, settings.rows_retained))
     batch, _ = next(one_pass(packer.pack(settings.seed), rows))
     batch = batch.text.replace(
         token_weights_BT=-batch.weights_BT, target_log_odds_BT=0 * batch.weights_BT
     )
     task, _ = _matrix(
-        subject.params,
-        subject.config,
+        work.model.params,
+        work.model.config,
         batch.place(rows),
         LOSS,
-        settings.compute,
-        settings.trainable(subject.config),
+        work.model.compute,
+        work.trainable,
     )
     return angles.input_directions(task, rank)
 

@@ -1,250 +1,194 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the runs that remove and add tasks (see `surgery.subspace`)."""
+"""The subspace method: its options, and what its stages read of a run's settings.
+
+`config.method` names it with its options: "subspace", "subspace:guard=0,mend=0". What
+the options are for comparison with the paper (arXiv 2408.04140), and what each of them
+is worth, stands in results/subspace_table.md.
+"""
 
 import dataclasses
+from typing import Literal
 
-from jax_surgery.config import at_least, choice, positive, positive_ridge
+from jax_surgery.config import at_least, positive
 from jax_surgery.methods.subspace import identify
-from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable, resolve
 from jax_surgery.optim.lora import LowRank
-from jax_surgery.optim.optimizer import OptimizerChoice
-from jax_surgery.optim.precondition import discriminate
-from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.train.loop_settings import Loop
 
-
-@dataclasses.dataclass(frozen=True)
-class Tasks:
-    """Which tasks there are, and which of them go or come; all others are kept."""
-
-    source: str  # or a JSONL file of tasks (see data/tasks.py)
-    targets: str  # "a,b" together; "a;b" one after the other
-    similar: str  # to the targets; "overlap", or names
-    overlap: float  # of "overlap": the least mean squared cosine of angles
-    known: float  # tasks whose score beyond chance is below are not kept
-    records: int  # of each kept task that are read for it; 0 reads all
-    context: int  # tokens a row
-    rows: int  # of targets' text in a round
-    rows_kept: int  # of kept text in a round; 0 with discriminate.guard=0
-
-    def __post_init__(self):
-        at_least(0, self, "config.tasks", "records", "rows_kept", "overlap", "known")
-        at_least(1, self, "config.tasks", "rows")
-        at_least(2, self, "config.tasks", "context")
-
-    @property
-    def stages(self) -> list[list[str]]:
-        """Targets that are worked on together, one stage after another."""
-        stages = [
-            [name.strip() for name in stage.split(",") if name.strip()]
-            for stage in self.targets.split(";")
-        ]
-        return [stage for stage in stages if stage]
+PATH = "config.method=subspace"
 
 
 @dataclasses.dataclass(frozen=True)
-class Identify:
-    """The task matrix."""
+class Subspace:
+    """Removes or adds groups of text in rounds; a round moves a little, then identifies
+    the task again in the weights that it left.
 
-    loss: str  # or "cross_entropy"
-    temperature: float  # of the logits ("cross_entropy")
-    bound: float  # nats of log-odds that forgetting ends at, without a chance
-    learned: float  # nats of log-odds that learning ends at
-    overwrite: float  # push of other texts' answers in the place of forgotten ones
-    order: str  # of layers; or "cyclic", "first_to_last"
-    start: str  # or "random" (the paper's figure; mode "one_shot")
-    adam: float  # rate of Adam's steps, as the paper trains; 0 takes plain ones
+    Attributes:
+      loss: what a token's weight moves, see `identify.TaskLoss`; learning takes
+        "cross_entropy".
+      temperature: of the logits ("cross_entropy").
+      cosine: whether the step falls to 0 along a half cosine.
+      discriminate: what retained text does not feel: "ridge", "gram_schmidt" (the
+        paper's) or "none".
+      ridge: relative to the mean eigenvalue of the retained inputs' second moments.
+      refresh: rounds between recomputations of what is known of retained text; 0: once.
+      guard: weight of retained tokens that fell; 0 guards nothing.
+      mend: passes at most that restore lost retained answers; 0 restores nothing.
+      overwrite: weight of other texts' answers in the place of unlearned ones; 0 writes
+        nothing. With 1 facts come back far less when some of them are trained again.
+      harden: copies that relearn the targets, from which they are removed too; 0 is
+        none, 6 lasts long.
+      harden_rate: of Adam, with which a copy relearns.
+      harden_statistics: whose inputs the ridge reads then: "model" or "copy".
+      one_shot: identify, discriminate and subtract once, as the paper does.
+      order: of the layers, see `identify.layer_share`.
+      random_start: whether the task is identified in random weights (the paper's
+        figure; with `one_shot`).
+      adam: rate of Adam's steps, as the paper trains; 0 takes plain gradients.
+    """
+
+    loss: Literal["margin", "cross_entropy"] = "margin"
+    temperature: float = 4.0
+    cosine: bool = False
+    discriminate: Literal["ridge", "gram_schmidt", "none"] = "ridge"
+    ridge: float = 1e-3
+    refresh: int = 6
+    guard: float = 1.0
+    mend: int = 8
+    overwrite: float = 0.0
+    harden: int = 0
+    harden_rate: float = 3e-4
+    harden_statistics: Literal["model", "copy"] = "model"
+    one_shot: bool = False
+    order: Literal["joint", "cyclic", "first_to_last"] = "joint"
+    random_start: bool = False
+    adam: float = 0.0
 
     def __post_init__(self):
         self.task_loss  # noqa: B018 (raises)
-        choice(self.order, identify.ORDERS, "config.identify.order")
-        choice(self.start, ("pretrained", "random"), "config.identify.start")
-        at_least(0, self, "config.identify", "adam", "overwrite")
+        numbers = ("refresh", "guard", "mend", "overwrite", "harden", "adam")
+        for name in numbers:
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"{PATH}:{name}={value}; use 0 or more.")
+        positive(self.ridge, f"{PATH}:ridge")
+        positive(self.harden_rate, f"{PATH}:harden_rate")
+        if self.random_start and not self.one_shot:
+            raise ValueError(
+                f"{PATH}:random_start=True identifies in weights that are not the "
+                "model's, which only one_shot=True can subtract."
+            )
+        if self.harden and self.one_shot:
+            raise ValueError(
+                f"{PATH}:harden={self.harden} removes in rounds; use harden=0 with "
+                "one_shot=True."
+            )
 
     @property
     def task_loss(self) -> identify.TaskLoss:
-        """What is pushed."""
+        """What token weights move."""
         return identify.TaskLoss(self.loss, self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)
-class Discriminate:
-    """What of it the kept tasks do not feel."""
+class UnlearnPaper(Subspace):
+    """UNLEARN as its paper's figure shows it, to compare with. It does not work: random
+    weights have no basis in common with the model's."""
 
-    method: str  # or "gram_schmidt", "none"
-    ridge: float  # relative to the mean eigenvalue
-    similar_weight: float  # of similar tasks' text, beside the others'
-    refresh: int  # rounds between recomputations; 0 for once
-    rank: int  # singular vectors of each task ("gram_schmidt")
-    guard: float  # push of kept tokens below guard_bound; 0 is none
-    guard_bound: float  # nats of log-odds, or where the token was if lower
+    loss: Literal["margin", "cross_entropy"] = "cross_entropy"
+    temperature: float = 1.0
+    discriminate: Literal["ridge", "gram_schmidt", "none"] = "gram_schmidt"
+    one_shot: bool = True
+    order: Literal["joint", "cyclic", "first_to_last"] = "first_to_last"
+    random_start: bool = True
+    adam: float = 1e-3
 
-    def __post_init__(self):
-        choice(self.method, discriminate.METHODS, "config.discriminate.method")
-        at_least(0, self, "config.discriminate", "similar_weight", "refresh", "guard")
-        at_least(1, self, "config.discriminate", "rank")
-        positive_ridge(self.ridge, "config.discriminate")
+
+DIRECT_METHODS = {"subspace": Subspace, "unlearn_paper": UnlearnPaper}
 
 
 @dataclasses.dataclass(frozen=True)
 class Rounds:
-    """How the task is taken out or put in."""
+    """How far a task is taken out or put in."""
 
-    mode: str  # or "one_shot": identify, discriminate and subtract once
     number: int  # at most
     step: float  # of the norm of the moving matrices
-    schedule: str  # of the step; or "cosine", to 0
     stop: float  # removed, or accuracy of what is learned; 0 takes all rounds
-    mend: int  # passes at most that give back kept answers; 0 is none
-    mend_rounds: int  # of a pass
     rank: int  # of the change; 0 keeps all
-    cut_every: int  # rounds between cuts to the rank; 0 cuts at the end alone
     alpha: float  # of T' in the end; 0 seeks the smallest that reaches stop
-    first_layer: int  # layers before it stay; negative counts from the end
+    first_layer: int  # layers before it are frozen; negative counts from the end
     matrices: str  # that move; "" is all
 
     def __post_init__(self):
-        choice(self.mode, ("rounds", "one_shot"), "config.rounds.mode")
-        choice(self.schedule, ("constant", "cosine"), "config.rounds.schedule")
-        at_least(1, self, "config.rounds", "number", "mend_rounds")
-        at_least(0, self, "config.rounds", "stop", "mend", "rank", "cut_every", "alpha")
+        at_least(1, self, "config.rounds", "number")
+        at_least(0, self, "config.rounds", "stop", "rank", "alpha")
         positive(self.step, "config.rounds.step")
-
-
-@dataclasses.dataclass(frozen=True)
-class Harden:
-    """Removal from copies that have relearned the targets (see `harden`)."""
-
-    copies: int  # one after another, each on the other half of the text; 0: none
-    steps: int  # of Adam, that a copy relearns
-    rate: float  # of Adam
-    rounds: int  # of removal from each copy
-    statistics: str  # whose inputs the ridge reads; or "copy"
-
-    def __post_init__(self):
-        at_least(0, self, "config.harden", "copies")
-        at_least(1, self, "config.harden", "steps", "rounds")
-        choice(self.statistics, ("model", "copy"), "config.harden.statistics")
-        positive(self.rate, "config.harden.rate")
-
-
-@dataclasses.dataclass(frozen=True)
-class Statistics:
-    """Second moments of the kept tasks' inputs, for the ridge."""
-
-    cache: str  # folder that runs share; "" is the workdir's
-    save_every: int  # batches between saves of what is summed so far
-
-    def __post_init__(self):
-        at_least(1, self, "config.statistics", "save_every")
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What the page shows besides the scores."""
-
-    alphas: str  # of the curves; "" leaves them out
-    records: int  # of each task along the curves
-    angles: int  # singular vectors of each task; 0 leaves the angles out
-
-    def __post_init__(self):
-        self.points  # noqa: B018 (raises)
-        at_least(1, self, "config.report", "records")
-        at_least(0, self, "config.report", "angles")
-
-    @property
-    def points(self) -> list[float]:
-        """The alphas of the curves.
-
-        Raises:
-          ValueError: one that is no number.
-        """
-        try:
-            return [float(a) for a in self.alphas.split(",") if a.strip()]
-        except ValueError:
-            raise ValueError(
-                f"config.report.alphas={self.alphas!r}; use numbers, comma-separated."
-            ) from None
-
-
-@dataclasses.dataclass(frozen=True)
-class SubspaceSettings:
-    """Removing or adding tasks (`run = "unlearn"` or `"learn"`)."""
-
-    run: str
-    model: str  # "suite", "embedded", a directory, or a hub name
-    seed: int
-    tasks: Tasks
-    identify: Identify
-    discriminate: Discriminate
-    rounds: Rounds
-    harden: Harden
-    statistics: Statistics
-    lora: LowRank
-    adapter: str  # directory of an adapter in PEFT's format to go on from
-    optimizer: OptimizerChoice
-    mesh: MeshShape
-    compute: Compute
-    report: Report
-    loop: Loop
-
-    def __post_init__(self):
-        if self.lora.rank:
-            self.lora.check_optimizer(self.optimizer)
-            if self.rounds.mode == "one_shot":
-                raise ValueError(
-                    f"config.lora.rank={self.lora.rank} trains an adapter step by step: "
-                    "use config.rounds.mode='rounds', or config.lora.rank=0."
-                )
-            if self.rounds.alpha != 1:
-                raise ValueError(
-                    f"config.rounds.alpha={self.rounds.alpha:g} would make model/ "
-                    f"another than the base with adapter/ (config.lora.rank="
-                    f"{self.lora.rank}); use 1."
-                )
-        subtracts = self.run == "unlearn" and self.rounds.mode == "rounds"
-        if self.harden.copies and (not subtracts or self.lora.rank):
-            raise ValueError(
-                f"config.harden.copies={self.harden.copies} is of removals in rounds: "
-                "use config.harden.copies=0 to learn, with LoRA and in one shot."
-            )
-        if self.harden.copies and not self.rounds.alpha:
-            raise ValueError(
-                "config.rounds.alpha=0 seeks the smallest that reaches "
-                "config.rounds.stop, and removal from copies goes beyond it: use 1, or "
-                "config.harden.copies=0."
-            )
-        if self.adapter and not self.lora.rank:
-            raise ValueError(
-                f"config.adapter={self.adapter!r} needs config.lora.rank, the adapter's."
-            )
-        if self.identify.start == "random" and self.rounds.mode != "one_shot":
-            raise ValueError(
-                "config.identify.start='random' identifies in weights that are not the "
-                "model's, which only config.rounds.mode='one_shot' can subtract."
-            )
-        if not self.rounds.alpha and not self.rounds.stop:
+        if not self.alpha and not self.stop:
             raise ValueError(
                 "config.rounds.alpha=0 seeks the smallest that reaches "
                 "config.rounds.stop=0, which every one does; use a stop, 0.99 say."
             )
-        if self.tasks.similar == "overlap" and not self.report.angles:
-            raise ValueError(
-                "config.tasks.similar='overlap' is measured by config.report.angles "
-                "singular vectors of each task; use 8, say, not 0."
-            )
-        if not self.tasks.rows_kept and self.discriminate.guard:
-            raise ValueError(
-                "config.tasks.rows_kept=0 leaves nothing to guard; use "
-                "config.discriminate.guard=0 with it."
-            )
 
-    @property
-    def learns(self) -> bool:
-        """Whether the targets are added."""
-        return self.run == "learn"
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """All that the stages of a run read of its settings.
+
+    Attributes:
+      method, rounds, lora, loop, seed: see the settings of the run.
+      adapter: directory of an adapter in PEFT's format to go on from, or "".
+      learning_rate: of AdamW, which moves an adapter.
+      context: tokens a row.
+      rows, rows_retained: of the targets' and of the retained text in a round.
+      records: of each retained group that are read for it; 0 reads all.
+      cache: folder of statistics that runs share; "" is the stage's.
+    """
+
+    method: Subspace
+    rounds: Rounds
+    lora: LowRank
+    adapter: str
+    learning_rate: float
+    context: int
+    rows: int
+    rows_retained: int
+    records: int
+    cache: str
+    seed: int
+    loop: Loop
+
+    def __post_init__(self):
+        rank, method = self.lora.rank, self.method
+        if rank and method.one_shot:
+            raise ValueError(
+                f"config.lora.rank={rank} trains an adapter step by step, and "
+                "one_shot=True subtracts once; use config.lora.rank=0."
+            )
+        if rank and method.harden:
+            raise ValueError(
+                f"{PATH}:harden={method.harden} changes the weights themselves; use "
+                "harden=0 with config.lora.rank."
+            )
+        if rank and self.rounds.alpha != 1:
+            raise ValueError(
+                f"config.rounds.alpha={self.rounds.alpha:g} would make model/ "
+                f"another than the base with adapter/ (config.lora.rank={rank}); use 1."
+            )
+        if self.adapter and not rank:
+            raise ValueError(
+                f"config.adapter={self.adapter!r} needs config.lora.rank, the adapter's."
+            )
+        if method.harden and not self.rounds.alpha:
+            raise ValueError(
+                "config.rounds.alpha=0 seeks the smallest that reaches "
+                "config.rounds.stop, and removal from copies goes beyond it: use 1, or "
+                f"{PATH}:harden=0."
+            )
+        if not self.rows_retained and method.guard:
+            raise ValueError(
+                "without rows of retained text there is nothing to guard; give it rows, "
+                f"or use {PATH}:guard=0."
+            )
 
     def trainable(self, config: ModelConfig) -> Trainable:
         """What of a model moves.
@@ -252,13 +196,12 @@ class SubspaceSettings:
         Raises:
           ValueError: see `trainable.resolve`.
         """
-        if self.lora.rank:
-            first = self.optimizer.first_layer
-            return resolve(config, first, self.lora.matrices, rank=self.lora.rank)
+        rounds, rank = self.rounds, self.lora.rank
         return resolve(
             config,
-            self.rounds.first_layer,
-            self.rounds.matrices,
+            rounds.first_layer,
+            self.lora.matrices if rank else rounds.matrices,
             section="config.rounds",
+            rank=rank,
             only_matrices=True,
         )

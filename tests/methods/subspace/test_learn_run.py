@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from subspace_run_cases import edit_of, go, subject_of
+from subspace_run_cases import edit_of, go, work_of
 
 from jax_surgery.benchmarks import suite
 from jax_surgery.checkpoints import hf_weights, peft_adapter
-from jax_surgery.methods.subspace.operate import Pushes, Stage
+from jax_surgery.methods.subspace.batches import WeightedBatches
+from jax_surgery.methods.subspace.retained import GUARDED
+from jax_surgery.methods.subspace.stage import Stage
 from jax_surgery.optim import lora
 from jax_surgery.train.metrics_file import read_metrics
 
@@ -40,28 +42,28 @@ def test_a_new_task_is_learned_by_a_change_of_low_rank(learned):
 
 
 def test_what_an_earlier_stage_taught_is_guarded_as_high_as_it_is(learned, own):
-    """In the model as it came nothing of it was there to be kept."""
-    ours = subject_of(own)
+    """In the model before the run nothing of it was there to be retained."""
+    ours = work_of(own)
     params, _ = hf_weights.load_model(str(learned[1] / "model"))
 
     def bounds(now):
-        stage = Stage(ours, now, ["dict_a"], ["dict_c"], set(), {}, "")
-        pushes = Pushes(stage, stage.targets, up=True, guarded=True)
-        batch = pushes.batch(next(pushes.stream()))
+        stage = Stage(ours, now, ["dict_a"], ["dict_c"], set(), {}, "", learns=True)
+        batches = WeightedBatches(stage, stage.targets, learn=True, guarded=True)
+        batch = batches.batch(next(batches.stream()))
         kept = np.asarray(batch.token_weights_BT) < 0
-        kept[: ours.settings.tasks.rows] = False  # the targets' rows
+        kept[: ours.how.rows] = False  # the targets' rows
         return np.asarray(batch.target_log_odds_BT)[kept]
 
-    before, after = bounds(ours.params), bounds(params)
+    before, after = bounds(ours.model.params), bounds(params)
     assert len(before) == len(after) > 20
     assert before.max() < 0
     assert (after >= before).all() and np.median(after - before) > 4
-    assert 2 < after.max() <= ours.settings.discriminate.guard_bound
+    assert 2 < after.max() <= GUARDED
 
 
 LORA = {
-    "lora.rank": 8, "lora.matrices": "q,v,up,down", "identify.loss": "cross_entropy",
-    "identify.temperature": 1.0, "discriminate.guard": 0.0, "rounds.number": 4,
+    "lora.rank": 8, "lora.matrices": "q,v,up,down", "rounds.number": 4,
+    "method": "subspace:loss=cross_entropy,temperature=1,guard=0",
     "rounds.stop": 1.0, "optimizer.learning_rate": 1e-2,
 }  # fmt: skip
 

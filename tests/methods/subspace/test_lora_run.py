@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import on_devices
 import pytest
-from settings_cases import plain_surgery
+from settings_cases import changed, plain_surgery
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.metrics import text
@@ -19,6 +19,7 @@ from jax_surgery.models.llama import Compute
 from jax_surgery.models.model import Model
 from jax_surgery.optim.lora import LowRank
 from jax_surgery.runs import surgery
+from jax_surgery.runs.by_roles import ByRoles
 from jax_surgery.train import curve, devices
 from jax_surgery.train.loop import Hook, Interrupted
 
@@ -75,10 +76,10 @@ def stop_before(step):
 def test_stopped_and_resumed_is_bit_equal(settings, tmp_path, reference):
     settings = dataclasses.replace(settings, reference=reference)
     whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
-    wanted = surgery.operate(surgery.admit(settings), settings, whole, [])
+    wanted = changed(settings, whole)
     with pytest.raises(Interrupted, match=f"step 2 of {STEPS}"):
-        surgery.operate(surgery.admit(settings), settings, parts, [stop_before(1)])
-    resumed = surgery.operate(surgery.admit(settings), settings, parts, [])
+        changed(settings, parts, stop_before(1))
+    resumed = changed(settings, parts)
     for left, right in zip(
         jax.tree.leaves(resumed), jax.tree.leaves(wanted), strict=True
     ):
@@ -103,7 +104,9 @@ def test_a_run_exports_the_base_with_deltas_of_that_rank(
             assert ranks.tolist() == [2] * config.num_layers, names
         else:
             np.testing.assert_array_equal(after, before, err_msg=str(names))
-    roles, packers = results["roles"], surgery.admit(settings).packers
+    case = ByRoles(settings)
+    case.load()
+    roles, packers = results["roles"], case.texts.packers
     assert roles["unlearn"]["after"] != roles["unlearn"]["before"]
     update = roles["update"]
     assert update["after"]["nll_per_token"] < update["before"]["nll_per_token"] - 0.1
@@ -131,9 +134,9 @@ def test_what_is_frozen_keeps_the_files_dtype(settings, tmp_path, tiny_model):
     half = dataclasses.replace(settings, model=folder, compute=Compute("bfloat16"))
     full = dataclasses.replace(half, lora=LowRank())
     for wanted, dtype in ((half, "bfloat16"), (settings, "float32"), (full, "float32")):
-        params = surgery.admit(wanted).params
+        params = ByRoles(wanted).load().params
         assert {str(x.dtype) for x in jax.tree.leaves(params)} == {dtype}
-    after = surgery.operate(surgery.admit(half), half, str(tmp_path / "run"), [])
+    after = changed(half, str(tmp_path / "run"))
     assert {str(x.dtype) for x in jax.tree.leaves(after)} == {"bfloat16"}
 
 
@@ -141,7 +144,7 @@ def test_a_rank_too_large_is_found_before_the_weights_are_read(settings, monkeyp
     monkeypatch.setattr(devices, "load_model", lambda *a: pytest.fail("was loaded"))
     wrong = dataclasses.replace(settings, lora=LowRank(9))
     with pytest.raises(ValueError, match=r"lora.rank=9 .* matrix k of 16 x 8"):
-        surgery.admit(wrong)
+        ByRoles(wrong).load()
 
 
 @pytest.mark.parametrize(

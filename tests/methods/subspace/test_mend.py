@@ -3,66 +3,87 @@
 
 import jax
 import pytest
-from subspace_run_cases import ROUNDS, subject_of
+from subspace_run_cases import ROUNDS, work_of
 
 from jax_surgery.methods.subspace import mend as mending
-from jax_surgery.methods.subspace.operate import Stage, copied, in_rounds
+from jax_surgery.methods.subspace.stage import Stage, copied
+from jax_surgery.methods.subspace.stage_rounds import in_rounds
 
 OPTIMISED = True  # see conftest
 
 TARGET, KEPT, NEAR = "people_a", ["dict_b", "dict_a"], {"dict_a"}
-CARELESS = {"discriminate": {"method": "none", "guard": 0.0}}
+CARELESS = {"method": "subspace:discriminate=none,guard=0"}
 
 
 def stage_of(own, folder, **fields) -> Stage:
     tasks = {"source": own["tasks.source"], "targets": TARGET}
     fields = {"rounds": {"number": ROUNDS}, "tasks": tasks} | fields
-    subject = subject_of(own, **fields)
-    before = subject.scores(subject.params)
-    return Stage(subject, subject.params, [TARGET], KEPT, NEAR, before, str(folder))
+    work = work_of(own, **fields)
+    initial = work.model.params
+    before = work.scores(initial)
+    return Stage(work, initial, [TARGET], KEPT, NEAR, before, str(folder))
 
 
 @pytest.fixture(scope="module")
 def careless(own, tmp_path_factory):
-    """A model that lost kept answers with the target's."""
+    """A model that lost retained answers with the target's."""
     return in_rounds(stage_of(own, tmp_path_factory.mktemp("rounds"), **CARELESS))[0]
 
 
 def test_what_is_lost_are_texts_that_were_right(own, careless, tmp_path):
     stage = stage_of(own, tmp_path)
-    assert not len(stage.kept_text.lost(stage.params))
-    lost = stage.kept_text.lost(careless)
-    documents = stage.kept_text.packer.documents
+    assert not len(stage.retained_text.lost(stage.params))
+    lost = stage.retained_text.lost(careless)
+    documents = stage.retained_text.packer.documents
     # As many as are scored wrong now and were right, task by task.
     wrong = 0
     for name in KEPT:
         was, now = (
-            stage.subject.scores(p, [name])[name] for p in (stage.params, careless)
+            stage.work.scores(p, [name])[name] for p in (stage.params, careless)
         )
         assert was.exact == 1.0
-        wrong += round((1 - now.exact) * len(stage.subject.texts[name].tested))
+        wrong += round((1 - now.exact) * len(stage.work.texts[name].tested))
     assert len(lost) == wrong > 3
     assert len(set(lost)) == len(lost) and max(lost) < len(documents)
 
 
 def test_lost_answers_come_back_and_the_target_does_not(own, careless, tmp_path):
     stage = stage_of(own, tmp_path)
-    assert len(stage.kept_text.lost(careless)) and stage.goal.reached(careless)
+    assert len(stage.retained_text.lost(careless)) and stage.goal.reached(careless)
     params = mending.mend(stage, copied(careless))
-    assert not len(stage.kept_text.lost(params)) and stage.goal.reached(params)
+    assert not len(stage.retained_text.lost(params)) and stage.goal.reached(params)
     passes = sorted(path.name for path in tmp_path.glob("mend_*"))
     assert passes == [f"mend_{i + 1}" for i in range(len(passes))] and passes
-    # Passes that are done are not taken again: a run that was stopped goes on.
+    # A pass is saved only where a checkpoint is due, by default every 50 rounds.
+    assert not list(tmp_path.glob("mend_*/checkpoints/*"))
+    # So a run that was stopped takes them again, and comes to the same.
     again = mending.mend(stage_of(own, tmp_path), copied(careless))
     same = jax.tree.map(lambda a, b: bool((a == b).all()), params, again)
     assert all(jax.tree.leaves(same))
 
 
 def test_what_is_still_lost_is_told(own, careless, tmp_path, capsys):
-    tiny = {"number": ROUNDS, "mend": 1, "mend_rounds": 1, "step": 1e-9}
-    stage = stage_of(own, tmp_path, rounds=tiny)
-    count = len(stage.kept_text.lost(careless))
+    tiny = {"number": ROUNDS, "step": 1e-9}
+    stage = stage_of(own, tmp_path, rounds=tiny, method="subspace:mend=1")
+    count = len(stage.retained_text.lost(careless))
     mending.mend(stage, copied(careless))
     said = capsys.readouterr().out
-    assert f"{count} of {len(stage.kept_text.packer.documents)} kept texts have" in said
+    assert (
+        f"{count} of {len(stage.retained_text.packer.documents)} retained texts have"
+        in said
+    )
     assert f"{TARGET} is at config.rounds.stop" in said
+
+
+def test_passes_are_saved_as_often_as_the_loop_says(own, careless, tmp_path):
+    often = {"number": ROUNDS, "step": 1e-9}
+    stage = stage_of(
+        own,
+        tmp_path,
+        rounds=often,
+        method="subspace:mend=3",
+        loop={"checkpoint_every": 8},
+    )
+    mending.mend(stage, copied(careless))
+    saved = [bool(list(tmp_path.glob(f"mend_{i}/checkpoints/*"))) for i in (1, 2, 3)]
+    assert saved == [False, True, False]  # of 4 rounds each

@@ -8,16 +8,18 @@ import types
 import numpy as np
 import pytest
 from settings_cases import settings_of
-from subspace_run_cases import ROUNDS, edit_of, go, subject_of
+from subspace_run_cases import ROUNDS, edit_of, go, work_of
 
 from jax_surgery.benchmarks import suite
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.probes import Probe
 from jax_surgery.edits import apply
-from jax_surgery.methods.subspace import alpha, operate, overlap, subject
+from jax_surgery.methods.subspace import alpha, overlap, targets
+from jax_surgery.methods.subspace.stage import Stage
 from jax_surgery.metrics import answer_accuracy
 from jax_surgery.models import llama, output_head
 from jax_surgery.models.model import Model
+from jax_surgery.runs import by_tasks
 from jax_surgery.train.metrics_file import read_metrics
 
 OPTIMISED = True  # see conftest
@@ -25,7 +27,7 @@ OPTIMISED = True  # see conftest
 
 @pytest.fixture(scope="module")
 def removed(folder):
-    fields = {"report.alphas": "0,1", "report.angles": 2, "report.records": 20}
+    fields = {"report.alphas": "0,1", "report.angles": 2}
     fields |= {"tasks.records": 100}
     return go(folder / "removed", **fields), folder / "removed"
 
@@ -153,7 +155,7 @@ def test_a_target_that_is_not_known_is_refused_before_anything(folder, own):
     workdir = folder / "unknown"
     with pytest.raises(ValueError, match="does not know the target 'dict_c'") as error:
         go(workdir, **own | {"tasks.targets": "dict_a;dict_c"})
-    assert "config.tasks.known=0.1" in str(error.value)
+    assert "known from 10% of what there is beyond chance" in str(error.value)
     assert not workdir.exists()
 
 
@@ -172,7 +174,7 @@ def test_wrong_tasks_are_told_before_the_model_is_loaded(
     folder, own, fields, words, monkeypatch
 ):
     monkeypatch.setattr(
-        subject.devices, "load_model", lambda *a: pytest.fail("was loaded")
+        by_tasks.devices, "load_model", lambda *a: pytest.fail("was loaded")
     )
     with pytest.raises(ValueError, match=words):
         go(folder / "wrong", **own | fields)
@@ -204,7 +206,7 @@ def test_alpha_is_the_smallest_for_the_targets_of_all_stages(
     asked = []
 
     class Goal:
-        def __init__(self, subject, targets, before, params):
+        def __init__(self, work, targets, before, params, learns):
             self.targets = tuple(targets)
 
         def reached(self, params):
@@ -214,13 +216,13 @@ def test_alpha_is_the_smallest_for_the_targets_of_all_stages(
     monkeypatch.setattr(alpha, "Goal", Goal)
 
     def chosen(given=0.0):
-        fields = {
-            "tasks": {"targets": "a;b,c"},
-            "rounds": {"mode": mode, "alpha": given},
-        }
-        of_run = types.SimpleNamespace(settings=settings_of("unlearn", fields))
-        last = operate.Stage(of_run, None, ["b", "c"], [], set(), {}, "")
-        return alpha.choose_alpha(last, None, lambda alpha: alpha)
+        method = f"subspace:one_shot={mode == 'one_shot'}"
+        fields = {"method": method, "rounds": {"alpha": given}}
+        how = settings_of("unlearn", fields).how()
+        of_run = types.SimpleNamespace(how=how)
+        last = Stage(of_run, None, ["b", "c"], [], set(), {}, "")
+        names = ["a", "b", "c"]
+        return alpha.choose_alpha(last, names, None, lambda alpha: alpha)
 
     for least in (0.1, 0.7, 0.99 * largest):
         assert least <= chosen() < least + 4 / 2**10
@@ -236,9 +238,9 @@ def test_alpha_is_the_smallest_for_the_targets_of_all_stages(
 
 
 def test_overlap_of_tasks_is_measured_and_picks_the_similar(own):
-    ours = subject_of(own, report={"angles": 8})
+    ours = work_of(own)
     names = ("dict_a", "dict_b", "people_a", "people_b")
-    found = overlap.measure(ours, dict.fromkeys(names))
+    found = overlap.measure(ours, names, 8)
     squares = dict(zip(names, found.squares[0], strict=True))
     assert squares["dict_a"] == pytest.approx(1, abs=1e-4)
     assert squares["dict_b"] > max(squares["people_a"], squares["people_b"]) + 0.05
@@ -247,11 +249,10 @@ def test_overlap_of_tasks_is_measured_and_picks_the_similar(own):
     assert found.similar_to(["dict_a"], 1.01) == set()
     assert found.similar_to(["dict_a"], 0.0) == set(names) - {"dict_a"}
     assert "dict_b" in found.similar_to(["dict_a"], between)
-    assert overlap.measure(subject_of(own, report={"angles": 0}), {}) is None
 
 
 def test_one_shot_subtracts_a_learned_task_once(folder, own):
-    fields = {"rounds.mode": "one_shot", "identify.loss": "cross_entropy"}
+    fields = {"method": "subspace:one_shot=True,loss=cross_entropy"}
     results = go(folder / "once", **own | fields | {"rounds.number": 4})
     tasks = results["tasks"]
     assert tasks["dict_a"]["removed"] > 0.9
@@ -264,17 +265,17 @@ def test_one_shot_subtracts_a_learned_task_once(folder, own):
 
 
 def test_gram_schmidt_without_similar_tasks_is_refused_with_the_fix(folder, own):
-    fields = {"discriminate.method": "gram_schmidt", "tasks.similar": ""}
-    with pytest.raises(ValueError, match="gram_schmidt' needs tasks similar to dict_a"):
+    fields = {"method": "subspace:discriminate=gram_schmidt", "tasks.similar": ""}
+    with pytest.raises(ValueError, match="gram_schmidt needs groups similar to dict_a"):
         go(folder / "gs", **own | fields)
 
 
 def test_overwritten_answers_take_over(folder, own):
-    results = go(folder / "over", **own | {"identify.overwrite": 1.0})
+    results = go(folder / "over", **own | {"method": "subspace:overwrite=1"})
     assert results["tasks"]["dict_a"]["removed"] >= 0.96
     assert results["tasks"]["dict_b"]["drop"] <= 0.05
-    ours = subject_of(own)
-    texts = subject.overwritten(ours, "dict_a")
+    ours = work_of(own)
+    texts = targets.overwritten(ours, "dict_a")
     # Each prompt has another's answer, and none its own; they come in another order.
     answer = lambda d: (d.tokens[:5].tobytes(), int(d.tokens[d.learned][0]))
     plain, others = (dict(map(answer, d)) for d in (ours.documents("dict_a"), texts))
@@ -289,13 +290,14 @@ def test_overwritten_answers_take_over(folder, own):
         return answer_accuracy.METRIC(model.with_params(params), probe).value
 
     assert score(params, texts) >= 0.95
-    assert score(ours.params, texts) == 0
+    assert score(ours.model.params, texts) == 0
 
 
 def test_what_was_removed_is_put_back(whole, folder, own):
     """By steps like those of the removal, at the full rank."""
     fields = {"model": str(whole[1] / "model"), "tasks.targets": "dict_a"}
-    fields |= {"tasks.rows": 4, "rounds.step": 5e-3, "rounds.schedule": "constant"}
+    fields |= {"tasks.rows": 4, "rounds.step": 5e-3}
+    fields["method"] = "subspace:loss=cross_entropy,temperature=1,refresh=3"
     tasks = go(folder / "back", "learn", **own | fields | {"rounds.rank": 0})["tasks"]
     assert tasks["dict_a"]["before"]["value"] <= 0.1
     assert tasks["dict_a"]["after"]["value"] >= 0.95

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of `unlearn` and `learn` that do not go together, told at once."""
 
+import dataclasses
+
 import pytest
 from settings_cases import settings_of
+
+from jax_surgery.renamed import RENAMED
 
 
 @pytest.mark.parametrize(
@@ -10,19 +14,15 @@ from settings_cases import settings_of
     [
         ({"adapter": "a"}, "config.adapter='a' needs config.lora.rank"),
         (
-            {"lora": {"rank": 4}, "rounds": {"mode": "one_shot"}},
-            "lora.rank=4 trains an adapter step by step: use config.rounds.mode",
+            {"lora": {"rank": 4}, "method": "subspace:one_shot=True"},
+            "lora.rank=4 trains an adapter step by step",
         ),
         (
             {"lora": {"rank": 4}, "rounds": {"alpha": 0.5}},
             "rounds.alpha=0.5 would make",
         ),
-        (
-            {"lora": {"rank": 4}, "optimizer": {"name": "muon"}},
-            "use optimizer.name=adamw",
-        ),
-        ({"identify": {"start": "random"}}, "which only config.rounds.mode='one_shot'"),
-        ({"tasks": {"rows_kept": 0}}, "rows_kept=0 leaves nothing to guard"),
+        ({"method": "subspace:random_start=True"}, "which only one_shot=True can"),
+        ({"tasks": {"rows_retained": 0}}, "nothing to guard; .*subspace:guard=0"),
         (
             {"rounds": {"alpha": 0, "stop": 0}},
             "alpha=0 seeks the smallest that reaches",
@@ -32,17 +32,13 @@ from settings_cases import settings_of
             "similar='overlap' is measured by config.report.angles",
         ),
         ({"report": {"alphas": "0,x"}}, "config.report.alphas='0,x'; use numbers"),
-        ({"report": {"records": 0}}, "config.report.records=0; use 1 or more"),
-        ({"statistics": {"save_every": 0}}, "save_every=0; use 1 or more"),
         ({"rounds": {"step": 0}}, "config.rounds.step=0.* must be positive"),
-        (
-            {"rounds": {"mode": "once"}},
-            "config.rounds.mode='once'; choose one of rounds",
-        ),
-        ({"discriminate": {"ridge": 0}}, "ridge=0.* must be positive"),
-        ({"discriminate": {"method": "x"}}, "method='x'; choose one of none, gram"),
-        ({"identify": {"order": "x"}}, "order='x'; choose one of joint"),
-        ({"identify": {"loss": "x"}}, "identify.loss='x'; use 'margin'"),
+        ({"method": "subspace:ridge=0"}, "subspace:ridge=0.* must be positive"),
+        ({"method": "subspace:guard=-1"}, "subspace:guard=-1.*; use 0 or more"),
+        ({"method": "subspace:discriminate=x"}, "discriminate='x'; use one of ridge"),
+        ({"method": "subspace:order=x"}, "order='x'; use one of joint"),
+        ({"method": "subspace:loss=x"}, "loss='x'; use one of margin"),
+        ({"method": "subspaces"}, "did you mean 'subspace'"),
     ],
 )
 @pytest.mark.parametrize("run", ["unlearn", "learn"])
@@ -55,3 +51,23 @@ def test_wrong_settings_are_told(run, fields, words):
 def test_targets_are_read_in_stages():
     of = lambda t: settings_of("unlearn", {"tasks": {"targets": t}}).tasks.stages
     assert of(" a, b ;c;") == [["a", "b"], ["c"]] and of(";") == []
+
+
+def test_the_papers_figure_is_a_method_of_its_own():
+    method = settings_of("unlearn", {"method": "unlearn_paper"}).direct_method
+    spelt = (
+        "subspace:one_shot=True,random_start=True,order=first_to_last,adam=0.001,"
+        "loss=cross_entropy,temperature=1,discriminate=gram_schmidt"
+    )
+    same = settings_of("unlearn", {"method": spelt}).direct_method
+    assert dataclasses.asdict(method) == dataclasses.asdict(same)
+
+
+@pytest.mark.parametrize("field", sorted(RENAMED))
+def test_fields_of_older_versions_say_what_to_use_now(field):
+    value = {"identify.overwrite": 1.0}.get(field, "x")
+    if field in ("loop.log_every", "loop.explode_factor"):
+        return  # fields of the loop that the config no longer gives
+    with pytest.raises(ValueError, match="does not exist any more") as error:
+        settings_of("unlearn", {field: value})
+    assert RENAMED[field] in str(error.value)

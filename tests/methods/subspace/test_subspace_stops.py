@@ -6,9 +6,9 @@ import signal
 
 import numpy as np
 import pytest
-from subspace_run_cases import ROUNDS, edit_of, go, subject_of
+from subspace_run_cases import ROUNDS, edit_of, go, work_of
 
-from jax_surgery.methods.subspace import kept, rounds, statistics
+from jax_surgery.methods.subspace import retained, rounds, statistics
 from jax_surgery.train.loop import Interrupted
 
 OPTIMISED = True  # see conftest
@@ -41,7 +41,7 @@ def test_stopped_and_resumed_is_bit_equal_and_reads_the_cache(
         stopping_at(3, patched)
         with pytest.raises(Interrupted, match=f"step 3 of {ROUNDS}.*Go on with"):
             go(folder / "parts", **fields)
-    assert "statistics of kept tasks: from the cache" in capsys.readouterr().out
+    assert "statistics of retained groups: from the cache" in capsys.readouterr().out
     assert not (folder / "parts" / "model").exists()
     resumed = go(folder / "parts", **fields)
     assert f"going on at step 3 of {ROUNDS}" in capsys.readouterr().out
@@ -71,11 +71,11 @@ def test_stopped_after_the_export_it_is_written_again(whole, folder, own):
 
 
 def test_statistics_stopped_in_the_middle_go_on(own, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(kept, "ROWS", 1)
-    ours = subject_of(own, statistics={"save_every": 1000})
-    text = kept.KeptText(ours, ["dict_b", "people_a"], {"dict_b"})
+    monkeypatch.setattr(retained, "ROWS", 1)
+    ours = work_of(own)
+    text = retained.RetainedText(ours, ["dict_b", "people_a"], {"dict_b"})
     assert text.num_batches >= 3
-    wanted = statistics.of_params(ours.params, ours, text)
+    wanted = statistics.of_params(ours.model.params, ours, text)
     add, added = statistics.moment_sums.add, []
 
     def pressing(*arguments):
@@ -96,7 +96,7 @@ def test_statistics_stopped_in_the_middle_go_on(own, tmp_path, monkeypatch, caps
     # A task's tokens weigh its weight together, whatever their number.
     _check_weights(text, ours)
     # Other weights are other statistics, and never taken for these.
-    other = kept.KeptText(ours, ["dict_b", "people_a"], {"people_a"})
+    other = retained.RetainedText(ours, ["dict_b", "people_a"], {"people_a"})
     cache = tmp_path / "statistics"
     key, now = (t.key[:16] for t in (text, other))
     assert key != now

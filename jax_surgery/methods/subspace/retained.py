@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kept tasks' text: what the ridge reads, what is guarded, what must stay right."""
+"""The retained groups' text: what the ridge reads, what is guarded, what must stay right."""
 
 import functools
 import hashlib
@@ -13,15 +13,18 @@ from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import one_pass
 from jax_surgery.data.tokens import Document
-from jax_surgery.methods.subspace.subject import Subject, repeated
+from jax_surgery.methods.subspace.targets import repeated
+from jax_surgery.methods.subspace.work import Work
 from jax_surgery.metrics.tokens import Kind, score_tokens
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train.reference_cache import fingerprint
 
 ROWS = 32  # of a forward pass, at least
+SIMILAR_WEIGHT = 5.0  # of similar groups' text in the moments; 1 of others'
+GUARDED = 4.0  # nats of log-odds; a retained token above is not raised
 
 
-class KeptText:
+class RetainedText:
     """Up to `tasks.records` texts of each kept task.
 
     Attributes:
@@ -30,7 +33,7 @@ class KeptText:
 
     def __init__(
         self,
-        subject: Subject,
+        work: Work,
         kept: list[str],
         similar: set[str],
         found: Any = None,
@@ -42,26 +45,26 @@ class KeptText:
           similar: of them, those that weigh `discriminate.similar_weight`, not 1.
           found: parameters beside the model's own, what is right in which is kept too.
         """
-        self._subject = subject
-        self._models = [subject.params]
-        if found is not None and found is not subject.params:
+        self._work = work
+        self._models = [work.model.params]
+        if found is not None and found is not work.model.params:
             self._models.append(found)
-        settings = subject.settings
+        settings = work.how
         documents: list[Document] = []
         weights, self._near, self._far = [], [], []
         for name in kept:
             near = name in similar
-            own = subject.documents(name, settings.tasks.records)
+            own = work.documents(name, settings.records)
             places = list(range(len(documents), len(documents) + len(own)))
             documents += own
             if near:
                 self._near.append(places)
             else:
                 self._far += places
-            weight = settings.discriminate.similar_weight if near else 1.0
+            weight = SIMILAR_WEIGHT if near else 1.0
             count = sum(len(d.tokens) for d in own)
             weights.append(np.full(count, weight / count, np.float32))
-        self.packer = Packer(documents, settings.tasks.context, "tokens")
+        self.packer = Packer(documents, settings.context, "tokens")
         self._rows = self.packer.pack()
         # A task's tokens weigh its weight together.
         self._weights = np.concatenate(weights)
@@ -82,19 +85,19 @@ class KeptText:
     @functools.cached_property
     def key(self) -> str:
         """Hash of the model, the text, its weights, and what is read of them."""
-        subject = self._subject
+        work = self._work
         digest = hashlib.sha256()
-        compute = subject.settings.compute
-        digest.update(fingerprint(subject.params, self.packer, compute).encode())
+        compute = work.model.compute
+        digest.update(fingerprint(work.model.params, self.packer, compute).encode())
         digest.update(self._weights.tobytes())
-        trainable = subject.settings.trainable(subject.config)
+        trainable = work.trainable
         digest.update(
             repr((trainable, self.num_batches, meshes.round_rows(ROWS))).encode()
         )
         return digest.hexdigest()
 
     def _score(self, params: Any, *kinds: Kind) -> dict[Kind, np.ndarray]:
-        model = self._subject.model(params)
+        model = self._work.model.with_params(params)
         return score_tokens(model, self.packer, *kinds, rows=self._rows)
 
     @functools.cached_property
@@ -121,8 +124,8 @@ class KeptText:
         near = repeated(self._near)
         places = repeated([list(lost), repeated([near, self._far])])
         documents = [self.packer.documents[i] for i in places]
-        settings = self._subject.settings
+        settings = self._work.how
         spans = np.split(self._before[0], self.packer.starts[1:])
         reached = np.concatenate([spans[i] for i in places])
-        bounds = np.minimum(settings.discriminate.guard_bound, reached)
-        return Packer(documents, settings.tasks.context, "tokens"), bounds
+        bounds = np.minimum(GUARDED, reached)
+        return Packer(documents, settings.context, "tokens"), bounds

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All stages of the subspace method on a model's groups, and the change that they make."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import optax
+from etils import epath
+
+from jax_surgery.methods.subspace import adapters, learn, low_rank, rounds
+from jax_surgery.methods.subspace.harden import harden
+from jax_surgery.methods.subspace.mend import mend
+from jax_surgery.methods.subspace.stage import Stage
+from jax_surgery.methods.subspace.stage_rounds import run_rounds
+from jax_surgery.methods.subspace.work import Scores, Work, retained_groups
+from jax_surgery.models.trainable import Matrices, Trainable
+from jax_surgery.optim.linalg import svd
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Changed:
+    """What the stages give.
+
+    Attributes:
+      change: T' of all of them, [layers, inputs, outputs] each; what is added.
+      pairs: its factors, a [layers, inputs, rank] and b [layers, rank, outputs].
+      last: the last stage.
+      seconds: of each stage.
+      similar: retained groups that are similar to a target of any stage.
+      adapter: LoRA's factors, or None.
+      moving: what the change is of; of an adapter, every layer.
+      stages: of each stage, what was retained and by which statistics.
+    """
+
+    change: Matrices
+    pairs: dict[str, tuple[jax.Array, jax.Array]]
+    last: Stage
+    seconds: list[float]
+    similar: set[str]
+    adapter: Any
+    moving: Trainable
+    stages: list[dict[str, Any]]
+
+    def at(self, params: Any, alpha: float) -> Any:
+        """Parameters with the change taken `alpha` times."""
+        return learn.learn(params, self.change, alpha, self.moving)
+
+    def relative_norm(self, params: Any, alpha: float) -> float:
+        """Norm of the change, relative to that of the matrices that move."""
+        weights = optax.tree.norm(self.moving.take(params))
+        return float(alpha * optax.tree.norm(self.change) / weights)
+
+
+def check_rank(work: Work) -> None:
+    """Raises ValueError where all of a change would have to be factored exactly."""
+    config, how = work.model.config, work.how
+    widest = min(config.hidden_size, config.intermediate_size)
+    if not how.lora.rank and not how.rounds.rank and widest > svd.EXACT_WIDTH:
+        raise ValueError(
+            f"config.rounds.rank=0 keeps every singular vector of matrices {widest} "
+            f"wide; above {svd.EXACT_WIDTH} they are not computed. Use "
+            "config.rounds.rank=64, say."
+        )
+
+
+def run_stage(stage: Stage) -> Any:
+    """The parameters after a stage: rounds, hardening, and what restores the rest."""
+    params = run_rounds(stage)
+    if stage.work.how.method.harden:
+        params = harden(stage, params)
+    return mend(stage, params)
+
+
+def run_stages(
+    work: Work,
+    before: Scores,
+    targets: Sequence[list[str]],
+    similar: Sequence[set[str]],
+    directory: str,
+    *,
+    learns: bool,
+) -> Changed:
+    """All stages of a run, one after another.
+
+    Args:
+      work: the model before the run, and its groups.
+      before: its scores.
+      targets: groups to remove or add together, of each stage.
+      similar: groups similar to those, of each stage.
+      directory: of the run.
+      learns: whether the targets are added.
+
+    Raises:
+      ValueError: a target to remove that the model does not know.
+      TrainingDiverged, Interrupted: see `loop.train`.
+    """
+    how = work.how
+    params, factors, stage = work.model.params, None, None
+    every_similar: set[str] = set()
+    seconds, stages = [], []
+    if how.lora.rank:
+        factors = adapters.first_factors(work)
+        params = adapters.attached(work, factors)
+    for number, names in enumerate(targets):
+        retained = retained_groups(before, targets, number, learns=learns)
+        every_similar |= similar[number] & set(retained)
+        folder = str(epath.Path(directory) / "stages" / f"{number + 1}")
+        stage = Stage(
+            work, params, names, retained, similar[number], before, folder, learns
+        )
+        began = time.perf_counter()
+        if how.lora.rank:
+            factors = adapters.adapt(stage, factors)
+            params = adapters.attached(work, factors)
+        else:
+            params = run_stage(stage)
+        jax.block_until_ready(params)
+        seconds.append(time.perf_counter() - began)
+        stages.append(_described(stage))
+    moving = work.trainable
+    if how.lora.rank:
+        moving = dataclasses.replace(moving, first_layer=0)
+        pairs = low_rank.as_pairs(factors, how.lora)
+        change = low_rank.change(factors, how.lora)
+    else:
+        change = rounds.change_of(params, moving.take(work.model.params), moving)
+        pairs = learn.factors(change, how.rounds.rank)
+    return Changed(
+        change, pairs, stage, seconds, every_similar, factors, moving, stages
+    )
+
+
+def _described(stage: Stage) -> dict[str, Any]:
+    """What an edit says of a stage: its groups, and the key of its statistics' cache.
+
+    That is a hash of the retained text and of the model before the run; later stages
+    read the same text in the model that they find.
+    """
+    said: dict[str, Any] = {
+        "targets": stage.targets,
+        "kept": stage.retained,
+        "similar": sorted(stage.similar & set(stage.retained)),
+    }
+    how = stage.work.how
+    reads = how.method.discriminate == "ridge" and not how.lora.rank
+    if reads and stage.retained:
+        said["statistics"] = stage.retained_text.key
+    return said

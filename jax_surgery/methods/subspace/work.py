@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the subspace method works on: a model, groups of text, and what it reads."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_surgery.benchmarks.tasks import TaskText
+from jax_surgery.data.tokens import Document
+from jax_surgery.methods.subspace.settings import How
+from jax_surgery.metrics.task_scores import Score, score
+from jax_surgery.models.model import Model
+from jax_surgery.models.trainable import Trainable
+
+Scores = dict[str, Score]
+# Least score beyond chance, as a share of the most there is, of a group that is known.
+KNOWN = 0.1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Work:
+    """What a run works on.
+
+    Attributes:
+      model: as it is before the run; its parameters are never given up.
+      texts: of every group, by name.
+      how: what the stages read of the settings.
+    """
+
+    model: Model
+    texts: dict[str, TaskText]
+    how: How
+
+    @functools.cached_property
+    def trainable(self) -> Trainable:
+        """What of the model moves."""
+        return self.how.trainable(self.model.config)
+
+    def scores(
+        self, params: Any, names: Iterable[str] = (), limit: int | None = None
+    ) -> Scores:
+        """What parameters score on groups; all of them where none is named."""
+        model, context = self.model.with_params(params), self.how.context
+        return {
+            name: score(model, self.texts[name], context, limit)
+            for name in names or self.texts
+        }
+
+    def documents(self, name: str, limit: int = 0) -> list[Document]:
+        """A group's text, or `limit` of it drawn with the run's seed."""
+        found = self.texts[name].documents
+        if not limit or len(found) <= limit:
+            return found
+        rng = np.random.default_rng((self.how.seed, len(found)))
+        return [found[i] for i in np.sort(rng.permutation(len(found))[:limit])]
+
+
+def is_known(score: Score) -> bool:
+    """Whether a model knows a group: `KNOWN` of what there is beyond chance."""
+    return score.value - score.chance > KNOWN * (1 - score.chance)
+
+
+def retained_groups(
+    before: Scores, stages: Sequence[Sequence[str]], stage: int, *, learns: bool
+) -> list[str]:
+    """The groups that a stage retains: known before, and no target.
+
+    Of what is learned, the targets of earlier stages are retained too.
+
+    Args:
+      before: scores before the run.
+      stages: names of the targets of each.
+      stage: which of them.
+      learns: whether the targets are added.
+
+    Raises:
+      ValueError: a target to unlearn that is not known.
+    """
+    known = [name for name, score in before.items() if is_known(score)]
+    targets = [name for names in stages for name in names]
+    if not learns:
+        for name in targets:
+            if name not in known:
+                now = before[name]
+                raise ValueError(
+                    f"the model does not know the target {name!r}: it scores "
+                    f"{now.value:.3f} where chance is {now.chance:.3f}, and a group is "
+                    f"known from {KNOWN:.0%} of what there is beyond chance. There is "
+                    "nothing to remove."
+                )
+    earlier = [name for names in stages[:stage] for name in names]
+    retained = [name for name in known if name not in targets]
+    return retained + earlier if learns else retained

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Config fields of older versions: what each is called now, or why it went."""
+
+# Fields that were renamed or removed, "section.field": what to use now, or why it went.
+RENAMED: dict[str, str] = {
+    "tasks.rows_kept": "it is config.tasks.rows_retained now.",
+    "tasks.overlap": "it is a constant now, 0.38 (OVERLAP in runs/by_tasks.py).",
+    "tasks.known": "it is a constant now, 0.1 (KNOWN in methods/subspace/work.py).",
+    "identify.loss": "it is an option of the method now: config.method=subspace:loss=cross_entropy.",
+    "identify.temperature": "it is an option of the method now: config.method=subspace:temperature=4.",
+    "identify.bound": "it is a constant now, -3 (UNLEARNED in methods/subspace/targets.py).",
+    "identify.learned": "it is a constant now, 6 (LEARNED in methods/subspace/targets.py).",
+    "identify.overwrite": "it is an option of the method now: config.method=subspace:overwrite=1.",
+    "identify.order": "it is an option of the method now: config.method=subspace:order=cyclic.",
+    "identify.start": "it is an option of the method now: config.method=subspace:random_start=True,one_shot=True.",
+    "identify.adam": "it is an option of the method now: config.method=subspace:adam=1e-3.",
+    "discriminate.method": "it is an option of the method now: config.method=subspace:discriminate=gram_schmidt.",
+    "discriminate.ridge": "it is an option of the method now: config.method=subspace:ridge=1e-3.",
+    "discriminate.similar_weight": "it is a constant now, 5 (SIMILAR_WEIGHT in methods/subspace/retained.py).",
+    "discriminate.refresh": "it is an option of the method now: config.method=subspace:refresh=6.",
+    "discriminate.rank": "it is a constant now, 16 (GRAM_SCHMIDT_RANK in methods/subspace/stage.py).",
+    "discriminate.guard": "it is an option of the method now: config.method=subspace:guard=0.",
+    "discriminate.guard_bound": "it is a constant now, 4 (GUARDED in methods/subspace/retained.py).",
+    "rounds.mode": "it is an option of the method now: config.method=subspace:one_shot=True (the paper as its figure has it: config.method=unlearn_paper).",
+    "rounds.schedule": "it is an option of the method now: config.method=subspace:cosine=True.",
+    "rounds.mend": "it is an option of the method now: config.method=subspace:mend=0.",
+    "rounds.mend_rounds": "it is a constant now, 4 (MEND_ROUNDS in methods/subspace/stage_rounds.py).",
+    "rounds.cut_every": "it is a constant now, 3 (CUT_EVERY in methods/subspace/stage_rounds.py).",
+    "harden.copies": "it is an option of the method now: config.method=subspace:harden=6.",
+    "harden.steps": "it is a constant now, 10 (RELEARN_STEPS in methods/subspace/harden.py).",
+    "harden.rate": "it is an option of the method now: config.method=subspace:harden_rate=1e-3.",
+    "harden.rounds": "it is a constant now, 6 (ROUNDS in methods/subspace/harden.py).",
+    "harden.statistics": "it is an option of the method now: config.method=subspace:harden_statistics=copy.",
+    "statistics.save_every": "it is a constant now, 200 (SAVE_EVERY in methods/subspace/statistics.py).",
+    "report.records": "it is a constant now, 200 (CURVE_RECORDS in report/task_results.py).",
+    "loop.log_every": "every round is written to metrics.jsonl.",
+    "loop.explode_factor": "rounds stop where a number is not finite; the factor is a constant now, 20.",
+    "optimizer.name": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
+    "optimizer.schedule": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
+    "optimizer.warmup": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
+    "optimizer.clip": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
+    "optimizer.weight_decay": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
+    "optimizer.first_layer": "it is config.rounds.first_layer now, of adapters too.",
+}
+
+
+def of_flags(arguments: list[str], error: Exception) -> str:
+    """What is wrong with flags that name a field which the config does not have.
+
+    Args:
+      arguments: of the command line.
+      error: of their parser.
+    """
+    for argument in arguments:
+        field = argument.lstrip("-").partition("=")[0].removeprefix("config.")
+        if field in RENAMED:
+            return f"config.{field} does not exist any more: {RENAMED[field]}"
+    said = str(error.args[0]).replace("\\n", "\n")  # of an error in an error
+    name, *lines = (line.strip("'\\") for line in said.splitlines())
+    hint = " ".join(lines) or "Look for its fields in the config file."
+    return f"a --config.FIELD=VALUE names no field of the config: {name}. {hint}"

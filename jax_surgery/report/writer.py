@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run leaves: results.json, the report page, and the table on the screen."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from jax_surgery.parallel import distributed
+from jax_surgery.report import page, table
+from jax_surgery.train.metrics_file import read_metrics
+
+# Files of a workdir that the last lines on the screen name, where they are there.
+LEFT = {"model": "model", "edit": "edit.safetensors", "adapter": "adapter"}
+
+
+def write(
+    directory: str,
+    results: dict[str, Any],
+    shown: page.Page,
+    sentences: Sequence[str] = (),
+) -> None:
+    """Writes results.json and report/index.html, and prints the table; of many
+    processes one does.
+
+    Args:
+      directory: of the run; metrics.jsonl in it is drawn.
+      results: what results.json holds, beside the settings and the versions.
+      shown: the page, `settings` and `rows` among it; its sections are those for which
+        it has something.
+      sentences: that stand under the table on the screen.
+    """
+    if not distributed.is_lead():
+        return
+    folder = epath.Path(directory)
+    everything = results | {
+        "settings": shown["settings"],
+        "versions": page.versions(),
+    }
+    (folder / "results.json").write_text(json.dumps(everything, indent=2) + "\n")
+    metrics = read_metrics(folder / "metrics.jsonl")
+    report = folder / "report"
+    report.mkdir(parents=True, exist_ok=True)
+    html = page.render(page.Page(metrics=metrics) | shown)
+    (report / "index.html").write_text(html)
+    print("\n" + table.as_text(shown["rows"]))
+    for sentence in sentences:
+        print(sentence)
+    for label, name in LEFT.items():
+        if (folder / name).exists():
+            print(f"{label}: {folder / name}")
+    print(f"report: {report / 'index.html'}")

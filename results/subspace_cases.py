@@ -45,7 +45,7 @@ def model_of(workdir: pathlib.Path, seed: int, without: tuple[str, ...] = ()) ->
     name = f"suite_{seed}" + ("_without_" + without[0] if without else "")
     folder = workdir / name
     if not (folder / "results.json").exists():
-        fields = {"seed": seed, "loop.checkpoint_every": 0}
+        fields: dict[str, object] = {"seed": seed, "loop.checkpoint_every": 0}
         if without:
             fields["data.train"] = "suite:without:" + "+".join(without)
         folder.mkdir(parents=True, exist_ok=True)

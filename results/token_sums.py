@@ -51,7 +51,8 @@ def main() -> None:
     weights = jnp.asarray(rng.random((ROWS, TOKENS)) < 0.6, jnp.float32)
 
     def learned(heads, hidden_CD, targets_C, weights_C):
-        found = logprobs.of_targets(*heads, hidden_CD, targets_C)
+        (head_DV,) = heads
+        found = logprobs.of_targets(head_DV, hidden_CD, targets_C)
         return {token_sums.LOSS: -(weights_C * found.logp_BT).sum()}
 
     def retained(*chunk):
@@ -67,7 +68,7 @@ def main() -> None:
 
     programs = {}
     for name, sums in (("by hand", token_sums._sums), ("checkpoint", checkpointed)):
-        token_sums._sums = sums
+        token_sums._sums = sums  # pyrefly: ignore[bad-assignment]
         step = jax.jit(jax.value_and_grad(loss, (0, 1)))
         programs[name] = step.lower(hidden, head).compile()
     one, other = (
@@ -82,7 +83,9 @@ def main() -> None:
             jax.block_until_ready(program(hidden, head))
             seconds[name].append(time.perf_counter() - began)
     for name, program in programs.items():
-        memory = program.memory_analysis().temp_size_in_bytes / 2**20
+        sizes = program.memory_analysis()
+        assert sizes, "XLA's CPU compiler tells the sizes"
+        memory = sizes.temp_size_in_bytes / 2**20
         print(f"{name}: {min(seconds[name]):.2f} s, {memory:.0f} MiB")
 
 

@@ -39,7 +39,7 @@ class RMU(HiddenMethod):
             raise ValueError(f"layer={self.layer} of method rmu counts from 0.")
 
     @property
-    def needs(self) -> Needs:
+    def needs(self) -> Needs:  # pyrefly: ignore[bad-override]  # it depends on an option
         """The unlearn role, and on retained text the frozen model at the layer."""
         return Needs(reference={"retain": "hidden"}, layer=self.layer)
 

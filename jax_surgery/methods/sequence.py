@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_surgery.data.batch import Batch
-from jax_surgery.methods.base import PairMethod, SequenceMethod, Sequences
+from jax_surgery.methods.base import Method, PairMethod, SequenceMethod, Sequences
 from jax_surgery.models import logprobs
 from jax_surgery.models.documents import document_sums, shifted
 
@@ -27,7 +27,7 @@ def _pair_ids(segment_ids_BT: jax.Array) -> jax.Array:
     return (segment_ids_BT + 1) // 2
 
 
-def _firsts(method: SequenceMethod | PairMethod, batch: Batch) -> jax.Array:
+def _firsts(method: Method, batch: Batch) -> jax.Array:
     """One position of each document (pair) that has something to learn, float32."""
     first_UT = (batch.positions_BT == 0) & (batch.segment_ids_BT > 0)
     learned_UT = (shifted(batch.weights_BT) != 0).astype(jnp.float32)
@@ -37,7 +37,7 @@ def _firsts(method: SequenceMethod | PairMethod, batch: Batch) -> jax.Array:
     return first_UT.astype(jnp.float32)
 
 
-def count(method: SequenceMethod | PairMethod, batch: Batch) -> jax.Array:
+def count(method: Method, batch: Batch) -> jax.Array:
     """How many documents (pairs) the rows of a batch hold, float32."""
     return _firsts(method, batch).sum()
 

@@ -127,7 +127,7 @@ def _splash(segment_ids_BT: jax.Array, window: int, interpret: bool) -> Attend:
         use_fused_bwd_kernel=True,
     )
 
-    def of_rows(q_BNTH, k_BKTH, v_BKTH, segments_BT):
+    def of_rows(q_BNTH, k_BKTH, v_BKTH, segments_BT) -> Any:
         heads = q_BNTH.shape[1]
         seen = splash.CausalMask((tokens, tokens))
         if window:
@@ -154,7 +154,7 @@ def _splash(segment_ids_BT: jax.Array, window: int, interpret: bool) -> Attend:
         q, k, v = (
             jnp.pad(x, fill).swapaxes(1, 2) for x in (q_BTNH * scale, k_BTKH, v_BTKH)
         )
-        run: Callable[..., Any] = of_rows
+        run = of_rows
         if meshes.current() is not None:
             heads = P(meshes.ROWS, "tp", None, None)
             run = jax.shard_map(

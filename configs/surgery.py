@@ -55,8 +55,9 @@ def get_config() -> ConfigDict:
     # How weights change: "surgery"; or "npo", "simnpo", "dpo", "rmu", "wga", "ihl", with
     # options after a colon, as in "npo:beta=0.2"; or MODULE.CLASS of your own.
     # Or stages of methods, each of the roles after its @, such as
-    # "subspace@unlearn;surgery@update": unlearn by subspaces (configs/unlearn.py), then
-    # update by descent; retained text takes part in both.
+    # "surgery@update;subspace@unlearn": update by descent, then unlearn by subspaces
+    # (configs/unlearn.py), which retain the update. Retained text takes part in both.
+    # The other way round steps of descent may bring back what was unlearned.
     config.method = "surgery"
 
     config.data = Roles()

@@ -28,7 +28,7 @@ from subspace_cases import (
     Cases,
     Done,
     model_of,
-    operate,
+    run_case,
     settings_of,
     summary,
 )
@@ -40,14 +40,17 @@ from jax_surgery.benchmarks import suite
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records
 from jax_surgery.data.probes import Probe
-from jax_surgery.methods.subspace import learn, rounds, subject
-from jax_surgery.methods.subspace import operate as stages
+from jax_surgery.methods.subspace import learn, rounds
+from jax_surgery.methods.subspace.knowledge import knowledge_of
 from jax_surgery.methods.subspace.mend import mend
+from jax_surgery.methods.subspace.stage import rounds_of
+from jax_surgery.methods.subspace.work import Work
 from jax_surgery.metrics import answer_accuracy
 from jax_surgery.models.trainable import BLOCK_OF
 from jax_surgery.optim.linalg import svd as linalg
 from jax_surgery.optim.precondition import discriminate
-from jax_surgery.runs import surgery
+from jax_surgery.parallel.mesh import MeshShape
+from jax_surgery.runs import by_tasks, surgery
 from jax_surgery.train import devices
 
 # Two models that never knew half of the tasks each.
@@ -61,14 +64,11 @@ RESERVED = ("capital", "next")  # with them too
 STEPS = (5, 10, 20, 80)
 RATES = (3e-4, 1e-3)
 
-COPIES = {"harden.copies": 6}
-OVERWRITE = {"identify.overwrite": 1.0, "rounds.step": 0.01}
+COPIES = {"method": "subspace:harden=6"}
+OVERWRITE = {"method": "subspace:overwrite=1", "rounds.step": 0.01}
 PLAIN = {
     "rounds": {},
-    "rounds, nothing discriminated": {
-        "discriminate.method": "none",
-        "discriminate.guard": 0.0,
-    },
+    "rounds, nothing discriminated": {"method": "subspace:discriminate=none,guard=0"},
     "one shot, ridge": ONE_SHOT,
     "LoRA": {
         "lora.rank": 8,
@@ -77,9 +77,11 @@ PLAIN = {
     },
     "overwritten": OVERWRITE,
     "copies": COPIES,
-    "copies, their own statistics": COPIES | {"harden.statistics": "copy"},
-    "copies, steps of 1e-3": COPIES | {"harden.rate": 1e-3},
-    "copies, overwritten": COPIES | OVERWRITE,
+    "copies, their own statistics": {
+        "method": "subspace:harden=6,harden_statistics=copy"
+    },
+    "copies, steps of 1e-3": {"method": "subspace:harden=6,harden_rate=1e-3"},
+    "copies, overwritten": OVERWRITE | {"method": "subspace:harden=6,overwrite=1"},
 }
 REPORTED = ("never knew", "rounds", "overwritten", "copies", "copies, overwritten")
 DRAWN = {
@@ -91,13 +93,13 @@ DRAWN = {
 }
 
 
-def attack(patient: subject.Subject, params, task: str, rate: float, steps=STEPS):
+def attack(work: Work, params, task: str, rate: float, steps=STEPS):
     """Trains on a task's first half.
 
     Returns:
       (accuracy on the second half before and after `steps`, the parameters).
     """
-    context = patient.settings.tasks.context
+    context = work.how.context
     read = lambda split: tuple(records.read_source(f"suite:{task}:{split}"))
     probe = Probe(task, context, records=read("second"), ends=False)
     target = Target(read("first"), (probe,), context)
@@ -108,7 +110,7 @@ def attack(patient: subject.Subject, params, task: str, rate: float, steps=STEPS
             found.append(answer_accuracy.METRIC(model, probe).value)
 
     adversary = Relearning(rate, max(steps))
-    attacked = adversary(patient.model(params), target, Budget(), 0, watch)
+    attacked = adversary(work.model.with_params(params), target, Budget(), 0, watch)
     return found, attacked.model.params
 
 
@@ -117,9 +119,9 @@ def where_it_moves(task: str, model: str, workdir: pathlib.Path) -> Done:
 
     Of each kind of matrix the share of its own norm; the larger half of the kinds.
     """
-    done = operate("unlearn", task, model)
-    _, after = attack(done.subject, done.params, task, RATES[0], (20,))
-    moving = done.subject.settings.trainable(done.subject.config)
+    done = run_case("unlearn", task, model)
+    _, after = attack(done.work, done.params, task, RATES[0], (20,))
+    moving = done.work.trainable
     base = moving.take(done.params)
     change = rounds.change_of(after, base, moving)
     share = {
@@ -129,18 +131,18 @@ def where_it_moves(task: str, model: str, workdir: pathlib.Path) -> Done:
     chosen = sorted(share, key=share.get)[len(share) // 2 :]
     fields = COPIES | {"rounds.matrices": ",".join(chosen)}
     print(task, {name: round(value, 4) for name, value in share.items()})
-    return operate("unlearn", task, model, **fields)
+    return run_case("unlearn", task, model, **fields)
 
 
 def _mended(done: Done, params) -> Done:
     """A case after passes that mend other parameters."""
     with (
-        devices.on_mesh(done.subject.settings.mesh),
+        devices.on_mesh(MeshShape()),
         tempfile.TemporaryDirectory() as folder,
     ):
         stage = dataclasses.replace(done.last, directory=folder)
         params = mend(stage, params)
-    after = done.subject.scores(params)
+    after = done.work.scores(params)
     return dataclasses.replace(done, params=params, after=after)
 
 
@@ -150,20 +152,20 @@ def both_sides(task: str, model: str, workdir: pathlib.Path) -> Done:
     W - R(U U^T W V V^T) with the first 8 singular vectors U, V of what rounds have
     changed, and R = (I + A / (tau lambda))^-1 of the kept tasks' ridge.
     """
-    done = operate("unlearn", task, model)
-    patient = done.subject
-    ridge = patient.settings.discriminate.ridge
-    how = stages.rounds_of(patient)
+    done = run_case("unlearn", task, model)
+    work = done.work
+    ridge = work.how.method.ridge
+    how = rounds_of(work)
     weights = how.trainable.take(done.params)
-    before = how.trainable.take(patient.params)
+    before = how.trainable.take(work.model.params)
     change = rounds.change_of(done.params, before, how.trainable)
     between = {}
     for name, matrix in change.items():
         svd = linalg.svd(matrix, 8)
         inner = jnp.einsum("LXK,LXY,LYJ->LKJ", svd.u_LXK, weights[name], svd.v_LYK)
         between[name] = jnp.einsum("LXK,LKJ,LYJ->LXY", svd.u_LXK, inner, svd.v_LYK)
-    with devices.on_mesh(patient.settings.mesh):
-        kept = stages.known_of_kept(done.last, done.params)
+    with devices.on_mesh(MeshShape()):
+        kept = knowledge_of(done.last, done.params)
         task_part = discriminate.discriminate(between, kept)
         params = learn.learn(done.params, task_part, -ridge, how.trainable)
     return _mended(done, params)
@@ -172,7 +174,7 @@ def both_sides(task: str, model: str, workdir: pathlib.Path) -> Done:
 def three_terms(task: str, model: str, workdir: pathlib.Path) -> Done:
     """Rounds, then LLM Surgery's three terms in all layers: other texts' answers are
     the update, all other tasks what is retained."""
-    done = operate("unlearn", task, model)
+    done = run_case("unlearn", task, model)
     rows = suite.load(task)
     others = [row | {"answer": rows[i - 7]["answer"]} for i, row in enumerate(rows)]
     with tempfile.TemporaryDirectory() as name:
@@ -180,7 +182,7 @@ def three_terms(task: str, model: str, workdir: pathlib.Path) -> Done:
         update = folder / "update.jsonl"
         update.write_text("".join(json.dumps(row) + "\n" for row in others))
         hf_weights.save_model(
-            *(done.params, done.subject.config, str(folder / "removed")),
+            *(done.params, done.work.model.config, str(folder / "removed")),
             tokenizer_source=model,
         )
         fields = {
@@ -203,7 +205,7 @@ def three_terms(task: str, model: str, workdir: pathlib.Path) -> Done:
 
 
 MADE: dict[str, Callable[[str, str, pathlib.Path], Done]] = {
-    name: lambda task, model, workdir, fields=fields: operate(
+    name: lambda task, model, workdir, fields=fields: run_case(
         "unlearn", task, model, **fields
     )
     for name, fields in PLAIN.items()
@@ -220,13 +222,13 @@ def run_mode(mode: str, task: str, workdir: pathlib.Path) -> dict:
         without = next(names for names in NEVER if task in names)
         settings = settings_of("unlearn", model=model_of(workdir, 0, without))
         with devices.on_mesh(settings.mesh):
-            patient = subject.admit(settings)
-        params, found = patient.params, {}
+            work = by_tasks.load(settings)
+        params, found = work.model.params, {}
     else:
         done = MADE[mode](task, model_of(workdir, 0), workdir)
-        patient, params, found = done.subject, done.params, summary(done)
-    with devices.on_mesh(patient.settings.mesh):
-        back = {f"{rate:g}": attack(patient, params, task, rate)[0] for rate in RATES}
+        work, params, found = done.work, done.params, summary(done)
+    with devices.on_mesh(MeshShape()):
+        back = {f"{rate:g}": attack(work, params, task, rate)[0] for rate in RATES}
     return found | {"back": back}
 
 

@@ -17,7 +17,7 @@ Parts (`readings` of the first seed alone):
 import argparse
 import pathlib
 
-from subspace_cases import ONE_SHOT, ROOT, Cases, model_of, operate, summary
+from subspace_cases import ONE_SHOT, ROOT, Cases, model_of, run_case, summary
 from subspace_tables import page
 
 from jax_surgery.benchmarks import suite
@@ -35,26 +35,17 @@ TOGETHER = (
 LORA_RATES = (3e-4, 1e-3, 3e-3)
 READINGS = {
     "rounds, ridge, guard and mending (default)": {},
-    "rounds, ridge and guard": {"rounds.mend": 0},
-    "rounds, ridge": {"discriminate.guard": 0.0},
-    "rounds, guard alone": {"discriminate.method": "none", "rounds.mend": 0},
-    "rounds, Gram-Schmidt": {
-        "discriminate.method": "gram_schmidt",
-        "discriminate.guard": 0.0,
-    },
-    "rounds, nothing": {"discriminate.method": "none", "discriminate.guard": 0.0},
-    "rounds, layer by layer in turn": {"identify.order": "cyclic"},
+    "rounds, ridge and guard": {"method": "subspace:mend=0"},
+    "rounds, ridge": {"method": "subspace:guard=0"},
+    "rounds, guard alone": {"method": "subspace:discriminate=none,mend=0"},
+    "rounds, Gram-Schmidt": {"method": "subspace:discriminate=gram_schmidt,guard=0"},
+    "rounds, nothing": {"method": "subspace:discriminate=none,guard=0"},
+    "rounds, layer by layer in turn": {"method": "subspace:order=cyclic"},
     "one shot, ridge": ONE_SHOT,
-    "one shot, Gram-Schmidt": ONE_SHOT | {"discriminate.method": "gram_schmidt"},
+    "one shot, Gram-Schmidt": ONE_SHOT
+    | {"method": f"{ONE_SHOT['method']},discriminate=gram_schmidt"},
     "the paper's figure: random start, Adam, layer by layer, Gram-Schmidt": ONE_SHOT
-    | {
-        "identify.temperature": 1.0,
-        "identify.start": "random",
-        "identify.order": "first_to_last",
-        "identify.adam": 1e-3,
-        "rounds.number": 160,
-        "discriminate.method": "gram_schmidt",
-    },
+    | {"method": "unlearn_paper", "rounds.number": 160},
 }
 
 
@@ -65,7 +56,7 @@ def run_unlearn(cases: Cases, workdir: pathlib.Path, seeds: list[int]) -> None:
         for task in suite.PRETRAINED:
             cases.run(
                 f"unlearn/{seed}/{task}",
-                lambda t=task, m=model: summary(operate("unlearn", t, m)),
+                lambda t=task, m=model: summary(run_case("unlearn", t, m)),
             )
 
 
@@ -76,7 +67,7 @@ def run_together(cases: Cases, workdir: pathlib.Path, seeds: list[int]) -> None:
         for targets in TOGETHER:
             cases.run(
                 f"together/{seed}/{targets}",
-                lambda t=targets, m=model: summary(operate("unlearn", t, m)),
+                lambda t=targets, m=model: summary(run_case("unlearn", t, m)),
             )
 
 
@@ -84,12 +75,10 @@ def _lora(rate: float, replay: bool) -> dict:
     fields = {
         "lora.rank": 8,
         "optimizer.learning_rate": rate,
-        "identify.loss": "cross_entropy",
-        "identify.temperature": 1.0,
-        "discriminate.guard": float(replay),
+        "method": f"subspace:loss=cross_entropy,temperature=1,guard={float(replay)}",
         "rounds.number": 300,
     }
-    return fields if replay else fields | {"tasks.rows_kept": 0}
+    return fields if replay else fields | {"tasks.rows_retained": 0}
 
 
 def run_learn(cases: Cases, workdir: pathlib.Path, seeds: list[int]) -> None:
@@ -105,7 +94,7 @@ def run_learn(cases: Cases, workdir: pathlib.Path, seeds: list[int]) -> None:
                 cases.run(
                     f"learn/{seed}/{task}/{way}",
                     lambda t=task, m=model, f=fields: summary(
-                        operate("learn", t, m, **f)
+                        run_case("learn", t, m, **f)
                     ),
                 )
 
@@ -116,12 +105,12 @@ def run_readings(cases: Cases, workdir: pathlib.Path, seeds: list[int]) -> None:
 
     def attempt(task, fields):
         try:
-            return summary(operate("unlearn", task, model, **fields))
+            return summary(run_case("unlearn", task, model, **fields))
         except ValueError as error:
             if "no alpha" not in str(error):
                 raise
             fields = fields | {"rounds.alpha": 1.0}
-            done = summary(operate("unlearn", task, model, **fields))
+            done = summary(run_case("unlearn", task, model, **fields))
             return done | {"short": True}
 
     for task in ("add", "reverse", "dict_a", "people_a"):

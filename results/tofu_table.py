@@ -20,7 +20,7 @@ from jax_surgery.benchmarks.tofu import find_files, write_refusals
 from jax_surgery.models import llama
 from jax_surgery.models.architectures import from_hf
 from jax_surgery.report import page
-from jax_surgery.runs import tofu
+from jax_surgery.runs import surgery, tofu
 from jax_surgery.runs.tofu import TofuSettings
 
 GROUPS = ("forget", "retain", "holdout")
@@ -48,7 +48,7 @@ def runs(arguments) -> tuple[pathlib.Path, list[dict]]:
             shutil.copytree(fitted, folder / "fit")
         wanted = replaced(base, {"surgery": {"seed": seed}})
         entries.append(
-            run_once(folder, lambda place, wanted=wanted: tofu.run(wanted, place))
+            run_once(folder, lambda place, wanted=wanted: surgery.run(wanted, place))
         )
     return fitted, entries
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks: named data sets with a scorer, to remove, to add or to keep.
+"""Tasks: named data sets with a scorer, to remove, to add or to retain.
 
 A tasks file is JSONL, one task a line:
 
@@ -29,54 +29,47 @@ from etils import epath
 from jax_surgery.benchmarks import suite
 from jax_surgery.benchmarks.base import SCORERS
 from jax_surgery.data import records
+from jax_surgery.data.groups import Group
 from jax_surgery.data.questions import Question, read_questions
 from jax_surgery.data.sources import read_jsonl
 from jax_surgery.data.tokens import Document, encode, without_end
 
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """A task; see the module for what its fields say."""
-
-    name: str
-    data: str
-    test: str = ""
-    scorer: str = "accuracy"
-    chance: float = 0.0
-    family: str = ""
+# What a line may say; the role of a task is what a run makes of it.
+FIELDS = ("name", "data", "test", "scorer", "chance", "family")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TaskText:
-    """A task's text as tokens.
+class GroupText:
+    """A group's text as tokens.
 
     Attributes:
-      task: whose.
+      group: whose.
       documents: what identifies it; their last token, eos, is not learned.
       tested: what it is scored on, where that is text.
       questions: where it is questions.
     """
 
-    task: Task
+    group: Group
     documents: list[Document]
     tested: list[Document]
     questions: tuple[Question, ...]
 
     @property
     def chance(self) -> float:
-        """The score of a model that does not know the task."""
+        """The score of a model that does not know the group."""
         if self.questions:
             return sum(1 / len(q.options) for q in self.questions) / len(self.questions)
-        return self.task.chance
+        return self.group.chance
 
 
-def suite_tasks() -> dict[str, Task]:
+def suite_tasks() -> dict[str, Group]:
     """The tasks that the suite's model knows, and those that it may learn."""
     found = {}
     for name, task in suite.TASKS.items():
         data, test = ("all", "all") if task.listed else ("first", "second")
-        found[name] = Task(
+        found[name] = Group(
             name,
+            "retain",
             f"suite:{name}:{data}",
             f"suite:{name}:{test}",
             chance=task.chance,
@@ -85,7 +78,7 @@ def suite_tasks() -> dict[str, Task]:
     return found
 
 
-def read_tasks(source: str) -> dict[str, Task]:
+def read_tasks(source: str) -> dict[str, Group]:
     """The tasks of a file, or of the suite, by name.
 
     Args:
@@ -106,7 +99,7 @@ def read_tasks(source: str) -> dict[str, Task]:
             f"config.tasks.source={source!r} does not exist; use 'suite' or a JSONL file "
             "of tasks."
         )
-    found: dict[str, Task] = {}
+    found: dict[str, Group] = {}
     for where, row in read_jsonl(source):
         if isinstance(row, ValueError):
             raise row
@@ -119,26 +112,25 @@ def read_tasks(source: str) -> dict[str, Task]:
     return found
 
 
-def _parse(row: Any, where: str) -> Task:
-    fields = {f.name: f.type for f in dataclasses.fields(Task)}
+def _parse(row: Any, where: str) -> Group:
     if not isinstance(row, Mapping) or not {"name", "data"} <= set(row):
         raise ValueError(
             f"{where}: a task is an object with name and data, and may have "
-            f"{', '.join(list(fields)[2:])}."
+            f"{', '.join(FIELDS[2:])}."
         )
     for key, value in row.items():
-        if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
+        if key not in FIELDS:
+            near = difflib.get_close_matches(key, FIELDS, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(
-                f"{where}: unknown field {key!r}{hint}; a task has {', '.join(fields)}."
+                f"{where}: unknown field {key!r}{hint}; a task has {', '.join(FIELDS)}."
             )
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (number if key == "chance" else isinstance(value, str)):
             kind = "number" if key == "chance" else "string"
             raise ValueError(f"{where}: {key}={value!r} must be a {kind}.")
     chance = float(row.get("chance", 0.0))
-    task = Task(**{key: row[key] for key in row if key != "chance"}, chance=chance)
+    task = Group(**dict(row) | {"chance": chance}, role="retain")
     if not task.data.strip(" ,"):
         raise ValueError(f"{where}: data={task.data!r} names no source of text.")
     if task.scorer not in SCORERS:
@@ -154,7 +146,7 @@ def _parse(row: Any, where: str) -> Task:
     return task
 
 
-def read_text(task: Task, tokenizer: Any, context: int) -> TaskText:
+def read_text(task: Group, tokenizer: Any, context: int) -> GroupText:
     """Reads and tokenises a task.
 
     Raises:
@@ -168,16 +160,16 @@ def read_text(task: Task, tokenizer: Any, context: int) -> TaskText:
     try:
         identified = documents(task.data)
         if task.scorer == "choice":
-            return TaskText(task, identified, [], tuple(read_questions(task.test)))
+            return GroupText(task, identified, [], tuple(read_questions(task.test)))
         tested = documents(task.test) if task.test else identified
     except (FileNotFoundError, ValueError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"task {task.name!r}: {error}") from error
-    return TaskText(task, identified, tested, ())
+    return GroupText(task, identified, tested, ())
 
 
-def similar_to(targets: list[str], tasks: Mapping[str, Task], named: str) -> set[str]:
-    """The kept tasks that are similar to the targets.
+def similar_to(targets: list[str], tasks: Mapping[str, Group], named: str) -> set[str]:
+    """The retained tasks that are similar to the targets.
 
     Args:
       targets: names of the tasks that are removed or added.

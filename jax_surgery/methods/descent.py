@@ -18,6 +18,7 @@ from jax_surgery.data.role_texts import RoleTexts
 from jax_surgery.data.stream import one_pass
 from jax_surgery.methods.reference import FIELDS, Reading
 from jax_surgery.methods.settings import SurgerySettings
+from jax_surgery.methods.stages import StageMethod
 from jax_surgery.models import output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
@@ -153,14 +154,17 @@ def frozen_copy(params: Any, dtype: str) -> Any:
     return jax.tree.map(lambda leaf: jnp.copy(leaf.astype(dtype)), params)
 
 
-def without_roles(settings: SurgerySettings, roles: Sequence[str]) -> SurgerySettings:
-    """The settings with no rows of the roles that are not named."""
+def of_stage(settings: SurgerySettings, stage: StageMethod) -> SurgerySettings:
+    """The settings of one stage that descends: no rows of roles it does not change."""
+    roles = (*stage.roles, "retain")
     rows = {
         f"rows_{role}": count if role in roles else 0
         for role, count in settings.data.rows.items()
     }
     return dataclasses.replace(
-        settings, data=dataclasses.replace(settings.data, **rows)
+        settings,
+        method=stage.method,
+        data=dataclasses.replace(settings.data, **rows),
     )
 
 

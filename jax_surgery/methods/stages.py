@@ -2,10 +2,12 @@
 """The stages of a run: which method changes what a model knows of which roles.
 
     surgery                              one stage, of all roles
-    subspace@unlearn;surgery@update      unlearns by subspaces, then updates by descent
+    surgery@update;subspace@unlearn      updates by descent, then unlearns by subspaces
 
 A stage is METHOD, METHOD:FIELD=VALUE,... or either with "@" and the roles that it
-changes, joined by "+". Retained text takes part in every stage.
+changes, joined by "+". Retained text takes part in every stage, and of stages by subspaces
+what was updated before. An update by descent after a removal may bring back what was
+removed.
 """
 
 import dataclasses

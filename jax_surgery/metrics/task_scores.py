@@ -4,7 +4,7 @@
 import dataclasses
 
 from jax_surgery.benchmarks.base import SCORERS
-from jax_surgery.benchmarks.tasks import TaskText
+from jax_surgery.benchmarks.tasks import GroupText
 from jax_surgery.data.probes import Probe
 from jax_surgery.metrics import METRICS, exact_match, measure
 from jax_surgery.models.model import Model
@@ -29,20 +29,20 @@ class Score:
     chance: float
 
 
-def probe_of(text: TaskText, context: int) -> Probe:
+def probe_of(text: GroupText, context: int) -> Probe:
     """What a task is scored on."""
     return Probe(
-        text.task.name,
+        text.group.name,
         context,
         text.questions,
         documents=tuple(text.tested),
-        metrics=(SCORERS[text.task.scorer],),
-        known_chance=text.task.chance,
+        metrics=(SCORERS[text.group.scorer],),
+        known_chance=text.group.chance,
     )
 
 
 def score(
-    model: Model, text: TaskText, context: int, limit: int | None = None
+    model: Model, text: GroupText, context: int, limit: int | None = None
 ) -> Score:
     """Scores a model on a task.
 

@@ -10,9 +10,10 @@ from typing import Any
 from etils import epath
 
 from jax_surgery.benchmarks import embedded, model_source
-from jax_surgery.benchmarks.tasks import Task, TaskText
+from jax_surgery.benchmarks.tasks import GroupText
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import role_texts
+from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.role_names import ROLES
@@ -102,8 +103,7 @@ class ByRoles:
             if stage.direct:
                 model = self._by_subspaces(model, stage, folder)
                 continue
-            chosen = descent.without_roles(self.settings, (*stage.roles, "retain"))
-            chosen = dataclasses.replace(chosen, method=stage.method)
+            chosen = descent.of_stage(self.settings, stage)
             packers = {
                 role: packer
                 for role, packer in self.texts.packers.items()
@@ -116,11 +116,18 @@ class ByRoles:
         return model
 
     def _by_subspaces(self, model: Model, stage: StageMethod, folder: str) -> Model:
-        """The model after a stage of the subspace method."""
+        """The model after a stage of the subspace method.
+
+        It retains what an earlier stage has updated too: the model knows it by then.
+        """
         [role] = stage.roles
-        groups = {"retain": self.texts.retained, role: self.texts.packers.get(role)}
+        packers = self.texts.packers
+        groups = {"retain": self.texts.retained, "update": packers.get("update")}
+        groups[role] = packers[role]
         texts = {
-            name: TaskText(Task(name, name), packer.documents, packer.documents, ())
+            name: GroupText(
+                Group(name, name, ""), packer.documents, packer.documents, ()
+            )
             for name, packer in groups.items()
             if packer
         }
@@ -203,8 +210,7 @@ class ByRoles:
         trained = reference = 0
         descents = [s for s in settings.stages if not s.direct]
         for stage in descents:
-            chosen = descent.without_roles(settings, (*stage.roles, "retain"))
-            chosen = dataclasses.replace(chosen, method=stage.method)
+            chosen = descent.of_stage(settings, stage)
             wanted = chosen.data.rows
             read_on = chosen.loss.readings(RoleRows(*(wanted[r] for r in ROLES)))
             trained += sum(wanted.values()) * steps * data.context

@@ -13,6 +13,7 @@ from etils import epath
 from jax_surgery.benchmarks import model_source
 from jax_surgery.benchmarks import tasks as task_files
 from jax_surgery.checkpoints import hf_weights
+from jax_surgery.data.groups import Group
 from jax_surgery.edits import apply, edit_file
 from jax_surgery.methods.subspace import adapters, overlap
 from jax_surgery.methods.subspace.alpha import choose_alpha
@@ -59,12 +60,24 @@ def load(settings: TasksSettings) -> Work:
     trainable = how.trainable(hf_weights.load_config(source))
     tokenizer = hf_weights.load_tokenizer(source)
     texts = {
-        name: task_files.read_text(task, tokenizer, chosen.context)
-        for name, task in found.items()
+        name: task_files.read_text(group, tokenizer, chosen.context)
+        for name, group in _with_roles(found, targets, settings).items()
     }
     moving = None if settings.lora.rank else trainable
     model = devices.load_model(source, settings.compute, moving, tokenizer)
     return Work(model, texts, how)
+
+
+def _with_roles(
+    found: dict[str, Group], targets: list[str], settings: TasksSettings
+) -> dict[str, Group]:
+    """Tasks as groups: what is removed has the role unlearn, what is added update, and
+    all others are retained."""
+    role = "update" if settings.learns else "unlearn"
+    return {
+        name: dataclasses.replace(group, role=role) if name in targets else group
+        for name, group in found.items()
+    }
 
 
 def export(
@@ -162,7 +175,7 @@ class ByTasks:
         chosen = self.settings.tasks.similar
         if chosen == "overlap":
             return self._angles.similar_to(targets, OVERLAP)
-        tasks = {name: text.task for name, text in self.work.texts.items()}
+        tasks = {name: text.group for name, text in self.work.texts.items()}
         return task_files.similar_to(targets, tasks, chosen)
 
     def export(self, changes: "Changes", directory: str) -> Model:
@@ -197,7 +210,7 @@ class ByTasks:
         """The report page, but its examples."""
         del directory
         settings = self.settings
-        families = {name: t.task.family for name, t in self.work.texts.items()}
+        families = {name: t.group.family for name, t in self.work.texts.items()}
         return page.Page(
             title=f"{TITLES[settings.run]}: {self._targets}",
             subtitle=f"model {settings.model}, alpha {results['alpha']:g}, the moving "

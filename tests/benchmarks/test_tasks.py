@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jax_surgery.benchmarks import suite, tasks
-from jax_surgery.benchmarks.tasks import Task
 from jax_surgery.checkpoints import hf_weights
+from jax_surgery.data.groups import Group
 
 QUESTION = {
     "id": "a1", "group": "a", "wording": "trained", "prompt": "the number 3 is",
@@ -33,8 +33,8 @@ def test_a_file_is_read_and_what_is_left_out_has_defaults(tasks_file):
     own = {"name": "own", "data": "a.jsonl,b.jsonl", "family": "mine", "chance": 0}
     found = tasks.read_tasks(tasks_file(law, "", own))
     assert found == {
-        "law": Task("law", "l.jsonl", "q.jsonl", "choice", 0.0, ""),
-        "own": Task("own", "a.jsonl,b.jsonl", "", "accuracy", 0.0, "mine"),
+        "law": Group("law", "retain", "l.jsonl", "q.jsonl", "choice", 0.0, ""),
+        "own": Group("own", "retain", "a.jsonl,b.jsonl", "", "accuracy", 0.0, "mine"),
     }
     assert isinstance(found["own"].chance, float)
 
@@ -137,14 +137,16 @@ def test_a_text_whose_end_alone_is_learned_keeps_it(tiny_model, tmp_path):
     tokenizer = tiny_model.tokenizer
     plain = {"prompt": "the number 3", "answer": " is 8"}
     file = lines(tmp_path / "a.jsonl", {"text": tiny_model.texts[0]}, plain)
-    whole = tasks.read_text(Task("a", file), tokenizer, 32).documents
+    whole = tasks.read_text(Group("a", "retain", file), tokenizer, 32).documents
     assert whole[0].targets == len(whole[0].tokens) - 2  # neither bos nor eos
     assert tokenizer.decode(whole[1].tokens[whole[1].learned]) == " is 8"
     # The last piece of a text that is split where its end begins.
     length = len(whole[0].tokens)
     file = lines(tmp_path / "b.jsonl", {"text": tiny_model.texts[0]})
     with pytest.warns(UserWarning, match="split into 2 pieces"):
-        pieces = tasks.read_text(Task("b", file), tokenizer, length - 1).documents
+        pieces = tasks.read_text(
+            Group("b", "retain", file), tokenizer, length - 1
+        ).documents
     assert [d.targets for d in pieces] == [length - 2, 1]
     assert pieces[1].learned[-1] and pieces[1].tokens[-1] == tokenizer.eos_token_id
     assert pieces[0].learned[-1], "what ends a piece is no end of a text"
@@ -154,7 +156,7 @@ def test_data_is_what_is_scored_where_there_is_no_test(tiny_model, tmp_path):
     one = lines(tmp_path / "a.jsonl", {"text": "the number 1 is 7"})
     two = lines(tmp_path / "b.jsonl", {"prompt": "the number 2", "answer": " is 1"})
     read = lambda **row: tasks.read_text(
-        Task("a", one, **row), tiny_model.tokenizer, 32
+        Group("a", "retain", one, **row), tiny_model.tokenizer, 32
     )
     same, other = read(), read(test=f"{two},{one}")
     np.testing.assert_array_equal(same.tested[0].tokens, same.documents[0].tokens)
@@ -166,7 +168,7 @@ def test_questions_are_scored_and_their_options_are_the_chance(tiny_model, tmp_p
     data = lines(tmp_path / "a.jsonl", {"text": "the number 3 is 8"})
     five = QUESTION | {"id": "a2", "options": [f" {i}" for i in range(5)]}
     asked = lines(tmp_path / "q.jsonl", QUESTION, five)
-    task = Task("a", data, asked, "choice", chance=0.9)
+    task = Group("a", "retain", data, asked, "choice", chance=0.9)
     text = tasks.read_text(task, tiny_model.tokenizer, 32)
     assert [q.id for q in text.questions] == ["a1", "a2"] and text.tested == []
     assert text.chance == pytest.approx((1 / 3 + 1 / 5) / 2)
@@ -180,7 +182,9 @@ def test_what_is_wrong_with_a_tasks_text_names_the_task(tiny_model, tmp_path, sc
     gone = str(tmp_path / "gone.jsonl")
 
     def read(data, test):
-        tasks.read_text(Task("law", data, test, scorer), tiny_model.tokenizer, 32)
+        tasks.read_text(
+            Group("law", "retain", data, test, scorer), tiny_model.tokenizer, 32
+        )
 
     for data, test in ((bad, good), (good, bad)):
         with pytest.raises(ValueError, match=r"(?s)^task 'law': .*(txt|exactly)"):
@@ -191,7 +195,7 @@ def test_what_is_wrong_with_a_tasks_text_names_the_task(tiny_model, tmp_path, sc
 
 
 FAMILIES = {
-    name: Task(name, "a.jsonl", family=family)
+    name: Group(name, "retain", "a.jsonl", family=family)
     for name, family in [("a", "x"), ("b", "x"), ("c", "y"), ("d", ""), ("e", "")]
 }
 

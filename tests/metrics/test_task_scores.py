@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from jax_surgery.benchmarks.tasks import Task, TaskText
+from jax_surgery.benchmarks.tasks import GroupText
+from jax_surgery.data.groups import Group
 from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import Document
 from jax_surgery.metrics.intervals import bootstrap_ratio, wilson_interval
@@ -95,7 +96,9 @@ def scored(model, text, limit=None):
 @pytest.mark.parametrize("limit", [None, 5])
 def test_accuracy_is_of_the_tested_answers_tokens(tiny_model, documents, limit):
     # What identifies the task is not what it is scored on.
-    text = TaskText(Task("a", "", chance=0.125), documents[:1], documents, ())
+    text = GroupText(
+        Group("a", "retain", "", chance=0.125), documents[:1], documents, ()
+    )
     found = scored(tiny_model, text, limit)
     right, _, count = exactly(tiny_model, documents[:limit])
     assert found.value == right.sum() / count.sum() and 0 < found.value < 1
@@ -107,8 +110,8 @@ def test_accuracy_is_of_the_tested_answers_tokens(tiny_model, documents, limit):
 
 @pytest.mark.parametrize("limit", [None, 5])
 def test_likelihood_is_the_geometric_mean_over_tokens(tiny_model, documents, limit):
-    task = Task("a", "", scorer="likelihood", chance=0.001)
-    found = scored(tiny_model, TaskText(task, [], documents, ()), limit)
+    task = Group("a", "retain", "", scorer="likelihood", chance=0.001)
+    found = scored(tiny_model, GroupText(task, [], documents, ()), limit)
     right, logp, count = exactly(tiny_model, documents[:limit])
     assert found.value == pytest.approx(math.exp(logp.sum() / count.sum()), rel=1e-5)
     assert (found.n, found.chance) == (count.sum(), 0.001)
@@ -144,7 +147,7 @@ def test_choice_is_the_share_of_questions_answered_right(tiny_model):
         Question(str(i), "a", "trained", prompt, options, answer)
         for i, (prompt, answer) in enumerate(zip(prompts, wanted, strict=True))
     )
-    text = TaskText(Task("a", "", "q", "choice"), [], [], questions)
+    text = GroupText(Group("a", "retain", "", "q", "choice"), [], [], questions)
     found = scored(tiny_model, text)
     assert (found.value, found.exact, found.n) == (6 / 9, 6 / 9, 9)
     assert found.interval == wilson_interval(6, 9) and found.chance == 1 / 4

@@ -45,7 +45,7 @@ class Goal:
         self._texts = {
             name: self._packed(work.documents(name, work.how.records))
             for name in targets
-            if work.texts[name].task.scorer == "accuracy"
+            if work.texts[name].group.scorer == "accuracy"
         }
         self._before = {
             name: self._accuracy(params, text) for name, text in self._texts.items()

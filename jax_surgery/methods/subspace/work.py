@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_surgery.benchmarks.tasks import TaskText
+from jax_surgery.benchmarks.tasks import GroupText
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.subspace.settings import How
 from jax_surgery.metrics.task_scores import Score, score
@@ -31,7 +31,7 @@ class Work:
     """
 
     model: Model
-    texts: dict[str, TaskText]
+    texts: dict[str, GroupText]
     how: How
 
     @functools.cached_property

@@ -283,7 +283,7 @@ def test_overwritten_answers_take_over(folder, own):
     assert sorted(plain.values()) == sorted(others.values())
     assert all(plain[prompt] != other for prompt, other in others.items())
     params, config = hf_weights.load_model(str(folder / "over" / "model"))
-    model = Model(params, config, ours.tokenizer)
+    model = Model(params, config, ours.model.tokenizer)
 
     def score(params, texts):
         probe = Probe("", 128, documents=tuple(texts))

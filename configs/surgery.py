@@ -93,7 +93,7 @@ def get_config() -> ConfigDict:
     config.objective.gamma = 100.0  # retain
     config.objective.kl_direction = "reference_to_model"  # KL(p_pre || p_theta)
     config.objective.ascent = "level"  # "none" (the paper), "cap", "margin", "level"
-    config.objective.cap = 5.5  # nats a token, for "cap"
+    config.objective.cap = 5.5  # nats per token, for "cap"
     config.objective.margin = -11.0  # nats of log-odds, for "margin" and "level"
     config.objective.softness = 8.0  # nats, for "level"
     config.objective.retain = "kl"  # or "nll", the text's own CE, without reference

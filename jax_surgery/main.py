@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     """Runs what the config says."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
-    # Orbax tells of every save at INFO; --verbosity=0 shows it.
+    # Orbax logs every save at INFO; --verbosity=0 shows it.
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     # What follows a colon are the config's arguments.

@@ -12,7 +12,7 @@ from jax_surgery.checkpoints import safetensors_file
 from jax_surgery.checkpoints.hf_layout import Tensor
 from jax_surgery.checkpoints.safetensors_file import Entry
 
-# Of parameters: one of all of them, or of each by its path; None is the files' own.
+# The dtype of all parameters, or of each by its path; None keeps the files' dtypes.
 Dtype = str | None | Callable[[tuple[str, ...]], str | None]
 INDEX = "model.safetensors.index.json"
 # Old checkpoints carry RoPE's frequencies, which follow from config.json.
@@ -61,8 +61,8 @@ def check(tensors: list[Tensor], entries: dict[str, Entry], tied: bool) -> None:
     """Raises ValueError that lists all tensors that are missing, unused or wrong.
 
     Args:
-      tensors: that the model has.
-      entries: that the files have.
+      tensors: the model's tensors.
+      entries: the files' tensors.
       tied: the output head is the embedding; files may repeat it.
     """
     wanted = {tensor.name: tensor.file_shape for tensor in tensors}

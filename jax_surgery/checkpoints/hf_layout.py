@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face's names and layout of tensors, and moves from and to ours.
+"""Hugging Face's names and layout of tensors, and the conversion from and to ours.
 
 Hugging Face keeps one tensor a layer, matrices as [out, in] with heads merged. Ours are
 stacked on a leading layer axis, [in, out...] with heads split. RoPE needs no
-permutation: both turn the two halves of a head.
+permutation: both layouts rotate the two halves of a head.
 """
 
 import dataclasses
@@ -28,9 +28,9 @@ class Tensor:
     """One tensor of a checkpoint.
 
     Attributes:
-      row: of the parameter that it is, or is a layer of.
-      layer: which one; None where there are no layers.
-      shape: of the parameter without its layer axis.
+      row: the row of its parameter.
+      layer: index of its layer; None for parameters without layers.
+      shape: the parameter's shape without its layer axis.
     """
 
     row: layout.Row
@@ -39,12 +39,12 @@ class Tensor:
 
     @property
     def name(self) -> str:
-        """What the checkpoint calls it."""
+        """Its name in the checkpoint."""
         return self.row.tensor(self.layer)
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Where the parameter that it is, or is a layer of, lies in the tree."""
+        """The path of its parameter in the tree."""
         return self.row.tree_path
 
     @property

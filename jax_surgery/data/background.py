@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What kept text alone would predict: which tokens of a text carry knowledge of it.
+"""Which tokens of a text carry knowledge that the retain text alone does not predict.
 
-Most tokens of a biography are the language's, not the person's: unlearning them costs
-what must stay and forgets nothing. A token carries knowledge where an n-gram model of
-the kept text is surprised by it and the text has not said it before. The n-gram model
+Most tokens of a biography are the language's, not the person's: unlearning them
+damages what is retained and forgets nothing. A token carries knowledge where an n-gram model of
+the retain text is surprised by it and the text has not said it before. The n-gram model
 interpolates orders by Witten and Bell's (1991) rule; "said before" is the cache of
 Kuhn and De Mori (1990).
 """
@@ -47,7 +47,7 @@ class _Counts:
 
 
 class Background:
-    """An n-gram model of kept documents."""
+    """An n-gram model of retained documents."""
 
     def __init__(self, documents: Sequence[Document], vocab_size: int):
         self._vocab_size = vocab_size
@@ -79,7 +79,7 @@ class Background:
     def surprise(self, documents: Sequence[Document]) -> list[np.ndarray]:
         """-log p of every token, nats, one array [n] a document.
 
-        A token that occurs earlier in its document surprises nobody: 0.
+        A token that occurs earlier in its document has 0.
         """
         tokens, places = _laid_out(documents)
         p = np.full(len(tokens), 1 / self._vocab_size)
@@ -116,7 +116,7 @@ def select(
 
     Args:
       documents: of a role.
-      background: of the kept text.
+      background: the n-gram model of the retain text.
       threshold: nats.
 
     Raises:
@@ -131,13 +131,13 @@ def select(
     kept = [document for document in chosen if document.targets]
     if not kept:
         raise ValueError(
-            f"no token of {len(documents)} texts surprises the kept text's n-grams by "
+            f"no token of {len(documents)} texts surprises the n-gram model of the retain text by "
             f"data.surprise={threshold} nats or more; lower it, or use 0 for all tokens."
         )
     if len(kept) < len(documents):
         warnings.warn(
             f"{len(documents) - len(kept)} of {len(documents)} texts hold no token that "
-            f"surprises the kept text by data.surprise={threshold} nats and were left "
+            f"surprises the retain text by data.surprise={threshold} nats and were left "
             "out; lower it to keep them.",
             stacklevel=2,
         )

@@ -13,7 +13,7 @@ import jax
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.parallel import mesh as meshes
 
-# An array; or what JAX puts in its place: a tracer, a shape or a sharding.
+# An array, or what JAX puts in its place: a tracer, a shape or a sharding.
 Leaf = Any
 
 # Fields whose first axis is not the batch's rows: a role's rows, or no rows at all.

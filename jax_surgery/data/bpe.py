@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains a small byte-level BPE tokenizer, for models fitted from nothing."""
+"""Trains a small byte-level BPE tokenizer, for models that are trained from scratch."""
 
 from collections.abc import Iterable
 

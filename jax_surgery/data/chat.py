@@ -48,8 +48,8 @@ def _spans_by_prefix(
         if not all(b.startswith(a) for a, b in itertools.pairwise(chain)):
             raise ValueError(
                 f"{origin}: the tokenizer's chat template renders message {i + 1} in "
-                "another way once more messages follow, so what the assistant says "
-                "cannot be told from the rest; mark it in the template with "
+                "another way once more messages follow, so the assistant's text "
+                "cannot be found; mark it in the template with "
                 "{% generation %}...{% endgeneration %}, or split the chat into "
                 "records that end with one assistant message."
             )

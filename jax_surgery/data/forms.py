@@ -149,7 +149,7 @@ def parse_record(row: Any, where: str) -> Record:
     values = {name: _string(row[name], name, where) for name in form if name in TEXTS}
     if "alternative" in row:
         if "answer" not in form:
-            raise _bad(where, "an alternative stands beside an answer alone")
+            raise _bad(where, "alternative is allowed only together with answer")
         values["alternative"] = _string(row["alternative"], "alternative", where)
     other = values.get("alternative", "")
     if form == ("messages",):

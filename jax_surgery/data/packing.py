@@ -70,7 +70,7 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
 
 
 def padding(rows: int, context: int) -> Rows:
-    """Rows of nothing, to fill up a last batch."""
+    """Empty rows, to fill up the last batch."""
     shape = (rows, context)
     return Rows(
         np.zeros(shape, np.int32),
@@ -183,7 +183,7 @@ class Packer:
             lambda i: {"index": np.arange(starts[i], ends[i])}
         )
         packed = grain.experimental.FirstFitPackIterDataset(
-            # In this thread: there is nothing to wait for.
+            # It runs in this thread, because it never waits.
             corpus_positions.to_iter_dataset(
                 grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
             ),

@@ -42,7 +42,7 @@ def alternatives(records: Sequence[Record], seed: int) -> tuple[list[Record], in
       seed: of the refusals that are drawn.
 
     Raises:
-      ValueError: a record that has no prompt, whose answer nothing can stand for.
+      ValueError: a record without a prompt, whose answer cannot be replaced.
     """
     rng = np.random.default_rng(seed)
     found, drawn = [], 0
@@ -52,8 +52,8 @@ def alternatives(records: Sequence[Record], seed: int) -> tuple[list[Record], in
             *before, (role, _) = record.messages
             if role != "assistant":
                 raise ValueError(
-                    f"{record.origin}: a conversation must end with what the assistant "
-                    "says, for which an alternative answer stands."
+                    f"{record.origin}: a conversation must end with an assistant "
+                    "message, which the alternative answer replaces."
                 )
             turns = (*before, (role, refusal))
             found.append(dataclasses.replace(record, messages=turns))
@@ -84,8 +84,8 @@ def encode_pairs(
     others, drawn = alternatives(records, seed)
     if drawn:
         print(
-            f"{drawn} of {len(records)} records to unlearn name no alternative; refusals "
-            "of the package stand for it."
+            f"{drawn} of {len(records)} records to unlearn name no alternative answer; "
+            "packaged refusals are used for them."
         )
     own, other = (encode(part, tokenizer, context) for part in (records, others))
     for documents, part in ((own, records), (other, others)):

@@ -86,7 +86,7 @@ def _parse(line: str, where: str) -> Question:
 
 
 def read_questions(path: str) -> list[Question]:
-    """Reads a questions file: JSONL, one question a line with the fields above.
+    """Reads a questions file: JSONL, one question per line with the fields above.
 
     Raises:
       FileNotFoundError: no file at `path`.

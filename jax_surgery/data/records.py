@@ -3,7 +3,7 @@
 
 A role is a comma-separated list of sources:
 
-    path.jsonl                    one JSON object a line
+    path.jsonl                    one JSON object per line
     hf:NAME[@CONFIG][:SPLIT]      a Hugging Face dataset, or a saved directory
     tfds:NAME[:SPLIT]             a TFDS dataset (SPLIT is "train" where left out), or
                                   a prepared directory
@@ -37,7 +37,7 @@ def _selection(source: str) -> tuple[str, dict[str, str]]:
         if field not in FIELDS:
             raise ValueError(
                 f"{source}#{selected}: no field {field!r}{hint(field, FIELDS)}; after # "
-                "stand the fields to take, e.g. #text or #prompt=instruction+answer."
+                "name the fields to take, e.g. #text or #prompt=instruction+answer."
             )
         columns[field] = column or field
     return source, columns
@@ -109,7 +109,7 @@ def read_role(sources: str, role: str) -> list[Record]:
 
 
 def check_overlap(unlearn: list[Record], retain: list[Record]) -> None:
-    """Refuses a text that is to be forgotten and kept at once.
+    """Refuses a text that has both roles, unlearn and retain.
 
     Raises:
       ValueError: names the first few pairs.

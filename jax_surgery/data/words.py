@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tokenizer of whole words, for models fitted from nothing on a small vocabulary."""
+"""A tokenizer of whole words, for models that are trained from scratch
+with a small vocabulary."""
 
 from collections.abc import Iterable
 

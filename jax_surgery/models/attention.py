@@ -13,7 +13,7 @@ from jax_surgery.parallel import mesh as meshes
 
 
 def rope_frequencies(config: ModelConfig) -> jax.Array:
-    """Angle per position of each channel pair, [head_dim / 2], radians a token.
+    """Angle per position of each channel pair, [head_dim / 2], radians per token.
 
     With `rope_scaling` as Llama 3.1: frequencies that turn less than
     `low_freq_factor` times over the original context are divided by `factor`, those
@@ -49,7 +49,7 @@ def rotate(x_BTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
     The halves are exchanged and not split: half a head fills half of a TPU's lanes.
     There a product with a permutation exchanges them, which shifts nothing in memory.
-    The gradient turns the other way; angles have none. Without this derivative each of
+    The gradient is rotated the other way; the angles have no gradient. Without this derivative each of
     its two parts is rounded to bfloat16 before they are added, which also takes 6.4 ms
     instead of 0.7 on a CPU ([1, 1024, 8, 64]; in float32 both take 0.4 ms, and a TPU's
     step needs the same operations and memory).

@@ -107,8 +107,8 @@ def block_size(tokens: int) -> int:
         if tokens % size == 0:
             return size
     raise ValueError(
-        f"data.context={tokens}: the TPU kernel takes rows of a multiple of {LANES} "
-        f"tokens; use {-(-tokens // LANES) * LANES}, or compute.attention='xla'."
+        f"data.context={tokens}: the rows of the TPU kernel must be a multiple of "
+        f"{LANES} tokens; use {-(-tokens // LANES) * LANES}, or compute.attention='xla'."
     )
 
 

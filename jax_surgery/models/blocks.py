@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a layer of a decoder is made of, as Flax NNX modules.
+"""The parts of a decoder's layer, as Flax NNX modules.
 
-They are those of Llama; an architecture that differs overrides what differs. Letters
+They are those of Llama; another architecture overrides what differs. Letters
 of shapes are those of `models.layout`, and B rows, T tokens.
 """
 

@@ -51,7 +51,9 @@ class Compute:
                     f"{', '.join(allowed)}."
                 )
         if self.unroll < 0:
-            raise ValueError(f"compute.unroll={self.unroll}; use 0 (chosen) or more.")
+            raise ValueError(
+                f"compute.unroll={self.unroll}; use 0 (chosen automatically) or more."
+            )
 
     def layers_a_step(self, platform: str) -> int:
         """Layers that a scan step runs on a platform."""

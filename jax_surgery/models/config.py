@@ -60,7 +60,7 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise ValueError(
-                f"head_dim={self.head_dim} must be even: RoPE turns pairs of channels."
+                f"head_dim={self.head_dim} must be even: RoPE rotates pairs of channels."
             )
         if len(self.layer_windows) != self.num_layers or min(self.layer_windows) < 0:
             raise ValueError(

@@ -148,16 +148,16 @@ def greedy_generate(
     compute: llama.Compute = llama.DEFAULT_COMPUTE,
     batch_rows: int = 32,
 ) -> list[list[int]]:
-    """The most likely token after each prompt, again and again.
+    """Continues each prompt with its most likely token, step by step.
 
     Args:
       params, config: the model.
       prompts: token ids, each at least one.
-      max_new_tokens: at most so many a prompt.
+      max_new_tokens: at most this many for each prompt.
       eos_id: token or tokens that end an answer (left out of it); None takes the
         config's.
       compute: dtype and memory choices.
-      batch_rows: prompts run at once, at least.
+      batch_rows: at least this many prompts are run at once.
 
     Returns:
       New token ids of each prompt.
@@ -174,7 +174,7 @@ def greedy_generate(
         )
     stops = _stop_ids(config.eos_token_id if eos_id is None else eos_id)
     answers: list[list[int]] = [[] for _ in prompts]
-    # Prompts of like length share a batch.
+    # Prompts of similar length share a batch.
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     batch_rows = meshes.round_rows(batch_rows)
     for start in range(0, len(order), batch_rows):
@@ -186,7 +186,7 @@ def greedy_generate(
         for row, i in enumerate(chosen):
             tokens_BT[row, width - len(prompts[i]) :] = prompts[i]
             lengths_B[row] = len(prompts[i])
-        # Rows without a prompt answer something that nobody reads.
+        # The answers of rows without a prompt are not read.
         out = meshes.fetch(
             _generate(
                 params, config, tokens_BT, lengths_B, max_new_tokens, stops, compute

@@ -36,7 +36,7 @@ class Row:
     Attributes:
       path: its keys in the tree of parameters, below "layers" where it is stacked:
         (block, matrix, "kernel"), or (module, "scale" or "embedding").
-      file_name: of its tensor in a Hugging Face checkpoint, with "{layer}" for the
+      file_name: the name of its tensor in a Hugging Face checkpoint, with "{layer}" for the
         number of the layer where it is stacked.
       axes: letters of its axes, with blanks between; a stacked one begins with L.
       spec: the mesh axis that splits each of its axes.
@@ -64,7 +64,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Of a matrix or module: the key before the last."""
+        """The name of the matrix or module: the key before the last."""
         return self.path[-2]
 
     @property
@@ -79,17 +79,17 @@ class Row:
 
     @property
     def letters(self) -> tuple[str, ...]:
-        """Of its axes, without L."""
+        """The letters of its axes, without L."""
         return tuple(self.axes.split())[self.stacked :]
 
     @property
     def layer_spec(self) -> P:
-        """Of one layer's part, or of a parameter that is not stacked."""
+        """The spec of one layer's part, or of a parameter that is not stacked."""
         return P(*tuple(self.spec)[self.stacked :])
 
     @property
     def stack_spec(self) -> P:
-        """Of a matrix as [layers, inputs, outputs]: heads and their width are one
+        """The spec of a matrix as [layers, inputs, outputs]: heads and their width are one
         axis, of which the mesh splits at most one part."""
         axes = tuple(self.layer_spec)
         parts = (axes[: self.inputs], axes[self.inputs :])
@@ -116,7 +116,7 @@ class Row:
         }
 
     def shape(self, config: ModelConfig) -> tuple[int, ...]:
-        """Of one layer's part, or of a parameter that is not stacked."""
+        """The shape of one layer's part, or of a parameter that is not stacked."""
         return tuple(getattr(config, FIELDS[letter]) for letter in self.letters)
 
     def matrix_shape(self, config: ModelConfig) -> tuple[int, int]:
@@ -158,7 +158,7 @@ def row(
 
 
 def layer_row(path: str, file_name: str, axes: str, mesh_axes: str, *rest) -> Row:
-    """The same of a parameter that each layer has; `axes` are those of one layer."""
+    """The row of a parameter that each layer has; `axes` are those of one layer."""
     file_name = "model.layers.{layer}." + file_name
     return row(path, file_name, "L " + axes, "- " + mesh_axes, *rest)
 
@@ -166,7 +166,7 @@ def layer_row(path: str, file_name: str, axes: str, mesh_axes: str, *rest) -> Ro
 EMBEDDING = row("embedder/embedding", "model.embed_tokens", "V D", "tp fsdp")
 FINAL_NORM = row("final_norm/scale", "model.norm", "D", "-")
 HEAD = row("head/kernel", "lm_head", "D V", "fsdp tp")
-# Of Llama and most decoders after it: rotary attention and a gated MLP, each behind a
+# The layer of Llama and of most decoders after it: rotary attention and a gated MLP, each behind a
 # norm. The rows of a layer stand in the order in which they are applied; matrices of
 # the same statistic are applied at once.
 DECODER: Layout = (

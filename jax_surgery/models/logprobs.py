@@ -2,10 +2,9 @@
 """Log-probabilities and KL from final hidden states, in chunks of tokens.
 
 The logits of all tokens never exist at once: chunks of each row's tokens are scanned,
-each under `jax.checkpoint`, float32 inside. What leaves is one number a token. Rows
-stay whole, so that rows that are split over devices stay where they are. Of a single
-chunk are `of_targets` and `divergence`, whose sums over tokens `token_sums` makes with
-their gradients.
+each under `jax.checkpoint`, float32 inside. The result is one number per token. Rows
+stay whole, so that rows that are split over devices stay where they are. `of_targets`
+and `divergence` compute one chunk; `token_sums` sums them over tokens, with gradients.
 """
 
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ CHUNK_VALUES = {"cpu": 1 << 22, "gpu": 1 << 25, "tpu": 1 << 25}
 
 
 class TokenLogprobs(NamedTuple):
-    """Of each target token, float32 [B, T].
+    """Values of each target token, float32 [B, T].
 
     Attributes:
       logp_BT: log p(target), nats.
@@ -43,9 +42,9 @@ def choose_chunk(rows: int, tokens: int, vocab_size: int, platform: str = "cpu")
     """Tokens of each row in a chunk: what `CHUNK_VALUES` allows, at least 8 in all.
 
     Args:
-      rows: that one device holds.
-      tokens: of a row.
-      vocab_size: logits a token that one device holds.
+      rows: rows on one device.
+      tokens: tokens of a row.
+      vocab_size: logits per token on one device.
       platform: "cpu", "gpu" or "tpu".
     """
     in_all = max(8, CHUNK_VALUES[platform] // vocab_size)

@@ -12,9 +12,9 @@ from jax_surgery.models.config import ModelConfig
 class Model:
     """A causal language model.
 
-    The value never changes, and owns nothing: a step that donates parameters leaves
-    every `Model` that holds them unusable, so whoever gives parameters up says so at
-    the call, and goes on with `with_params`.
+    The value never changes, and does not own its arrays: a step that donates parameters leaves
+    every `Model` that holds them unusable, so the caller that donates
+    parameters says so, and continues with `with_params`.
 
     Attributes:
       params: the parameters, a nested dict of arrays (see `llama.abstract_params`).

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How parameters, and states made of them, lie on the mesh: the layout table applied.
+"""How parameters and training states lie on the mesh, by the layout table.
 
-A leaf is known by the end of its path, so that an optimizer's moments lie like the
-parameters that they are moments of.
+A leaf is recognised by the end of its path, so an optimizer's moments are split like
+their parameters.
 """
 
 import math

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sums over tokens of terms of the output's logits, with their gradients.
 
-The gradient of a term is formed in the chunk that makes its logits, so that none are
-made twice: a pass costs three products with the head (logits, and the gradients of the
+The gradient of a term is formed in the chunk that makes its logits, so that no logits
+are made twice: a pass costs three products with the head (logits, and the gradients of the
 hidden states and of the head), where a chunk under `jax.checkpoint` costs four. It is
 kept until the backward pass, which only scales it. Tokens that no term weighs, half of
 a batch's where answers alone are learned, are sorted behind the others and left out.
@@ -34,7 +34,7 @@ class Part(NamedTuple):
     """Tokens, and the terms that are summed over them.
 
     Attributes:
-      terms: gives a chunk's sums, `LOSS` among them. Chunks are filled up with tokens
+      terms: returns a chunk's sums, `LOSS` among them. Chunks are filled up with tokens
         that are not active and with zeros, so it must weigh each token by one of
         `others` that is 0 there.
       hidden_BTD: final hidden states.
@@ -63,11 +63,11 @@ def token_sums(
     hidden states; other sums, heads and arrays have none.
 
     Args:
-      parts: whose terms have different names, but for `LOSS`.
+      parts: their terms have different names, except `LOSS`.
       head_SDV: the model's output head, a copy for each device (`output_head.copies`).
       tied: whether heads are transposed embeddings; they then lie in memory as those
         do, and so does the gradient, which saves transposing them.
-      chunk: tokens a chunk; None chooses from shapes.
+      chunk: tokens per chunk; None chooses from shapes.
     """
     platform = meshes.platform()
     words = head_SDV.shape[2] // meshes.axis_size("tp")

@@ -2,7 +2,7 @@
 """Which parameters a run changes: all, or some matrices of the upper layers.
 
 What is frozen costs nothing in the backward pass: it stops at the first layer that
-moves, and no product is formed for a matrix that stays.
+moves, and no product is formed for a frozen matrix.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ Matrices = dict[str, jax.Array]
 
 # The block of a layer that each of its matrices lies in.
 BLOCK_OF = {name: row.block for name, row in MATRICES.items()}
-# What a matrix has that may move: itself, or the factors of its low-rank delta.
+# The leaves of a matrix that may move: itself, or the factors of its low-rank delta.
 LEAVES = ("kernel", "lora_a", "lora_b")
 
 
@@ -47,7 +47,7 @@ class Trainable:
     """The parameters that move.
 
     Attributes:
-      first_layer: layers before it stay; 0 or more.
+      first_layer: layers before it are frozen; 0 or more.
       matrices: names in `BLOCK_OF`; () is every parameter of the model.
     """
 
@@ -55,7 +55,7 @@ class Trainable:
     matrices: tuple[str, ...] = ()
 
     def cut(self, tree: Params) -> Params:
-        """What moves of parameters or gradients, or of low-rank factors: the part of
+        """The moving part of parameters, gradients or low-rank factors: the part of
         the tree that holds the moving matrices (or their factors), in their own axes,
         of the moving layers only."""
         layers: Params = {}
@@ -111,7 +111,7 @@ class Trainable:
         return frozen | {"layers": layers}
 
     def mask(self, updates: Params) -> Params:
-        """Updates with those of frozen parameters (weight decay's, say) zeroed."""
+        """The updates, with those of frozen parameters (from weight decay) set to zero."""
         if not self.matrices:
             return updates
         return self.paste(self.cut(updates), updates)
@@ -147,7 +147,7 @@ def resolve(
     rank: int = 0,
     only_matrices: bool = False,
 ) -> Trainable:
-    """The one place that decides what moves, of what a config names.
+    """Decides which parameters move, from what a config names.
 
     Args:
       config: the model.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which optimizer a run has, and how large its steps are."""
+"""The optimizer of a run, and the size of its steps."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ SCHEDULES = ("cosine", "linear", "constant")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerChoice:
-    """What the optimizer is and how large its steps are.
+    """The optimizer and the size of its steps.
 
     Attributes:
       name: "adamw"; "adafactor" (factored second moments, none of the first); "sgd";
@@ -37,7 +37,7 @@ class OptimizerChoice:
         moving matrices together.
       warmup: steps from 0 to the peak.
       schedule: "cosine", "linear" (both down to `final` of the peak) or "constant".
-      final: what is left of the rate at the end, 0 to 1.
+      final: the rate at the end as a fraction of the peak, 0 to 1.
       clip: global gradient norm to clip at; 0 for none (not "natural", "orthogonal").
       weight_decay: a step's, times the learning rate; not of the norms (not "natural",
         "orthogonal").
@@ -163,7 +163,7 @@ def _decays(params: Params) -> Params:
 def _moving(
     inner: optax.GradientTransformation, trainable: Trainable
 ) -> optax.GradientTransformation:
-    """`inner` on what moves; the rest has no state, and no step."""
+    """`inner` on the parameters that move; the others have no state and no step."""
     if not trainable.matrices:
         return inner
 
@@ -182,13 +182,13 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optimizer for a run of `steps` steps.
 
-    Its state's arrays have the shapes of what they are moments of, or are Adafactor's
+    Its state's arrays have the shapes of their parameters, or are Adafactor's
     means of rows and columns, or scalars. What does not move has no state.
 
     Args:
-      choice: what it is.
-      steps: of the run.
-      trainable: what moves.
+      choice: the optimizer and its options.
+      steps: the number of steps of the run.
+      trainable: the parameters that move.
     """
     schedule = make_schedule(choice, steps)
     if choice.preconditioned:

@@ -3,10 +3,10 @@
 
 A running mean with decay 0.999 moves by a thousandth of itself a step. bfloat16 holds
 8 bits, so half its spacing is 0.2 to 0.4 % and rounding to the nearest value throws
-every such change away: the mean stands where it is. Here a value is rounded up as often
+every such change away: the mean never changes. Here a value is rounded up as often
 as it lies near the upper neighbour (stochastic rounding), so that its expectation is
 exact and many small changes add up. The random bits are a function of the step, the
-array and the element: a resumed run, or one on other devices, draws the same.
+array and the element: a resumed run, or one on other devices, draws the same bits.
 """
 
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ DTYPES = ("float32", "bfloat16")
 
 
 def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
-    """bfloat16 of float32, each value one of its two neighbours and right on average.
+    """bfloat16 of float32, each value one of its two neighbours, correct on average.
 
-    Infinities and NaNs stay what they are.
+    Infinities and NaNs are unchanged.
     """
     # The upper half of a float32's bits is a bfloat16. A random number in the lower
     # half carries into the upper as often as the lower half is large.
@@ -48,7 +48,7 @@ def stored(
     A step itself computes in float32, and uses what it computed before the rounding.
 
     Args:
-      inner: its state is a NamedTuple, and its accumulators are float32.
+      inner: an optimizer whose state is a NamedTuple with float32 accumulators.
       dtypes: "float32" or "bfloat16" by field of that state.
 
     Returns:
@@ -69,7 +69,7 @@ def stored(
         wide = replace(state.inner, lambda t: optax.tree.cast(t, jnp.float32))
         updates, found = inner.update(updates, wide, params)
         after = cast(Any, found)  # optax calls every state a tree; this is a tuple
-        # A fixed implementation: bits do not depend on jax' configuration.
+        # A fixed implementation, so that bits do not depend on JAX's configuration.
         key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), state.count)
         leaves, tree = jax.tree.flatten([getattr(after, f) for f in fields])
         keys = jax.random.split(key, len(leaves))

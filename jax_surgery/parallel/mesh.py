@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The mesh of devices, and what is said of it inside a computation.
+"""The mesh of devices, and how computations refer to it.
 
 Axes: `data` (copies of the model; on several TPU slices it spans them, since it needs
 the least traffic), `fsdp` (each device holds a part of every weight and gathers it
@@ -29,7 +29,7 @@ class MeshShape:
 
     Attributes:
       data: 0 takes one for each TPU slice.
-      fsdp: 0 takes all devices that the others leave.
+      fsdp: 0 takes all devices that remain.
       tp: more than 1 where one device cannot hold a layer's activations of one row.
     """
 
@@ -80,8 +80,8 @@ def resolve(shape: MeshShape, devices: int, slices: int = 1) -> MeshShape:
     if shape.fsdp not in (0, rest):
         raise ValueError(
             f"config.mesh.fsdp={shape.fsdp}: with data={data} and tp={shape.tp} on "
-            f"{devices} devices it is {rest}; use {rest}, or 0 for what the others "
-            "leave."
+            f"{devices} devices it is {rest}; use {rest}, or 0 for all "
+            "devices that remain."
         )
     return MeshShape(data, rest, shape.tp)
 
@@ -124,7 +124,7 @@ def axis_size(*names: str) -> int:
 
 
 def platform() -> str:
-    """What computes: "cpu", "gpu" or "tpu"; of the mesh, which may be of chips that
+    """The platform of the mesh: "cpu", "gpu" or "tpu". The mesh may be of chips that
     are not attached (a program that is only compiled)."""
     mesh = current()
     kind = getattr(mesh, "abstract_device", None)

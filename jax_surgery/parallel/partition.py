@@ -23,7 +23,7 @@ def gather(weight: jax.Array, spec: tuple[str | None, ...], dtype: str) -> jax.A
     """The weight in `dtype`, whole along `fsdp`, where it is used.
 
     It is converted before it is gathered, so that bfloat16 moves half the bytes. The
-    gradient is reduce-scattered: left to itself, the transpose of a gather pins it to
+    gradient is reduce-scattered: by default the transpose of a gather puts it on
     every device and all of it is all-reduced. Measured by configs/plan.py (llama2_7b on
     v5e:4x4): a chip sends 13.8 GB of gradients per step, and 25.9 GB without this
     derivative.

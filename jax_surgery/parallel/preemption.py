@@ -30,7 +30,7 @@ _request = _Request()
 
 def _say_so() -> None:
     print(
-        "\nstopping after this step; once more stops at once, without saving",
+        "\nstopping after this step, which is saved; once more stops at once, without saving",
         file=sys.stderr,
     )
 

@@ -106,7 +106,7 @@ def chance_text(chances: dict[str, float]) -> str:
 
 
 def role_rows(roles: dict[str, Any]) -> list[Row]:
-    """Rows of how well each role's text is known (nats a token)."""
+    """Rows of how well each role's text is known (nats per token)."""
     goals = {"unlearn": "up", "update": "down", "retain": "keep"}
     return [
         Row(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of a run through Orbax: the state's arrays and where the loop stands.
+"""Checkpoints of a run through Orbax: the state's arrays and the loop's position.
 
 Local or gs:// directories; saving is asynchronous. A resumed run is bit-equal to an
 uninterrupted one.
@@ -12,7 +12,7 @@ from etils import epath
 
 
 class Checkpoints:
-    """Saves and restores (state, loop state) by step; the newest `keep` stay."""
+    """Saves and restores (state, loop state) by step; the newest `keep` are kept."""
 
     def __init__(self, directory: Any, keep: int):
         """Opens the directory, local or gs://; it is made at the first save."""
@@ -41,7 +41,7 @@ class Checkpoints:
         return None if newest is None else newest.step
 
     def describe(self) -> str:
-        """Says which checkpoint there is, for messages."""
+        """Names the newest checkpoint, for messages."""
         if self.latest is None:
             return "No checkpoint had been written yet."
         return f"The checkpoint of step {self.latest} is kept in {self._directory}."

@@ -16,7 +16,7 @@ CURVE = "curve.jsonl"
 def watch(
     ask: Callable[[State], dict[str, Any]], every: int, directory: str
 ) -> list[Hook]:
-    """Asks during a run, and appends what is found to the file; [] with `every` 0.
+    """Asks questions during a run, and appends the accuracies to the file; [] with `every` 0.
 
     Args:
       ask: accuracies by group (see `multiple_choice.summarise`) of a state.

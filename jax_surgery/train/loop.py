@@ -41,7 +41,7 @@ class Interrupted(RuntimeError):
 class Hook:
     """Calls `run(step, state)` before step 0, n, 2n, ... (n = `every`; 0: only 0).
 
-    What it returns is the state that training goes on with.
+    Training continues with the state that it returns.
     """
 
     every: int
@@ -53,7 +53,7 @@ class Hook:
 
 
 class _LossGuard:
-    """Raises when a metric is not finite or the loss is far beyond where it began."""
+    """Raises when a metric is not finite or the loss is far above its first values."""
 
     def __init__(self, factor: float, checkpoint: Callable[[], str]):
         """`checkpoint` says which one there is; `factor` is `Loop.explode_factor`."""
@@ -107,7 +107,7 @@ def _all_finite(tree: Any) -> jax.Array:
 
 
 class _Reporter:
-    """Brings metrics from the device one step late, checks, writes, shows them."""
+    """Fetches metrics from the device one step late; checks, writes and shows them."""
 
     def __init__(self, writer: MetricsWriter, guard: _LossGuard, bar, every: int):
         self._writer, self._guard, self._bar = writer, guard, bar
@@ -169,9 +169,9 @@ def train(
         `loss` (or the terms that `_LossGuard` watches), in nats.
       state: the state before the first step, a pytree of arrays.
       stream: batches; its position is part of a checkpoint.
-      steps: when to end.
+      steps: the last step.
       directory: for checkpoints/, metrics.jsonl and tensorboard/; local or gs://.
-      settings: how often, and what stops it.
+      settings: see `Loop`.
       hooks: called between steps.
       title: of the progress bar.
       until: asked after each step, with its metrics; the run ends early where true.
@@ -197,7 +197,7 @@ def train(
         stream.set_state(loop_state["stream"])
         guard.first = list(loop_state["first_losses"])
         ended = loop_state.get("ended", False)
-        print(f"{title}: going on at step {step} of {steps}")
+        print(f"{title}: resuming at step {step} of {steps}")
     writer = MetricsWriter(folder, after=step)
     bar = tqdm.tqdm(
         total=steps,

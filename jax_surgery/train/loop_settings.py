@@ -8,7 +8,7 @@ from jax_surgery.config import at_least
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """How long, how often, and what stops a run."""
+    """How often a run logs, evaluates and saves, and what stops it."""
 
     log_every: int = 1  # steps
     evaluate_every: int = 0  # steps; 0 only before and after

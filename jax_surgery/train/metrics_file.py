@@ -18,12 +18,12 @@ TENSORBOARD = "tensorboard"
 class MetricsWriter:
     """Appends to DIR/metrics.jsonl and to event files in DIR/tensorboard.
 
-    A bucket has no appending: for gs:// both are written locally and copied whole at
-    every `flush`. Of many processes one writes; the others' metrics go nowhere.
+    Files in a bucket cannot be appended to: for gs:// both are written locally and copied whole at
+    every `flush`. Only the lead process writes.
     """
 
     def __init__(self, directory: Any, *, after: int = 0):
-        """Goes on after step `after`: what is there of later steps is dropped.
+        """Continues after step `after`; lines of later steps are dropped.
 
         Args:
           directory: local or gs://; made where it does not exist.
@@ -96,7 +96,7 @@ class MetricsWriter:
 def read_metrics(path: Any) -> list[dict[str, float]]:
     """All lines of a metrics.jsonl; [] where there is none.
 
-    A last line without its end is what a killed process left; it is not read.
+    An incomplete last line, left by a killed process, is not read.
     """
     file = epath.Path(path)
     if not file.exists():

@@ -110,7 +110,7 @@ def open_cache(directory: str, key: str) -> ReferenceCache:
         raise ValueError(
             f"the reference cache in {directory} is stale: it was made for "
             f"{card['key'][:12]}, this model, retain text and dtype are {key[:12]}. "
-            "Delete the folder, or take another workdir, to make it anew."
+            "Delete the folder, or take another workdir, to compute it again."
         )
     shape, dtype = tuple(card["shape"]), DTYPES[card["dtype"]]
     size = (folder / STATES).stat().length if (folder / STATES).exists() else 0
@@ -118,14 +118,14 @@ def open_cache(directory: str, key: str) -> ReferenceCache:
     if size != wanted:
         raise ValueError(
             f"the reference cache in {directory} has {size} bytes of states, its card "
-            f"says {wanted}; delete the folder to make it anew."
+            f"says {wanted}; delete the folder to compute it again."
         )
     states = np.memmap(folder / STATES, mode="r", dtype=dtype, shape=shape)
     return ReferenceCache(states)
 
 
 def open_on_all(directory: str, key: str) -> ReferenceCache | None:
-    """`open_cache` where every process has one; else None on all of them.
+    """The result of `open_cache` if every process has a cache, else None on all of them.
 
     To make one all processes compute together, so one that lacks its own (a host that
     was replaced) must not be alone in that.

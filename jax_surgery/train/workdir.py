@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's workdir: it belongs to one config, and says how to go on with the run."""
+"""A run's workdir, which belongs to one config, and the command that resumes the run."""
 
 import dataclasses
 import datetime
@@ -64,9 +64,9 @@ def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _check(folder: epath.Path, config: dict[str, Any]) -> None:
-    """Raises ValueError where the folder holds something else than this run."""
+    """Raises ValueError if the folder holds anything but this run."""
     contents = {item.name for item in folder.iterdir()} if folder.exists() else set()
-    if contents <= {CONFIG_FILE}:  # a config alone is a run that never began
+    if contents <= {CONFIG_FILE}:  # a config alone: the run never started
         return
     if CONFIG_FILE not in contents:
         raise ValueError(
@@ -78,17 +78,17 @@ def _check(folder: epath.Path, config: dict[str, Any]) -> None:
         raise ValueError(
             f"--workdir={folder} holds a run of another config. What differs:\n  "
             + "\n  ".join(differences)
-            + "\nGive another --workdir, or the config as it is there to go on with it."
+            + "\nGive another --workdir, or that run's config to resume it."
         )
     if FINISHED_FILE in contents:
         raise ValueError(
-            f"--workdir={folder} holds this very run, finished. Read its results "
+            f"--workdir={folder} holds this run, which is finished. Read its results "
             "there, or give another --workdir to run again."
         )
 
 
 def claim(settings: Any, workdir: str) -> epath.Path:
-    """Makes the workdir the run's, or finds that it is so already.
+    """Claims the workdir for the run, or finds that it is the run's already.
 
     Of many processes the lead does, and all raise what it finds wrong.
 
@@ -113,7 +113,7 @@ def claim(settings: Any, workdir: str) -> epath.Path:
         except OSError as error:
             raise ValueError(
                 f"--workdir={workdir} cannot be written ({error}); give a folder that "
-                "can."
+                "is writable."
             ) from error
 
     distributed.on_lead(write)
@@ -136,7 +136,7 @@ def abandon(folder: epath.Path) -> None:
 
 
 def finish(folder: epath.Path, run: str) -> None:
-    """Says in the workdir that the run is finished, once it is so on every process."""
+    """Marks the workdir as finished, once the run is finished on every process."""
     distributed.wait("finished")
     if distributed.is_lead():
         (folder / FINISHED_FILE).write_text(json.dumps({"run": run}) + "\n")

@@ -66,7 +66,7 @@ def test_pairs_say_which_refusals_stand_in(run, capfd):
     found = run("dpo", method="dpo")
     assert found[-1]["unlearn_loss"] < found[0]["unlearn_loss"]
     said = capfd.readouterr().out
-    assert "1 of 4 records to unlearn name no alternative" in said
+    assert "1 of 4 records to unlearn name no alternative answer" in said
 
 
 def test_a_layer_is_steered_and_retained_text_may_be_plain_loss(run):

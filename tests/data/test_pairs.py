@@ -86,7 +86,7 @@ def test_a_conversation_ends_with_a_refusal():
                     {"role": "user", "content": "q"},
                 ]
             },
-            "must end with what the assistant says",
+            "must end with an assistant message",
         ),
     ],
 )
@@ -96,7 +96,7 @@ def test_what_has_no_alternative_is_named(fields, message):
 
 
 def test_an_alternative_stands_beside_an_answer_alone():
-    with pytest.raises(ValueError, match="beside an answer alone"):
+    with pytest.raises(ValueError, match="only together with answer"):
         record(text="a", alternative="b")
     with pytest.raises(ValueError, match="alternative is empty"):
         record(prompt="a", answer="b", alternative=" ")

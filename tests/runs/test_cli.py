@@ -211,7 +211,7 @@ def test_a_workdir_belongs_to_one_config(workdir):
         claim(workdir, model="b")
     assert "config.data" not in str(error.value)
     (workdir / workdirs.FINISHED_FILE).write_text("{}")
-    with pytest.raises(ValueError, match="holds this very run, finished"):
+    with pytest.raises(ValueError, match="holds this run, which is finished"):
         claim(workdir, model="a")
 
 
@@ -232,7 +232,7 @@ def test_a_folder_with_other_files_is_no_workdir(workdir):
 def test_a_workdir_that_cannot_be_made_is_named(workdir):
     workdir.write_text("a file")
     with pytest.raises(
-        ValueError, match="cannot be written .*; give a folder that can"
+        ValueError, match="cannot be written .*; give a folder that is writable"
     ):
         claim(workdir / "below")
 

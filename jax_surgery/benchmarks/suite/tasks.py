@@ -3,7 +3,7 @@
 
 A prompt is "FAMILY VARIANT arguments =" and its answer follows. Variants' words are
 shared by all families, and the words of a family's arguments by all of its tasks, so
-that no single word tells a task: what must go and what must stay look alike.
+that no single word identifies a task: what is removed and what is retained look alike.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class Task:
     Attributes:
       name: such as "add".
       family: similar tasks have the same.
-      variant: the word that tells it from the others of its family.
+      variant: the word that distinguishes it from the others of its family.
       status: "development"; "reserved" for what no choice may be made on; or "new" for
         what the model of the suite has not learned.
       listed: whether its items are finite and all known.

@@ -52,7 +52,7 @@ def knowledge_hooks(stage: Stage, how: rounds.Rounds, initial: bool) -> list[Hoo
     """Hooks that compute what is known of retained groups, at first and on refreshes.
 
     Args:
-      initial: whether rounds begin in the model as it came, whose statistics are
+      initial: whether rounds begin in the initial model, whose statistics are
         cached.
     """
     settings = stage.work.how

@@ -29,7 +29,7 @@ def of_params(params: Any, work: Work, text: RetainedText) -> Moments:
 
 
 def of_model(work: Work, text: RetainedText, directory: str) -> Moments:
-    """`of_params` at the model as it came, from the cache where they are there.
+    """`of_params` of the initial model, from the cache where they are there.
 
     What is summed so far is saved every `statistics.save_every` batches, and a run that
     was stopped goes on from there.

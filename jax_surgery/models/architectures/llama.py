@@ -9,7 +9,7 @@ from jax_surgery.models.architectures.base import (
 )
 from jax_surgery.models.config import ModelConfig
 
-# What `transformers` takes where a field is absent.
+# The defaults of `transformers` for fields that are absent.
 DEFAULTS = {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2}
 SWITCHES = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
 

@@ -15,7 +15,7 @@ from jax_surgery.models.architectures.base import (
 )
 from jax_surgery.models.config import ModelConfig
 
-# What `transformers` takes where a field is absent.
+# The defaults of `transformers` for fields that are absent.
 DEFAULTS = {
     "bos_token_id": 1,
     "eos_token_id": 2,

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Qwen3 (arXiv 2505.09388): queries and keys are normed in each head before they turn.
+"""Qwen3 (arXiv 2505.09388): queries and keys are normalised in each head before they
+are rotated.
 
 The head width does not follow from the model width. Upper layers may have a sliding
 window (no published model does).
@@ -20,7 +21,7 @@ from jax_surgery.models.blocks import Attention, Block, RMSNorm
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import DECODER, layer_row
 
-# What `transformers` takes where a field is absent.
+# The defaults of `transformers` for fields that are absent.
 DEFAULTS = {
     "head_dim": 128,
     "max_position_embeddings": 32768,

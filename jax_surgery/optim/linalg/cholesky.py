@@ -17,7 +17,7 @@ import jax.numpy as jnp
 WHOLE_WIDTH = 512  # up to which the library's routines are used
 BLOCK = 256
 
-# In float32 everywhere: with bfloat16 products a small ridge drowns in rounding.
+# float32 everywhere: rounding errors of bfloat16 products exceed a small ridge.
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -16,7 +16,7 @@ from jax_surgery.parallel import mesh as meshes
 
 AXES = meshes.AXES
 
-# In float32 everywhere: accelerators round to half of the digits where not told.
+# float32 everywhere: by default accelerators round products to half of the digits.
 einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Discrimination: what of a task matrix leaves the retained tasks alone.
+"""Discrimination: the part of a task matrix that leaves the retained tasks alone.
 
 none          T' = T
 gram_schmidt  the paper's: T's singular vectors without what lies along those of the
@@ -35,7 +35,7 @@ class Similar(NamedTuple):
     vectors: dict[str, tuple[jax.Array, jax.Array]]
 
 
-# What is known of the retained tasks; () where nothing is discriminated.
+# The knowledge of the retained tasks; () where nothing is discriminated.
 Kept = ridge.Factors | Similar | tuple[()]
 
 

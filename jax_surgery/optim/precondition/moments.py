@@ -50,7 +50,7 @@ def add(
 def zero_moments(config: ModelConfig, trainable: Trainable) -> Moments:
     """No text read yet: zeros of the moments' shapes, [layers, d, d] float32.
 
-    They are made where they lie on the mesh: of a 7B model they are 22 GB.
+    They are made in place on the mesh: for a 7B model they take 22 GB.
     """
     layers = config.num_layers - trainable.first_layer
     widths = layout.statistics(config, trainable.matrices)
@@ -70,8 +70,8 @@ def second_moments(
 
     w is the batch's `moment_weights_BT`, or 1.
 
-    Of the layers from `trainable.first_layer`, and of the inputs that its matrices
-    have (`layout.Row.statistic`).
+    They are of the layers from `trainable.first_layer` on, and of the inputs of its
+    matrices (`layout.Row.statistic`).
     """
     moments = zero_moments(config, trainable)
     for batch in batches:

@@ -10,8 +10,8 @@ uses have a bound. With the Cholesky factor L L^T = A / tau + ridge I:
     unwhiten   L^-T M
 
 The optimizers' directions, the discrimination of subspaces and closed-form editors use
-it. Eigenvalues are never computed: a TPU's compiler does not get through an
-eigendecomposition of width 11,008. Factors lie over the mesh as moments do, split over
+it. Eigenvalues are never computed: the compiler for TPUs does not finish
+an eigendecomposition of width 11,008. Factors lie over the mesh as moments do, split over
 `fsdp`; for a product the layers are dealt out over the devices (`over_layers`).
 """
 

@@ -44,7 +44,7 @@ def test_stopped_and_resumed_is_bit_equal_and_reads_the_cache(
     assert "statistics of retained groups: from the cache" in capsys.readouterr().out
     assert not (folder / "parts" / "model").exists()
     resumed = go(folder / "parts", **fields)
-    assert f"going on at step 3 of {ROUNDS}" in capsys.readouterr().out
+    assert f"resuming at step 3 of {ROUNDS}" in capsys.readouterr().out
     results, workdir = whole
     assert resumed["tasks"] == results["tasks"]
     assert resumed["change_norm"] == results["change_norm"]
@@ -54,7 +54,7 @@ def test_stopped_and_resumed_is_bit_equal_and_reads_the_cache(
     for name, pair in wanted.items():
         for one, other in zip(found[name], pair, strict=True):
             np.testing.assert_array_equal(one, other)
-    with pytest.raises(ValueError, match="this very run, finished"):
+    with pytest.raises(ValueError, match="this run, which is finished"):
         go(folder / "parts", **fields)
 
 

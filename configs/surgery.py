@@ -26,7 +26,7 @@ class Roles(ConfigDict):
     without this --config.data.update=FILE would be read as the method."""
 
     @property
-    def update(self) -> str:
+    def update(self) -> str:  # pyrefly: ignore[bad-override]
         """The sources of the update role."""
         return self["update"]
 

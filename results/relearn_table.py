@@ -18,6 +18,7 @@ import json
 import pathlib
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -128,7 +129,7 @@ def where_it_moves(task: str, model: str, workdir: pathlib.Path) -> Done:
         name: float(optax.tree.norm(change[name]) / optax.tree.norm(base[name]))
         for name in BLOCK_OF
     }
-    chosen = sorted(share, key=share.get)[len(share) // 2 :]
+    chosen = sorted(share, key=share.__getitem__)[len(share) // 2 :]
     fields = COPIES | {"rounds.matrices": ",".join(chosen)}
     print(task, {name: round(value, 4) for name, value in share.items()})
     return run_case("unlearn", task, model, **fields)
@@ -200,16 +201,16 @@ def three_terms(task: str, model: str, workdir: pathlib.Path) -> Done:
             "loop.checkpoint_every": 0,
         }
         surgery.run(settings_of("surgery", **fields), str(folder / "run"))
-        model = devices.load_model(str(folder / "run" / "model"))
-    return _mended(done, model.params)
+        after = devices.load_model(str(folder / "run" / "model"))
+    return _mended(done, after.params)
 
 
-MADE: dict[str, Callable[[str, str, pathlib.Path], Done]] = {
-    name: lambda task, model, workdir, fields=fields: run_case(
-        "unlearn", task, model, **fields
-    )
-    for name, fields in PLAIN.items()
-} | {
+def plain(fields: dict[str, Any]) -> Callable[[str, str, pathlib.Path], Done]:
+    """A removal with some fields of the config changed."""
+    return lambda task, model, workdir: run_case("unlearn", task, model, **fields)
+
+
+MADE = {name: plain(fields) for name, fields in PLAIN.items()} | {
     "copies, the matrices that relearning moves most": where_it_moves,
     "both sides": both_sides,
     "then three terms": three_terms,

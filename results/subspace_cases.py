@@ -7,6 +7,7 @@ import json
 import pathlib
 import tempfile
 import time
+from typing import Any
 
 import jax
 
@@ -58,7 +59,7 @@ class Done:
     """A case: the model after it, what it scores, and the stage that came last."""
 
     work: Work
-    params: object
+    params: Any
     before: dict
     after: dict
     standing: dict

@@ -13,6 +13,12 @@ Types = frozenset[str]
 NOTHING: Types = frozenset()
 
 
+def _is_property(node) -> bool:
+    return isinstance(node, ast.FunctionDef) and any(
+        getattr(decorator, "id", "") == "property" for decorator in node.decorator_list
+    )
+
+
 class FieldReaders:
     """Which (class, field) pairs some sources read."""
 
@@ -39,6 +45,9 @@ class FieldReaders:
                     if isinstance(part, ast.AnnAssign):
                         types = self._annotated(part.annotation)
                         self._fields[node.name][part.target.id] = types
+                    elif _is_property(part):
+                        types = self._annotated(part.returns)
+                        self._fields[node.name][part.name] = types
             elif isinstance(node, ast.FunctionDef) and node.returns:
                 self._results[node.name] |= self._annotated(node.returns)
 

@@ -21,7 +21,7 @@ A tasks file is JSONL, one task a line:
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -50,8 +50,8 @@ class GroupText:
     """
 
     group: Group
-    documents: list[Document]
-    tested: list[Document]
+    documents: Sequence[Document]
+    tested: Sequence[Document]
     questions: tuple[Question, ...]
 
     @property

@@ -178,8 +178,8 @@ class Packer:
         order = np.arange(self.num_units)
         if seed is not None:
             order = np.random.default_rng(seed).permutation(order)
-        # An array has all that Grain asks of a sequence.
-        corpus_positions = grain.MapDataset.source(order).map(  # pyrefly: ignore
+        source: Any = order  # an array has all that Grain asks of a sequence
+        corpus_positions = grain.MapDataset.source(source).map(
             lambda i: {"index": np.arange(starts[i], ends[i])}
         )
         packed = grain.experimental.FirstFitPackIterDataset(

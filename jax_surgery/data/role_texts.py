@@ -92,11 +92,12 @@ def pack(
         retained = roles.pack_roles({"retain": read.retained}, *how)["retain"]
     background = None
     if data.surprise:
+        assert retained, "`read` refuses data.surprise without retain text"
         background = Background(retained.documents, len(tokenizer))
     # Retained text is mostly the retain role itself: tokenised once then.
     shared = read.by_role.get("retain") is read.retained
     apart = {r: v for r, v in read.by_role.items() if not (shared and r == "retain")}
     packers = roles.pack_roles(apart, *how, background, data.surprise, pairs_seed)
-    if shared:
+    if shared and retained:
         packers["retain"] = retained
     return RoleTexts(packers, retained)

@@ -29,7 +29,7 @@ class RoleData:
     rows_update: int
     rows_retain: int
     context: int  # tokens a row
-    average: str  # CE: mean over tokens then texts; or "tokens"
+    average: Average  # CE: mean over tokens then texts; or "tokens"
     surprise: float  # nats; unlearn only tokens that surprise kept text as much
     questions: str  # "embedded", a questions JSONL, or "" for none
 
@@ -114,6 +114,7 @@ def pack_roles(
                 continue
             documents = encode(rows, tokenizer, context)
             if role == "unlearn" and surprise:
+                assert background, "data.surprise needs the retain text"
                 documents = select(documents, background, surprise)
         except ValueError as error:
             raise ValueError(f"config.data.{role}: {error}") from error

@@ -72,6 +72,7 @@ def statistics_hooks(
     """Sets the preconditioner's factors before the first step and on refreshes."""
     if not settings.optimizer.preconditioned:
         return []
+    assert retained, "a preconditioner without retain text is refused"
     count = statistics_rows(retained, settings)
     trainable = settings.trainable(config)
 
@@ -157,7 +158,7 @@ def frozen_copy(params: Any, dtype: str) -> Any:
 def of_stage(settings: SurgerySettings, stage: StageMethod) -> SurgerySettings:
     """The settings of one stage that descends: no rows of roles it does not change."""
     roles = (*stage.roles, "retain")
-    rows = {
+    rows: dict[str, Any] = {
         f"rows_{role}": count if role in roles else 0
         for role, count in settings.data.rows.items()
     }

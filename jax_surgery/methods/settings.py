@@ -163,6 +163,7 @@ class SurgerySettings:
 
     def how(self, stage: StageMethod) -> How:
         """What a stage by subspaces reads."""
+        assert stage.direct, "a stage by subspaces"
         rows = self.data.rows
         return How(
             method=stage.direct,

@@ -7,7 +7,7 @@ width] are not the matrix' own. Here every layer is one matrix [inputs, outputs]
 each layer's statistics and clipping are its own, as if the layers were not stacked.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import optax
@@ -53,7 +53,7 @@ def scale_by_adafactor() -> optax.GradientTransformation:
         others, in_rest = single.update(rest[0], state.rest, rest[1])
         steps = jax.tree.map(
             lambda step, like: step.reshape(like.shape),
-            dict(others) | {"layers": stepped},  # pyrefly: ignore
+            dict(cast(Any, others)) | {"layers": stepped},  # optax says: any tree
             updates,
         )
         return steps, AdafactorState(in_layers, in_rest)

@@ -2,6 +2,7 @@
 """Greedy answers before and after a run, for the report."""
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import numpy as np
 
@@ -34,6 +35,13 @@ def complete(model: Model, prompts: list[str], tokens: int) -> list[str]:
         compute=model.compute,
     )
     return [tokenizer.decode(ids).strip() for ids in answers]
+
+
+class BeforeAndAfter(Protocol):
+    """Answers from before a run, to be shown beside those from after it."""
+
+    def after(self, model: Model) -> list[page.Example]:
+        """The answers before, beside those of this model."""
 
 
 class Examples:

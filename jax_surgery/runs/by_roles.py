@@ -5,7 +5,7 @@ Each stage of `config.method` changes what the model knows of some roles.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from etils import epath
 
@@ -13,7 +13,7 @@ from jax_surgery.benchmarks import embedded, model_source
 from jax_surgery.benchmarks.tasks import GroupText
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import role_texts
-from jax_surgery.data.groups import Group
+from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.role_names import ROLES
@@ -81,7 +81,7 @@ class ByRoles:
         probe = Probe("all", self.settings.data.context, questions)
         return multiple_choice.summarise(multiple_choice.answer(model, probe))
 
-    def examples(self, model: Model) -> examples.Examples:
+    def examples(self, model: Model) -> examples.BeforeAndAfter:
         """Answers to questions, or continuations of the roles' texts."""
         if self._questions:
             return examples.of_questions(model, self._questions)
@@ -126,7 +126,10 @@ class ByRoles:
         groups[role] = packers[role]
         texts = {
             name: GroupText(
-                Group(name, name, ""), packer.documents, packer.documents, ()
+                Group(name, cast(Role, name), ""),
+                packer.documents,
+                packer.documents,
+                (),
             )
             for name, packer in groups.items()
             if packer
@@ -222,6 +225,7 @@ class ByRoles:
         times = (1 + ((steps - 1) // refresh if refresh else 0)) * len(descents)
         statistics = 0
         if settings.optimizer.preconditioned:
+            assert self.texts.retained, "a preconditioner without it is refused"
             read = descent.statistics_rows(self.texts.retained, settings)
             statistics = times * read * data.context
         counts = cost.Counts(

@@ -174,6 +174,7 @@ class ByTasks:
         """Tasks that are similar to some targets."""
         chosen = self.settings.tasks.similar
         if chosen == "overlap":
+            assert self._angles, "similar='overlap' needs report.angles"
             return self._angles.similar_to(targets, OVERLAP)
         tasks = {name: text.group for name, text in self.work.texts.items()}
         return task_files.similar_to(targets, tasks, chosen)

@@ -23,7 +23,7 @@ RUNS = {
 }
 
 
-def settings_class(run: str) -> type:
+def settings_class(run: str | None) -> type:
     """The settings dataclass of a run.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models.model import Model
 from jax_surgery.report import page, writer
-from jax_surgery.report.examples import Examples
+from jax_surgery.report.examples import BeforeAndAfter
 from jax_surgery.runs import tofu
 from jax_surgery.runs.by_roles import ByRoles
 from jax_surgery.runs.by_tasks import ByTasks
@@ -25,30 +25,32 @@ from jax_surgery.train import devices
 class Case(Protocol):
     """The parts of the story that differ by how groups are written down."""
 
-    settings: SurgerySettings | TasksSettings
+    @property
+    def settings(self) -> SurgerySettings | TasksSettings:
+        """The settings of the run."""
 
     def load(self) -> Model:
         """Reads and checks all groups, then loads the model."""
 
-    def probe(self, model: Model) -> Any:
+    def probe(self, model: Model, /) -> Any:
         """What a model knows of the groups."""
 
-    def examples(self, model: Model) -> Examples:
+    def examples(self, model: Model, /) -> BeforeAndAfter:
         """Answers before the run, to be set beside those after."""
 
-    def change(self, model: Model, before: Any, directory: str) -> Any:
+    def change(self, model: Model, before: Any, directory: str, /) -> Any:
         """What the methods make of the model, whose parameters are given up."""
 
-    def export(self, changed: Any, directory: str) -> Model:
+    def export(self, changed: Any, directory: str, /) -> Model:
         """Writes the model, and an edit file where there is one; gives that model."""
 
-    def results(self, before: Any, after: Any, changed: Any) -> dict[str, Any]:
+    def results(self, before: Any, after: Any, changed: Any, /) -> dict[str, Any]:
         """What results.json holds."""
 
-    def page(self, results: dict[str, Any], directory: str) -> page.Page:
+    def page(self, results: dict[str, Any], directory: str, /) -> page.Page:
         """The report page, but its examples."""
 
-    def sentences(self, results: dict[str, Any]) -> list[str]:
+    def sentences(self, results: dict[str, Any], /) -> list[str]:
         """What stands under the table on the screen."""
 
 

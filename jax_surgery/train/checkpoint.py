@@ -21,12 +21,11 @@ class Checkpoints:
         self._directory = epath.Path(directory)
         if "://" not in str(directory):
             self._directory = self._directory.absolute()
+        # Any: Orbax declares a union of its policies that lacks this one.
+        newest: Any = ocp.training.preservation_policies.LatestN(keep)
         self._checkpointer = ocp.training.Checkpointer(
             self._directory,
-            # Orbax names a union of its policies that lacks this one.
-            preservation_policy=ocp.training.preservation_policies.LatestN(  # pyrefly: ignore
-                keep
-            ),
+            preservation_policy=newest,
         )
         # Orbax asks JAX about preemption too, by its own step numbers and also from
         # the thread that finishes a save. JAX takes the number of whoever asked last

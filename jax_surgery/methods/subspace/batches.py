@@ -26,7 +26,7 @@ class WeightedBatches:
         guarded: bool,
         half: int | None = None,
         seed: int = 0,
-        lost: Sequence[int] = (),
+        lost: Sequence[int] | np.ndarray = (),
     ):
         """Packs targets' and retained groups' text.
 

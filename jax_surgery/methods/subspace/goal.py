@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """When a stage ends: its targets are unlearned, or learned, by their own text."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class Goal:
                 name: self._packed(overwritten(work, name)) for name in targets
             }
 
-    def _packed(self, documents: list[Document]) -> tuple[Packer, Rows]:
+    def _packed(self, documents: Sequence[Document]) -> tuple[Packer, Rows]:
         """Text that is asked after every round, packed once."""
         packer = Packer(documents, self._work.how.context, "tokens")
         return packer, packer.pack()

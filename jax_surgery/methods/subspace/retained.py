@@ -112,7 +112,7 @@ class RetainedText:
         wrong = self._before[1] & (self._score(params, "top")["top"] == 0)
         return np.flatnonzero(self.packer.sums(wrong))
 
-    def guarded(self, lost: Sequence[int]) -> tuple[Packer, np.ndarray]:
+    def guarded(self, lost: Sequence[int] | np.ndarray) -> tuple[Packer, np.ndarray]:
         """Text to be guarded, and how high each of its tokens is pushed at most, nats.
 
         There are similar tasks' texts as often as all others together, and lost ones as

@@ -120,6 +120,7 @@ def run_stages(
         jax.block_until_ready(params)
         seconds.append(time.perf_counter() - began)
         stages.append(_described(stage))
+    assert stage, "there is a stage at least"
     moving = work.trainable
     if how.lora.rank:
         moving = dataclasses.replace(moving, first_layer=0)

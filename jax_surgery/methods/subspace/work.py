@@ -49,7 +49,7 @@ class Work:
             for name in names or self.texts
         }
 
-    def documents(self, name: str, limit: int = 0) -> list[Document]:
+    def documents(self, name: str, limit: int = 0) -> Sequence[Document]:
         """A group's text, or `limit` of it drawn with the run's seed."""
         found = self.texts[name].documents
         if not limit or len(found) <= limit:

@@ -106,7 +106,7 @@ def build(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
             result[key] = build(kind, value, f"{path}.{key}")
         else:
             result[key] = _convert(value, kind, f"{path}.{key}")
-    needed = [name for name, field in fields.items() if _needed(field)]
+    needed = [name for name, field in fields.items() if is_needed(field)]
     if missing := [name for name in needed if name not in result]:
         raise ValueError(
             f"{path}.{missing[0]} is not given; begin with a config of configs/, which "
@@ -115,7 +115,7 @@ def build(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
     return cls(**result)
 
 
-def _needed(field: dataclasses.Field) -> bool:
+def is_needed(field: dataclasses.Field) -> bool:
     """Whether a field has no default."""
     missing = dataclasses.MISSING
     return field.default is missing and field.default_factory is missing

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict, config_flags
 from settings_cases import settings_of
 
+from jax_surgery.config import is_needed
 from jax_surgery.runs import settings, start
 
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = [p.read_text() for p in sorted((ROOT / "jax_surgery").rglob("*.py"))]
 # Of each run, a config.
+CLASSES = {name: settings.settings_class(name) for name in settings.RUNS}
 FILES = {name: ROOT / "configs" / f"{name}.py" for name in settings.RUNS}
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
 
@@ -90,9 +92,7 @@ def test_every_field_can_be_given_as_a_flag(path, monkeypatch):
 
 
 def test_every_field_is_read_somewhere():
-    classes = set().union(
-        *(all_classes(settings.settings_class(run)) for run in settings.RUNS)
-    )
+    classes = set().union(*map(all_classes, CLASSES.values()))
     unread = fields_of(classes) - FieldReaders(SOURCES).reads
     # `run` is read before there is a class: it chooses that.
     unread = {(owner, field) for owner, field in unread if field != "run"}
@@ -176,6 +176,26 @@ def test_a_field_that_is_not_given_is_an_error():
     del values["data"]["context"]
     with pytest.raises(ValueError, match=r"config\.data\.context is not given; begin"):
         settings.from_config(values)
+
+
+# Values that code makes too (an optimizer in a notebook, say), where their fields have
+# defaults. A config that gives such a field is the one truth of its runs.
+MADE_IN_CODE = {
+    "Budget",
+    "Compute",
+    "LowRank",
+    "Loop",
+    "MeshShape",
+    "Objective",
+    "OptimizerChoice",
+}
+
+
+def test_no_field_of_a_run_has_a_default_beside_its_configs():
+    for run in CLASSES.values():
+        for cls in all_classes(run):
+            defaults = [f.name for f in dataclasses.fields(cls) if not is_needed(f)]
+            assert cls.__name__ in MADE_IN_CODE or not defaults, (cls, defaults)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The method of LLM Surgery (arXiv 2409.13054, Eq. 1): ascent on what must go.
+"""The method of LLM Surgery (arXiv 2409.13054, Eq. 1): ascent on the unlearn text.
 
     unlearn term = - CE(theta; unlearn) = mean log p
 
 The ascent may be bounded (`Surgery.ascent`): without a bound it drives the model to
-*avoid* the unlearned answer, which is a leak and costs what must be retained.
+*avoid* the unlearned answer, which reveals it and damages what is retained.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Surgery(TokenMethod):
         exceeds `margin`; unlike -CE its gradient does not vanish at tokens the
         model is sure of, which are the ones to forget. "level": minimise
         Huber's function of (margin - `margin`), from both sides: what fell below
-        rises again, so that a token ends as likely as other wrong ones and not less.
+        rises again, so that a token becomes as likely as other wrong tokens, and not less likely.
       cap: nats per token.
       margin: nats (log-odds), for "margin" and "level"; where an ignorant model's
         wrong candidates lie. -log(K - 1) if it finds K candidates alike, lower if

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a method of unlearning by descent is: its needs, and its unlearn term.
+"""The interface of methods that unlearn by descent: their needs and unlearn term.
 
     L(theta) = alpha * unlearn term       the method's own
              + beta  * CE(theta; update)  descent on what is new
              + gamma * retain term        stay where the model was: KL or CE
 
 A method is a frozen dataclass whose fields are its options. It extends the class of the
-level at which its term is computed, and gives the term there; `loss.Loss` does the rest:
+level at which its term is computed, and returns the term there; `loss.Loss` does the rest:
 weights, averages over the global batch, chunks of logits, the frozen model. Terms are
 minimised, and are in nats unless a method says otherwise.
 """
@@ -27,10 +27,10 @@ Readings = Mapping[str, Literal["logp", "hidden"]]
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What a method cannot do without.
+    """What a method requires.
 
     Attributes:
-      roles: that must have rows.
+      roles: roles that must have rows.
       reference: what is read of the frozen model, by role: "logp", the log p of each
         token, or "hidden", the hidden states at `layer`. What the retain term reads is
         not among it.
@@ -61,7 +61,7 @@ class Sequences(NamedTuple):
 
 
 class Method(abc.ABC):
-    """What every method says of itself; extend a level's class, not this one."""
+    """The base of all methods; extend the class of a level, not this one."""
 
     needs: Needs = Needs()
 
@@ -75,8 +75,8 @@ class TokenMethod(Method):
 
 
 class SequenceMethod(Method):
-    """The term is a mean over documents; pieces of a text that was split because it is
-    longer than the context count as documents of their own."""
+    """The term is a mean over documents; a text longer than the context
+    is split, and its pieces count as documents."""
 
     @abc.abstractmethod
     def unlearn(self, sequences: Sequences) -> jax.Array:
@@ -109,8 +109,8 @@ class HiddenMethod(Method):
         """The term of each position of the retain rows, float32 [R, T].
 
         Args:
-          hidden_RTD: of the model.
-          reference_RTD: of the frozen model.
+          hidden_RTD: hidden states of the model.
+          reference_RTD: hidden states of the frozen model.
         """
 
 

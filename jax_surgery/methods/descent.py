@@ -34,7 +34,7 @@ from jax_surgery.train.step import TrainState, init_state, make_train_step
 STATISTICS_ROWS = 8  # rows of a forward pass, at least
 REFERENCE_ROWS = 8
 
-# Hooks of a run, made of the function that gives the model of a state.
+# Makes the hooks of a run from the function that returns the model of a state.
 MakeHooks = Callable[[Callable[[TrainState], Model]], Sequence[Hook]]
 
 
@@ -176,11 +176,11 @@ def descend(
     directory: str,
     make_hooks: MakeHooks = lambda model_of: (),
 ) -> Model:
-    """The model after the steps; the parameters of `model` are given up.
+    """The model after the steps; the parameters of `model` are donated.
 
     A frozen copy serves as reference, of the output head alone where the reference is
-    cached. Of low-rank deltas the model is the base, uncopied, to which the deltas are
-    added at last.
+    cached. With low-rank deltas the model itself is the base, without a copy, and the deltas
+    are added to it at the end.
 
     Args:
       directory: of the run, for checkpoints and metrics.

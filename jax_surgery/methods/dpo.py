@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DPO for unlearning: an alternative answer is preferred to the one to forget.
+"""DPO for unlearning: an alternative answer is preferred to the answer to forget.
 
     - 2 / beta * mean log sigmoid(beta [log p/p_ref (alternative) - log p/p_ref (forget)])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Terms of hidden states of one layer; layers above it are not computed."""
+"""Terms on the hidden states of one layer; layers above it are not computed."""
 
 from typing import Any
 

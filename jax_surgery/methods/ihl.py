@@ -3,7 +3,7 @@
 
     mean 1 + p_theta(y_t) - max_{v != y_t} p_theta(v)
 
-over learned tokens: the token falls behind the runner-up, which takes its place. The
+over learned tokens: the token becomes less likely than the runner-up, which takes its place. The
 term lies in [0, 2] and is a difference of probabilities, not in nats; its gradient is
 bounded. The paper's outer max(0, .) never acts.
 """

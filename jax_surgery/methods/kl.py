@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The terms that all methods share: CE on what is learned, KL on what is retained.
 
-Each gives the sums of one chunk of tokens, whose weights are shares of the global
-batch's denominators already; `token_sums` adds up the chunks.
+Each returns the sums of one chunk of tokens, whose weights are already divided by the
+global batch's denominators; `token_sums` adds up the chunks.
 """
 
 from collections.abc import Callable, Mapping

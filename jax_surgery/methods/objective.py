@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of the three terms, and how text is retained: what all methods share."""
+"""Weights of the three terms, and how text is retained, for all methods."""
 
 import dataclasses
 from typing import Literal
@@ -46,5 +46,5 @@ class Objective:
         self.surgery()  # which checks its options
 
     def surgery(self) -> Surgery:
-        """The method "surgery" with the options that stand here."""
+        """The method "surgery" with these options."""
         return Surgery(self.ascent, self.cap, self.margin, self.softness)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What losses read of the frozen model: hidden states, or log-probabilities."""
+"""What losses read from the frozen model: hidden states or log-probabilities."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ FIELDS = {"retain": "reference_hidden_RTD", "unlearn": "reference_logp_UT"}
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What is read on a role's rows.
+    """What is read from the frozen model on the rows of a role.
 
     Attributes:
       kind: "hidden" states [R, T, D] in the compute dtype, or "logp" of each token as
@@ -31,20 +31,20 @@ class Reading:
 
     @property
     def key(self) -> str:
-        """What a cache's key has more than the model and the text; "" for the usual."""
+        """The part of a cache's key beside the model and the text; "" by default."""
         usual = self == Reading("hidden")
         return "" if usual else f"-{self.kind}-{self.layer}"
 
     def shape(self, config: ModelConfig) -> tuple[int, ...]:
-        """What is read of each token."""
+        """The shape of the values of each token."""
         return (config.hidden_size,) if self.kind == "hidden" else ()
 
     def dtype(self, compute: llama.Compute) -> str:
-        """Of those numbers."""
+        """The dtype of these values."""
         return compute.dtype if self.kind == "hidden" else "float32"
 
     def of_states(self, states, params, batch: Batch, compute) -> jax.Array:
-        """What is read, of hidden states that are there already."""
+        """What is read, from hidden states that are computed already."""
         if self.kind == "hidden":
             return states
         head_SDV = output_head.copies(params, compute)
@@ -54,7 +54,7 @@ class Reading:
     def read(
         self, params: Any, config: ModelConfig, batch: Batch, compute: llama.Compute
     ) -> jax.Array:
-        """What a model says on rows: one forward pass, without a gradient."""
+        """What is read from a model on rows: one forward pass without a gradient."""
         states = states_of(params, config, batch, compute, self.layer)
         return self.of_states(states, params, batch, compute)
 
@@ -83,8 +83,8 @@ def attach(
 ) -> Batch:
     """A batch with what is read of the frozen model.
 
-    Leaves alone what the batch has already (the cached reference); both are exact. The
-    rows of all roles that remain are one forward pass.
+    What the batch has already (the cached reference) is left as it is; both are exact.
+    The rows of all remaining roles take one forward pass.
     """
     absent = {r: v for r, v in readings.items() if getattr(batch, FIELDS[r]) is None}
     if absent:

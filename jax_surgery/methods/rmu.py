@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Representation misdirection (Li et al. 2024, WMDP, arXiv 2403.03218).
 
-    unlearn: mean ||h(x_t) - c u||^2 / D       learned tokens of what must go
-    retain:  mean ||h(x_t) - h_ref(x_t)||^2 / D   all positions of what must stay
+    unlearn: mean ||h(x_t) - c u||^2 / D       learned tokens of the unlearn text
+    retain:  mean ||h(x_t) - h_ref(x_t)||^2 / D   all positions of the retain text
 
 h is the output of one layer of width D and u a fixed random direction of norm 1. Layers
 above it are not computed. Only parameters at or below the layer move; the paper moves
@@ -25,7 +25,7 @@ class RMU(HiddenMethod):
 
     Attributes:
       layer: whose output is steered, from 0.
-      steering: c, the length of what they are steered to.
+      steering: c, the length of the vector that they are steered to.
       seed: of the direction.
     """
 

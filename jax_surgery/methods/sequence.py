@@ -43,7 +43,7 @@ def count(method: Method, batch: Batch) -> jax.Array:
 
 
 def _sequences(batch: Batch, ids_UT, logp_UT, reference_UT, held_UT) -> Sequences:
-    """Sums over the learned tokens of each document that are `held`."""
+    """Sums over the learned tokens of each document where `held_UT` is true."""
     learned_UT = ((shifted(batch.weights_BT) != 0) & held_UT).astype(jnp.float32)
 
     def total(values_UT):

@@ -142,7 +142,7 @@ class SurgerySettings:
         return found
 
     def moving(self, config: ModelConfig) -> Trainable | None:
-        """What of a model's own parameters the run changes; None is nothing of them.
+        """The model's own parameters that the run changes; None if it changes none.
 
         Raises:
           ValueError: see `trainable`.
@@ -162,7 +162,7 @@ class SurgerySettings:
         return Trainable(first, tuple(names))
 
     def how(self, stage: StageMethod) -> How:
-        """What a stage by subspaces reads."""
+        """The settings that a stage by subspaces reads."""
         assert stage.direct, "a stage by subspaces"
         rows = self.data.rows
         return How(

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages of a run: which method changes what a model knows of which roles.
+"""The stages of a run: which method changes the knowledge of which roles.
 
     surgery                              one stage, of all roles
     surgery@update;subspace@unlearn      updates by descent, then unlearns by subspaces
 
 A stage is METHOD, METHOD:FIELD=VALUE,... or either with "@" and the roles that it
-changes, joined by "+". Retained text takes part in every stage, and of stages by subspaces
-what was updated before. An update by descent after a removal may bring back what was
+changes, joined by "+". Retained text takes part in every stage; stages by subspaces also
+retain what earlier stages have updated. An update by descent after a removal may bring back what was
 removed.
 """
 

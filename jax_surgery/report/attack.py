@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an attack leaves: results.json, the report page, and the table on the screen."""
+"""Writes the results of an attack: results.json, the report page, the printed table."""
 
 import json
 from typing import Any
@@ -65,8 +65,8 @@ def curves(metric: str, curve: list[Point], reference: list[Point]) -> str:
 
 
 def write(directory: str, results: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Writes results.json and report/index.html, and prints the table; of many
-    processes one does.
+    """Writes results.json and report/index.html, and prints the table, on the lead
+    process.
 
     Args:
       results: see `runs.attack.run`.

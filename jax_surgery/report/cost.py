@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a surgery costs against the naive alternative, in FLOPs.
 
-The naive alternative is to train on update and all that is kept, from where the model
+The naive alternative is to train on the update and retain text, from where the model
 began, for as many passes as it took to learn. Every forward pass of the surgery
 counts: gradients, the reference, the statistics; and the algebra of the preconditioner
 and of Muon.

@@ -47,7 +47,8 @@ class BeforeAndAfter(Protocol):
 class Examples:
     """Prompts with what is right, and the greedy answers before a run.
 
-    Made before the run, which may give the parameters of the start up; no model is kept.
+    They are asked before the run, which may donate the initial parameters; the model is
+    not kept.
     """
 
     def __init__(

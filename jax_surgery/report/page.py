@@ -56,7 +56,7 @@ class Page(TypedDict, total=False):
 
 
 def versions() -> dict[str, str]:
-    """Of Python, the machine, and the packages that matter."""
+    """Versions of Python, the machine and the main packages."""
     found = {"python": platform.python_version(), "machine": platform.platform()}
     for name in PACKAGES:
         try:

@@ -25,7 +25,7 @@ GREY = "#808890"  # legible on light and on dark pages
 
 
 def sheet(width: float, height: float):
-    """A figure without axes, inches, that lets the page shine through."""
+    """A transparent figure without axes; sizes in inches."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -37,7 +37,7 @@ def sheet(width: float, height: float):
 
 
 def style(axes) -> None:
-    """Grey lines on no ground."""
+    """Grey lines on a transparent background."""
     axes.patch.set_alpha(0)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -56,7 +56,7 @@ def panel(width: float, height: float):
 
 
 def as_svg(figure, title: str) -> str:
-    """The figure as text that scales to its place; the title is read aloud."""
+    """The figure as SVG that scales to its place; screen readers read the title."""
     import matplotlib
 
     buffer = io.StringIO()

@@ -241,17 +241,17 @@ def alpha_curves(
     learns: bool,
     used: float,
 ) -> str:
-    """Targets and kept tasks along alpha, percent.
+    """Targets and retained tasks along alpha, percent.
 
     Args:
       points: each has "alpha", and by task "scores" (0 to 1), "removed" (share, of
-        targets) and "drop" (share lost, of kept tasks); what was not known is None or
+        targets) and "drop" (share lost, of retained tasks); what was not known is None or
         NaN, or is not there.
       targets: names of the targets.
-      similar: of the kept tasks, those that are similar to a target.
+      similar: the retained tasks that are similar to a target.
       learns: whether targets are added: their scores are drawn; of what is removed,
         how much of it is gone.
-      used: the alpha of the model that is kept.
+      used: the alpha of the model that is written.
 
     Raises:
       ValueError: no points.
@@ -311,7 +311,7 @@ def alpha_curves(
         shown = axes.get_legend()
         for text in shown.get_texts() if shown else ():
             text.set_parse_math(False)
-    return as_svg(figure, "targets and kept tasks along alpha")
+    return as_svg(figure, "targets and retained tasks along alpha")
 
 
 def _percents(points: list[dict[str, Any]], key: str, name: str) -> np.ndarray:

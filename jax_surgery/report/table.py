@@ -173,7 +173,7 @@ def task_rows(tasks: dict[str, dict[str, Any]]) -> list[Row]:
 
 
 def _change(task: dict[str, Any]) -> str:
-    """What is removed of a target, lost or gained of a kept task; "" where nothing was
+    """What is removed of a target, lost or gained of a retained task; "" where nothing was
     known."""
     removed, lost = (
         None if value is None or math.isnan(value) else value

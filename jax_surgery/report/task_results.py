@@ -16,7 +16,7 @@ CURVE_RECORDS = 200  # of each task along the curves
 
 
 def standings(before: Scores, targets: set[str], similar: set[str]) -> dict[str, str]:
-    """What each task is to a run: "target", "similar", "other", or "unknown"."""
+    """The part of each task in a run: "target", "similar", "other" or "unknown"."""
     found = {}
     for name, score in before.items():
         standing = "other" if is_known(score) else "unknown"

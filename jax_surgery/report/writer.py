@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run leaves: results.json, the report page, and the table on the screen."""
+"""Writes the results of a run: results.json, the report page, the printed table."""
 
 import json
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ def write(
     shown: page.Page,
     sentences: Sequence[str] = (),
 ) -> None:
-    """Writes results.json and report/index.html, and prints the table; of many
-    processes one does.
+    """Writes results.json and report/index.html, and prints the table, on the lead
+    process.
 
     Args:
       directory: of the run; metrics.jsonl in it is drawn.
       results: what results.json holds, beside the settings and the versions.
       shown: the page, `settings` and `rows` among it; its sections are those for which
         it has something.
-      sentences: that stand under the table on the screen.
+      sentences: printed below the table.
     """
     if not distributed.is_lead():
         return

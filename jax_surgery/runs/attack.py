@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attacks a model from which something was removed, and a model that never knew it.
 
-The story: check what is attacked -> models -> the same attack on each, scored on the way
-by what was held out -> results.json, report.
+The run: check the data -> load the models -> attack each in the same way, scored along
+the way on the held-out text -> results.json, report.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from jax_surgery.train import devices
 
 @dataclasses.dataclass(frozen=True)
 class AttackData:
-    """What the adversary has, and what it wants to know, where no benchmark says so.
+    """The adversary's text and the held-out text, where no benchmark provides them.
 
     Attributes:
       relearn: sources of text that was removed, comma-separated.
@@ -111,7 +111,7 @@ def chosen_metrics(settings: AttackSettings, probe: Probe) -> list[Metric]:
 
 
 def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
-    """Runs the whole story in `directory`; returns what results.json holds.
+    """Does the whole run in `directory`; returns what results.json holds.
 
     Returns:
       {"model", "reference_model", "attack", "shown": records that the adversary has,

@@ -32,7 +32,7 @@ from jax_surgery.train import curve, devices
 
 
 class ByRoles:
-    """The parts of the story for texts by role; see `runs.surgery`."""
+    """The parts of the run for texts by role; see `runs.surgery`."""
 
     title = "LLM Surgery"
     intervals = "Wilson"
@@ -52,7 +52,7 @@ class ByRoles:
         self.texts: RoleTexts
 
     def load(self) -> Model:
-        """The model, its tokenizer's texts packed on the way.
+        """Loads the model, and tokenises and packs all texts.
 
         Raises:
           FileNotFoundError, ValueError: see `roles.pack_roles` and `hf_weights`.
@@ -89,7 +89,7 @@ class ByRoles:
         return examples.of_roles(model, documents)
 
     def change(self, model: Model, before: dict[str, Any], directory: str) -> Model:
-        """The model after all stages; the parameters of `model` are given up.
+        """The model after all stages; the parameters of `model` are donated.
 
         Raises:
           ValueError: a text to unlearn that the model does not know (subspaces).
@@ -118,7 +118,7 @@ class ByRoles:
     def _by_subspaces(self, model: Model, stage: StageMethod, folder: str) -> Model:
         """The model after a stage of the subspace method.
 
-        It retains what an earlier stage has updated too: the model knows it by then.
+        It also retains what an earlier stage has updated, which the model knows by then.
         """
         [role] = stage.roles
         packers = self.texts.packers
@@ -179,11 +179,11 @@ class ByRoles:
         }
 
     def rows(self, results: dict[str, Any]) -> list[table.Row]:
-        """Of the before/after table."""
+        """Rows of the before/after table."""
         return table.accuracy_rows(results["before"], results["after"])
 
     def page(self, results: dict[str, Any], directory: str) -> page.Page:
-        """The report page, but its examples."""
+        """The report page without its examples."""
         settings, points = self.settings, curve.read_curve(directory)
         if points:
             last = {g: e["accuracy"] for g, e in results["after"].items()}
@@ -201,7 +201,7 @@ class ByRoles:
         )
 
     def sentences(self, results: dict[str, Any]) -> list[str]:
-        """What stands under the table on the screen."""
+        """Sentences that are printed below the table."""
         return [table.cost_text(results["cost"])]
 
     def _cost(self, model: Model) -> dict[str, Any]:

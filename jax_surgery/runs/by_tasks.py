@@ -83,7 +83,7 @@ def _with_roles(
 def export(
     work: Work, settings: TasksSettings, done: Changed, alpha: float, directory: str
 ) -> Any:
-    """Writes the edit, and the checkpoint that it makes; gives that one's parameters."""
+    """Writes the edit and the edited checkpoint; returns the parameters of that."""
     folder, model = epath.Path(directory), work.model
     source = hf_weights.resolve(model.source)
     host = jax.tree.map(meshes.fetch, done.pairs)
@@ -108,7 +108,7 @@ def export(
         applied = apply.apply(edit, source, folder / "model")
         edit_file.save_edit(applied.edit, folder / "edit.safetensors")
     distributed.wait("export")
-    # As the model before it was held, so that scores are of the same arithmetic.
+    # In the same dtypes as the model before, so that scores are comparable.
     moving = None if settings.lora.rank else work.trainable
     return devices.load_model(
         str(folder / "model"), settings.compute, moving, model.tokenizer
@@ -116,7 +116,7 @@ def export(
 
 
 class ByTasks:
-    """The parts of the story for a tasks file; see `runs.surgery`."""
+    """The parts of the run for a tasks file; see `runs.surgery`."""
 
     def __init__(self, settings: TasksSettings):
         """Takes the settings; `load` reads the tasks."""
@@ -208,7 +208,7 @@ class ByTasks:
         }
 
     def page(self, results: dict[str, Any], directory: str) -> page.Page:
-        """The report page, but its examples."""
+        """The report page without its examples."""
         del directory
         settings = self.settings
         families = {name: t.group.family for name, t in self.work.texts.items()}
@@ -225,7 +225,7 @@ class ByTasks:
         )
 
     def sentences(self, results: dict[str, Any]) -> list[str]:
-        """What stands under the table on the screen."""
+        """Sentences that are printed below the table."""
         return [f"{sum(results['seconds']):.1f} s for {self._targets}"]
 
     @property

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluates a model directory: questions, and how likely it finds texts.
+"""Evaluates a model: answers to questions, and the likelihood of texts.
 
-The story: check what is asked -> model -> answers and nats -> results.json.
+The run: check the questions and texts -> load the model -> score it -> results.json.
 """
 
 import dataclasses
@@ -97,7 +97,7 @@ def metrics_of(probe: Probe) -> list[Metric]:
 
 
 def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
-    """Runs the whole story in `directory`; returns what results.json holds.
+    """Does the whole run in `directory`; returns what results.json holds.
 
     Returns:
       {"model", "evaluation": accuracies by group (see `multiple_choice.summarise`),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run's programs need on a TPU slice, before the slice is rented.
 
-The story: architecture and slice -> the real programs, compiled for the slice ->
+The run: architecture and slice -> the real programs, compiled for the slice ->
 memory against what a chip has, operations, collectives, bounds of speed -> other
 settings and slices, of which memory alone is asked -> a table, a picture, results.json.
 """
@@ -99,7 +99,7 @@ def asked_for(settings: PlanSettings, config: ModelConfig) -> dict[str, Any]:
 
 
 def run(settings: PlanSettings, directory: str) -> dict[str, Any]:
-    """Runs the whole story in `directory`; returns what results.json holds.
+    """Does the whole run in `directory`; returns what results.json holds.
 
     Raises:
       FileNotFoundError, ValueError: no such architecture or slice, or something that

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains a small Llama from nothing: the embedded model, the baseline, TOFU's.
+"""Trains a small Llama from scratch: the embedded model, the baseline, TOFU's.
 
-The story: text -> tokenizer -> model -> loop -> export and evaluation.
+The run: text -> tokenizer -> model -> loop -> export and evaluation.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ LEARN_ONLY = Loss(Objective(alpha=0.0, beta=1.0, gamma=0.0))
 
 @dataclasses.dataclass(frozen=True)
 class NewModel:
-    """Architecture and tokenizer of a model that is trained from nothing."""
+    """Architecture and tokenizer of a model that is trained from scratch."""
 
     vocab_size: int
     hidden_size: int
@@ -77,7 +77,7 @@ class PretrainData:
 
 @dataclasses.dataclass(frozen=True)
 class PretrainSettings:
-    """Training a small Llama from nothing (`run = "pretrain"`)."""
+    """Training a small Llama from scratch (`run = "pretrain"`)."""
 
     run: str
     seed: int
@@ -92,7 +92,7 @@ class PretrainSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """What a pretraining run gives.
+    """The result of a pretraining run.
 
     Attributes:
       directory: of the model, Hugging Face format.
@@ -130,7 +130,7 @@ def architecture(model: NewModel, tokenizer: Any, context: int) -> ModelConfig:
 
 
 def run(settings: PretrainSettings, directory: str) -> Pretrained:
-    """Runs the whole story in `directory`.
+    """Does the whole run in `directory`.
 
     Raises:
       FileNotFoundError, ValueError: bad data or settings, before anything is trained.

@@ -71,13 +71,13 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
     if "://" not in workdir:
         workdir = str(pathlib.Path(workdir).expanduser().absolute())
     folder = workdirs.claim(settings, workdir)
-    story = importlib.import_module(f"jax_surgery.runs.{MODULES[settings.run]}")
+    module = importlib.import_module(f"jax_surgery.runs.{MODULES[settings.run]}")
     go_on = f"Go on with:\n  {workdirs.resume_command(workdir)}"
     try:
         if settings.run in ON_LEAD:
-            distributed.on_lead(lambda: story.run(settings, workdir))
+            distributed.on_lead(lambda: module.run(settings, workdir))
         else:
-            story.run(settings, workdir)
+            module.run(settings, workdir)
     except Interrupted as error:
         raise Interrupted(f"{error} {go_on}") from None
     except KeyboardInterrupt:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes what a model knows, and shows it: the story of surgery, unlearn, learn and tofu.
+"""Changes what a model knows, and shows it: the run of surgery, unlearn, learn and tofu.
 
     groups of text, model -> probes before -> method -> export, edit file
                           -> probes after -> report
 
 Groups are written down by role (`runs.by_roles`: the run "surgery"), as a tasks file
 (`runs.by_tasks`: "unlearn" and "learn") or by TOFU (`runs.tofu`), which are the cases of
-this story.
+this run.
 """
 
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from jax_surgery.train import devices
 
 
 class Case(Protocol):
-    """The parts of the story that differ by how groups are written down."""
+    """The parts of the run that differ by how groups are written down."""
 
     @property
     def settings(self) -> SurgerySettings | TasksSettings:
@@ -33,31 +33,31 @@ class Case(Protocol):
         """Reads and checks all groups, then loads the model."""
 
     def probe(self, model: Model, /) -> Any:
-        """What a model knows of the groups."""
+        """Measures what a model knows of the groups."""
 
     def examples(self, model: Model, /) -> BeforeAndAfter:
         """Answers before the run, to be set beside those after."""
 
     def change(self, model: Model, before: Any, directory: str, /) -> Any:
-        """What the methods make of the model, whose parameters are given up."""
+        """The result of the methods; they donate the parameters of `model`."""
 
     def export(self, changed: Any, directory: str, /) -> Model:
-        """Writes the model, and an edit file where there is one; gives that model."""
+        """Writes the model, and an edit file where there is one; returns that model."""
 
     def results(self, before: Any, after: Any, changed: Any, /) -> dict[str, Any]:
         """What results.json holds."""
 
     def page(self, results: dict[str, Any], directory: str, /) -> page.Page:
-        """The report page, but its examples."""
+        """The report page without its examples."""
 
     def sentences(self, results: dict[str, Any], /) -> list[str]:
-        """What stands under the table on the screen."""
+        """Sentences that are printed below the table."""
 
 
 def run(
     settings: SurgerySettings | TasksSettings | tofu.TofuSettings, directory: str
 ) -> dict[str, Any]:
-    """Runs the whole story in `directory`; returns what results.json holds.
+    """Does the whole run in `directory`; returns what results.json holds.
 
     Raises:
       FileNotFoundError, ValueError: bad data or settings, before any model is loaded.
@@ -78,7 +78,7 @@ def case_of(settings: Any, directory: str) -> Case:
 
 
 def run_case(case: Case, directory: str) -> dict[str, Any]:
-    """The story itself; see `run`."""
+    """The steps of every run; see `run`."""
     model = case.load()
     before = case.probe(model)
     examples = case.examples(model)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TOFU as a case of the story: a small Llama is fitted to it, and a split unlearned.
+"""TOFU as a case of `runs.surgery`: a small Llama is fitted to it, and a split unlearned.
 
 Files -> a model fitted to `full` -> the forget split is unlearned, refusals or the
 user's answers are learned, the retain split is retained -> answer probability and
@@ -126,7 +126,7 @@ class Answers:
     said: dict[str, Any]
 
     def after(self, model: Model) -> list[page.Example]:
-        """The answers before, beside those that were given last."""
+        """The answers before the run, beside those of the last probe."""
         del model  # it was asked by the probe already
         return [
             page.Example(
@@ -160,12 +160,12 @@ class OnTofu(ByRoles):
         return {"groups": found, "roles": roles}
 
     def examples(self, model: Model) -> Answers:
-        """What the probe has just been told, to be set beside what it is told last."""
+        """The answers of the last probe, to be shown beside those of the next."""
         del model
         return Answers(self._groups, dict(self._said), self._said)
 
     def rows(self, results: dict[str, Any]) -> list[table.Row]:
-        """Of the before/after table."""
+        """Rows of the before/after table."""
         return table.recall_rows(results["before"], results["after"])
 
 

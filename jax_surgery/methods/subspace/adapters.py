@@ -54,7 +54,7 @@ def adapt(stage: Stage, factors: Any) -> Any:
     """The factors after a stage's steps."""
     work, settings = stage.work, stage.work.how
     batches = WeightedBatches(stage, stage.targets, learn=stage.learns, guarded=True)
-    goal = stage.goal  # now: the steps give up the factors that it is asked of
+    goal = stage.goal  # Now, because the steps donate these factors.
     choice = OptimizerChoice(
         "adamw", learning_rate=settings.learning_rate, schedule="constant"
     )
@@ -87,7 +87,7 @@ def adapt(stage: Stage, factors: Any) -> Any:
 
 
 def save(factors: Any, work: Work, directory: str) -> None:
-    """Writes the adapter in PEFT's format; of many processes one does."""
+    """Writes the adapter in PEFT's format, on the lead process."""
     wanted = work.how
     if not distributed.is_lead():
         return

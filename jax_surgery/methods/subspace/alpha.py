@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of the change that was found is made: alpha of W' = W + alpha T'."""
+"""The share of the change that is made: alpha of W' = W + alpha T'."""
 
 from collections.abc import Callable
 from typing import Any

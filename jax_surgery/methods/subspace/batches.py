@@ -35,8 +35,8 @@ class WeightedBatches:
           targets: groups whose text has weights.
           learn: whether it is to be learned; else it is to be unlearned.
           guarded: whether retained text is raised where it falls.
-          half: 0 or 1, of the targets' text; None is all.
-          seed: beside the run's, of the order.
+          half: which half of the targets' text, 0 or 1; None takes all.
+          seed: of the order, beside the run's seed.
           lost: places in `stage.retained_text` of what is guarded as much as all else.
         """
         how = stage.work.how
@@ -57,7 +57,7 @@ class WeightedBatches:
         self.rows: RoleRows = devices.role_rows(wanted)
 
     def deactivate(self) -> None:
-        """From now on the targets' tokens have no weight."""
+        """Sets the weight of the targets' tokens to 0 from now on."""
         nothing = np.zeros_like(self._targets.weights)
         self._targets = dataclasses.replace(self._targets, weights=nothing)
 

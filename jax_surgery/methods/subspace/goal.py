@@ -38,7 +38,7 @@ class Goal:
           work: the model before the run, and its groups.
           targets: names of groups.
           before: scores of the model before the run.
-          params: as the stage finds them.
+          params: parameters before the stage.
           learns: whether the targets are added.
         """
         self._work, self._targets, self._scores = work, targets, before

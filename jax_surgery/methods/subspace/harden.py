@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Removal that lasts: what copies that relearned the targets know is removed too.
+"""Hardening: the targets are removed from copies that have relearned them, too.
 
 A model from which a task was removed often says all of it again after a few steps of
 training on half of it. So a copy is trained on one half of the targets' text, rounds
@@ -43,7 +43,7 @@ def harden(stage: Stage, params: Any) -> Any:
 
     Args:
       stage: whose targets are removed already.
-      params: without them; given up.
+      params: parameters after that removal; donated.
     """
     settings = stage.work.how
     method = settings.method

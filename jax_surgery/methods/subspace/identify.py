@@ -24,12 +24,12 @@ ORDERS = ("joint", "cyclic", "first_to_last")
 
 @dataclasses.dataclass(frozen=True)
 class TaskLoss:
-    """What a token's push moves.
+    """The value of a token that its weight changes.
 
     Attributes:
       kind: "margin", the log-odds z_y - logsumexp_{j != y} z_j of the token, as long as
-        they are on the wrong side of its bound; or "cross_entropy", log p at a
-        `temperature`, pushed without end.
+        they have not reached its target log-odds; or "cross_entropy", log p at a
+        `temperature`, without a limit.
       temperature: of the logits; 1 is saturated where the model is sure.
     """
 
@@ -60,15 +60,15 @@ def pull(
     compute: llama.Compute,
     trainable: Trainable,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """What a round makes smaller: the sum of push x value over a batch's tokens, nats.
+    """What a round minimises: the sum of token weight x value over a batch, nats.
 
-    The value of a token is what `loss` says; of "margin" it is 0 beyond its bound.
+    The value of a token is what `loss` says; for "margin" it is 0 beyond the target log-odds.
 
     Args:
       batch: packed rows with `token_weights_BT` and `target_log_odds_BT`.
 
     Returns:
-      (the sum, {"pushed_down", "pushed_up": how many tokens are still pushed}).
+      (the sum, {"pushed_down", "pushed_up": how many tokens still have a gradient}).
     """
     params = trainable.freeze(params)
     hidden = llama.forward_packed(
@@ -111,7 +111,7 @@ def task_matrix(
 ) -> tuple[Matrices, dict[str, jax.Array]]:
     """T of one round: the gradient of `pull`, [layers, inputs, outputs] each.
 
-    W - s T undoes what is pushed down and does what is pushed up. Also gives `pull`'s
+    W - s T lowers tokens of positive weight and raises those of negative weight. Also gives `pull`'s
     sums and the loss itself.
     """
     (value, sums), gradient = jax.value_and_grad(pull, has_aux=True)(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rounds know of retained groups: the ridge's factors, or similar groups' subspaces."""
+"""What discrimination needs of retained groups: the ridge's factors, or subspaces."""
 
 from typing import Any
 

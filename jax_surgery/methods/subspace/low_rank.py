@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LoRA on the same pushes: a round that moves low-rank factors by an optimizer."""
+"""LoRA with the same token weights: a round in which an optimizer moves low-rank factors."""
 
 import functools
 from typing import Any, NamedTuple

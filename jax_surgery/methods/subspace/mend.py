@@ -20,14 +20,14 @@ def mend(stage: Stage, params: Any) -> Any:
     """The parameters after the method's `mend` passes at most, of `MEND_ROUNDS` each.
 
     A pass guards texts whose answers were lost as much as all other retained ones, and
-    gives the targets weight only where those are no longer as far as they are to go:
-    with weight in every pass they would end far below chance. Where nothing is guarded
+    gives the targets weight only where they are no longer at their goal: with weight in
+    every pass they would end far below chance. Where nothing is guarded
     nothing is restored. Passes are saved as often as `loop.checkpoint_every` says, their
     rounds counted on: passes that are not saved are taken again by a resumed run.
 
     Args:
       stage: whose rounds are taken.
-      params: after them; given up.
+      params: parameters after the rounds; donated.
     """
     settings = stage.work.how
     guarded = bool(stage.retained) and settings.method.guard

@@ -15,7 +15,7 @@ from jax_surgery.methods.subspace.work import Work
 from jax_surgery.optim.linalg import angles
 from jax_surgery.parallel import mesh as meshes
 
-# A task the model is sure of has no gradient at temperature 1.
+# A task that the model is sure of has nearly no gradient at temperature 1.
 LOSS = identify.TaskLoss("cross_entropy", 4.0)
 
 
@@ -34,7 +34,7 @@ class Angles:
     rank: int
 
     def as_results(self) -> dict[str, Any]:
-        """As results.json has them."""
+        """The angles as results.json holds them."""
         return {"tasks": self.names, "mean_squared_cosine": self.squares.tolist()}
 
     def similar_to(self, targets: list[str], least: float) -> set[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The retained groups' text: what the ridge reads, what is guarded, what must stay right."""
+"""The retained groups' text: what the ridge reads, what is guarded, and which answers are right."""
 
 import functools
 import hashlib
@@ -25,7 +25,7 @@ GUARDED = 4.0  # nats of log-odds; a retained token above is not raised
 
 
 class RetainedText:
-    """Up to `tasks.records` texts of each kept task.
+    """Up to `tasks.records` texts of each retained task.
 
     Attributes:
       packer: the texts.
@@ -41,9 +41,9 @@ class RetainedText:
         """Packs the text.
 
         Args:
-          kept: names of tasks, at least one.
+          kept: names of retained tasks, at least one.
           similar: of them, those that weigh `discriminate.similar_weight`, not 1.
-          found: parameters beside the model's own, what is right in which is kept too.
+          found: further parameters; what is right with them is retained too.
         """
         self._work = work
         self._models = [work.model.params]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A round: identify, discriminate, step; what removing and learning share.
+"""A round: identify, discriminate, step; shared by removing and learning.
 
     W <- W - s ||W_0|| T' / ||T'||           norms over all moving matrices together
 
 A round moves a little, and the next one identifies the task in the weights that it
-left: what a single large step would overshoot is corrected on the way.
+left: so that the overshoot of a single large step is corrected along the way.
 """
 
 import functools
@@ -28,7 +28,7 @@ class Rounds(NamedTuple):
 
     Attributes:
       config, compute, trainable: of the model, and what of it moves.
-      loss: what is pushed.
+      loss: see `identify.TaskLoss`.
       number: of rounds at most.
       step: of the first, relative to the norm of the moving matrices.
       decay: whether steps fall to 0 along a half cosine.
@@ -57,7 +57,7 @@ class State(NamedTuple):
       params: the model's.
       count: rounds taken.
       size: s ||W_0||, the norm of a step of constant size.
-      kept: what is known of the kept tasks.
+      kept: what is known of the retained tasks.
       adam: Adam's state of each layer, () without.
     """
 
@@ -96,7 +96,7 @@ def begin(
     """The state before the first round.
 
     Args:
-      share: of the step that `how` says, to take; Adam's steps are never smaller.
+      share: factor on the step of `how`; Adam's steps ignore it.
     """
     matrices = how.trainable.take(params)
     # Each layer has its own: what it counts are the rounds in which the layer moves.
@@ -124,7 +124,7 @@ def take_round(
       batch: packed rows with `token_weights_BT` and `target_log_odds_BT`.
 
     Returns:
-      (state, `pull`'s sums with the loss and ||T'||: 0 where nothing is left to push).
+      (state, `pull`'s sums with the loss and ||T'||: 0 where no token has a gradient).
     """
     task, metrics = identify.task_matrix(
         state.params, how.config, batch, how.loss, how.compute, how.trainable

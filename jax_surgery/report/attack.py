@@ -1,13 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the results of an attack: results.json, the report page, the printed table."""
 
-import json
 from typing import Any
 
-from etils import epath
-
-from jax_surgery.parallel import distributed
-from jax_surgery.report import page, pictures, table
+from jax_surgery.report import page, pictures, table, writer
 
 Point = dict[str, Any]
 
@@ -72,11 +68,7 @@ def write(directory: str, results: dict[str, Any], settings: dict[str, Any]) -> 
       results: see `runs.attack.run`.
       settings: the exact config.
     """
-    if not distributed.is_lead():
-        return
-    folder, spent = epath.Path(directory), results["spent"]
-    everything = results | {"settings": settings, "versions": page.versions()}
-    (folder / "results.json").write_text(json.dumps(everything, indent=2) + "\n")
+    spent = results["spent"]
     curve, reference = results["curve"], results["reference_curve"]
     rows = rows_of(curve, "the model")
     rows += rows_of(reference, "a model that never knew") if reference else []
@@ -90,23 +82,18 @@ def write(directory: str, results: dict[str, Any], settings: dict[str, Any]) -> 
         )
         for metric in dict.fromkeys(name for group in found for name in group)
     ]
-    html = page.render(
-        page.Page(
-            title="Attack",
-            subtitle=f"{results['attack']} on {results['model']} with "
-            f"{results['shown']} records: {spent['steps']} steps, "
-            f"{spent['tokens']:,} tokens, {spent['flops']:.3g} FLOPs",
-            rows=rows,
-            intervals="95 %, see the metrics",
-            figures=figures,
-            settings=settings,
-        )
+    shown = page.Page(
+        title="Attack",
+        subtitle=f"{results['attack']} on {results['model']} with "
+        f"{results['shown']} records: {spent['steps']} steps, "
+        f"{spent['tokens']:,} tokens, {spent['flops']:.3g} FLOPs",
+        rows=rows,
+        intervals="95 %, see the metrics",
+        figures=figures,
+        settings=settings,
     )
-    report = folder / "report"
-    report.mkdir(parents=True, exist_ok=True)
-    (report / "index.html").write_text(html)
-    print("\n" + table.as_text(rows))
-    print(
+    sentence = (
         f"spent: {spent['steps']} steps, {spent['tokens']:,} tokens, "
-        f"{spent['flops']:.3g} FLOPs\nreport: {report / 'index.html'}"
+        f"{spent['flops']:.3g} FLOPs"
     )
+    writer.write(directory, results, shown, [sentence])

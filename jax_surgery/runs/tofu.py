@@ -7,16 +7,16 @@ ROUGE-L on forget, retain and held-out questions, before and after.
 """
 
 import dataclasses
-import random
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
+from jax_surgery import metrics
 from jax_surgery.benchmarks import tofu
-from jax_surgery.data import records
 from jax_surgery.data.probes import Probe
 from jax_surgery.methods.settings import SurgerySettings
-from jax_surgery.metrics import answer_probability, rouge_l
+from jax_surgery.metrics import rouge_l
 from jax_surgery.metrics.base import estimates, observations
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed
@@ -26,7 +26,8 @@ from jax_surgery.runs.by_roles import ByRoles
 from jax_surgery.runs.pretrain import PretrainSettings
 
 EXAMPLES_A_GROUP = 4
-MEASURED = {"probability": answer_probability.METRIC, "rouge_l": rouge_l.METRIC}
+# Names in results.json of the benchmark's metrics.
+KEYS = {"answer_probability": "probability", "rouge_l": "rouge_l"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,20 +84,19 @@ def surgery_settings(
     return dataclasses.replace(settings.surgery, model=model, data=data)
 
 
-def asked(settings: TofuSettings, files: tofu.TofuFiles) -> dict[str, list]:
-    """The question-answer records asked of each group, seeded."""
-    groups = {"forget": files.forget, "retain": files.retain, "holdout": files.holdout}
-    chosen = {}
-    for group, path in groups.items():
-        rows = records.read_source(path)
-        limit = settings.data.retain_questions
-        if group == "retain" and limit and limit < len(rows):
-            rows = random.Random(settings.surgery.seed).sample(rows, limit)
-        chosen[group] = rows
-    return chosen
+def benchmark_of(settings: TofuSettings) -> tofu.Tofu:
+    """The benchmark, as the settings describe it."""
+    data = settings.data
+    return tofu.Tofu(
+        data.dir,
+        data.forget,
+        data.refusals,
+        data.retain_questions,
+        settings.surgery.seed,
+    )
 
 
-def ask(model: Model, groups: dict[str, list], context: int) -> tuple[dict, dict]:
+def ask(model: Model, probes: Sequence[Probe]) -> tuple[dict, dict]:
     """How well a model knows each group's answers.
 
     Returns:
@@ -104,16 +104,14 @@ def ask(model: Model, groups: dict[str, list], context: int) -> tuple[dict, dict
       model says to each question).
     """
     found, said = {}, {}
-    for group, rows in groups.items():
-        probe = Probe(group, context, records=tuple(rows))
-        metrics = list(MEASURED.values())
-        seen = observations(metrics, model, probe)
-        values = estimates(metrics, seen, probe)
-        said[group] = seen[rouge_l.greedy_answers]
-        found[group] = {"n": len(rows)}
-        for key, metric in MEASURED.items():
-            found[group][key] = values[metric.name].value
-            found[group][f"{key}_interval"] = list(values[metric.name].interval)
+    for probe in probes:
+        chosen = [metrics.find(name) for name in probe.metrics]
+        seen = observations(chosen, model, probe)
+        said[probe.group] = seen[rouge_l.greedy_answers]
+        found[probe.group] = {"n": len(probe.records)}
+        for name, estimate in estimates(chosen, seen, probe).items():
+            found[probe.group][KEYS[name]] = estimate.value
+            found[probe.group][f"{KEYS[name]}_interval"] = list(estimate.interval)
     return found, said
 
 
@@ -121,7 +119,7 @@ def ask(model: Model, groups: dict[str, list], context: int) -> tuple[dict, dict
 class Answers:
     """Answers to some questions of each group, before a run and after it."""
 
-    groups: dict[str, list]
+    probes: Sequence[Probe]
     before: dict[str, list[str]]
     said: dict[str, Any]
 
@@ -130,15 +128,20 @@ class Answers:
         del model  # it was asked by the probe already
         return [
             page.Example(
-                about=group,
-                prompt=rows[i].question,
-                reference=rows[i].answer.strip(),
-                before=self.before[group][i],
-                after=self.said[group][i],
+                about=probe.group,
+                prompt=probe.records[i].question,
+                reference=probe.records[i].answer.strip(),
+                before=self.before[probe.group][i],
+                after=self.said[probe.group][i],
             )
-            for group, rows in self.groups.items()
-            for i in range(0, len(rows), max(1, len(rows) // EXAMPLES_A_GROUP))
+            for probe in self.probes
+            for i in _spread(len(probe.records))
         ]
+
+
+def _spread(count: int) -> range:
+    """Places of a group's examples."""
+    return range(0, count, max(1, count // EXAMPLES_A_GROUP))
 
 
 class OnTofu(ByRoles):
@@ -146,23 +149,23 @@ class OnTofu(ByRoles):
 
     intervals = "bootstrap"
 
-    def __init__(self, settings: SurgerySettings, groups: dict[str, list], forget: str):
-        """Takes the questions of each group, and the name of the forget split."""
+    def __init__(self, settings: SurgerySettings, probes: Sequence[Probe], forget: str):
+        """Takes the benchmark's probes, and the name of the forget split."""
         super().__init__(settings)
-        self._groups, self._said = groups, {}
+        self._probes, self._said = probes, {}
         self.title = f"LLM Surgery on TOFU, {forget}"
 
     def probe(self, model: Model) -> dict[str, Any]:
         """{"groups": how well each group's answers are known, "roles": see `ByRoles`}."""
         roles = super().probe(model)["roles"]
-        found, said = ask(model, self._groups, self.settings.data.context)
+        found, said = ask(model, self._probes)
         self._said.update(said)
         return {"groups": found, "roles": roles}
 
     def examples(self, model: Model) -> Answers:
         """The answers of the last probe, to be shown beside those of the next."""
         del model
-        return Answers(self._groups, dict(self._said), self._said)
+        return Answers(self._probes, dict(self._said), self._said)
 
     def rows(self, results: dict[str, Any]) -> list[table.Row]:
         """Rows of the before/after table."""
@@ -176,8 +179,9 @@ def prepare(settings: TofuSettings, directory: str) -> OnTofu:
       FileNotFoundError, ValueError: TOFU's files are absent or malformed.
       TrainingDiverged, Interrupted: see `loop.train`.
     """
-    files = tofu.find_files(settings.data.dir, settings.data.forget)
-    groups = asked(settings, files)
+    benchmark = benchmark_of(settings)
+    files = benchmark.files
+    probes = benchmark.probes(settings.surgery.data.context)
     epath.Path(directory).mkdir(parents=True, exist_ok=True)
     if not settings.data.update and distributed.is_lead():
         tofu.write_refusals(
@@ -186,4 +190,4 @@ def prepare(settings: TofuSettings, directory: str) -> OnTofu:
     distributed.wait("refusals")
     model = fit(settings, files, directory)
     chosen = surgery_settings(settings, files, directory, model)
-    return OnTofu(chosen, groups, settings.data.forget)
+    return OnTofu(chosen, probes, settings.data.forget)

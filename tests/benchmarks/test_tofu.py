@@ -8,12 +8,14 @@ import pathlib
 import pytest
 from settings_cases import PLAIN, merged, settings_of
 
+from jax_surgery import benchmarks, metrics
 from jax_surgery.benchmarks import tofu
 from jax_surgery.data import records
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs import surgery
 from jax_surgery.runs import tofu as tofu_run
 from jax_surgery.runs.tofu import TofuSettings
+from jax_surgery.train import devices
 
 OPTIMISED = True  # see conftest
 
@@ -113,6 +115,17 @@ def test_the_whole_run(folder, tmp_path):
     first = check_run(settings, tmp_path / "run")
     assert first["after"]["retain"]["n"] == 3
     assert first["after"]["forget"]["n"] == 4
+    # It asks what the benchmark asks, of which evaluate and attacks read.
+    model = devices.load(str(tmp_path / "run" / "model"), settings.surgery.compute)
+    asked = benchmarks.parse(f"tofu:dir={folder},retain_questions=3").probes(CONTEXT)
+    assert [probe.group for probe in asked] == list(first["after"])
+    for probe in asked:
+        found = metrics.measure([metrics.find(n) for n in probe.metrics], model, probe)
+        entry = first["after"][probe.group]
+        for name, key in tofu_run.KEYS.items():
+            assert entry[key] == pytest.approx(found[name].value, rel=1e-6)
+            low_high = entry[f"{key}_interval"]
+            assert low_high == pytest.approx(found[name].interval, rel=1e-6)
 
 
 def test_the_users_own_answers_are_learned_where_given(folder):

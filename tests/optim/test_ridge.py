@@ -227,6 +227,7 @@ print(json.dumps([
 """
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_factors_11008_wide_compile_for_tpus_and_lie_split():
     """Moments of a layer are 485 MB; each of four chips holds a quarter of those of
@@ -248,6 +249,7 @@ def test_factors_11008_wide_compile_for_tpus_and_lie_split():
     assert temporaries < 2.1 * layer
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_a_7b_step_along_orthogonal_directions_fits_16_chips():
     """All matrices move; factors and velocity are a sixteenth of 20.5 and 24 GiB."""

@@ -33,6 +33,7 @@ def compiled() -> dict:
     return dict(zip(asked, tpu_programs.run(*asked.values()), strict=True))
 
 
+@pytest.mark.slow
 @tpu_programs.needs_libtpu
 def test_memory_is_what_memory_analysis_says(compiled):
     for name, found in compiled.items():
@@ -44,6 +45,7 @@ def test_memory_is_what_memory_analysis_says(compiled):
     assert compiled["v5e"]["arguments"] == 3 * 1024**2 * 4 // 4 + 1024 * 1024 * 2
 
 
+@pytest.mark.slow
 @tpu_programs.needs_libtpu
 def test_products_are_what_cost_analysis_says(compiled):
     for name in GENERATIONS:
@@ -59,6 +61,7 @@ def test_products_are_what_cost_analysis_says(compiled):
     assert batched["flops"] == 2 * 2 * 4 * 512 * 512 * 128 == batched["xla_flops"]
 
 
+@pytest.mark.slow
 @tpu_programs.needs_libtpu
 def test_loops_count_as_often_as_they_run(compiled):
     for name in SCANS:

@@ -37,6 +37,7 @@ def test_the_7b_step_on_16_chips_fits_and_reduce_scatters():
     assert asked["kernel_calls"]["splash_mha_fwd_segmented_residuals"] == 2 * layers
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_moments_in_bfloat16_and_longer_rows_fit_too():
     half = neighbours.replaced(planned(), "optimizer.moment_dtype", "bfloat16")
@@ -62,6 +63,7 @@ def test_what_does_not_fit_is_said_with_what_would(tmp_path, capsys, monkeypatch
     assert (tmp_path / "memory.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_a_step_is_compiled_to_its_end_and_two_slices_meet_over_the_network(tmp_path):
     small = planned("surgery", model="embedded", topology="v5e:2x2", neighbours="no")

@@ -20,6 +20,7 @@ def losses(workdir) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
+@pytest.mark.slow
 def test_two_processes_do_what_one_does(tiny_model, write_texts, tmp_path):
     texts = tiny_model.texts
     arguments = [

@@ -66,6 +66,7 @@ def stopped(folder, name: str, beyond: int, signals) -> int:
     return steps[0]
 
 
+@pytest.mark.slow
 def test_both_stop_at_one_step_and_go_on_bit_equal(folder):
     on_devices.ended(begin(folder, "whole"))
     first = stopped(folder, "parts", 0, [(1, signal.SIGTERM, 0)])

@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.surgery.data.retain = ""  # the retain split
     config.surgery.data.questions = ""
     # Question-answer pairs share little but their form, and a model of this size keeps
-    # them by heart: all layers move, by small steps, and most rows are to be kept.
+    # them by heart: all layers move, by small steps, and most rows are retained.
     config.surgery.data.rows_unlearn = 3
     config.surgery.data.rows_update = 2
     config.surgery.data.rows_retain = 8

@@ -151,7 +151,7 @@ def both_sides(task: str, model: str, workdir: pathlib.Path) -> Done:
     """Rounds, and W's own part between the change's inputs and its outputs taken out.
 
     W - R(U U^T W V V^T) with the first 8 singular vectors U, V of what rounds have
-    changed, and R = (I + A / (tau lambda))^-1 of the kept tasks' ridge.
+    changed, and R = (I + A / (tau lambda))^-1 of the retained tasks' ridge.
     """
     done = run_case("unlearn", task, model)
     work = done.work
@@ -166,8 +166,8 @@ def both_sides(task: str, model: str, workdir: pathlib.Path) -> Done:
         inner = jnp.einsum("LXK,LXY,LYJ->LKJ", svd.u_LXK, weights[name], svd.v_LYK)
         between[name] = jnp.einsum("LXK,LKJ,LYJ->LXY", svd.u_LXK, inner, svd.v_LYK)
     with devices.on_mesh(MeshShape()):
-        kept = knowledge_of(done.last, done.params)
-        task_part = discriminate.discriminate(between, kept)
+        knowledge = knowledge_of(done.last, done.params)
+        task_part = discriminate.discriminate(between, knowledge)
         params = learn.learn(done.params, task_part, -ridge, how.trainable)
     return _mended(done, params)
 

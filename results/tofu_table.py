@@ -73,7 +73,7 @@ def table(fitted: pathlib.Path, entries: list[dict], seeds: str) -> str:
     fitting = json.loads((fitted / "results.json").read_text())["seconds"]
     return (
         "# LLM Surgery on TOFU, forget05\n\n"
-        f"A Llama of {size / 1e6:.1f} M parameters fitted to `full`; forget05 unlearned, retain95 kept, "
+        f"A Llama of {size / 1e6:.1f} M parameters fitted to `full`; forget05 unlearned, retain95 retained, "
         "refusals of `idk.txt` learned. Answer probability is exp(-mean NLL a token); "
         "both measures lie between 0 and 1; after: mean ± deviation over the seeds "
         f"{seeds} of the surgery. Held-out questions are about people that "

@@ -30,7 +30,7 @@ class RoleData:
     rows_retain: int
     context: int  # tokens a row
     average: Average  # CE: mean over tokens then texts; or "tokens"
-    surprise: float  # nats; unlearn only tokens that surprise kept text as much
+    surprise: float  # nats; unlearn only tokens that surprise retained text as much
     questions: str  # "embedded", a questions JSONL, or "" for none
 
     def __post_init__(self):
@@ -92,7 +92,7 @@ def pack_roles(
     Args:
       read: records by role.
       tokenizer, context, average: see `encode` and `Packer`.
-      background: of the kept text; needed where `surprise` is above 0.
+      background: of the retain text; needed where `surprise` is above 0.
       surprise: nats; unlearn only tokens that surprise the background as much.
       pairs_seed: where given, the unlearn role is packed in pairs with alternatives
         (see `pairs.pack_pairs`); of the refusals that are drawn.

@@ -210,8 +210,8 @@ def removing_round(settings: PlanSettings, config: ModelConfig, mesh: Mesh) -> C
     batch = _batch(rows_of(settings).unlearn, settings, mesh, *names)
     resident = {
         "parameters": state.params,
-        "kept tasks": state.kept,
-        "batch": (batch, state._replace(params=(), kept=())),
+        "kept tasks": state.knowledge,
+        "batch": (batch, state._replace(params=(), knowledge=())),
     }
     return Call(rounds.take_round, (how, state, batch), resident)
 

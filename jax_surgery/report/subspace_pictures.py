@@ -286,16 +286,16 @@ def alpha_curves(
             REDS[number % len(REDS)] if few else REDS[0],
             width=1.8 if few else 1.0,
         )
-    kept = dict.fromkeys(name for p in points for name in p["drop"])
-    near = [name for name in kept if name in similar]
-    far = [name for name in kept if name not in similar]
+    retained = dict.fromkeys(name for p in points for name in p["drop"])
+    near = [name for name in retained if name in similar]
+    far = [name for name in retained if name not in similar]
     for members, label, colour in ((near, "similar", BLUE), (far, "others", GREEN)):
         left = 100 - np.array([_percents(points, "drop", name) for name in members])
         if len(members) == 1:
-            line(left[0], f"kept: {members[0]}", colour)
+            line(left[0], f"retained: {members[0]}", colour)
         elif members:
-            line(_over(left, np.mean), f"kept: {label}, mean", colour)
-            line(_over(left, np.min), f"kept: {label}, worst", colour, style="--")
+            line(_over(left, np.mean), f"retained: {label}, mean", colour)
+            line(_over(left, np.min), f"retained: {label}, worst", colour, style="--")
     axes.axvline(used, color=GREY, linestyle=":", linewidth=1.4)
     axes.annotate(
         f"used: {used:g}", (used, 1), xycoords=("data", "axes fraction"), color=GREY,

@@ -80,8 +80,8 @@ def test_ridge_shrinks_what_kept_inputs_span_and_nothing_else():
     """Moments of rank one: along it the change shrinks by (d + ridge) / ridge."""
     direction = np.zeros(16, np.float32)
     direction[3] = 1
-    kept = ridges.factorise({"mlp_in": jnp.diag(direction)[None]}, 0.01)
-    found = discriminate.discriminate({"up": jnp.ones((1, 16, 24))}, kept)["up"][0]
+    knowledge = ridges.factorise({"mlp_in": jnp.diag(direction)[None]}, 0.01)
+    found = discriminate.discriminate({"up": jnp.ones((1, 16, 24))}, knowledge)["up"][0]
     np.testing.assert_allclose(found[3], 1 / 16.01, rtol=1e-4)
     np.testing.assert_allclose(np.delete(found, 3, 0), 1 / 0.01, rtol=1e-4)
 
@@ -94,10 +94,10 @@ def test_gram_schmidt_is_the_papers(similar, rank, shape):
     task, *others = (
         rng.normal(size=shape).astype(np.float32) for _ in range(1 + similar)
     )
-    kept = discriminate.similar_of([{"up": jnp.asarray(o)} for o in others], 4)
-    assert kept.vectors["up"][0].shape == (shape[0], shape[1], 4 * similar)
-    assert kept.vectors["up"][1].shape == (shape[0], shape[2], 4 * similar)
-    found = discriminate.discriminate({"up": jnp.asarray(task)}, kept, rank)["up"]
+    knowledge = discriminate.similar_of([{"up": jnp.asarray(o)} for o in others], 4)
+    assert knowledge.vectors["up"][0].shape == (shape[0], shape[1], 4 * similar)
+    assert knowledge.vectors["up"][1].shape == (shape[0], shape[2], 4 * similar)
+    found = discriminate.discriminate({"up": jnp.asarray(task)}, knowledge, rank)["up"]
     wanted = paper(task, others, rank, 4)
     assert np.abs(wanted - task).max() > 0.1  # something is removed
     np.testing.assert_allclose(found, wanted, atol=3e-4)
@@ -105,8 +105,8 @@ def test_gram_schmidt_is_the_papers(similar, rank, shape):
 
 def test_what_is_left_is_orthogonal_to_a_single_similar_task():
     task, other = cases.random_matrices(0), cases.random_matrices(1)
-    kept = discriminate.similar_of([other], 5)
-    for name, found in discriminate.discriminate(task, kept).items():
+    knowledge = discriminate.similar_of([other], 5)
+    for name, found in discriminate.discriminate(task, knowledge).items():
         u, _, v = numpy_svd(other[name], 5)
         left = np.asarray(found, np.float64)
         norm = np.linalg.norm(left)
@@ -127,8 +127,8 @@ def test_vectors_of_zero_singular_values_remove_nothing():
     other = rng.normal(size=(3, 16, 2)) @ rng.normal(size=(3, 2, 24))
     other[1] = 0
     task = rng.normal(size=(3, 16, 24)).astype(np.float32)
-    kept = discriminate.similar_of([{"up": jnp.asarray(other, jnp.float32)}], 6)
-    found = discriminate.discriminate({"up": jnp.asarray(task)}, kept)["up"]
+    knowledge = discriminate.similar_of([{"up": jnp.asarray(other, jnp.float32)}], 6)
+    found = discriminate.discriminate({"up": jnp.asarray(task)}, knowledge)["up"]
     wanted = paper(task, [other], 0, 2)
     wanted[1] = task[1]
     np.testing.assert_allclose(found, wanted, atol=3e-4)

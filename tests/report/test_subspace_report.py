@@ -221,15 +221,15 @@ def points_of(targets, kept, alphas=(0, 0.5, 1, 2)) -> list[dict]:
 
 
 def labels(svg: str) -> list[str]:
-    return [t for t in texts(svg) if re.match("kept|removed|score", t)]
+    return [t for t in texts(svg) if re.match("retained|removed|score", t)]
 
 
 def test_removal_of_each_target_and_what_is_left_of_the_kept():
     points = points_of(["a", "b"], ["c", "d", "e", "f"])
     svg = drawn.alpha_curves(points, ["a", "b"], ["c", "d"], False, 1.0)
     assert labels(svg) == [
-        "removed: a", "removed: b", "kept: similar, mean", "kept: similar, worst",
-        "kept: others, mean", "kept: others, worst",
+        "removed: a", "removed: b", "retained: similar, mean", "retained: similar, worst",
+        "retained: others, mean", "retained: others, worst",
     ]  # fmt: skip
     assert lines(svg) == {
         drawn.REDS[0]: 1, drawn.REDS[1]: 1, drawn.BLUE: 2, drawn.GREEN: 2,
@@ -254,7 +254,11 @@ def test_curves_stand_at_what_is_removed_and_what_is_left():
 def test_of_what_is_learned_the_scores_are_drawn():
     points = points_of(["a"], ["c", "d"])
     svg = drawn.alpha_curves(points, ["a"], [], True, 1.0)
-    assert labels(svg) == ["score: a", "kept: others, mean", "kept: others, worst"]
+    assert labels(svg) == [
+        "score: a",
+        "retained: others, mean",
+        "retained: others, worst",
+    ]
     for point in points:
         point["removed"] = {}
     assert drawn.alpha_curves(points, ["a"], [], True, 1.0) == svg
@@ -262,7 +266,7 @@ def test_of_what_is_learned_the_scores_are_drawn():
 
 def test_a_single_kept_task_is_named():
     svg = drawn.alpha_curves(points_of(["a"], ["c", "d"]), ["a"], ["c"], False, 1.0)
-    assert labels(svg) == ["removed: a", "kept: c", "kept: d"]
+    assert labels(svg) == ["removed: a", "retained: c", "retained: d"]
 
 
 def test_nothing_kept_and_many_targets():

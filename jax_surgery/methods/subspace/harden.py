@@ -69,7 +69,7 @@ def harden(stage: Stage, params: Any) -> Any:
             if method.harden_statistics == "model":
                 read = read._replace(params=state.params)
             found = hook.run(number, read)
-            return state._replace(copy=state.copy._replace(kept=found.kept))
+            return state._replace(copy=state.copy._replace(knowledge=found.knowledge))
 
         return Hook(ROUNDS, run)
 

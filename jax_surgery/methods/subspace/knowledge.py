@@ -15,7 +15,7 @@ from jax_surgery.optim.precondition.moments import zero_moments
 from jax_surgery.train.loop import Hook
 
 
-def no_knowledge(stage: Stage, how: rounds.Rounds) -> discriminate.Kept:
+def no_knowledge(stage: Stage, how: rounds.Rounds) -> discriminate.Knowledge:
     """What is known of the retained groups, before it is computed: of its shapes."""
     method = stage.work.how.method.discriminate
     if method == "none" or (method == "ridge" and not stage.retained):
@@ -72,19 +72,19 @@ def knowledge_hooks(stage: Stage, how: rounds.Rounds, initial: bool) -> list[Hoo
                 batch = batches.batch(next(batches.stream()))
                 arguments = (how.config, batch, how.loss, how.compute, how.trainable)
                 found.append(matrix(state.params, *arguments)[0])
-            return state._replace(kept=discriminate.similar_of(found, how.rank))
+            return state._replace(knowledge=discriminate.similar_of(found, how.rank))
 
         return [Hook(settings.method.refresh, similar)]
     return [Hook(settings.method.refresh, ridge_hook(stage, initial))]
 
 
-def knowledge_of(stage: Stage, params: Any) -> discriminate.Kept:
+def knowledge_of(stage: Stage, params: Any) -> discriminate.Knowledge:
     """What rounds that begin in some parameters know of the retained groups."""
     how = rounds_of(stage.work)
     state = rounds.begin(how, params)
     for hook in knowledge_hooks(stage, how, initial=False):
         state = hook.run(0, state)
-    return state.kept
+    return state.knowledge
 
 
 def ridge_hook(stage: Stage, initial: bool):
@@ -96,7 +96,7 @@ def ridge_hook(stage: Stage, initial: bool):
             moments = statistics.of_params(state.params, work, stage.retained_text)
         else:
             moments = statistics.of_model(work, stage.retained_text, stage.directory)
-        kept = ridges.checked(moments, ridge, "config.method=subspace:ridge")
-        return state._replace(kept=kept)
+        knowledge = ridges.checked(moments, ridge, "config.method=subspace:ridge")
+        return state._replace(knowledge=knowledge)
 
     return refresh

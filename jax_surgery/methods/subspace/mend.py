@@ -33,7 +33,7 @@ def mend(stage: Stage, params: Any) -> Any:
     guarded = bool(stage.retained) and settings.method.guard
     if settings.method.one_shot or not guarded or not settings.method.mend:
         return params
-    kept: discriminate.Kept | None = None
+    knowledge: discriminate.Knowledge | None = None
     share, fewest = SHARE, math.inf
     for number in itertools.count():
         lost = stage.retained_text.lost(params)
@@ -42,15 +42,15 @@ def mend(stage: Stage, params: Any) -> Any:
             return params
         if number == settings.method.mend:
             break
-        if kept is None:
-            kept = knowledge_of(stage, params)
+        if knowledge is None:
+            knowledge = knowledge_of(stage, params)
         if len(lost):
             share *= FALL if len(lost) >= fewest else 1.0
             fewest = min(fewest, len(lost))
         folder = epath.Path(stage.directory) / f"mend_{number + 1}"
         saves = _due(number, settings.loop.checkpoint_every)
-        how = Mending(params, kept, lost, reached, share, str(folder), saves)
-        params, kept = in_rounds(stage, how)
+        how = Mending(params, knowledge, lost, reached, share, str(folder), saves)
+        params, knowledge = in_rounds(stage, how)
     print(
         f"after {settings.method.mend} passes (config.method=subspace:mend) {len(lost)} "
         f"of {len(stage.retained_text.packer.documents)} retained texts have a wrong "

@@ -28,19 +28,19 @@ def one_shot(stage: Stage) -> Any:
     how = rounds_of(work)
     task = _bootstrap(stage, stage.targets, how, "target")
     method = settings.method.discriminate
-    kept: discriminate.Kept = ()
+    knowledge: discriminate.Knowledge = ()
     if method == "gram_schmidt":
         rank = GRAM_SCHMIDT_RANK
         similar = [
             _bootstrap(stage, [name], how, name) for name in similar_groups(stage)
         ]
-        kept = discriminate.similar_of(similar, rank)
-        task = discriminate.discriminate(task, kept, rank)
+        knowledge = discriminate.similar_of(similar, rank)
+        task = discriminate.discriminate(task, knowledge, rank)
     elif method == "ridge" and stage.retained:
         state = ridge_hook(stage, stage.params is work.model.params)(
             0, rounds.begin(how, stage.params)
         )
-        task = discriminate.discriminate(task, state.kept)
+        task = discriminate.discriminate(task, state.knowledge)
     if settings.rounds.rank:
         task = learn.product(learn.factors(task, settings.rounds.rank))
     apply = learn.learn if stage.learns else remove

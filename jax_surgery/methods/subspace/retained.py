@@ -34,14 +34,14 @@ class RetainedText:
     def __init__(
         self,
         work: Work,
-        kept: list[str],
+        retained: list[str],
         similar: set[str],
         found: Any = None,
     ):
         """Packs the text.
 
         Args:
-          kept: names of retained tasks, at least one.
+          retained: names of tasks, at least one.
           similar: of them, those that weigh `discriminate.similar_weight`, not 1.
           found: further parameters; what is right with them is retained too.
         """
@@ -52,7 +52,7 @@ class RetainedText:
         settings = work.how
         documents: list[Document] = []
         weights, self._near, self._far = [], [], []
-        for name in kept:
+        for name in retained:
             near = name in similar
             own = work.documents(name, settings.records)
             places = list(range(len(documents), len(documents) + len(own)))

@@ -57,14 +57,14 @@ class State(NamedTuple):
       params: the model's.
       count: rounds taken.
       size: s ||W_0||, the norm of a step of constant size.
-      kept: what is known of the retained tasks.
+      knowledge: what is known of the retained tasks.
       adam: Adam's state of each layer, () without.
     """
 
     params: Any
     count: jax.Array
     size: jax.Array
-    kept: discriminate.Kept
+    knowledge: discriminate.Knowledge
     adam: Any
 
 
@@ -91,7 +91,7 @@ def change_of(params: Any, base: Matrices, trainable: Trainable) -> Matrices:
 
 
 def begin(
-    how: Rounds, params: Any, kept: discriminate.Kept = (), share: float = 1.0
+    how: Rounds, params: Any, knowledge: discriminate.Knowledge = (), share: float = 1.0
 ) -> State:
     """The state before the first round.
 
@@ -102,7 +102,7 @@ def begin(
     # Each layer has its own: what it counts are the rounds in which the layer moves.
     adam = jax.vmap(optax.adam(how.adam).init)(matrices) if how.adam else ()
     size = share * how.step * optax.tree.norm(matrices)
-    return State(params, jnp.zeros((), jnp.int32), size, kept, adam)
+    return State(params, jnp.zeros((), jnp.int32), size, knowledge, adam)
 
 
 def _chosen(share_L: jax.Array, moving: Any, resting: Any) -> Any:
@@ -132,7 +132,7 @@ def take_round(
     layers = len(next(iter(task.values())))
     share_L = identify.layer_share(how.order, layers, state.count, how.number)
     task = {name: share_L[:, None, None] * matrix for name, matrix in task.items()}
-    task = discriminate.discriminate(task, state.kept, how.rank)
+    task = discriminate.discriminate(task, state.knowledge, how.rank)
     norm = optax.tree.norm(task)
     adam = state.adam
     if how.adam:

@@ -22,8 +22,8 @@ class Mending(NamedTuple):
     """Rounds that restore retained answers which other rounds have cost.
 
     Attributes:
-      params: where they begin; given up, as `kept` is.
-      kept: what is known of the retained groups.
+      params: where they begin; given up, as `knowledge` is.
+      knowledge: what is known of the retained groups.
       lost: places in `Stage.retained_text` of what they cost.
       inactive: whether the targets' tokens have no weight.
       share: of the step that the run's settings say.
@@ -32,7 +32,7 @@ class Mending(NamedTuple):
     """
 
     params: Any
-    kept: discriminate.Kept
+    knowledge: discriminate.Knowledge
     lost: np.ndarray
     inactive: bool
     share: float
@@ -49,7 +49,7 @@ def run_rounds(stage: Stage) -> Any:
 
 def in_rounds(
     stage: Stage, mending: Mending | None = None
-) -> tuple[Any, discriminate.Kept]:
+) -> tuple[Any, discriminate.Knowledge]:
     """The parameters after as many rounds as the goal needs, and what was known of the
     retained groups in the last of them.
 
@@ -87,7 +87,7 @@ def in_rounds(
     hooks = []
     if mending:
         how = how._replace(order="joint")  # a pass is too short for turns
-        start = rounds.begin(how, mending.params, mending.kept, mending.share)
+        start = rounds.begin(how, mending.params, mending.knowledge, mending.share)
     else:
         start = rounds.begin(how, copied(stage.params), no_knowledge(stage, how))
         hooks = knowledge_hooks(stage, how, stage.params is work.model.params)
@@ -104,4 +104,4 @@ def in_rounds(
         until=until,
         save_last=not mending or mending.saves,
     )
-    return trimmed(state.params), state.kept
+    return trimmed(state.params), state.knowledge

@@ -36,7 +36,7 @@ class Similar(NamedTuple):
 
 
 # The knowledge of the retained tasks; () where nothing is discriminated.
-Kept = ridge.Factors | Similar | tuple[()]
+Knowledge = ridge.Factors | Similar | tuple[()]
 
 
 def similar_of(tasks: Sequence[Matrices], rank: int) -> Similar:
@@ -73,19 +73,19 @@ def _of_nonzero(found: SVD) -> tuple[jax.Array, jax.Array]:
     return found.u_LXK * real_L1K, found.v_LYK * real_L1K
 
 
-def discriminate(task: Matrices, kept: Kept, rank: int = 0) -> Matrices:
+def discriminate(task: Matrices, knowledge: Knowledge, rank: int = 0) -> Matrices:
     """T' of a task matrix T.
 
     Args:
       task: T, [layers, inputs, outputs] of each matrix.
-      kept: see `ridge.factorise`, `similar_of`; () leaves T as it is.
+      knowledge: see `ridge.factorise`, `similar_of`; () leaves T as it is.
       rank: singular vectors of T that Gram-Schmidt keeps; 0 keeps all (exact).
     """
-    if isinstance(kept, ridge.Factors):
-        return ridge.solve(kept, task)
-    if isinstance(kept, Similar):
+    if isinstance(knowledge, ridge.Factors):
+        return ridge.solve(knowledge, task)
+    if isinstance(knowledge, Similar):
         return {
-            name: _without(matrix, *kept.vectors[name], rank)
+            name: _without(matrix, *knowledge.vectors[name], rank)
             for name, matrix in task.items()
         }
     return task

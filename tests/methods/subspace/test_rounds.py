@@ -32,16 +32,16 @@ def how(**changes) -> rounds.Rounds:
     return rounds.Rounds(**whole | changes)
 
 
-def begin(choice, kept=()):
+def begin(choice, knowledge=()):
     """A state of its own buffers: rounds donate them."""
-    own = jax.tree.map(jnp.copy, kept)
+    own = jax.tree.map(jnp.copy, knowledge)
     return rounds.begin(choice, cases.params_of(), own)
 
 
-def taken(choice, count: int = 1, kept=(), batch=None):
+def taken(choice, count: int = 1, knowledge=(), batch=None):
     """(matrices before the first round and after each, the metrics of each)."""
     batch = cases.batch_of() if batch is None else batch
-    state = begin(choice, kept)
+    state = begin(choice, knowledge)
     matrices, metrics = [matrices_of(choice, state)], []
     for _ in range(count):
         state, found = rounds.take_round(choice, state, batch)
@@ -108,7 +108,7 @@ def test_orders_move_one_layer_a_round(order, moving, adam):
             assert not np.delete(change, layer, 0).any()
 
 
-def kept_of(method: str):
+def knowledge_for(method: str):
     if method == "none":
         return ()
     if method == "gram_schmidt":
@@ -121,22 +121,22 @@ def kept_of(method: str):
 @pytest.mark.parametrize("method", discriminate.METHODS)
 def test_nothing_left_to_push_moves_nothing(method):
     batch = cases.pushed(cases.batch_of(), 1.0, cases.FAR)
-    matrices, metrics = taken(how(), 2, kept_of(method), batch)
+    matrices, metrics = taken(how(), 2, knowledge_for(method), batch)
     assert all(not any(found.values()) for found in metrics)  # 0, and no NaN
     assert not any(cases.norm(step) for step in steps_of(matrices))
 
 
 @pytest.mark.parametrize("method, rank", [("ridge", 0), ("gram_schmidt", 3)])
 def test_what_is_kept_turns_the_step_in_every_round(method, rank):
-    batch, kept, choice = cases.batch_of(), kept_of(method), how(rank=rank)
+    batch, knowledge, choice = cases.batch_of(), knowledge_for(method), how(rank=rank)
     plain = steps_of(taken(choice, 1)[0])[0]
-    state = begin(choice, kept)
+    state = begin(choice, knowledge)
     weights = cases.norm(matrices_of(choice, state))
     for _ in range(2):
         before, was = matrices_of(choice, state), jax.tree.map(jnp.copy, state.params)
         state, found = rounds.take_round(choice, state, batch)
         task, _ = cases.task_matrix(was, CONFIG, batch, MARGIN, COMPUTE, UPPER)
-        turned = discriminate.discriminate(task, kept, rank)
+        turned = discriminate.discriminate(task, knowledge, rank)
         size = cases.norm(turned)
         assert float(found["task_norm"]) == pytest.approx(size, rel=1e-3)
         step = steps_of([before, matrices_of(choice, state)])[0]
@@ -145,7 +145,7 @@ def test_what_is_kept_turns_the_step_in_every_round(method, rank):
             wanted = -scale * np.asarray(turned[name])
             np.testing.assert_allclose(change, wanted, rtol=1e-2, atol=2e-6)
             assert np.abs(change - plain[name]).max() > 1e-4  # not as without
-    jax.tree.map(np.testing.assert_array_equal, state.kept, kept)
+    jax.tree.map(np.testing.assert_array_equal, state.knowledge, knowledge)
 
 
 @pytest.mark.parametrize("order", ["joint", "cyclic", "first_to_last"])

@@ -45,21 +45,21 @@ def test_a_removal_on_eight_devices_equals_one_and_gathers_nothing_unasked():
     def removal():
         params = sharding.place(llama.init_params(config, 0))
         base = every.take(params)
-        kept = moments.second_moments(params, config, [batch] * 2, compute, every)
-        ridge = ridges.factorise(kept, 1e-2)
+        knowledge = moments.second_moments(params, config, [batch] * 2, compute, every)
+        ridge = ridges.factorise(knowledge, 1e-2)
         state = rounds.begin(how, jax.tree.map(jnp.copy, params), ridge)
         for _ in range(2):
             state, metrics = rounds.take_round(how, state, batch)
         change = rounds.change_of(state.params, base, every)
         low = {k: a @ b for k, (a, b) in learn.factors(change, 3).items()}
-        return kept, state.kept, change, low, metrics, state
+        return knowledge, state.knowledge, change, low, metrics, state
 
     one = jax.device_get(removal()[:5])
     said, errors = tempfile.TemporaryFile("w+"), os.dup(2)
     os.dup2(said.fileno(), 2)
     with devices.on_mesh(MeshShape(fsdp=4, tp=2)):
         *eight, state = removal()
-        for name, array in {**eight[0], **eight[1].lower, **state.kept.lower}.items():
+        for name, array in {**eight[0], **eight[1].lower, **state.knowledge.lower}.items():
             shards = {s.data.size for s in array.addressable_shards}
             assert shards == {array.size // 4}, (name, shards)
         eight = jax.device_get(tuple(eight))

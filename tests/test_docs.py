@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from jax_surgery import attacks, benchmarks, methods
-from jax_surgery.attacks.base import Budget, Target, ignore
+from jax_surgery.attacks.base import Budget, Target
 from jax_surgery.metrics import METRICS, Metric
 from jax_surgery.models.logprobs import TokenLogprobs
 from jax_surgery.models.model import Model
@@ -150,7 +150,9 @@ def test_the_plug_ins_that_contributing_shows_run(tmp_path, monkeypatch):
     model = Model(params, None, None, None, "")
     target = Target((), (), 8)
     attack = attacks.parse("shown_coarse.Coarse:bits=2")
-    found = attack(model, target, Budget(), 0, ignore)
+    seen = []
+    found = attack(model, target, Budget(), 0, lambda *watched: seen.append(watched))
+    assert seen[0] == (Budget(), model) and len(seen) == 1 + found.spent.steps
     np.testing.assert_allclose(found.model.params["w"], [1.0, -1.0, 0.0])
 
 

@@ -15,11 +15,17 @@ COLOURS = {
     "unlearn_ce": "#c44e52",
     "update_ce": "#4c72b0",
     "retain_kl": "#55a868",
+    "unlearn_loss": "#dd8452",
+    "retain_ce": "#55a868",
+    "retain_loss": "#55a868",
 }
 LABELS = {
     "unlearn_ce": "unlearn: CE",
     "update_ce": "update: CE",
     "retain_kl": "retain: KL",
+    "unlearn_loss": "unlearn: loss",
+    "retain_ce": "retain: CE",
+    "retain_loss": "retain: loss",
 }
 GREY = "#808890"  # legible on light and on dark pages
 
@@ -71,9 +77,12 @@ def as_svg(figure, title: str) -> str:
 
 
 def legend(axes) -> None:
-    """Names of what is drawn, beside the picture."""
+    """Names of what is drawn, beside the picture, where anything has one."""
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles:
+        return
     axes.legend(
-        frameon=False, fontsize=9, labelcolor=GREY, loc="center left",
+        handles, labels, frameon=False, fontsize=9, labelcolor=GREY, loc="center left",
         bbox_to_anchor=(1.0, 0.5),
     )  # fmt: skip
 
@@ -95,24 +104,36 @@ def _lines(axes, rows: list[dict[str, Any]], names: list[str], scale=1.0) -> Non
 
 
 def loss_curves(metrics: list[dict[str, Any]]) -> str:
-    """The three terms over steps, nats, on a logarithmic axis."""
+    """The three terms over steps, nats, on a logarithmic axis; "" where there are none.
+
+    Of a method of hidden states they are its own terms, which are not in nats.
+    """
+    names = [name for name in LABELS if any(name in row for row in metrics)]
+    if "unlearn_ce" in names:
+        names = [name for name in names if name != "unlearn_loss"]
+    if not names:
+        return ""
     figure, axes = panel(7, 3.4)
-    _lines(axes, metrics, ["unlearn_ce", "update_ce", "retain_kl"])
+    _lines(axes, metrics, names)
     axes.set_yscale("symlog", linthresh=0.01)
-    axes.set_ylabel("nats", color=GREY)
+    in_nats = not {"unlearn_loss", "retain_loss"} & set(names)
+    axes.set_ylabel("nats" if in_nats else "loss", color=GREY)
     return as_svg(figure, "the three terms over steps")
 
 
 def accuracy_curves(curve: list[dict[str, Any]], chances: dict[str, float]) -> str:
-    """Accuracies over steps, percent, with a line for each level of chance.
+    """Accuracies over steps, percent, with a line for each level of chance; "" where
+    no questions were asked.
 
     Args:
       curve: accuracies by group of each step, fractions.
       chances: the accuracy of guessing by group, fractions.
     """
-    figure, axes = panel(7, 3.4)
     names = [n for n in COLOURS if any(n in row for row in curve)]
     names += [n for row in curve for n in row if n not in (*COLOURS, "step", *names)]
+    if not names:
+        return ""
+    figure, axes = panel(7, 3.4)
     levels: dict[float, list[str]] = {}
     for name, chance in chances.items():
         levels.setdefault(round(100 * chance, 1), []).append(name)

@@ -136,6 +136,30 @@ def test_recall_rows_have_goals():
     assert rows[0].after == "0.900" and rows[1].after_interval == "0.600 to 0.800"
 
 
+@pytest.mark.parametrize(
+    "terms, labels, unit",
+    [
+        ({"unlearn_ce": 1.0, "unlearn_loss": -1.0, "retain_ce": 2.0}, "CE", "nats"),
+        ({"unlearn_loss": 1.0, "update_ce": 1.0, "retain_loss": 2.0}, "loss", "loss"),
+    ],
+    ids=["retain_ce", "hidden states"],
+)
+def test_the_terms_of_every_method_are_drawn(terms, labels, unit):
+    svg = pictures.loss_curves([{"step": 0} | terms, {"step": 1} | terms])
+    for role in ("unlearn", "retain"):
+        assert f">{role}: {labels}<" in svg
+    assert f">{unit}<" in svg
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_run_without_questions_has_no_picture_of_them():
+    text = whole_page(curve=[{"step": 0}, {"step": 4}], metrics=[{"step": 1}])
+    assert "<h2>Accuracies over" not in text and "<h2>The three terms" not in text
+    figure, axes = pictures.panel(2, 2)
+    pictures.legend(axes)  # of nothing
+    assert axes.get_legend() is None and pictures.as_svg(figure, "empty")
+
+
 def asked(**options: tuple[int, ...]) -> dict:
     """Results of questions by group, each with so many options."""
     questions = tuple(

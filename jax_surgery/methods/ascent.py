@@ -60,6 +60,13 @@ class Surgery(TokenMethod):
                 "one pulls every token alike."
             )
 
+    @property
+    def bound(self) -> str:
+        """See `Method.bound`."""
+        if self.ascent != "none":
+            return ""
+        return "bound the ascent (config.objective.ascent='level')"
+
     def unlearn(self, found: TokenLogprobs) -> jax.Array:
         """The bounded ascent term of each token: falls as it is forgotten."""
         if self.ascent == "margin":

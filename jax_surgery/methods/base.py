@@ -65,6 +65,12 @@ class Method(abc.ABC):
 
     needs: Needs = Needs()
 
+    @property
+    def bound(self) -> str:
+        """How an option bounds the unlearn term more tightly, as part of a sentence that
+        a run is told which diverges; "" where none does."""
+        return ""
+
 
 class TokenMethod(Method):
     """The term is a mean over learned tokens (as `data.average` weighs them)."""

@@ -227,6 +227,7 @@ def descend(
         settings=settings.loop,
         hooks=[*hooks, *make_hooks(model_of)],
         title="surgery",
+        advice=settings.loss.advice(rows),
     ).params
     if low_rank.rank:
         params = lora.merge(model.params, params, low_rank)

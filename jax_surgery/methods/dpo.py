@@ -31,6 +31,11 @@ class DPO(PairMethod):
     def __post_init__(self):
         check_positive(self, "beta")
 
+    @property
+    def bound(self) -> str:
+        """See `Method.bound`."""
+        return "let the term level off sooner (a larger beta in config.method)"
+
     def unlearn(self, forget: Sequences, alternative: Sequences) -> jax.Array:
         lost = forget.logp - forget.reference_logp
         won = alternative.logp - alternative.reference_logp

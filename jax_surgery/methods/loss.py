@@ -21,6 +21,7 @@ from jax_surgery.models import llama, output_head, token_sums
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import shifted
 from jax_surgery.models.trainable import ALL, Trainable
+from jax_surgery.train import loop
 from jax_surgery.train.step import LossFn, Metrics
 
 Params = Any
@@ -75,6 +76,13 @@ class Loss:
         if self.objective.retain == "kl" and needs.layer is None:
             found["retain"] = reference.Reading("hidden", None)
         return {role: found[role] for role in rows.present if role in found}
+
+    def advice(self, rows: RoleRows) -> str:
+        """What to change where a run on such rows diverges."""
+        if not rows.unlearn:
+            return loop.LOWER_RATE
+        bound = f", {self.method.bound}" if self.method.bound else ""
+        return f"{loop.LOWER_RATE}{bound} or lower config.objective.alpha"
 
     def attach_reference(
         self,

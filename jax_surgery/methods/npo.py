@@ -29,6 +29,11 @@ class NPO(SequenceMethod):
     def __post_init__(self):
         check_positive(self, "beta")
 
+    @property
+    def bound(self) -> str:
+        """See `Method.bound`."""
+        return "let the term level off sooner (a larger beta in config.method)"
+
     def unlearn(self, sequences: Sequences) -> jax.Array:
         ratio = sequences.logp - sequences.reference_logp
         return 2 / self.beta * jax.nn.softplus(self.beta * ratio)

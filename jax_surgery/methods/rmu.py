@@ -43,6 +43,11 @@ class RMU(HiddenMethod):
         """The unlearn role, and on retained text the frozen model at the layer."""
         return Needs(reference={"retain": "hidden"}, layer=self.layer)
 
+    @property
+    def bound(self) -> str:
+        """See `Method.bound`."""
+        return "steer less far (a smaller steering in config.method)"
+
     def unlearn(self, hidden_UTD: jax.Array) -> jax.Array:
         direction_D = jax.random.uniform(
             jax.random.key(self.seed), hidden_UTD.shape[2:]

@@ -32,6 +32,11 @@ class SimNPO(SequenceMethod):
     def __post_init__(self):
         check_positive(self, "beta", "weight")
 
+    @property
+    def bound(self) -> str:
+        """See `Method.bound`."""
+        return "let the term level off sooner (a larger beta in config.method)"
+
     def unlearn(self, sequences: Sequences) -> jax.Array:
         mean_logp = sequences.logp / sequences.tokens
         term = jax.nn.softplus(self.beta * (mean_logp + self.delta))

@@ -33,6 +33,11 @@ class WGA(TokenMethod):
                 "tokens that are forgotten already. Use 0 or more."
             )
 
+    @property
+    def bound(self) -> str:
+        """See `Method.bound`."""
+        return "let the ascent fade sooner (a larger beta in config.method)"
+
     def unlearn(self, found: TokenLogprobs) -> jax.Array:
         weight_C = jax.lax.stop_gradient(jnp.exp(self.beta * found.logp_BT))
         return weight_C * found.logp_BT

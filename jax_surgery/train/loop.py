@@ -26,7 +26,9 @@ Metrics = dict[str, Any]
 # Steps whose loss sets the scale that an explosion is measured by.
 FIRST_STEPS = 5
 # Terms that must stay small; the unlearn term is meant to grow.
-BOUNDED_TERMS = ("update_ce", "retain_kl")
+BOUNDED_TERMS = ("update_ce", "retain_kl", "retain_ce", "retain_loss")
+# What a diverging run is told to change, where its caller knows nothing better.
+LOWER_RATE = "Lower config.optimizer.learning_rate"
 
 
 class TrainingDiverged(RuntimeError):
@@ -55,46 +57,39 @@ class Hook:
 class _LossGuard:
     """Raises when a metric is not finite or the loss is far above its first values."""
 
-    def __init__(self, factor: float, checkpoint: Callable[[], str]):
-        """`checkpoint` says which one there is; `factor` is `Loop.explode_factor`."""
-        self._factor, self._checkpoint = factor, checkpoint
+    def __init__(self, factor: float, checkpoint: Callable[[], str], advice: str):
+        """`factor` is `Loop.explode_factor`; `checkpoint` says which one there is, and
+        `advice` what to change."""
+        self._factor, self._checkpoint, self._advice = factor, checkpoint, advice
         self.first: list[float] = []
 
-    def diverged(self, what: str, metrics: Metrics) -> TrainingDiverged:
+    def diverged(self, what: str) -> TrainingDiverged:
         """The error: what happened, what to change, which checkpoint there is."""
-        # Rounds of a removal have a size of their own.
-        rate = "rounds.step" if "task_norm" in metrics else "optimizer.learning_rate"
-        advice = f"Lower config.{rate}"
-        if "unlearn_ce" in metrics:
-            advice += (
-                ", bound the ascent (config.objective.ascent='margin') or lower "
-                "config.objective.alpha"
-            )
         return TrainingDiverged(
-            f"{what}. {advice}, and start again in a new --workdir. {self._checkpoint()}"
+            f"{what}. {self._advice}, and start again in a new --workdir. "
+            f"{self._checkpoint()}"
         )
 
     def check(self, step: int, metrics: dict[str, float]) -> None:
         """Raises `TrainingDiverged` for bad metrics of `step`."""
         for name, value in metrics.items():
             if not math.isfinite(value):
-                raise self.diverged(f"{name} is {value} at step {step}", metrics)
+                raise self.diverged(f"{name} is {value} at step {step}")
         terms = [name for name in BOUNDED_TERMS if name in metrics] or ["loss"]
         worst = max(terms, key=lambda name: metrics[name])
         if len(self.first) < FIRST_STEPS:
             self.first.append(metrics[worst])
         elif metrics[worst] > (limit := self._factor * max(1.0, *self.first)):
             raise self.diverged(
-                f"the loss exploded: {worst} is {metrics[worst]:.4g} nats at step "
-                f"{step}, over {limit:.4g} (config.loop.explode_factor="
-                f"{self._factor:g} times its first values)",
-                metrics,
+                f"the loss exploded: {worst} is {metrics[worst]:.4g} at step {step}, "
+                f"over {limit:.4g} (config.loop.explode_factor={self._factor:g} times "
+                "its first values)"
             )
 
-    def check_state(self, step: int, state: State, metrics: Metrics) -> None:
+    def check_state(self, step: int, state: State) -> None:
         """Raises `TrainingDiverged` where numbers to be saved are not finite."""
         if not bool(_all_finite(state)):
-            raise self.diverged(f"the update of step {step} is not finite", metrics)
+            raise self.diverged(f"the update of step {step} is not finite")
 
 
 @jax.jit
@@ -157,6 +152,7 @@ def train(
     title: str,
     until: Callable[[int, State, dict[str, float]], bool] | None = None,
     save_last: bool = True,
+    advice: str = LOWER_RATE,
 ) -> State:
     """Trains to `steps`, from the newest checkpoint in `directory` if there is one.
 
@@ -177,6 +173,7 @@ def train(
       until: asked after each step, with its metrics; the run ends early where true.
       save_last: whether the state after the last step is saved; without it a resumed
         run takes the steps again that were taken since the last checkpoint.
+      advice: what to change where the run diverges, the first part of a sentence.
 
     Returns:
       The state after the last step.
@@ -189,7 +186,7 @@ def train(
     """
     folder = epath.Path(directory)
     checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
-    guard = _LossGuard(settings.explode_factor, checkpoints.describe)
+    guard = _LossGuard(settings.explode_factor, checkpoints.describe, advice)
     step, ended = 0, False
     if checkpoints.latest is not None:
         step = checkpoints.latest
@@ -212,7 +209,7 @@ def train(
 
     def check() -> None:
         reporter.report()
-        guard.check_state(step, state, reporter.latest)
+        guard.check_state(step, state)
 
     def save() -> None:
         check()
@@ -255,6 +252,8 @@ def _shown(metrics: dict[str, float]) -> dict[str, str]:
         "unlearn_ce": "unlearn",
         "update_ce": "update",
         "retain_kl": "KL",
+        "retain_ce": "retain",
+        "retain_loss": "retain",
         "pushed_down": "to forget",
         "pushed_up": "to know",
         "loss": "loss",

@@ -70,6 +70,37 @@ def test_every_member_has_a_twin():
     assert set(twins.TWINS) == set(methods.METHODS)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("surgery", "config.objective.ascent='level'"),
+        ("npo", "a larger beta"),
+        ("simnpo", "a larger beta"),
+        ("dpo", "a larger beta"),
+        ("rmu", "a smaller steering"),
+        ("wga", "a larger beta"),
+        ("ihl", None),
+        ("outside", None),
+    ],
+)
+def test_what_a_diverging_run_is_told_fits_its_method(name, said):
+    loss = Loss(OBJECTIVE, method_of(name))
+    advice = loss.advice(ROWS)
+    assert advice.startswith("Lower config.optimizer.learning_rate")
+    assert advice.endswith(" or lower config.objective.alpha")
+    assert (said in advice) if said else advice.count("lower") == 1
+    assert ("config.objective.ascent" in advice) == (name == "surgery")
+    # Without text to unlearn its weight is of no use.
+    without = loss.advice(RoleRows(0, 8, 8))
+    assert without == "Lower config.optimizer.learning_rate"
+
+
+def test_a_bounded_ascent_is_not_told_to_bound_itself():
+    for ascent in ("cap", "margin", "level"):
+        advice = Loss(dataclasses.replace(OBJECTIVE, ascent=ascent)).advice(ROWS)
+        assert "ascent" not in advice and "alpha" in advice
+
+
 def documents(role: int, count: int) -> list[Document]:
     rng = np.random.default_rng(role)
     return [

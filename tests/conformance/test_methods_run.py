@@ -7,6 +7,7 @@ import pytest
 from settings_cases import plain_surgery
 
 from jax_surgery.runs import surgery
+from jax_surgery.train.loop import TrainingDiverged
 from jax_surgery.train.metrics_file import read_metrics
 
 STEPS = 3
@@ -47,6 +48,15 @@ def run(tiny_model, tmp_path_factory):
         return read_metrics(directory / "metrics.jsonl")
 
     return of
+
+
+def test_a_run_that_diverges_is_told_what_fits_its_method(run):
+    fits = (
+        r"Lower config.optimizer.learning_rate, let the term level off sooner \(a larg"
+    )
+    with pytest.raises(TrainingDiverged, match=fits) as error:
+        run("diverges", method="npo:beta=0.5", optimizer={"learning_rate": 1e30})
+    assert "ascent" not in str(error.value)
 
 
 def test_a_cached_reference_gives_what_a_live_one_gives(run):

@@ -81,6 +81,7 @@ def run(
     stream=None,
     hooks=(),
     save_last=True,
+    advice=loop.LOWER_RATE,
     **settings,
 ):
     return loop.train(
@@ -93,6 +94,7 @@ def run(
         hooks=hooks,
         title="test",
         save_last=save_last,
+        advice=advice,
     )
 
 
@@ -200,7 +202,7 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path):
         run(tmp_path, step_fn=make_step(scale), checkpoint_every=2)
     text = str(error.value)
     assert "update_ce is nan at step 5" in text
-    assert "Lower config.optimizer.learning_rate" in text
+    assert "Lower config.optimizer.learning_rate, and start" in text
     assert f"checkpoint of step 4 is kept in {tmp_path}" in text
     assert Checkpoints(tmp_path / "checkpoints", 2).latest == 4
 
@@ -225,9 +227,25 @@ def test_an_exploding_loss_stops_with_the_numbers(tmp_path):
 
 
 def test_a_growing_unlearn_term_is_no_explosion(tmp_path):
-    guard = loop._LossGuard(2.0, str)
+    guard = loop._LossGuard(2.0, str, "")
     for step in range(20):
         guard.check(step, {"unlearn_ce": 10.0**step, "update_ce": 1.0, "loss": -1.0})
+
+
+@pytest.mark.parametrize("term", ["update_ce", "retain_kl", "retain_ce", "retain_loss"])
+def test_every_term_that_must_stay_small_is_watched(term):
+    guard = loop._LossGuard(20.0, str, "")
+    for step in range(loop.FIRST_STEPS):
+        guard.check(step, {"unlearn_ce": 1.0, term: 0.1, "loss": 0.1})
+    # The unlearn term falls at least as fast as this one rises.
+    with pytest.raises(loop.TrainingDiverged, match=f"exploded: {term} is 30 at step"):
+        guard.check(loop.FIRST_STEPS, {"unlearn_ce": 90.0, term: 30.0, "loss": -60.0})
+
+
+def test_a_diverging_run_is_advised_by_its_caller(tmp_path):
+    step = make_step(lambda number: float("nan"))
+    with pytest.raises(loop.TrainingDiverged, match=r"Raise beta, and start again"):
+        run(tmp_path, step_fn=step, advice="Raise beta")
 
 
 def test_what_is_written(tmp_path):

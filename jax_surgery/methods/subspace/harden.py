@@ -84,6 +84,7 @@ def harden(stage: Stage, params: Any) -> Any:
         settings=settings.loop,
         hooks=[Hook(ROUNDS, next_copy), *map(of_chosen, hooks)],
         title=f"relearned copies of {', '.join(stage.targets)}",
+        advice=rounds.ADVICE,
     )
     return _caught_up(how, state)
 

@@ -65,6 +65,7 @@ def _bootstrap(
         directory=str(epath.Path(stage.directory) / f"identify_{title}"),
         settings=settings.loop,
         title=f"identify {', '.join(names)}",
+        advice=rounds.ADVICE,
     )
     task = rounds.change_of(state.params, base, how.trainable)
     if not float(optax.tree.norm(task)):

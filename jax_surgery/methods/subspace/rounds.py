@@ -22,6 +22,9 @@ from jax_surgery.models.trainable import Matrices, Trainable
 from jax_surgery.optim.precondition import discriminate
 from jax_surgery.parallel import mesh as meshes
 
+# What rounds that diverge are told to change: they have a size of their own.
+ADVICE = "Lower config.rounds.step"
+
 
 class Rounds(NamedTuple):
     """How rounds are taken; hashable.

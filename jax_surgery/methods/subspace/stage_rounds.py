@@ -103,5 +103,6 @@ def in_rounds(
         title=f"{title} {', '.join(stage.targets)}",
         until=until,
         save_last=not mending or mending.saves,
+        advice=rounds.ADVICE,
     )
     return trimmed(state.params), state.knowledge

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gs:// without a cloud: a local folder answers to its paths, in the place of gcsfs."""
+"""gs:// without a cloud: a local folder serves its paths in place of gcsfs."""
 
 import pathlib
 
@@ -9,7 +9,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 
 class Bucket(DirFileSystem):
-    """A local folder that answers to gs:// paths."""
+    """A local folder that serves gs:// paths."""
 
     def _join(self, path):
         return super()._join(str(path).removeprefix("gs://"))

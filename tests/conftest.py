@@ -6,12 +6,12 @@ import pathlib
 
 # Before jax and huggingface_hub are imported.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Threads of LAPACK wait for each other by spinning where cores are shared.
+# LAPACK's threads wait for each other in busy loops, which is slow on shared cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 # Most tests run what they compile for milliseconds: XLA's optimisations cost more than
-# that. Modules that compute for longer say OPTIMISED = True.
+# that. Modules that compute for longer set OPTIMISED = True.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Tests compile the same small programs, in several processes: compile each once.
 COMPILED = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "compiled"
@@ -43,7 +43,7 @@ os.environ["XLA_FLAGS"] = given
 
 
 def pytest_configure(config):
-    """Clears what earlier runs compiled where it has grown too large."""
+    """Deletes the compilation cache of earlier runs if it has grown too large."""
     if hasattr(config, "workerinput") or not COMPILED.is_dir():
         return
     if sum(file.stat().st_size for file in COMPILED.iterdir()) > MOST_COMPILED:
@@ -52,7 +52,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file's tests run in one process: what they share is made once."""
+    """Runs the tests of a file in one process, so that they share fixtures."""
     from xdist.scheduler import LoadFileScheduling
 
     return LoadFileScheduling(config, log)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds which fields of which dataclasses a package reads, by parsing it.
 
-A read counts where the type of what is read from can be told: parameters and fields
+A read counts where the type of the object is known: parameters and fields
 with annotations, calls of functions with annotated results, and names assigned from
 any of these. A dataclass that only checks itself (`__post_init__`) reads nothing.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs code on simulated devices: JAX takes their number once, when it starts."""
+"""Runs code on simulated devices, in a new process: JAX reads their number at start."""
 
 import importlib.metadata
 import os
@@ -10,7 +10,7 @@ import sys
 import textwrap
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Of a small program's compilation XLA's fusion emitters take three quarters. jaxlib 0.10
+# XLA's fusion emitters take three quarters of a small program's compilation. jaxlib 0.10
 # can do without; later ones do not know the flag, and end the process that asks.
 QUICK = (
     "--xla_cpu_use_fusion_emitters=false"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small model, batches whose tokens are pushed, and what `pull` is by all logits."""
+"""A small model, batches with token weights, and `pull` computed from all logits."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ COMPUTE = llama.Compute()
 EVERY = Trainable(0, tuple(BLOCK_OF))
 UPPER = Trainable(1, ("o", "up", "down"))
 task_matrix = jax.jit(identify.task_matrix, static_argnums=(1, 3, 4, 5))
-FAR = 1e4  # nats; a bound that no margin reaches
+FAR = 1e4  # nats; log-odds that no margin reaches
 
 
 def params_of(seed: int = 0):
@@ -26,8 +26,8 @@ def params_of(seed: int = 0):
 def batch_of(seed: int = 0, rows: int = 2, half: int = 6):
     """Rows of two documents of `half` tokens and some padding.
 
-    Every document's tokens but its first are pushed: down, up or not at all. Margins
-    of the model are about -3 nats, and so are the bounds.
+    All tokens of a document but its first have a weight: positive, negative or 0. The
+    model's margins and the target log-odds are both about -3 nats.
     """
     rng = np.random.default_rng(seed)
     tokens = 2 * half + 3
@@ -46,7 +46,7 @@ def batch_of(seed: int = 0, rows: int = 2, half: int = 6):
 
 
 def pushed(batch, push: float, bound: float):
-    """The batch, all that it pushes alike."""
+    """The batch with equal weights on all tokens that have one."""
     moves_BT = jnp.asarray(batch.token_weights_BT != 0, jnp.float32)
     return batch.replace(
         token_weights_BT=push * moves_BT,
@@ -56,7 +56,7 @@ def pushed(batch, push: float, bound: float):
 
 @jax.jit
 def logits_of(params, batch):
-    """Of the token after each position, [B, T - 1, V]."""
+    """Logits of the token after each position, [B, T - 1, V]."""
     hidden = llama.forward_packed(params, CONFIG, batch, compute=COMPUTE)
     return (hidden @ output_head.kernel(params))[:, :-1]
 
@@ -76,7 +76,7 @@ def targets(batch):
 
 
 def is_open(params, batch) -> np.ndarray:
-    """Which of tokens 1, 2, ... are on the wrong side of their bounds."""
+    """Which of tokens 1, 2, ... have not reached their target log-odds."""
     push, bound = (
         np.asarray(array)[:, 1:]
         for array in (batch.token_weights_BT, batch.target_log_odds_BT)
@@ -115,6 +115,6 @@ def random_matrices(seed: int, trainable: Trainable = EVERY):
 
 
 def norm(matrices) -> float:
-    """Of all together, in float64."""
+    """Norm of all matrices together, float64."""
     leaves = jax.tree.leaves(matrices)
     return float(np.sqrt(sum((np.asarray(m, np.float64) ** 2).sum() for m in leaves)))

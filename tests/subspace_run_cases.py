@@ -72,7 +72,7 @@ def tasks_file(folder: pathlib.Path) -> str:
 
 
 def edit_of(workdir: pathlib.Path) -> edit_file.Edit:
-    """What a run wrote."""
+    """The edit that a run wrote."""
     return edit_file.load_edit(workdir / "edit.safetensors")
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from test_layers import FOLDERS
 
 from jax_surgery import attacks, benchmarks, methods
 from jax_surgery.attacks.base import Budget, Target
@@ -103,6 +104,12 @@ def test_fields_in_prose_exist_in_some_config():
         for path in re.findall(r"`(\w+\.\w+)(?:=[^`]*)?`", page.read_text()):
             if path.split(".")[0] in sections:
                 assert any(has_field(c, path) for c in configs), f"{page}: {path}"
+
+
+def test_the_map_has_the_folders_in_the_order_of_imports():
+    table = (ROOT / "README.md").read_text().partition("## Map")[2]
+    listed = re.findall(r"`(?:jax_surgery/)?(\w+)(?:/|\.py)`", table)
+    assert tuple(name for name in listed if name in FOLDERS) == FOLDERS
 
 
 def test_every_page_of_docs_is_found_from_the_readme():

@@ -187,7 +187,7 @@ def check_slices_and_export(folder):
 
 
 def check_without_a_mesh(folder):
-    """On one device the same parameters come."""
+    """One device loads the same parameters."""
     for name, config in CONFIGS.items():
         tensors = file_tensors(config)
         write(folder / name, config, tensors)
@@ -324,7 +324,7 @@ def check_two_processes(folder):
 
 
 CHECKS = {
-    "memory": check_memory,  # first: what others free would be used again
+    "memory": check_memory,  # It runs first, because memory that others free would be used again.
     "slices_and_export": check_slices_and_export,
     "without_a_mesh": check_without_a_mesh,
     "dtypes": check_dtypes,
@@ -347,7 +347,7 @@ def main(folder, *processes):
         try:
             check(place)
             results[name] = ""
-        except Exception:  # noqa: BLE001 - told to whoever asked
+        except Exception:  # noqa: BLE001 - printed for the caller
             results[name] = traceback.format_exc()
     print(json.dumps(results))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every architecture of the table must do; a new member is tested for nothing."""
+"""Tests of every architecture in the table; a new member needs no test of its own."""
 
 import json
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every method of the table: its formula, its gradient, and what must change nothing."""
+"""Tests of every method in the table: formula, gradient and invariances."""
 
 import dataclasses
 import functools

@@ -42,7 +42,7 @@ def positive_ridge(ridge: float, path: str) -> None:
 
 
 def renamed(path: str) -> str:
-    """What a field of an older version is called now, or why it went; "" if unknown.
+    """The new name of a field of an older version, or why it went; "" if unknown.
 
     Args:
       path: of the field, "section.field", or of a section that is gone whole.
@@ -86,8 +86,8 @@ def build(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
 
     Args:
       cls: the dataclass; its fields are leaves or further settings dataclasses.
-      values: of its fields, sections as mappings.
-      path: what errors call the section.
+      values: its fields' values; sections are mappings.
+      path: the section's name in errors.
 
     Raises:
       ValueError: an unknown key (with the nearest valid one), a field that is not

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attacks: what an adversary may do to a model from which something was removed.
+"""Attacks: how an adversary may bring back what was removed from a model.
 
 A new attack is one file with a frozen dataclass (see `attacks.base.Attack`) and one line
 in `ATTACKS`; `tests/conformance/test_attacks.py` then tests it.

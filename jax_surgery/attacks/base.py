@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an attack is: what an adversary has, may spend, and ends up with."""
+"""The interface of an attack: the adversary's text, budget and result."""
 
 import dataclasses
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class Budget:
                 )
 
     def plus(self, cost: "Budget") -> "Budget":
-        """What is spent when `cost` is spent too."""
+        """The sum of this budget and another."""
         return Budget(
             self.steps + cost.steps,
             self.tokens + cost.tokens,
@@ -41,7 +41,7 @@ class Budget:
         )
 
     def allows(self, spent: "Budget") -> bool:
-        """Whether so much may be spent."""
+        """Whether this budget allows to spend so much."""
         limits = dataclasses.astuple(self)
         pairs = zip(limits, dataclasses.astuple(spent), strict=True)
         return all(not limit or value <= limit for limit, value in pairs)
@@ -49,10 +49,10 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Target:
-    """What an adversary goes for.
+    """The text of an adversary, and what it wants to know.
 
     Attributes:
-      records: text that it has.
+      records: text that the adversary has.
       probes: what it wants to know: text or questions that it has not seen.
       context: tokens a row.
     """
@@ -62,19 +62,19 @@ class Target:
     context: int
 
 
-# Called with what is spent so far, before the first step and after every one. The model
-# is lent: its parameters are given up in the next step.
+# Called with the budget spent so far, before the first step and after every step. The
+# next step donates the parameters of the model.
 Watch = Callable[[Budget, Model], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Attacked:
-    """What an adversary ends up with.
+    """The result of an attack.
 
     Attributes:
-      model: to ask; the given one where the attack leaves the weights alone.
-      probes: as it asks them; those of the target unless the attack rewrites prompts.
-      spent: on the way.
+      model: the attacked model; the given one if the attack does not change weights.
+      probes: the probes to ask; those of the target unless the attack rewrites prompts.
+      spent: the budget that the attack used.
     """
 
     model: Model

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Relearning: some of what was removed is trained again, and brings back the rest.
 
-A model that only hides what it was to forget says it again after a few steps on a part
-of it; one that never knew has to learn the rest, which that part does not tell.
+A model that only hides knowledge shows it again after a few steps of training on a part of
+it. A model that never knew has to learn the rest, which that part does not contain.
 """
 
 import dataclasses
@@ -51,9 +51,7 @@ class Relearning:
         )
         rng, spent = np.random.default_rng(seed), Budget()
         watch(spent, model)
-        params = jax.tree.map(
-            jnp.copy, model.params
-        )  # a step gives up what it is given
+        params = jax.tree.map(jnp.copy, model.params)  # a step donates its arguments
         state = finetune.init_adam(params)
         for _ in range(self.steps):
             picks = rng.permutation(len(documents))[: self.texts]

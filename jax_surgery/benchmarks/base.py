@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark is: groups of text with roles, and probes that ask about them."""
+"""The interface of a benchmark: groups of text with roles, and probes about them."""
 
 import abc
 import dataclasses
@@ -27,8 +27,8 @@ class Halves:
     """A part of what is to be unlearned, and probes of the rest.
 
     Attributes:
-      shown: records that tell nothing of what the probes ask.
-      probes: of what is not shown.
+      shown: records that do not contain the answers to the probes.
+      probes: questions about the other part.
     """
 
     shown: tuple[Record, ...]
@@ -54,7 +54,7 @@ class Benchmark(abc.ABC):
         """
 
     def probes(self, context: int) -> tuple[Probe, ...]:
-        """What is asked, with the metrics that score it; by default every group's test.
+        """The probes with their metrics; by default every group's own test.
 
         Args:
           context: tokens a row.
@@ -72,7 +72,7 @@ class Benchmark(abc.ABC):
 
 
 def group_probe(group: Group, context: int) -> Probe:
-    """What a group is scored on."""
+    """The probe that a group is scored on."""
     metrics = (SCORERS[group.scorer],)
     if group.scorer == "choice":
         questions = tuple(read_questions(group.test))
@@ -84,7 +84,7 @@ def group_probe(group: Group, context: int) -> Probe:
 def text_probe(
     group: Group, read: Sequence[Record], context: int, metrics: tuple[str, ...]
 ) -> Probe:
-    """A probe of records; that a text ends is not asked."""
+    """A probe of records; the end of a text (eos) is not scored."""
     return Probe(
         group.name,
         context,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks: named data sets with a scorer, to remove, to add or to retain.
 
-A tasks file is JSONL, one task a line:
+A tasks file is JSONL, one task per line:
 
     {"name": "addresses", "data": "addresses.jsonl", "family": "personal"}
     {"name": "law", "data": "law.jsonl", "scorer": "choice", "test": "law_questions.jsonl"}
@@ -34,7 +34,7 @@ from jax_surgery.data.questions import Question, read_questions
 from jax_surgery.data.sources import read_jsonl
 from jax_surgery.data.tokens import Document, encode, without_end
 
-# What a line may say; the role of a task is what a run makes of it.
+# The fields of a line; a run gives each task its role.
 FIELDS = ("name", "data", "test", "scorer", "chance", "family")
 
 
@@ -43,10 +43,10 @@ class GroupText:
     """A group's text as tokens.
 
     Attributes:
-      group: whose.
-      documents: what identifies it; their last token, eos, is not learned.
-      tested: what it is scored on, where that is text.
-      questions: where it is questions.
+      group: the group.
+      documents: the text that identifies it; their last token, eos, is not learned.
+      tested: the text that it is scored on, if it is scored on text.
+      questions: the questions that it is scored on otherwise.
     """
 
     group: Group

@@ -3,7 +3,7 @@
 
 Files: `full.jsonl`, `forget05.jsonl`, `retain95.jsonl`, `holdout05.jsonl` (and the
 other splits' names), each line `{"question": ..., "answer": ...}`, and `idk.txt`, one
-refusal a line. One question occurs twice in `full`, so rows are told apart by their
+refusal per line. One question occurs twice in `full`, so rows are told apart by their
 index, never by the question.
 """
 

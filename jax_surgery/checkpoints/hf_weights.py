@@ -28,7 +28,7 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed
 
-# What `save_model` names its files.
+# The names of the files of `save_model`.
 EXPORTED = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$")
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -46,7 +46,7 @@ def resolve(source: str) -> epath.Path:
     """The directory of a checkpoint: itself, or a hub download.
 
     Raises:
-      FileNotFoundError: neither a directory nor a model that the hub gives.
+      FileNotFoundError: neither a directory nor a model on the hub.
       ValueError: a gs:// path where gcsfs is not installed.
     """
     folder = epath.Path(source)
@@ -114,7 +114,7 @@ def _copy_tokenizer(origin: epath.Path, folder: epath.Path) -> None:
 
 
 def save_tokenizer(tokenizer: Any, directory: str) -> None:
-    """Writes a tokenizer beside a checkpoint; of many processes one does.
+    """Writes a tokenizer beside a checkpoint, on the lead process.
 
     Args:
       directory: local or gs://, where transformers itself would write into a local
@@ -209,7 +209,7 @@ def load_model(
                 node[key] = hf_layout.empty(shape, kind, own)
             lies = hf_layout.split_sharding(own, tensor)
             part = hf_layout.read(entries[tensor.name], tensor, kind, lies)
-            # Without waiting, reading runs ahead and parts pile up on the host.
+            # It waits, because otherwise reading runs ahead and parts pile up on the host.
             jax.block_until_ready(last)
             last = node[key] = hf_layout.insert(node.get(key), part, tensor, own)
             bar.update(entries[tensor.name].nbytes)

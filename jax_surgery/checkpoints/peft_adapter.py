@@ -20,7 +20,7 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import Row
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# What an adapter may not ask for, with the values that ask for nothing.
+# Features that are not supported, with the values that turn them off.
 PLAIN = {
     "bias": ("none",),
     "fan_in_fan_out": (False,),
@@ -52,7 +52,7 @@ def _name(row: Row, layer: int, factor: str) -> str:
 
 
 def _module(row: Row) -> str:
-    """What PEFT calls the module of a matrix: "q_proj"."""
+    """PEFT's name of the module of a matrix, such as "q_proj"."""
     return row.file_name.split(".")[-2]
 
 
@@ -79,7 +79,7 @@ def save_adapter(
 
     Args:
       factors: see `Adapter`; whole on this process.
-      config: of the model they belong to.
+      config: the model that they belong to.
       directory: local or gs://; made if absent.
       rank, alpha, matrices: see `Adapter`.
       base: name or directory of the model they belong to.

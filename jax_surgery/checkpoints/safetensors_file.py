@@ -36,7 +36,7 @@ READERS = 8  # reads at a time: a bucket gives one reader little
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies.
+    """The place of a tensor in a file.
 
     Attributes:
       file: the safetensors file.
@@ -64,7 +64,7 @@ def _header(file: epath.Path) -> tuple[dict[str, Any], int]:
     size = file.stat().length
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        # Checked first: the length of anything else would be an absurd one to read.
+        # Checked first: the length in a file of another format may be absurd.
         raw = opened.read(length) if length <= size - 8 else b""
     try:
         header = json.loads(raw)
@@ -85,7 +85,7 @@ def _header(file: epath.Path) -> tuple[dict[str, Any], int]:
 
 
 def read_metadata(file: epath.Path) -> dict[str, str]:
-    """What a file's header says beside its tensors.
+    """The metadata in a file's header.
 
     Raises:
       ValueError: see `read_header`.
@@ -135,7 +135,7 @@ def read_rows(entry: Entry, start: int, stop: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def made(target: epath.Path) -> Iterator[epath.Path]:
-    """Where to write a file or a folder; it is the target's only when all went well.
+    """A temporary path for a file or folder, which becomes the target on success.
 
     Args:
       target: replaced if it is a file or an empty folder. On gs:// it is written to
@@ -217,7 +217,7 @@ def rewrite(
       change: by name of a tensor, what its rows from `start` on become, of the same
         shape and dtype: change(start, rows) -> rows. Called in the order of the rows.
       elements: of the tensor in one call, about; a call has whole rows.
-      progress: told the bytes as they are written.
+      progress: called with the number of bytes as they are written.
     """
     entries = read_header(file)
     with file.open("rb") as source, into.open("wb") as target:

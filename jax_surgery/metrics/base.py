@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a metric is: an observation of the model, and an estimate made from it.
+"""The interface of a metric: an observation of the model, and an estimate from it.
 
-The two are apart because the observation is what takes long: metrics that read the same
+They are separate because the observation takes most of the time: metrics that read the same
 one (all that score the tokens of answers do) share a single pass over the text.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from jax_surgery.data.probes import Probe
 from jax_surgery.models.model import Model
 
-# What a high value says: that the model knows the text, or that it does not.
+# What a high value means: that the model knows the text, or that it does not.
 Direction = Literal["knows", "ignorant", "neither"]
 Observe = Callable[[Model, Probe], Any]
 
@@ -41,7 +41,7 @@ class Metric:
 
     Attributes:
       name: its name in `metrics.METRICS`.
-      direction: what a high value says.
+      direction: what a high value means.
       unit: of the value: "share" (0 to 1) or "nats per token".
       counts: what `Estimate.n` counts: "questions", "tokens" or "texts".
       source: where the metric is defined.
@@ -66,7 +66,7 @@ class Metric:
 def observations(
     metrics: Sequence[Metric], model: Model, probe: Probe
 ) -> dict[Observe, Any]:
-    """What metrics observe of a model, each observation made once."""
+    """The observations that metrics need, each made once."""
     wanted = dict.fromkeys(metric.observe for metric in metrics)
     return {observe: observe(model, probe) for observe in wanted}
 

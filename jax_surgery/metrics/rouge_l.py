@@ -26,7 +26,7 @@ def prompt_tokens(model: Model, record: Record) -> list[int]:
 
 
 def greedy_answers(model: Model, probe: Probe) -> tuple[str, ...]:
-    """What the model says to every record's prompt.
+    """The model's answer to every record's prompt.
 
     Raises:
       ValueError: there are no records.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well a model does tasks, and how much of a task is gone."""
+"""Scores of a model on tasks, and the share of a task that is gone."""
 
 import dataclasses
 
@@ -12,10 +12,10 @@ from jax_surgery.models.model import Model
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Of a task.
+    """The score of a model on a task.
 
     Attributes:
-      value: what the task's scorer gives, 0 to 1.
+      value: the result of the task's scorer, 0 to 1.
       interval: 95 %, Wilson's of accuracies, of a bootstrap over texts of likelihoods.
       n: answers' tokens or questions.
       exact: share of texts of which every token is right; of questions the accuracy.
@@ -30,7 +30,7 @@ class Score:
 
 
 def probe_of(text: GroupText, context: int) -> Probe:
-    """What a task is scored on."""
+    """The probe that a task is scored on."""
     return Probe(
         text.group.name,
         context,

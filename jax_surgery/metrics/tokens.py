@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model finds of each token of a text, given those before it in its document."""
+"""Scores of each token of a text, given the tokens before it in its document."""
 
 import dataclasses
 import functools
@@ -75,7 +75,7 @@ def score_tokens(
 
 @dataclasses.dataclass(frozen=True)
 class TextScores:
-    """What a model finds of texts; texts longer than the context are pieced together.
+    """Scores of texts; the pieces of a text longer than the context are added up.
 
     Attributes:
       right: learned tokens that are the most likely ones, of each text, [texts].

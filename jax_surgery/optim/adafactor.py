@@ -28,7 +28,7 @@ def scale_by_adafactor() -> optax.GradientTransformation:
     """Gradients over their factored root mean squares.
 
     Decay 1 - t^-0.8 at step t; no momentum; not multiplied by the parameters' scale, so
-    that a learning rate means what it means to AdamW. Matrices with an axis below 128,
+    that a learning rate has the same meaning as for AdamW. Matrices with an axis below 128,
     and norms, hold every element's second moment.
     """
     single = optax.chain(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Low-rank deltas (LoRA, arXiv 2106.09685): a matrix W is run as W + (alpha / rank) A B.
 
-A [inputs, rank] and B [rank, outputs] move, in float32; W stays as it is. So the base
+A [inputs, rank] and B [rank, outputs] move, in float32; W is frozen. So the base
 has neither gradients nor an optimizer's state, may be bfloat16, and is the KL's
 reference itself: what a run holds is one model and a hundredth of another.
 """
@@ -34,7 +34,7 @@ class LowRank:
     """Which matrices have low-rank deltas, and how large those are.
 
     Attributes:
-      rank: of each delta; 0 is none, then the parameters themselves move.
+      rank: rank of each delta; 0 for none: then the parameters themselves move.
       alpha: a delta is alpha / rank times A B.
       matrices: comma-separated matrices of each layer that have one.
     """
@@ -66,7 +66,7 @@ class LowRank:
 
     @property
     def scale(self) -> float:
-        """Of A B."""
+        """The scale of A B, alpha / rank."""
         return self.alpha / self.rank
 
     def check_optimizer(self, choice: OptimizerChoice) -> None:
@@ -125,7 +125,7 @@ def _beside(base: Params, factors: Factors, combine: Any) -> Params:
 def attach(base: Params, factors: Factors, low_rank: LowRank) -> Params:
     """Parameters that `llama.forward` runs as the base with the deltas.
 
-    Nothing is added up and nothing copied; no gradient reaches the base.
+    Nothing is summed or copied, and no gradient reaches the base.
     """
     scale = low_rank.scale
     return _beside(

@@ -31,8 +31,8 @@ def orthogonalise_layers(name: str, matrix_LXY: jax.Array) -> jax.Array:
     Layers one after another, so that only one's temporaries live at a time.
 
     Args:
-      name: of the matrix, in `BLOCK_OF`.
-      matrix_LXY: of every layer.
+      name: the matrix, in `BLOCK_OF`.
+      matrix_LXY: the matrix of every layer.
     """
     one_by_one = functools.partial(jax.lax.map, orthogonalise)
     if (devices := meshes.axis_size(*AXES)) == 1:

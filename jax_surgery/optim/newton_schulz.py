@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """sign(M) = U V^T of M = U diag(s) V^T, by products alone (Jordan et al. 2024).
 
-Of any orthogonal Q, sign(Q M) = Q sign(M), and the iteration gives so too: it is made
-of M alone, its norm and products with M M^T.
+For any orthogonal Q, sign(Q M) = Q sign(M). The iteration has this property too, since it
+uses only M, its norm and products with M M^T.
 """
 
 import jax

@@ -18,7 +18,7 @@ TIMEOUT = 600  # seconds that a memory report may take
 
 
 def ask(name: str, settings: PlanSettings, config: ModelConfig) -> dict[str, Any]:
-    """One program: its memory and, unless `settings.fast`, its operations.
+    """The memory of one program and, unless `settings.fast`, its operations.
 
     With `settings.fast` the compiler is stopped as soon as it has assigned buffers.
 

@@ -41,7 +41,7 @@ Groups = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A jitted function and what it is called with.
+    """A jitted function and the shapes of its arguments.
 
     Attributes:
       arguments: as the function takes them; arrays are `jax.ShapeDtypeStruct` with

@@ -90,7 +90,7 @@ class Slice:
 
     @property
     def chips(self) -> int:
-        """Of all slices."""
+        """Chips of all slices."""
         return math.prod(self.shape) * self.num_slices
 
     @property
@@ -100,7 +100,7 @@ class Slice:
 
     @property
     def hbm_bytes(self) -> float:
-        """That a program may use, of one chip."""
+        """Memory of one chip that a program may use."""
         return self.generation.hbm_bytes
 
     @property

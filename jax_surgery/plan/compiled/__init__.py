@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiler says of a program: memory, cycles, collectives. Nothing is run."""
+"""Reads what a compiler states about a program; no program is run."""

@@ -141,7 +141,6 @@ def get_config() -> ConfigDict:
     config.loop.evaluate_questions = 200  # a group, during the run
     config.loop.checkpoint_every = 20  # steps
     config.loop.keep = 2  # checkpoints
-    config.loop.explode_factor = 20.0  # stop when the loss exceeds its start so much
 
     # Passes over update and retained text in which the naive alternative learns them:
     # what the cost is compared with. 0: not known, but for the embedded world.

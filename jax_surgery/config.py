@@ -81,11 +81,40 @@ def _unknown(key: str, fields: Mapping[str, Any], path: str) -> ValueError:
     )
 
 
+def _with_fixed(
+    fixed: Mapping[str, Any], values: Mapping[str, Any], path: str
+) -> dict[str, Any]:
+    """Values of a run with those that its sections always have in it.
+
+    Args:
+      fixed: "section.field", whose value no config of the run gives.
+      values: of the run's fields.
+      path: what errors call the run's settings.
+
+    Raises:
+      ValueError: another value is given.
+    """
+    found = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for name, value in fixed.items():
+        section, _, field = name.partition(".")
+        inner = found.get(section)
+        if not isinstance(inner, dict) or inner.setdefault(field, value) == value:
+            continue  # a section that is missing or no section has an error of its own
+        if now := renamed(name):
+            raise ValueError(f"{path}.{name} does not exist any more: {now}")
+        raise ValueError(
+            f"{path}.{name}={inner[field]!r} is no field of this run; it is always "
+            f"{value!r} there."
+        )
+    return found
+
+
 def build(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
     """A settings dataclass from nested plain values.
 
     Args:
-      cls: the dataclass; its fields are leaves or further settings dataclasses.
+      cls: the dataclass; its fields are leaves or further settings dataclasses. Its
+        `FIXED`, where it has one, holds values that no config gives ("section.field").
       values: its fields' values; sections are mappings.
       path: the section's name in errors.
 
@@ -95,6 +124,7 @@ def build(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}
     kinds = typing.get_type_hints(cls)
+    values = _with_fixed(getattr(cls, "FIXED", {}), values, path)
     result = {}
     for key, value in values.items():
         if key not in fields:

@@ -34,7 +34,7 @@ RENAMED: dict[str, str] = {
     "statistics.save_every": "it is a constant now, 200 (SAVE_EVERY in methods/subspace/statistics.py).",
     "report.records": "it is a constant now, 200 (CURVE_RECORDS in report/task_results.py).",
     "loop.log_every": "every round is written to metrics.jsonl.",
-    "loop.explode_factor": "rounds stop where a number is not finite; the factor is a constant now, 20.",
+    "loop.explode_factor": "it is a constant now, 20 (EXPLODED in train/loop.py).",
     "optimizer.name": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
     "optimizer.schedule": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
     "optimizer.warmup": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",

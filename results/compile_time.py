@@ -35,7 +35,6 @@ def lowered(model: str, topology: str, layers: int):
     """The step of configs/plan.py, lowered for a slice, or in float32 for this CPU."""
     import jax
 
-    from jax_surgery.models.compute import Compute
     from jax_surgery.parallel import mesh as meshes
     from jax_surgery.plan import lowering, topologies
 
@@ -47,10 +46,18 @@ def lowered(model: str, topology: str, layers: int):
         asked = dataclasses.replace(asked, topology=topology)
         mesh = lowering.mesh_of(asked)
     else:
-        run = dataclasses.replace(asked.surgery, compute=Compute(unroll=0))
+        run = dataclasses.replace(asked.surgery, compute=surgery_settings().compute)
         asked = dataclasses.replace(asked, surgery=run)
         mesh = meshes.make_mesh(run.mesh, jax.devices())
     return lowering.lower("step", asked, config, mesh)
+
+
+def surgery_settings():
+    """Those of configs/surgery.py."""
+    from configs import surgery
+    from jax_surgery.runs import settings
+
+    return settings.from_config(surgery.get_config())
 
 
 def plan_settings():

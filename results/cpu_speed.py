@@ -13,6 +13,7 @@ writes results/cpu_speed.md. About 10 minutes on 2 cores with nothing beside it.
 """
 
 import argparse
+import dataclasses
 import importlib.metadata
 import multiprocessing
 import os
@@ -104,20 +105,27 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
     keep_freed_memory()
     import jax
 
+    from configs import paper
     from jax_surgery.checkpoints import hf_weights
     from jax_surgery.data.role_rows import RoleRows
     from jax_surgery.methods.loss import Loss
-    from jax_surgery.methods.objective import Objective
     from jax_surgery.models import llama, output_head
-    from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
+    from jax_surgery.optim.optimizer import make_optimizer
+    from jax_surgery.runs import settings
     from jax_surgery.train.step import init_state, make_train_step
 
     params, config = hf_weights.load_model(model)
-    compute = llama.Compute(unroll=0)
+    paper_run = settings.from_config(paper.get_config())
+    compute = paper_run.compute
     rows = RoleRows(**ROWS)
-    choice = OptimizerChoice(learning_rate=LEARNING_RATE, schedule="constant")
+    choice = dataclasses.replace(
+        paper_run.optimizer, learning_rate=LEARNING_RATE, schedule="constant"
+    )
     optimizer = make_optimizer(choice, 10**6)
-    loss = Loss(Objective(kl_direction="reference_to_model"))
+    objective = dataclasses.replace(
+        paper_run.objective, kl_direction="reference_to_model"
+    )
+    loss = Loss(objective)
     step = make_train_step(
         config, loss, rows, optimizer, compute=compute, average="tokens"
     )

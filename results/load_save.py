@@ -182,14 +182,16 @@ def one_step(params, config):
     import jax.numpy as jnp
     import optax
 
+    from configs import paper
     from jax_surgery.methods.loss import Loss
     from jax_surgery.models import llama, output_head
+    from jax_surgery.runs import settings
     from jax_surgery.train import devices
     from jax_surgery.train.step import init_state, make_train_step
 
     rows = devices.role_rows(dict.fromkeys(("unlearn", "update", "retain"), DEVICES))
     batch = random_batch(config, rows.total)
-    compute = llama.Compute("bfloat16", "full", unroll=1)
+    compute = llama.Compute("bfloat16", "full", unroll=1, attention="auto")
     retain = batch.text.take(rows, "retain")
     frozen = jax.jit(
         lambda params, rows: llama.forward_packed(params, config, rows, compute=compute)
@@ -197,7 +199,8 @@ def one_step(params, config):
     batch = batch.replace(reference_hidden_RTD=frozen(params, retain))
     reference = jax.tree.map(jnp.copy, output_head.parameters(params))
     optimizer = optax.sgd(0.1)
-    step = make_train_step(config, Loss(), rows, optimizer, compute=compute)
+    objective = settings.from_config(paper.get_config()).objective
+    step = make_train_step(config, Loss(objective), rows, optimizer, compute=compute)
     state, metrics = step(init_state(params, optimizer), batch, reference)
     return state.params, {name: float(value) for name, value in metrics.items()}
 

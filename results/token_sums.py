@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from configs import paper
 from jax_surgery.methods import kl
-from jax_surgery.methods.objective import Objective
 from jax_surgery.models import logprobs, token_sums
+from jax_surgery.runs import settings
 
 ROWS, TOKENS, WIDTH, VOCAB, ROUNDS = 4, 256, 1024, 32000, 5
 
@@ -41,6 +42,7 @@ def checkpointed(terms, sizes, head, parts):
 
 def main() -> None:
     rng = np.random.default_rng(0)
+    objective = settings.from_config(paper.get_config()).objective
 
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
@@ -56,7 +58,7 @@ def main() -> None:
         return {token_sums.LOSS: -(weights_C * found.logp_BT).sum()}
 
     def retained(*chunk):
-        return kl.retain_terms(Objective(), *chunk)
+        return kl.retain_terms(objective, *chunk)
 
     def loss(hidden, head):
         active = weights != 0

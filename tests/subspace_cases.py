@@ -4,6 +4,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from plain_settings import plain_compute
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import identify
@@ -12,7 +13,7 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import BLOCK_OF, Trainable
 
 CONFIG = ModelConfig(32, 16, 24, 3, 2, 1, 8, initializer_range=0.3)
-COMPUTE = llama.Compute()
+COMPUTE = plain_compute()
 EVERY = Trainable(0, tuple(BLOCK_OF))
 UPPER = Trainable(1, ("o", "up", "down"))
 task_matrix = jax.jit(identify.task_matrix, static_argnums=(1, 3, 4, 5))

@@ -36,7 +36,7 @@ class Loss:
       method: of the unlearn term; None takes "surgery" as the objective has it.
     """
 
-    objective: Objective = dataclasses.field(default_factory=Objective)
+    objective: Objective
     method: Method = None  # pyrefly: ignore[bad-assignment]  # filled in below
 
     def __post_init__(self):

@@ -22,17 +22,15 @@ class Objective:
         many published methods have it, which needs no reference model. RMU has its own.
     """
 
-    alpha: float = 1.0
-    beta: float = 1.0
-    gamma: float = 1.0
-    kl_direction: Literal["model_to_reference", "reference_to_model"] = (
-        "model_to_reference"
-    )
-    ascent: Literal["none", "cap", "margin", "level"] = "none"
-    cap: float = 5.5
-    margin: float = -4.0
-    softness: float = 8.0
-    retain: Literal["kl", "nll"] = "kl"
+    alpha: float
+    beta: float
+    gamma: float
+    kl_direction: Literal["model_to_reference", "reference_to_model"]
+    ascent: Literal["none", "cap", "margin", "level"]
+    cap: float
+    margin: float
+    softness: float
+    retain: Literal["kl", "nll"]
 
     def __post_init__(self):
         check_choice("objective.kl_direction", self.kl_direction, KL_DIRECTIONS)

@@ -34,10 +34,10 @@ class Compute:
       attention: the kernel, see `attention_kernels`; "auto" chooses.
     """
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: Literal["none", "dots", "projections", "context", "full"] = "none"
-    unroll: int = 1
-    attention: attention_kernels.Kind = "auto"
+    dtype: Literal["float32", "bfloat16"]
+    remat: Literal["none", "dots", "projections", "context", "full"]
+    unroll: int
+    attention: attention_kernels.Kind
 
     def __post_init__(self):
         for name, allowed in (
@@ -60,4 +60,5 @@ class Compute:
         return self.unroll or (CPU_UNROLL if platform == "cpu" else 1)
 
 
-DEFAULT_COMPUTE = Compute()
+# Of a model in code that names none; runs have their config's.
+DEFAULT_COMPUTE = Compute("float32", "none", unroll=1, attention="auto")

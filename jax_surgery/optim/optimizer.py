@@ -52,22 +52,20 @@ class OptimizerChoice:
         down); "" is every parameter, all seven where the direction is preconditioned.
     """
 
-    name: Literal["adamw", "adafactor", "sgd", "muon", "natural", "orthogonal"] = (
-        "adamw"
-    )
-    learning_rate: float = 1e-5
-    warmup: int = 0
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    final: float = 0.0
-    clip: float = 1.0
-    weight_decay: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.999
-    momentum: float = 0.0
-    first_layer: int = 0
-    matrices: str = ""
-    moment_dtype: Literal["float32", "bfloat16"] = "float32"
-    second_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    name: Literal["adamw", "adafactor", "sgd", "muon", "natural", "orthogonal"]
+    learning_rate: float
+    warmup: int
+    schedule: Literal["cosine", "linear", "constant"]
+    final: float
+    clip: float
+    weight_decay: float
+    b1: float
+    b2: float
+    momentum: float
+    first_layer: int
+    matrices: str
+    moment_dtype: Literal["float32", "bfloat16"]
+    second_moment_dtype: Literal["float32", "bfloat16"]
 
     @property
     def preconditioned(self) -> bool:

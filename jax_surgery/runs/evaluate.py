@@ -6,7 +6,7 @@ The run: check the questions and texts -> load the model -> score it -> results.
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from etils import epath
 
@@ -53,6 +53,8 @@ class EvaluateSettings:
     data: EvaluateData
     mesh: MeshShape
     compute: Compute
+
+    FIXED: ClassVar = {"compute.remat": "none"}  # there is no backward pass
 
 
 def text_files(sources: str) -> list[str]:

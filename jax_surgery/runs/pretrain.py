@@ -7,7 +7,7 @@ The run: text -> tokenizer -> model -> loop -> export and evaluation.
 import dataclasses
 import json
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from etils import epath
@@ -37,7 +37,19 @@ from jax_surgery.train.loop_settings import Loop
 from jax_surgery.train.step import init_state, make_train_step
 
 # Plain next-token training is the update term alone.
-LEARN_ONLY = Loss(Objective(alpha=0.0, beta=1.0, gamma=0.0))
+LEARN_ONLY = Loss(
+    Objective(
+        alpha=0.0,
+        beta=1.0,
+        gamma=0.0,
+        kl_direction="model_to_reference",
+        ascent="none",
+        cap=5.5,
+        margin=-4.0,
+        softness=8.0,
+        retain="kl",
+    )
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +100,9 @@ class PretrainSettings:
     optimizer: OptimizerChoice
     save_dtype: str  # of the exported weights
     loop: Loop
+
+    # A new model moves whole.
+    FIXED: ClassVar = {"optimizer.first_layer": 0, "optimizer.matrices": ""}
 
 
 @dataclasses.dataclass(frozen=True)

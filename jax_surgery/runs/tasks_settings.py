@@ -2,6 +2,7 @@
 """Settings of the runs "unlearn" and "learn", on a tasks file."""
 
 import dataclasses
+from typing import ClassVar
 
 from jax_surgery import plugins
 from jax_surgery.config import at_least
@@ -97,6 +98,13 @@ class TasksSettings:
     compute: Compute
     report: Report
     loop: Loop
+
+    # Each round is logged; goals are measured where the method asks for them.
+    FIXED: ClassVar = {
+        "loop.log_every": 1,
+        "loop.evaluate_every": 0,
+        "loop.evaluate_questions": 200,
+    }
 
     def __post_init__(self):
         self.how()  # raises

@@ -25,6 +25,7 @@ Metrics = dict[str, Any]
 
 # Steps whose loss sets the scale that an explosion is measured by.
 FIRST_STEPS = 5
+EXPLODED = 20.0  # the loss, as a multiple of its first values, where a run stops
 # Terms that must stay small; the unlearn term is meant to grow.
 BOUNDED_TERMS = ("update_ce", "retain_kl", "retain_ce", "retain_loss")
 # What a diverging run is told to change, where its caller knows nothing better.
@@ -57,10 +58,9 @@ class Hook:
 class _LossGuard:
     """Raises when a metric is not finite or the loss is far above its first values."""
 
-    def __init__(self, factor: float, checkpoint: Callable[[], str], advice: str):
-        """`factor` is `Loop.explode_factor`; `checkpoint` says which one there is, and
-        `advice` what to change."""
-        self._factor, self._checkpoint, self._advice = factor, checkpoint, advice
+    def __init__(self, checkpoint: Callable[[], str], advice: str):
+        """`checkpoint` says which one there is, and `advice` what to change."""
+        self._checkpoint, self._advice = checkpoint, advice
         self.first: list[float] = []
 
     def diverged(self, what: str) -> TrainingDiverged:
@@ -79,11 +79,10 @@ class _LossGuard:
         worst = max(terms, key=lambda name: metrics[name])
         if len(self.first) < FIRST_STEPS:
             self.first.append(metrics[worst])
-        elif metrics[worst] > (limit := self._factor * max(1.0, *self.first)):
+        elif metrics[worst] > (limit := EXPLODED * max(1.0, *self.first)):
             raise self.diverged(
                 f"the loss exploded: {worst} is {metrics[worst]:.4g} at step {step}, "
-                f"over {limit:.4g} (config.loop.explode_factor={self._factor:g} times "
-                "its first values)"
+                f"over {limit:.4g} ({EXPLODED:g} times its first values)"
             )
 
     def check_state(self, step: int, state: State) -> None:
@@ -186,7 +185,7 @@ def train(
     """
     folder = epath.Path(directory)
     checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
-    guard = _LossGuard(settings.explode_factor, checkpoints.describe, advice)
+    guard = _LossGuard(checkpoints.describe, advice)
     step, ended = 0, False
     if checkpoints.latest is not None:
         step = checkpoints.latest

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import on_devices
 import pytest
+from plain_settings import plain_optimizer
 from safetensors.numpy import load_file
 
 from jax_surgery.checkpoints import hf_layout, hf_weights
@@ -16,7 +17,7 @@ from jax_surgery.models import architectures, flops, layout, llama, output_head
 from jax_surgery.models import sharding as placement
 from jax_surgery.models.architectures import ARCHITECTURES
 from jax_surgery.models.generate import greedy_generate
-from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
+from jax_surgery.optim.optimizer import make_optimizer
 
 CONFIGS = {
     f"{name} {config.windows or 'whole context'}"
@@ -160,7 +161,7 @@ def test_every_parameter_learns_and_norms_do_not_decay(config, params):
 
     gradients = jax.jit(jax.grad(loss))(params)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
-    choice = OptimizerChoice("sgd", learning_rate=1.0, weight_decay=0.5, momentum=0.0)
+    choice = plain_optimizer("sgd", learning_rate=1.0, weight_decay=0.5, momentum=0.0)
     optimizer = make_optimizer(choice, 2)
     zeros = jax.tree.map(jnp.zeros_like, params)
     steps, _ = optimizer.update(zeros, optimizer.init(params), params)

@@ -12,6 +12,7 @@ import numpy as np
 import on_devices
 import optax
 import pytest
+from plain_settings import plain_loop, plain_objective
 
 from jax_surgery import methods
 from jax_surgery.data.packing import Packer, concatenate, padding
@@ -20,18 +21,16 @@ from jax_surgery.data.stream import BatchStream, as_batch
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.base import TokenMethod
 from jax_surgery.methods.loss import Loss
-from jax_surgery.methods.objective import Objective
 from jax_surgery.models import llama, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import position_weights
 from jax_surgery.train import step as steps
 from jax_surgery.train.loop import train
-from jax_surgery.train.loop_settings import Loop
 
 CONFIG = ModelConfig(37, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
 CONTEXT = 24
 # The unlearn term, which differs between methods, is most of the gradient.
-OBJECTIVE = Objective(10.0, 0.5, 0.7)
+OBJECTIVE = plain_objective(10.0, 0.5, 0.7)
 ROWS = RoleRows(8, 8, 8)
 PLACES = {"unlearn": range(8), "update": range(8, 16), "retain": range(16, 24)}
 # Options that a model of two layers needs, and others than the defaults.
@@ -263,7 +262,7 @@ def test_a_resumed_run_is_bit_equal(case, tmp_path, models):
             stream,
             steps=count,
             directory=str(tmp_path / folder),
-            settings=Loop(checkpoint_every=0),
+            settings=plain_loop(checkpoint_every=0),
             title="test",
         ).params
 
@@ -335,7 +334,7 @@ def test_mistakes_are_named(text, message):
 
 
 def test_surgery_takes_its_options_from_the_objective():
-    objective = Objective(ascent="level", margin=-7.0)
+    objective = plain_objective(ascent="level", margin=-7.0)
     assert methods.parse("surgery", objective).margin == -7.0
     assert Loss(objective).method == methods.parse("surgery", objective)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain_settings import OBJECTIVE, plain_objective, plain_optimizer
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer, concatenate, padding
@@ -18,7 +19,7 @@ from jax_surgery.methods.objective import Objective
 from jax_surgery.models import llama, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import position_weights
-from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
+from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.train import step as steps
 
 CONFIG = ModelConfig(
@@ -69,7 +70,7 @@ def make_batch(
 
 @functools.partial(jax.jit, static_argnames=("rows", "average"))
 def prepare(batch, rows, reference, average):
-    loss = Loss()
+    loss = Loss(OBJECTIVE)
     batch = loss.attach_reference(batch, reference, CONFIG, rows, llama.DEFAULT_COMPUTE)
     weights = position_weights(batch.segment_ids_BT, average)
     batch = batch.replace(position_weights_BT=weights)
@@ -152,14 +153,14 @@ def numpy_terms(params, reference, batch, rows, objective: Objective, average):
 @pytest.mark.parametrize(
     "objective",
     [
-        Objective(1.0, 0.0, 0.0),
-        Objective(0.0, 1.0, 0.0),
-        Objective(0.0, 0.0, 1.0),
-        Objective(0.0, 0.0, 1.0, kl_direction="reference_to_model"),
-        Objective(1.0, 0.0, 0.0, ascent="cap", cap=4.0),
-        Objective(1.0, 0.0, 0.0, ascent="margin", margin=-4.0),
-        Objective(0.7, 1.3, 2.0, ascent="margin", margin=-3.0),
-        Objective(0.7, 1.3, 2.0, ascent="level", margin=-3.5, softness=0.5),
+        plain_objective(1.0, 0.0, 0.0),
+        plain_objective(0.0, 1.0, 0.0),
+        plain_objective(0.0, 0.0, 1.0),
+        plain_objective(0.0, 0.0, 1.0, kl_direction="reference_to_model"),
+        plain_objective(1.0, 0.0, 0.0, ascent="cap", cap=4.0),
+        plain_objective(1.0, 0.0, 0.0, ascent="margin", margin=-4.0),
+        plain_objective(0.7, 1.3, 2.0, ascent="margin", margin=-3.0),
+        plain_objective(0.7, 1.3, 2.0, ascent="level", margin=-3.5, softness=0.5),
     ],
     ids=lambda o: f"{o.alpha}-{o.beta}-{o.gamma}-{o.ascent}-{o.kl_direction}",
 )
@@ -181,7 +182,7 @@ def test_terms_and_gradients_equal_numpy(models, objective, average):
 
 @functools.partial(jax.jit, static_argnames=("rows", "parts"))
 def gradients(params, batch, rows, parts):
-    objective = Objective(0.5, 1.0, 2.0, ascent="margin", margin=-3.0)
+    objective = plain_objective(0.5, 1.0, 2.0, ascent="margin", margin=-3.0)
     loss_fn = Loss(objective).make(CONFIG, rows.split(parts))
     return steps.loss_and_gradients(loss_fn, params, batch, rows, parts)
 
@@ -228,7 +229,7 @@ def test_kl_is_zero_at_the_reference_and_has_no_gradient_there(models):
     params, _ = models
     batch, rows = make_batch("tokens")
     batch = prepare(batch, rows, params, "tokens")
-    loss_fn = Loss(Objective(0.0, 0.0, 1.0)).make(CONFIG, rows)
+    loss_fn = Loss(plain_objective(0.0, 0.0, 1.0)).make(CONFIG, rows)
     both = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
     (loss, _), grads = both(params, batch)
     assert abs(float(loss)) < 1e-6
@@ -243,7 +244,7 @@ def test_a_cached_reference_equals_the_live_one(models):
     hidden = forward(reference, CONFIG, *inputs)
     given = batch.replace(reference_hidden_RTD=rows.take(hidden, "retain"))
     cached = prepare(given, rows, reference, "tokens")
-    loss_fn = jax.jit(Loss().make(CONFIG, rows))
+    loss_fn = jax.jit(Loss(OBJECTIVE).make(CONFIG, rows))
     np.testing.assert_allclose(
         loss_fn(params, live)[0], loss_fn(params, cached)[0], rtol=1e-6
     )
@@ -255,8 +256,8 @@ def test_no_logits_of_all_tokens_in_the_compiled_step():
     config = ModelConfig(vocab, 32, 64, 2, 2, 2, 16)
     rows = RoleRows(count, count, count)
     shape = (rows.total, context)
-    optimizer = make_optimizer(OptimizerChoice(), 10)
-    train_step = steps.make_train_step(config, Loss(), rows, optimizer)
+    optimizer = make_optimizer(plain_optimizer(), 10)
+    train_step = steps.make_train_step(config, Loss(OBJECTIVE), rows, optimizer)
     params = llama.abstract_params(config)
     state = jax.eval_shape(lambda p: steps.init_state(p, optimizer), params)
     ids = jax.ShapeDtypeStruct(shape, jnp.int32)
@@ -278,4 +279,4 @@ def test_no_logits_of_all_tokens_in_the_compiled_step():
 )
 def test_bad_choices_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
-        Objective(**fields)
+        plain_objective(**fields)

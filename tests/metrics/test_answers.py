@@ -6,6 +6,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from plain_settings import plain_compute
 
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
@@ -17,7 +18,7 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 
 CONFIG = ModelConfig(32, 16, 24, 2, 2, 1, 8, initializer_range=0.3)
-COMPUTE = llama.Compute()
+COMPUTE = plain_compute()
 LONGEST = 9
 
 

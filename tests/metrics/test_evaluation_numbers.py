@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_settings import plain_compute, plain_optimizer
 
 from jax_surgery.data.forms import Record, parse_record
 from jax_surgery.data.probes import Probe
@@ -15,13 +16,11 @@ from jax_surgery.data.tokens import encode
 from jax_surgery.metrics import answer_probability, multiple_choice, rouge_l
 from jax_surgery.metrics.intervals import bootstrap_mean, wilson_interval
 from jax_surgery.models import flops, llama, output_head
-from jax_surgery.models.llama import Compute
 from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import ALL, resolve
-from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.report import cost
 
-COMPUTE = Compute()
+COMPUTE = plain_compute()
 
 
 def sum_logp(model, ids, first: int) -> float:
@@ -199,7 +198,7 @@ def counts(model, **changes) -> cost.Counts:
         reference_tokens=640,
         statistics_tokens=0,
         trainable=ALL,
-        optimizer=OptimizerChoice(),
+        optimizer=plain_optimizer(),
         steps=10,
         refreshes=0,
     )
@@ -218,13 +217,13 @@ def test_the_cost_of_a_plain_run_is_its_passes(tiny_model):
 
 
 def test_statistics_and_algebra_count_and_frozen_layers_save(tiny_model):
-    top = OptimizerChoice(first_layer=-1, matrices="gate,up,down")
+    top = plain_optimizer(first_layer=-1, matrices="gate,up,down")
     last = resolve(tiny_model.config, top.first_layer, top.matrices)
     plain = counts(tiny_model).surgery_flops()
     fewer = counts(tiny_model, trainable=last).surgery_flops()
     assert fewer["training"] < plain["training"]
     natural = {"statistics_tokens": 320, "refreshes": 1}
-    natural["optimizer"] = OptimizerChoice("natural")
+    natural["optimizer"] = plain_optimizer("natural")
     natural["trainable"] = resolve(tiny_model.config, 0, "", only_matrices=True)
     once = counts(tiny_model, **natural).surgery_flops()
     assert once["statistics"] > 0
@@ -233,6 +232,6 @@ def test_statistics_and_algebra_count_and_frozen_layers_save(tiny_model):
     ).surgery_flops()
     assert more["statistics"] == pytest.approx(3 * once["statistics"])
     assert more["preconditioner"] > once["preconditioner"] > 0
-    natural["optimizer"] = OptimizerChoice("orthogonal")
+    natural["optimizer"] = plain_optimizer("orthogonal")
     orthogonal = counts(tiny_model, **natural).surgery_flops()
     assert orthogonal["preconditioner"] > once["preconditioner"]

@@ -7,6 +7,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from plain_settings import plain_compute
 
 from jax_surgery.benchmarks.tasks import GroupText
 from jax_surgery.data.groups import Group
@@ -17,7 +18,7 @@ from jax_surgery.metrics.task_scores import Score, drop, removed, score
 from jax_surgery.models import llama, output_head
 from jax_surgery.models.model import Model
 
-COMPUTE = llama.Compute()
+COMPUTE = plain_compute()
 CONTEXT = 24
 
 

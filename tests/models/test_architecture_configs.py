@@ -7,6 +7,7 @@ import architecture_cases as cases
 import jax
 import numpy as np
 import pytest
+from plain_settings import plain_compute
 
 from jax_surgery.models import architectures, llama
 from jax_surgery.models.architectures import ARCHITECTURES, from_hf, to_hf
@@ -126,7 +127,7 @@ def test_layers_with_and_without_a_window_have_one_gradient(remat, first):
         return llama.forward(params, config, tokens, **options).std()
 
     wanted = jax.jit(jax.grad(loss))(params)["layers"]["mlp"]["up"]["kernel"]
-    options = {"compute": llama.Compute(remat=remat), "first_trained_layer": first}
+    options = {"compute": plain_compute(remat=remat), "first_trained_layer": first}
     gradient = jax.jit(jax.grad(lambda p: loss(p, **options)))(params)
     found = gradient["layers"]["mlp"]["up"]["kernel"]
     np.testing.assert_allclose(found[first:], wanted[first:], rtol=1e-4, atol=1e-6)

@@ -4,12 +4,12 @@
 import pathlib
 
 import pytest
+from plain_settings import plain_compute
 
 from jax_surgery.benchmarks import embedded as benchmark
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.probes import Probe
 from jax_surgery.metrics import multiple_choice
-from jax_surgery.models.llama import Compute
 from jax_surgery.models.model import Model
 
 OPTIMISED = True  # see conftest
@@ -22,7 +22,7 @@ def accuracies():
     params, config = hf_weights.load_model(str(FOLDER))
     tokenizer = hf_weights.load_tokenizer(str(FOLDER))
     questions = multiple_choice.subsample(benchmark.questions(), 1200)
-    model = Model(params, config, tokenizer, Compute())
+    model = Model(params, config, tokenizer, plain_compute())
     answers = multiple_choice.answer(model, Probe("all", 256, questions))
     return multiple_choice.summarise(answers)
 

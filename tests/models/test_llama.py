@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain_settings import plain_compute
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.models import llama, output_head
@@ -88,7 +89,7 @@ def test_a_packed_document_equals_the_document_alone(params, tokens):
 
 @pytest.mark.parametrize(
     "compute",
-    [llama.Compute(remat="full"), llama.Compute(unroll=0), llama.Compute(unroll=2)],
+    [plain_compute(remat="full"), plain_compute(unroll=0), plain_compute(unroll=2)],
 )
 def test_how_it_is_run_changes_no_gradient(params, tokens, compute):
     def loss(params, compute):
@@ -97,7 +98,7 @@ def test_how_it_is_run_changes_no_gradient(params, tokens, compute):
 
     grads = [
         jax.jit(jax.grad(functools.partial(loss, compute=c)))(params)
-        for c in (llama.Compute(), compute)
+        for c in (plain_compute(), compute)
     ]
     for a, b in zip(*map(jax.tree.leaves, grads), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -105,7 +106,7 @@ def test_how_it_is_run_changes_no_gradient(params, tokens, compute):
 
 def test_bfloat16_compute_is_near_float32(params, tokens):
     full = forward(params, CONFIG, tokens)
-    half = forward(params, CONFIG, tokens, compute=llama.Compute(dtype="bfloat16"))
+    half = forward(params, CONFIG, tokens, compute=plain_compute(dtype="bfloat16"))
     assert half.dtype == jnp.bfloat16
     error = jnp.abs(half.astype(jnp.float32) - full).mean() / jnp.abs(full).mean()
     assert 0 < error < 0.05
@@ -162,7 +163,7 @@ def test_the_heads_gradient_is_made_before_that_of_the_hidden_states_is_used():
     hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
 
     def total(params, hidden):
-        heads, hidden = output_head.copies_for(params, hidden, llama.Compute())
+        heads, hidden = output_head.copies_for(params, hidden, plain_compute())
         return jnp.sin(hidden @ heads[0]).sum()
 
     def plain(params, hidden):

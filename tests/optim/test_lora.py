@@ -8,25 +8,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain_settings import OBJECTIVE, plain_compute, plain_objective, plain_optimizer
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.loss import Loss
-from jax_surgery.methods.objective import Objective
 from jax_surgery.models import flops, layout, llama, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.generate import greedy_generate
 from jax_surgery.models.trainable import BLOCK_OF, Trainable, resolve
 from jax_surgery.optim import lora
 from jax_surgery.optim.lora import LowRank
-from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
+from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.train import step as steps
 
 GQA = ModelConfig(61, 16, 24, 3, 4, 2, 4, initializer_range=0.3)
 TIED = dataclasses.replace(GQA, num_kv_heads=4, tie_embeddings=True)
 ALL_SEVEN = LowRank(rank=3, alpha=6.0)
 ROWS = RoleRows(2, 2, 4)
-LOSS = Loss(Objective(0.5, 1.0, 2.0, ascent="level", margin=-3.0))
+LOSS = Loss(plain_objective(0.5, 1.0, 2.0, ascent="level", margin=-3.0))
 
 forward = jax.jit(llama.forward, static_argnums=1, static_argnames="compute")
 
@@ -181,7 +181,7 @@ def test_gradients_are_the_chain_rule_through_the_dense_delta(config):
 
 
 def make_step(low_rank=ALL_SEVEN, config=GQA, rows=ROWS, **options):
-    optimizer = make_optimizer(OptimizerChoice(learning_rate=3e-3), 5)
+    optimizer = make_optimizer(plain_optimizer(learning_rate=3e-3), 5)
     step = steps.make_train_step(
         config, LOSS, rows, optimizer, low_rank=low_rank, **options
     )
@@ -225,7 +225,7 @@ def test_weight_decay_leaves_factors_of_frozen_layers_alone(by_trainable):
     or for everything."""
     trainable = Trainable(2, ("o", "up"))
     low_rank = LowRank(3, matrices="o,up")
-    choice = OptimizerChoice(learning_rate=3e-3, weight_decay=0.5)
+    choice = plain_optimizer(learning_rate=3e-3, weight_decay=0.5)
     optimizer = make_optimizer(choice, 5, *([trainable] if by_trainable else []))
     step = steps.make_train_step(
         GQA, LOSS, ROWS, optimizer, low_rank=low_rank, trainable=trainable
@@ -265,7 +265,7 @@ def test_micro_batches_and_a_cached_reference_change_nothing():
 
 
 def test_a_bfloat16_base_has_float32_factors():
-    half = llama.Compute(dtype="bfloat16")
+    half = plain_compute(dtype="bfloat16")
     exact = jax.tree.map(lambda x: x.astype(jnp.bfloat16), llama.init_params(GQA, 0))
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), exact)
     step, optimizer = make_step(compute=half)
@@ -286,7 +286,7 @@ def test_a_bfloat16_base_has_float32_factors():
 def test_the_compiled_step_holds_no_gradient_of_the_base():
     """Few tokens and many layers: only weights could fill its temporaries."""
     config = ModelConfig(64, 256, 512, 16, 4, 4, 64)
-    rows, compute = RoleRows(1, 1, 1), llama.Compute(remat="full")
+    rows, compute = RoleRows(1, 1, 1), plain_compute(remat="full")
     base = llama.abstract_params(config)
     batch = jax.eval_shape(lambda: make_batch(tokens=16, rows=rows))
 
@@ -321,10 +321,10 @@ def test_counted_flops_are_those_of_the_compiled_program(low_rank, first):
     config = ModelConfig(256, 128, 256, 3, 4, 2, 32)
     rows, tokens = RoleRows(0, 2, 0), 128
     trainable = resolve(config, first, low_rank.matrices, rank=low_rank.rank)
-    loss_fn = Loss().make(
+    loss_fn = Loss(OBJECTIVE).make(
         config,
         rows,
-        llama.Compute(unroll=0),
+        plain_compute(unroll=0),
         Trainable(trainable.first_layer),
     )
 

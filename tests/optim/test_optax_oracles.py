@@ -11,11 +11,12 @@ import numpy as np
 import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers
+from plain_settings import plain_optimizer
 from test_optimizers import CONFIG, trees
 
 from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import Trainable, as_matrices
-from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
+from jax_surgery.optim.optimizer import make_optimizer
 
 RATE = 0.02
 EVERY = Trainable(0, tuple(MATRICES))
@@ -24,7 +25,7 @@ EVERY = Trainable(0, tuple(MATRICES))
 def ours(name, **fields):
     """The steps on three gradients, of the matrices of all layers."""
     params, gradients = trees(3)
-    choice = OptimizerChoice(name, RATE, schedule="constant", clip=0.0, **fields)
+    choice = plain_optimizer(name, RATE, schedule="constant", clip=0.0, **fields)
     optimizer = make_optimizer(choice, 10, EVERY)
     return [EVERY.cut(step) for step in steps_of(optimizer, params, gradients)]
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import on_devices
 import pytest
+from plain_settings import OBJECTIVE, plain_optimizer
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
@@ -18,7 +19,7 @@ from jax_surgery.models import llama
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import sizes
 from jax_surgery.models.trainable import ALL, Trainable
-from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
+from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.train import step as steps
 from jax_surgery.train.checkpoint import Checkpoints
 
@@ -38,7 +39,7 @@ MOVING = [ALL, Trainable(1, ("q", "o", "v", "down"))]
 
 def choice_of(name, **fields):
     fields = CHOICES[name] | {"schedule": "linear", "final": 0.5} | fields
-    return OptimizerChoice(name, RATE, **fields)
+    return plain_optimizer(name, RATE, **fields)
 
 
 def moves(trainable):
@@ -309,11 +310,11 @@ RATES = {"adamw": 1e-2, "adafactor": 1e-2, "sgd": 0.3, "muon": 3e-2}
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_the_loss_falls(name):
-    choice = OptimizerChoice(
+    choice = plain_optimizer(
         name, RATES[name], schedule="constant", momentum=0.9, **BOTH
     )
     optimizer = make_optimizer(choice, 40)
-    step = steps.make_train_step(TINY, Loss(), RoleRows(0, 2, 0), optimizer)
+    step = steps.make_train_step(TINY, Loss(OBJECTIVE), RoleRows(0, 2, 0), optimizer)
     rng = np.random.default_rng(0)
     batch = Batch(
         tokens_BT=rng.integers(0, 61, (2, 12)),
@@ -346,7 +347,7 @@ def test_the_loss_falls(name):
 )
 def test_bad_choices_are_named(fields, message):
     with pytest.raises(ValueError, match=rf"optimizer\.{message}"):
-        OptimizerChoice(**fields)
+        plain_optimizer(**fields)
 
 
 ON_A_MESH = """

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from plain_settings import plain_compute, plain_optimizer
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.models import llama
@@ -14,7 +15,6 @@ from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import BLOCK_OF, Trainable
 from jax_surgery.optim.newton_schulz import orthogonalise
 from jax_surgery.optim.optimizer import (
-    OptimizerChoice,
     make_optimizer,
     make_schedule,
 )
@@ -47,7 +47,7 @@ def batches(count, seed=0):
 
 
 def moments_of(params, trainable, number=6):
-    return second_moments(params, CONFIG, batches(number), llama.Compute(), trainable)
+    return second_moments(params, CONFIG, batches(number), plain_compute(), trainable)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def moments(params):
 
 def test_moments_add_up_and_leave_padding_out(params, moments):
     single = [
-        second_moments(params, CONFIG, [batch], llama.Compute(), EVERY)
+        second_moments(params, CONFIG, [batch], plain_compute(), EVERY)
         for batch in batches(6)
     ]
     for key, total in moments.items():
@@ -153,7 +153,7 @@ def test_identity_factors_change_nothing(params):
 @pytest.mark.parametrize("name", ["natural", "orthogonal"])
 @pytest.mark.parametrize("trainable", [EVERY, UPPER], ids=["every", "upper"])
 def test_the_steps_size_is_the_schedules(params, name, trainable):
-    choice = OptimizerChoice(name, 0.1, schedule="constant")
+    choice = plain_optimizer(name, 0.1, schedule="constant")
     optimizer = make_optimizer(choice, 10, trainable)
     state = optimizer.init(params)
     moments = moments_of(params, trainable, 2)
@@ -191,7 +191,7 @@ def test_no_direction_changes_kept_text_less_for_the_same_progress(
 
 
 def test_momentum_sums_gradients(params):
-    choice = OptimizerChoice("natural", 0.1, schedule="constant", momentum=0.5)
+    choice = plain_optimizer("natural", 0.1, schedule="constant", momentum=0.5)
     optimizer = make_optimizer(choice, 10, EVERY)
     first, second = random_like(params, 7), random_like(params, 8)
     state = optimizer.update(first, optimizer.init(params), params)[1]
@@ -205,19 +205,19 @@ def test_momentum_sums_gradients(params):
 
 @pytest.mark.parametrize("name", ["natural", "orthogonal"])
 def test_a_zero_gradient_makes_no_step(params, name):
-    optimizer = make_optimizer(OptimizerChoice(name, 0.1), 10, EVERY)
+    optimizer = make_optimizer(plain_optimizer(name, 0.1), 10, EVERY)
     zeros = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     assert all(not np.any(np.asarray(u)) for u in jax.tree.leaves(updates))
 
 
 def test_schedules_begin_and_end_where_they_should():
-    choice = OptimizerChoice(learning_rate=2.0, warmup=4, final=0.1)
+    choice = plain_optimizer(learning_rate=2.0, warmup=4, final=0.1)
     schedule = make_schedule(choice, 20)
     assert float(schedule(0)) == 0.0
     assert float(schedule(4)) == pytest.approx(2.0)
     assert float(schedule(20)) == pytest.approx(0.2)
-    linear = make_schedule(OptimizerChoice(learning_rate=2.0, schedule="linear"), 10)
+    linear = make_schedule(plain_optimizer(learning_rate=2.0, schedule="linear"), 10)
     assert float(linear(5)) == pytest.approx(1.0)
 
 
@@ -232,12 +232,12 @@ def test_schedules_begin_and_end_where_they_should():
 )
 def test_bad_choices_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
-        OptimizerChoice(**fields)
+        plain_optimizer(**fields)
 
 
 def test_a_warmup_longer_than_the_run_is_named():
     with pytest.raises(ValueError, match=r"5 steps with config.optimizer.warmup=9"):
-        make_schedule(OptimizerChoice(warmup=9), 5)
+        make_schedule(plain_optimizer(warmup=9), 5)
 
 
 def weighted(weights):
@@ -254,7 +254,7 @@ def test_moments_weigh_tokens(params):
     """They are linear in the weights, which are of tokens of all roles at once."""
 
     def found(weights):
-        return second_moments(params, CONFIG, weighted(weights), llama.Compute(), UPPER)
+        return second_moments(params, CONFIG, weighted(weights), plain_compute(), UPPER)
 
     first, second = found(lambda t: t < 20), found(lambda t: t >= 20)
     both = found(lambda t: np.where(t < 20, 3.0, 0.25))
@@ -272,7 +272,7 @@ def test_moments_are_numpys_sums_of_the_first_layers_inputs(params):
     """Those are normed embeddings; padding weighs nothing whatever is said of it."""
     query = Trainable(0, ("q",))
     batches_given = weighted(lambda t: 0.1 + t / 7)
-    found = second_moments(params, CONFIG, batches_given, llama.Compute(), query)
+    found = second_moments(params, CONFIG, batches_given, plain_compute(), query)
     table = np.asarray(params["embedder"]["embedding"], np.float64)
     wanted = np.zeros((16, 16))
     for batch in batches_given:

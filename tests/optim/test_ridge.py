@@ -11,6 +11,7 @@ import numpy as np
 import on_devices
 import optax
 import pytest
+from plain_settings import plain_optimizer
 from tpu_programs import needs_libtpu
 
 from configs import plan as plan_config
@@ -18,7 +19,7 @@ from jax_surgery.models import llama
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.newton_schulz import COEFFICIENTS, STEPS
-from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
+from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.optim.precondition import directions, ridge
 from jax_surgery.plan import neighbours
 from jax_surgery.runs import plan, settings
@@ -139,7 +140,7 @@ def random_like(tree, seed):
 
 def started(name, momentum=0.5):
     """(optimizer, gradients, state with factors, parameters) before a step."""
-    optimizer = make_optimizer(OptimizerChoice(name, 0.1, momentum=momentum), 9, MOVES)
+    optimizer = make_optimizer(plain_optimizer(name, 0.1, momentum=momentum), 9, MOVES)
     params = llama.init_params(CONFIG, 0)
     state = optimizer.init(params)
     moments = {

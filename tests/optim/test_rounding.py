@@ -6,15 +6,16 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from plain_settings import plain_optimizer
 
-from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
+from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.optim.rounding import round_stochastically
 
 BOTH = {"moment_dtype": "bfloat16", "second_moment_dtype": "bfloat16"}
 
 
 def choice_of(name, **fields):
-    return OptimizerChoice(name, 0.02, **fields)
+    return plain_optimizer(name, 0.02, **fields)
 
 
 def test_rounding_gives_a_neighbour_and_is_right_on_average():

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain_settings import OBJECTIVE, plain_compute, plain_optimizer
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
@@ -12,7 +13,7 @@ from jax_surgery.methods.loss import Loss
 from jax_surgery.models import flops, llama
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, BLOCK_OF, Trainable, resolve
-from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
+from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.train import step as steps
 
 CONFIG = ModelConfig(61, 16, 24, 3, 4, 2, 4, initializer_range=0.3)
@@ -43,8 +44,8 @@ def batch_of(rng, rows=2, tokens=12):
 def test_gradients_are_those_of_all_where_something_moves_and_zero_elsewhere(trainable):
     params = llama.init_params(CONFIG, 0)
     batch = batch_of(np.random.default_rng(0))
-    whole = jax.grad(Loss().make(CONFIG, ROWS), has_aux=True)
-    part = Loss().make(CONFIG, ROWS, trainable=trainable)
+    whole = jax.grad(Loss(OBJECTIVE).make(CONFIG, ROWS), has_aux=True)
+    part = Loss(OBJECTIVE).make(CONFIG, ROWS, trainable=trainable)
     wanted = trainable.put(trainable.take(whole(params, batch)[0]), params)
     got = jax.grad(part, has_aux=True)(params, batch)[0]
     for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
@@ -54,8 +55,10 @@ def test_gradients_are_those_of_all_where_something_moves_and_zero_elsewhere(tra
 
 def test_weight_decay_leaves_frozen_parameters_alone():
     trainable = Trainable(1, ("up",))
-    optimizer = make_optimizer(OptimizerChoice(weight_decay=0.5, learning_rate=0.1), 5)
-    step = steps.make_train_step(CONFIG, Loss(), ROWS, optimizer, trainable=trainable)
+    optimizer = make_optimizer(plain_optimizer(weight_decay=0.5, learning_rate=0.1), 5)
+    step = steps.make_train_step(
+        CONFIG, Loss(OBJECTIVE), ROWS, optimizer, trainable=trainable
+    )
     params = llama.init_params(CONFIG, 0)
     start = steps.init_state(jax.tree.map(jnp.copy, params), optimizer)
     after = step(start, batch_of(np.random.default_rng(1)), None)[0].params
@@ -74,10 +77,10 @@ def test_weight_decay_leaves_frozen_parameters_alone():
 def test_counted_flops_are_those_of_the_compiled_program(trainable):
     config = ModelConfig(512, 128, 256, 3, 4, 2, 32)
     rows, tokens = 2, 128
-    loss_fn = Loss().make(
+    loss_fn = Loss(OBJECTIVE).make(
         config,
         RoleRows(0, rows, 0),
-        llama.Compute(unroll=0),
+        plain_compute(unroll=0),
         trainable=trainable,
     )
 

@@ -6,9 +6,9 @@ import json
 import pathlib
 
 import pytest
+from plain_settings import plain_compute
 from plan_cases import GB, GIB, needs_libtpu, planned
 
-from jax_surgery.models.compute import Compute
 from jax_surgery.models.published import SIZES
 from jax_surgery.plan import ask, lowering, neighbours, programs, report
 from jax_surgery.runs import plan
@@ -97,8 +97,8 @@ def test_model_flops_are_six_a_weight_and_token_and_causal_attention():
     wanted = tokens * (6 * weights + attention)
     counted = programs.counted_flops("step", planned(), config, rows)
     assert counted == pytest.approx(wanted, 1e-6)
-    full = ask.kernel_flops(config, tokens, context, Compute(remat="full"))
-    kept = ask.kernel_flops(config, tokens, context, Compute(remat="context"))
+    full = ask.kernel_flops(config, tokens, context, plain_compute(remat="full"))
+    kept = ask.kernel_flops(config, tokens, context, plain_compute(remat="context"))
     assert full / kept == pytest.approx(4.5 / 3.5)
     assert kept == pytest.approx(3.5 * tokens * config.num_layers * 2 * context * 4096)
 

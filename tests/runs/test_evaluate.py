@@ -7,12 +7,12 @@ import json
 import jax
 import numpy as np
 import pytest
+from plain_settings import plain_compute
 from settings_cases import settings_of
 
 from jax_surgery.data.questions import Question
 from jax_surgery.metrics import multiple_choice
 from jax_surgery.models import llama, output_head
-from jax_surgery.models.compute import Compute
 from jax_surgery.parallel import distributed
 from jax_surgery.runs import evaluate
 
@@ -96,6 +96,6 @@ def test_weights_are_held_in_the_compute_dtype(settings, tmp_path, monkeypatch, 
         return answer(model, probe)
 
     monkeypatch.setattr(multiple_choice, "answer", spy)
-    settings = dataclasses.replace(settings, compute=Compute(dtype=dtype))
+    settings = dataclasses.replace(settings, compute=plain_compute(dtype=dtype))
     results = evaluate.run(settings, str(tmp_path))
     assert held == {dtype} and results["evaluation"]["numbers"]["n"] == 5

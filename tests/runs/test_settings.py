@@ -14,9 +14,9 @@ from field_readers import FieldReaders
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict, config_flags
-from settings_cases import settings_of
+from settings_cases import merged, settings_of
 
-from jax_surgery.config import is_needed
+from jax_surgery.config import build, is_needed
 from jax_surgery.runs import settings, start
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -178,24 +178,45 @@ def test_a_field_that_is_not_given_is_an_error():
         settings.from_config(values)
 
 
-# Values that code makes too (an optimizer in a notebook, say), where their fields have
-# defaults. A config that gives such a field is the one truth of its runs.
-MADE_IN_CODE = {
-    "Budget",
-    "Compute",
-    "LowRank",
-    "Loop",
-    "MeshShape",
-    "Objective",
-    "OptimizerChoice",
-}
+def given_sections(cls: type, values: dict) -> list[tuple[type, dict]]:
+    """Of a run's settings and all sections in them, the class and what a config gives."""
+    found = [(cls, values)]
+    for name, inner in sections(cls).items():
+        found += given_sections(inner, values[name])
+    return found
 
 
-def test_no_field_of_a_run_has_a_default_beside_its_configs():
-    for run in CLASSES.values():
-        for cls in all_classes(run):
-            defaults = [f.name for f in dataclasses.fields(cls) if not is_needed(f)]
-            assert cls.__name__ in MADE_IN_CODE or not defaults, (cls, defaults)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_no_default_of_a_field_differs_from_what_a_config_gives(path):
+    """Code makes some sections too (a mesh, a budget), with defaults for a few fields."""
+    values = load_config(path).to_dict()
+    for cls, given_values in given_sections(CLASSES[values["run"]], values):
+        for field in dataclasses.fields(cls):
+            if not is_needed(field):
+                assert given_values[field.name] == field.default, (cls, field.name)
+
+
+def test_runs_have_no_defaults_and_only_three_sections_do():
+    with_defaults = {
+        cls.__name__
+        for run in CLASSES.values()
+        for cls in all_classes(run)
+        if not all(is_needed(field) for field in dataclasses.fields(cls))
+    }
+    assert with_defaults == {"Budget", "LowRank", "MeshShape"}
+
+
+@pytest.mark.parametrize("run", sorted(settings.RUNS))
+def test_a_fixed_field_is_given_by_no_config_and_cannot_be_changed(run):
+    for cls, given_values in given_sections(
+        CLASSES[run], load_config(FILES[run]).to_dict()
+    ):
+        for name, value in getattr(cls, "FIXED", {}).items():
+            section, _, field = name.partition(".")
+            assert field not in given_values[section], name
+            other = {section: {field: f"{value}x"}}
+            with pytest.raises(ValueError, match=rf"config\.{name}(=| does not exist)"):
+                build(cls, merged(given_values, other))
 
 
 @pytest.mark.parametrize(

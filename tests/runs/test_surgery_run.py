@@ -10,11 +10,11 @@ import signal
 import jax
 import numpy as np
 import pytest
+from plain_settings import plain_optimizer
 from settings_cases import changed, plain_surgery
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.methods.settings import Statistics
-from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.runs import surgery
 from jax_surgery.runs.by_roles import ByRoles
 from jax_surgery.train.loop import Hook, Interrupted
@@ -37,9 +37,9 @@ def settings(tiny_model, write_texts):
     return plain_surgery(model=tiny_model.folder, data=data, steps=STEPS)
 
 
-ADAMW = {"optimizer": OptimizerChoice(learning_rate=1e-2), "reference": "cached"}
+ADAMW = {"optimizer": plain_optimizer(learning_rate=1e-2), "reference": "cached"}
 PRECONDITIONED = {
-    "optimizer": OptimizerChoice(
+    "optimizer": plain_optimizer(
         "orthogonal", learning_rate=0.01, momentum=0.5, first_layer=-1
     ),
     "statistics": Statistics("", tokens=64, ridge=1e-3, refresh=4),

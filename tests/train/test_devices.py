@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain_settings import plain_compute
 from subspace_run_cases import work_of
 
 from jax_surgery.benchmarks import suite
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.models.compute import Compute
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs import surgery
 from jax_surgery.train import devices
 
-BFLOAT16 = Compute(dtype="bfloat16")
+BFLOAT16 = plain_compute(dtype="bfloat16")
 
 
 def dtypes(params) -> dict[str, str]:
@@ -31,7 +31,7 @@ def dtypes(params) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("compute", "moving", "wide"),
     [
-        (Compute(), None, "all"),
+        (plain_compute(), None, "all"),
         (BFLOAT16, None, "none"),
         (BFLOAT16, Trainable(), "all"),
         (BFLOAT16, Trainable(2, ("up", "o")), {"up/kernel", "o/kernel"}),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from plain_settings import plain_compute
 
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import as_batch
@@ -27,7 +28,7 @@ CONFIG = ModelConfig(
     head_dim=8,
 )
 CONTEXT, WIDTH = 16, CONFIG.hidden_size
-COMPUTE = llama.Compute()
+COMPUTE = plain_compute()
 
 
 def make_packer(seed=0, context=CONTEXT):
@@ -94,7 +95,7 @@ def test_the_file_is_mapped_and_cannot_be_changed(cached):
 
 def test_bfloat16_is_stored_as_computed(tmp_path, params):
     packer = make_packer()
-    compute = llama.Compute(dtype="bfloat16")
+    compute = plain_compute(dtype="bfloat16")
     live = hidden_fn(params, compute)
     cache = reference_cache.create_cache(
         str(tmp_path), "key", packer, live, WIDTH, "bfloat16"
@@ -125,7 +126,7 @@ def test_the_key_knows_weights_text_and_dtype(params):
         other = jnp.asarray(leaf).ravel().at[-1].add(1e-3).reshape(leaf.shape)
         changed = jax.tree.unflatten(tree, [*leaves[:i], other, *leaves[i + 1 :]])
         assert reference_cache.fingerprint(changed, packer, COMPUTE) != key
-    bfloat16 = llama.Compute(dtype="bfloat16")
+    bfloat16 = plain_compute(dtype="bfloat16")
     assert reference_cache.fingerprint(params, packer, bfloat16) != key
     assert reference_cache.fingerprint(params, make_packer(1), COMPUTE) != key
     # The same tokens with other borders between documents are other text.

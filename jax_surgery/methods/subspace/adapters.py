@@ -56,7 +56,20 @@ def adapt(stage: Stage, factors: Any) -> Any:
     batches = WeightedBatches(stage, stage.targets, learn=stage.learns, guarded=True)
     goal = stage.goal  # Now, because the steps donate these factors.
     choice = OptimizerChoice(
-        "adamw", learning_rate=settings.learning_rate, schedule="constant"
+        name="adamw",
+        learning_rate=settings.learning_rate,
+        warmup=0,
+        schedule="constant",
+        final=0.0,
+        clip=1.0,
+        weight_decay=0.0,
+        b1=0.9,
+        b2=0.999,
+        momentum=0.0,
+        first_layer=0,
+        matrices="",
+        moment_dtype="float32",
+        second_moment_dtype="float32",
     )
     optimizer = make_optimizer(choice, settings.rounds.number, work.trainable)
     step = low_rank_steps.make_step(

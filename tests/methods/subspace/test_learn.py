@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import subspace_cases as cases
+from plain_settings import plain_optimizer
 from subspace_cases import COMPUTE, CONFIG, EVERY, UPPER
 
 from jax_surgery.methods.subspace import identify, learn, low_rank, rounds
 from jax_surgery.methods.subspace.remove import remove
 from jax_surgery.optim import lora
-from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
+from jax_surgery.optim.optimizer import make_optimizer
 
 
 def numpy_of(matrices):
@@ -99,7 +100,7 @@ def test_factors_multiply_to_the_best_of_their_rank(rank):
 def test_an_adapters_frozen_layers_do_not_decay():
     """`UPPER` leaves the first layer out; the optimizer here moves all it is given."""
     chosen = lora.LowRank(2, matrices=",".join(UPPER.matrices))
-    optimizer = make_optimizer(OptimizerChoice(learning_rate=0.1, weight_decay=0.5), 5)
+    optimizer = make_optimizer(plain_optimizer(learning_rate=0.1, weight_decay=0.5), 5)
     factors = lora.init_factors(CONFIG, chosen, 0)
     before = jax.device_get(factors)
     step = low_rank.make_step(

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import on_devices
 import pytest
+from plain_settings import plain_compute
 from settings_cases import changed, plain_surgery
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.metrics import text
 from jax_surgery.models import flops
-from jax_surgery.models.llama import Compute
 from jax_surgery.models.model import Model
 from jax_surgery.optim.lora import LowRank
 from jax_surgery.runs import surgery
@@ -131,7 +131,9 @@ def test_what_is_frozen_keeps_the_files_dtype(settings, tmp_path, tiny_model):
         tokenizer_source=tiny_model.folder,
         dtype="bfloat16",
     )
-    half = dataclasses.replace(settings, model=folder, compute=Compute("bfloat16"))
+    half = dataclasses.replace(
+        settings, model=folder, compute=plain_compute("bfloat16")
+    )
     full = dataclasses.replace(half, lora=LowRank())
     for wanted, dtype in ((half, "bfloat16"), (settings, "float32"), (full, "float32")):
         params = ByRoles(wanted).load().params
@@ -181,8 +183,8 @@ from jax_surgery.train import step as steps
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.loss import Loss
-from jax_surgery.methods.objective import Objective
-from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
+from jax_surgery.optim.optimizer import make_optimizer
+from plain_settings import plain_objective, plain_optimizer
 CONFIG = ModelConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2,
                      num_heads=4, num_kv_heads=2, head_dim=4, initializer_range=0.2)
 LOW = lora.LowRank(rank=3, alpha=6.0)
@@ -205,9 +207,9 @@ def run(shape, count):
         order = np.concatenate([np.flatnonzero(ROLE == r).reshape(shards, -1)
                                 for r in range(3)], axis=1).ravel()
         batch = jax.tree.map(lambda v: v[order], BATCH)
-        optimizer = make_optimizer(OptimizerChoice(learning_rate=1e-2), 12)
+        optimizer = make_optimizer(plain_optimizer(learning_rate=1e-2), 12)
         step = steps.make_train_step(
-            CONFIG, Loss(Objective(ascent="level", gamma=2.0)), rows, optimizer,
+            CONFIG, Loss(plain_objective(ascent="level", gamma=2.0)), rows, optimizer,
             low_rank=LOW)
         state = steps.init_state(lora.init_factors(CONFIG, LOW, 0), optimizer)
         a = state.params["layers"]["mlp"]["up"]["lora_a"]

@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+from plain_settings import plain_compute
 from settings_cases import settings_of
 from subspace_run_cases import ROUNDS, edit_of, go, work_of
 
@@ -89,7 +90,7 @@ def test_the_page_holds_the_pictures(removed):
 
 
 def logits_of(params, config, tokens):
-    hidden = llama.forward(params, config, tokens, compute=llama.Compute())
+    hidden = llama.forward(params, config, tokens, compute=plain_compute())
     return np.asarray(hidden @ output_head.kernel(params))
 
 

@@ -66,8 +66,6 @@ def test_the_papers_figure_is_a_method_of_its_own():
 @pytest.mark.parametrize("field", sorted(RENAMED))
 def test_fields_of_older_versions_say_what_to_use_now(field):
     value = {"identify.overwrite": 1.0}.get(field, "x")
-    if field in ("loop.log_every", "loop.explode_factor"):
-        return  # fields of the loop that the config no longer gives
     with pytest.raises(ValueError, match="does not exist any more") as error:
         settings_of("unlearn", {field: value})
     assert RENAMED[field] in str(error.value)

@@ -27,7 +27,7 @@ def test_a_removal_on_eight_devices_equals_one_and_gathers_nothing_unasked():
         HEAD
         + """
     config = ModelConfig(32, 16, 24, 2, 2, 2, 8, initializer_range=0.3)
-    compute, every = llama.Compute(), Trainable(0, ("o", "up"))
+    compute, every = llama.DEFAULT_COMPUTE, Trainable(0, ("o", "up"))
     rng = np.random.default_rng(0)
     shape = (8, 12)
     batch = Batch(

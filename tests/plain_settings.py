@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parts of settings with plain values, for tests of single modules.
+
+They are the tests' own: runs have those of `configs/`.
+"""
+
+import dataclasses
+from typing import Any
+
+from jax_surgery.methods.objective import Objective
+from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
+from jax_surgery.optim.optimizer import OptimizerChoice
+from jax_surgery.train.loop_settings import Loop
+
+# The paper's objective, each term as much as another.
+OBJECTIVE = Objective(
+    alpha=1.0,
+    beta=1.0,
+    gamma=1.0,
+    kl_direction="model_to_reference",
+    ascent="none",
+    cap=5.5,
+    margin=-4.0,
+    softness=8.0,
+    retain="kl",
+)
+OPTIMIZER = OptimizerChoice(
+    name="adamw",
+    learning_rate=1e-5,
+    warmup=0,
+    schedule="cosine",
+    final=0.0,
+    clip=1.0,
+    weight_decay=0.0,
+    b1=0.9,
+    b2=0.999,
+    momentum=0.0,
+    first_layer=0,
+    matrices="",
+    moment_dtype="float32",
+    second_moment_dtype="float32",
+)
+LOOP = Loop(
+    log_every=1,
+    evaluate_every=0,
+    evaluate_questions=200,
+    checkpoint_every=100,
+    keep=2,
+)
+
+
+def plain_objective(
+    alpha: float = 1.0, beta: float = 1.0, gamma: float = 1.0, **changes: Any
+) -> Objective:
+    """`OBJECTIVE` with other weights and other fields changed."""
+    return dataclasses.replace(
+        OBJECTIVE, alpha=alpha, beta=beta, gamma=gamma, **changes
+    )
+
+
+def plain_optimizer(
+    name: Any = "adamw", learning_rate: float = 1e-5, **changes: Any
+) -> OptimizerChoice:
+    """`OPTIMIZER` with fields changed."""
+    changes |= {"name": name, "learning_rate": learning_rate}
+    return dataclasses.replace(OPTIMIZER, **changes)
+
+
+def plain_compute(dtype: Any = "float32", **changes: Any) -> Compute:
+    """`DEFAULT_COMPUTE` with fields changed."""
+    return dataclasses.replace(DEFAULT_COMPUTE, dtype=dtype, **changes)
+
+
+def plain_loop(**changes: Any) -> Loop:
+    """`LOOP` with fields changed."""
+    return dataclasses.replace(LOOP, **changes)

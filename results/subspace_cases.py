@@ -56,7 +56,7 @@ def model_of(workdir: pathlib.Path, seed: int, without: tuple[str, ...] = ()) ->
 
 @dataclasses.dataclass
 class Done:
-    """A case: the model after it, what it scores, and the stage that came last."""
+    """A case: the model after it, what it scores, and the last stage."""
 
     work: Work
     params: Any

@@ -86,7 +86,7 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - began)
     for name, program in programs.items():
         sizes = program.memory_analysis()
-        assert sizes, "XLA's CPU compiler tells the sizes"
+        assert sizes, "XLA's CPU compiler states the sizes"
         memory = sizes.temp_size_in_bytes / 2**20
         print(f"{name}: {min(seconds[name]):.2f} s, {memory:.0f} MiB")
 

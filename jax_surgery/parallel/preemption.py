@@ -51,7 +51,7 @@ def install() -> None:
         del number, frame
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _say_so()
-        # JAX's own handler takes it, and tells the other processes.
+        # JAX's own handler takes it, and informs the other processes.
         os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGINT, ask)

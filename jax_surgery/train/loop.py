@@ -28,7 +28,7 @@ FIRST_STEPS = 5
 EXPLODED = 20.0  # the loss, as a multiple of its first values, where a run stops
 # Terms that must stay small; the unlearn term is meant to grow.
 BOUNDED_TERMS = ("update_ce", "retain_kl", "retain_ce", "retain_loss")
-# What a diverging run is told to change, where its caller knows nothing better.
+# The advice to a run that diverges, unless its caller gives another.
 LOWER_RATE = "Lower config.optimizer.learning_rate"
 
 

@@ -36,6 +36,5 @@ def get_config() -> ConfigDict:
 
     config.compute = ConfigDict()
     config.compute.dtype = "float32"  # or bfloat16
-    config.compute.unroll = 0  # layers a scan step; 0 chooses
     config.compute.attention = "auto"  # or xla, cudnn (GPU), splash (TPU)
     return config

@@ -49,7 +49,6 @@ def get_config() -> ConfigDict:
     config.compute = ConfigDict()
     config.compute.dtype = "float32"  # or bfloat16
     config.compute.remat = "none"  # or dots, projections, context, full: least memory
-    config.compute.unroll = 0  # layers a scan step; 0 chooses
     config.compute.attention = "auto"  # or xla, cudnn (GPU), splash (TPU)
 
     config.optimizer = ConfigDict()

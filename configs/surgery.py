@@ -84,7 +84,6 @@ def get_config() -> ConfigDict:
     config.compute = ConfigDict()
     config.compute.dtype = "float32"  # or bfloat16
     config.compute.remat = "none"  # or dots, projections, context, full: least memory
-    config.compute.unroll = 0  # layers a scan step; 0 chooses
     config.compute.attention = "auto"  # or xla, cudnn (GPU), splash (TPU)
 
     config.objective = ConfigDict()
@@ -95,7 +94,6 @@ def get_config() -> ConfigDict:
     config.objective.ascent = "level"  # "none" (the paper), "cap", "margin", "level"
     config.objective.cap = 5.5  # nats per token, for "cap"
     config.objective.margin = -11.0  # nats of log-odds, for "margin" and "level"
-    config.objective.softness = 8.0  # nats, for "level"
     config.objective.retain = "kl"  # or "nll", the text's own CE, without reference
 
     config.reference = "live"  # or "cached" on disk
@@ -118,8 +116,7 @@ def get_config() -> ConfigDict:
     config.optimizer.learning_rate = 0.088
     config.optimizer.momentum = 0.6  # 0 is none (orthogonal, natural, sgd, muon)
     config.optimizer.warmup = 0  # steps
-    config.optimizer.schedule = "linear"  # or "cosine", "constant"
-    config.optimizer.final = 0.0  # of the peak
+    config.optimizer.schedule = "linear"  # to 0; or "cosine", to 0; "constant"
     config.optimizer.clip = 1.0  # gradient norm; 0 is none (not orthogonal, natural)
     config.optimizer.weight_decay = 0.0  # not of norms (not orthogonal, natural)
     config.optimizer.b1 = 0.9  # (adamw, muon)
@@ -131,16 +128,12 @@ def get_config() -> ConfigDict:
     config.statistics.sources = ""  # text to be retained; "" is data.retain
     config.statistics.tokens = 30_000  # read for them; 0 reads all
     config.statistics.ridge = 1e-5  # relative to the mean eigenvalue
-    config.statistics.refresh = 0  # steps; 0 computes them once
 
     config.rounds = rounds()  # of stages by subspaces
 
     config.loop = ConfigDict()
-    config.loop.log_every = 1  # steps
     config.loop.evaluate_every = 10  # steps; 0 only before and after
-    config.loop.evaluate_questions = 200  # a group, during the run
     config.loop.checkpoint_every = 20  # steps
-    config.loop.keep = 2  # checkpoints
 
     # Passes over update and retained text in which the naive alternative learns them:
     # what the cost is compared with. 0: not known, but for the embedded world.

@@ -69,7 +69,6 @@ def get_config() -> ConfigDict:
     config.compute = ConfigDict()
     config.compute.dtype = "float32"  # or bfloat16
     config.compute.remat = "none"  # or dots, projections, context, full: least memory
-    config.compute.unroll = 0  # layers a scan step; 0 chooses
     config.compute.attention = "auto"  # or xla, cudnn (GPU), splash (TPU)
 
     config.report = ConfigDict()
@@ -78,5 +77,4 @@ def get_config() -> ConfigDict:
 
     config.loop = ConfigDict()
     config.loop.checkpoint_every = 50  # rounds
-    config.loop.keep = 1  # checkpoints
     return config

@@ -33,8 +33,14 @@ RENAMED: dict[str, str] = {
     "harden.statistics": "it is an option of the method now: config.method=subspace:harden_statistics=copy.",
     "statistics.save_every": "it is a constant now, 200 (SAVE_EVERY in methods/subspace/statistics.py).",
     "report.records": "it is a constant now, 200 (CURVE_RECORDS in report/task_results.py).",
-    "loop.log_every": "every round is written to metrics.jsonl.",
+    "loop.log_every": "every step and every round is written to metrics.jsonl; only pretraining says how often.",
     "loop.explode_factor": "it is a constant now, 20 (EXPLODED in train/loop.py).",
+    "loop.evaluate_questions": "it is a constant now, 200 a group (FIXED in methods/settings.py).",
+    "loop.keep": "it is a constant now, 2 checkpoints of a surgery (FIXED in methods/settings.py) and 1 of unlearn and learn (runs/tasks_settings.py).",
+    "compute.unroll": "it is chosen now: up to 8 layers a scan step on a CPU, elsewhere 1 (models/compute.py).",
+    "objective.softness": "it is a constant now, 8 nats (FIXED in methods/settings.py).",
+    "statistics.refresh": "statistics are computed once now, before the first step.",
+    "optimizer.final": "it is a constant now, 0 (FIXED in methods/settings.py); only pretraining gives it.",
     "optimizer.name": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
     "optimizer.schedule": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
     "optimizer.warmup": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
@@ -51,11 +57,13 @@ def of_flags(arguments: list[str], error: Exception) -> str:
       arguments: of the command line.
       error: of their parser.
     """
-    for argument in arguments:
-        field = argument.lstrip("-").partition("=")[0].removeprefix("config.")
-        if field in RENAMED:
-            return f"config.{field} does not exist any more: {RENAMED[field]}"
     said = str(error.args[0]).replace("\\n", "\n")  # of an error in an error
     name, *lines = (line.strip("'\\") for line in said.splitlines())
+    for argument in arguments:
+        field = argument.lstrip("-").partition("=")[0].removeprefix("config.")
+        parts = field.split(".")
+        now = RENAMED.get(".".join(parts[-2:]))  # of sections in sections too
+        if now and any(f"'{part}'" in said for part in parts):
+            return f"config.{field} does not exist any more: {now}"
     hint = " ".join(lines) or "Look for its fields in the config file."
     return f"a --config.FIELD=VALUE names no field of the config: {name}. {hint}"

@@ -69,14 +69,14 @@ def statistics_rows(retained: Packer, settings: SurgerySettings) -> int:
 def statistics_hooks(
     config: ModelConfig, retained: Packer | None, settings: SurgerySettings
 ) -> list[Hook]:
-    """Sets the preconditioner's factors before the first step and on refreshes."""
+    """Sets the preconditioner's factors before the first step."""
     if not settings.optimizer.preconditioned:
         return []
     assert retained, "a preconditioner without retain text is refused"
     count = statistics_rows(retained, settings)
     trainable = settings.trainable(config)
 
-    def refresh(step: int, state: TrainState) -> TrainState:
+    def compute(step: int, state: TrainState) -> TrainState:
         rows = retained.pack(settings.seed + step).take(slice(count))
         moments = second_moments(
             state.params,
@@ -93,7 +93,7 @@ def statistics_hooks(
         )
         return state._replace(opt_state=state.opt_state._replace(factors=factors))
 
-    return [Hook(settings.statistics.refresh, refresh)]
+    return [Hook(0, compute)]
 
 
 def reference_folder(directory: str, key: str, role: str) -> str:

@@ -2,6 +2,7 @@
 """Settings of a surgery: what its method reads, and the texts of its roles."""
 
 import dataclasses
+from typing import ClassVar
 
 from jax_surgery import methods
 from jax_surgery.config import at_least, positive_ridge
@@ -29,10 +30,9 @@ class Statistics:
     sources: str  # text to be retained; "" takes data.retain
     tokens: int  # read for them; 0 reads all
     ridge: float  # relative to the mean eigenvalue
-    refresh: int  # steps between recomputations; 0 for once
 
     def __post_init__(self):
-        at_least(0, self, "config.statistics", "tokens", "refresh")
+        at_least(0, self, "config.statistics", "tokens")
         positive_ridge(self.ridge, "config.statistics")
 
 
@@ -57,6 +57,16 @@ class SurgerySettings:
     rounds: Rounds  # of stages by subspaces
     loop: Loop
     baseline_epochs: float  # passes of the naive alternative; 0 where not known
+
+    # What a user need not choose.
+    FIXED: ClassVar = {
+        "compute.unroll": 0,
+        "objective.softness": 8.0,  # nats
+        "optimizer.final": 0.0,  # of the peak
+        "loop.log_every": 1,  # steps
+        "loop.evaluate_questions": 200,  # a group, during the run
+        "loop.keep": 2,  # checkpoints
+    }
 
     def __post_init__(self):
         if self.reference not in ("live", "cached"):

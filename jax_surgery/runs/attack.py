@@ -6,7 +6,7 @@ the way on the held-out text -> results.json, report.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from jax_surgery import attacks, benchmarks, metrics
 from jax_surgery.attacks.base import Attack, Budget, Target
@@ -68,6 +68,8 @@ class AttackSettings:
     budget: Budget
     mesh: MeshShape
     compute: Compute
+
+    FIXED: ClassVar = {"compute.unroll": 0}
 
     def __post_init__(self):
         if bool(self.benchmark) == bool(self.data.relearn):

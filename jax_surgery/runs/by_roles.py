@@ -221,8 +221,7 @@ class ByRoles:
             if settings.reference == "cached":
                 rows = sum(len(self.texts.packers[role].pack()) for role in read_on)
             reference += rows * data.context
-        refresh = settings.statistics.refresh
-        times = (1 + ((steps - 1) // refresh if refresh else 0)) * len(descents)
+        times = len(descents)  # that statistics are computed
         statistics = 0
         if settings.optimizer.preconditioned:
             assert self.texts.retained, "a preconditioner without it is refused"

@@ -54,7 +54,8 @@ class EvaluateSettings:
     mesh: MeshShape
     compute: Compute
 
-    FIXED: ClassVar = {"compute.remat": "none"}  # there is no backward pass
+    # There is no backward pass.
+    FIXED: ClassVar = {"compute.remat": "none", "compute.unroll": 0}
 
 
 def text_files(sources: str) -> list[str]:

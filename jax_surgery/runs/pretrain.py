@@ -102,7 +102,11 @@ class PretrainSettings:
     loop: Loop
 
     # A new model moves whole.
-    FIXED: ClassVar = {"optimizer.first_layer": 0, "optimizer.matrices": ""}
+    FIXED: ClassVar = {
+        "compute.unroll": 0,
+        "optimizer.first_layer": 0,
+        "optimizer.matrices": "",
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -101,9 +101,11 @@ class TasksSettings:
 
     # Each round is logged; goals are measured where the method asks for them.
     FIXED: ClassVar = {
+        "compute.unroll": 0,
         "loop.log_every": 1,
         "loop.evaluate_every": 0,
         "loop.evaluate_questions": 200,
+        "loop.keep": 1,
     }
 
     def __post_init__(self):

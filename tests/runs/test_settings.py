@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from settings_cases import merged, settings_of
 
 from jax_surgery.config import build, is_needed
+from jax_surgery.renamed import of_flags
 from jax_surgery.runs import settings, start
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -228,7 +229,7 @@ def test_a_fixed_field_is_given_by_no_config_and_cannot_be_changed(run):
         ({"data": 3}, "config.data=3 must be a section of fields"),
         ({"steps": 0}, "config.steps=0; use 1 or more"),
         ({"reference": "lazy"}, "config.reference='lazy'; use 'live' or 'cached'"),
-        ({"loop": {"log_every": 0}}, "config.loop.log_every=0; use 1 or more"),
+        ({"loop": {"checkpoint_every": -1}}, "checkpoint_every=-1; use 0 or more"),
         ({"data": {"rows_update": -1}}, "config.data.rows_update=-1; use 0 or more"),
         ({"statistics": {"ridge": 0}}, "config.statistics.ridge=0.0 must be positive"),
         ({"objective": {"ascent": "up"}}, "ascent='up'; choose one of none, cap"),
@@ -243,6 +244,25 @@ def test_wrong_values_name_the_rule(changes, message):
     with pytest.raises(ValueError) as error:
         settings_of("surgery", changes)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "error", "answer"),
+    [
+        ("loop.keep=3", "'keep'", "config.loop.keep does not exist any more: it is a"),
+        (
+            "surgery.loop.keep=3",
+            "'keep'",
+            "config.surgery.loop.keep does not exist any",
+        ),
+        ("identify.order=cyclic", "'identify'", "subspace:order=cyclic"),
+        ("loop.steps=3", "'steps'", "names no field of the config: steps. Look for"),
+    ],
+)
+def test_a_flag_of_a_field_that_went_says_why(argument, error, answer):
+    # A field of this name exists in other runs, and is not what is wrong here.
+    arguments = ["--config.optimizer.warmup=3", f"--config.{argument}"]
+    assert answer in of_flags(arguments, KeyError(error))
 
 
 def test_whole_numbers_pass_for_fractions_and_settings_are_frozen():

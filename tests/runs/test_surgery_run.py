@@ -42,7 +42,7 @@ PRECONDITIONED = {
     "optimizer": plain_optimizer(
         "orthogonal", learning_rate=0.01, momentum=0.5, first_layer=-1
     ),
-    "statistics": Statistics("", tokens=64, ridge=1e-3, refresh=4),
+    "statistics": Statistics("", tokens=64, ridge=1e-3),
 }
 
 
@@ -66,7 +66,7 @@ def test_stopped_and_resumed_is_bit_equal(settings, tmp_path, changes):
     settings = dataclasses.replace(settings, **changes)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     wanted = changed(settings, str(whole))
-    # Between two refreshes of the statistics, which go on being needed.
+    # The statistics of before the first step go on being needed.
     with pytest.raises(Interrupted, match=f"step 2 of {STEPS}"):
         changed(settings, str(parts), stop_before(1))
     resumed = changed(settings, str(parts))

@@ -6,9 +6,10 @@ has a process of its own; depths take turns, and CPU seconds of all threads are 
 (tracing and lowering included), which other work on the machine changes less than
 seconds on the clock.
 
-    python results/compile_time.py
+    python results/compile_time.py [--before=CHECKOUT]
 
-writes results/compile_time.md. About 15 minutes on 2 CPU cores. The TPU rows need
+writes results/compile_time.md. About 15 minutes on 2 CPU cores, and twice as long with
+another checkout of this repository, which takes turns with this one. The TPU rows need
 the extra `plan`.
 """
 
@@ -16,12 +17,14 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
-import os
 import pathlib
 import statistics
 import subprocess
 import sys
 import time
+
+import checkouts
+import processor
 
 HERE = pathlib.Path(__file__).parent
 DEPTHS = (8, 80)
@@ -83,28 +86,42 @@ def measure(name: str, layers: int) -> dict[str, float]:
     }
 
 
-def apart(name: str, layers: int) -> dict[str, float]:
-    """`measure` in a process of its own."""
-    command = [sys.executable, __file__, "--measure", name, "--layers", str(layers)]
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(HERE.parent),
-    }
+def apart(file: pathlib.Path, name: str, layers: int) -> dict[str, float]:
+    """`measure` by a checkout's script, in a process of its own."""
+    command = [sys.executable, str(file), "--measure", name, "--layers", str(layers)]
+    environment = checkouts.environment(file)
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def line(name: str, found: dict[int, list[dict[str, float]]]) -> str:
-    """A line of the table: medians, and the median of the rounds' ratios."""
+Found = dict[int, list[dict[str, float]]]  # of each round, by the number of layers
+
+
+def seconds(found: Found, layers: int) -> list[float]:
+    """Of lowering and compiling, in each round."""
+    return [f["lower"] + f["compile"] for f in found[layers]]
+
+
+def ratio(ours: list[float], others: list[float]) -> str:
+    """The median of the rounds' ratios."""
+    return f"{statistics.median(a / b for a, b in zip(ours, others, strict=True)):.2f}"
+
+
+def line(name: str, found: Found, before: Found) -> str:
+    """A line of the table: medians, and the median of the rounds' ratios.
+
+    Args:
+      before: of another checkout, or {}.
+    """
     cells = [name]
     for layers in DEPTHS:
         for what in ("lower", "compile"):
             cells.append(f"{statistics.median(f[what] for f in found[layers]):.1f}")
-    first, last = (
-        [f["lower"] + f["compile"] for f in found[layers]] for layers in DEPTHS
-    )
-    ratios = [b / a for a, b in zip(first, last, strict=True)]
-    cells.append(f"{statistics.median(ratios):.2f}")
+    first, last = (seconds(found, layers) for layers in DEPTHS)
+    cells.append(ratio(last, first))
+    if before:
+        pairs = [(seconds(found, n), seconds(before, n)) for n in DEPTHS]
+        cells += [ratio(*pair) for pair in pairs]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -114,6 +131,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--layers", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--before", default="", help="another checkout, measured too")
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measure(arguments.measure, arguments.layers)))
@@ -121,23 +139,38 @@ def main() -> None:
     heads = ["step"]
     heads += [f"{n} layers: {what}" for n in DEPTHS for what in ("lower", "compile")]
     heads.append(f"{DEPTHS[1]} / {DEPTHS[0]} layers")
+    scripts = {"now": pathlib.Path(__file__).resolve()}
+    if arguments.before:
+        scripts["before"] = checkouts.script(arguments.before, "compile_time.py")
+        heads += [f"{n} layers: now / before" for n in DEPTHS]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    rates = []
     for name in TARGETS:
-        found = {layers: [] for layers in DEPTHS}
+        found = {which: {layers: [] for layers in DEPTHS} for which in scripts}
         for _ in range(arguments.rounds):
             for layers in DEPTHS:
-                found[layers].append(apart(name, layers))
-                print(name, layers, found[layers][-1], flush=True)
-        lines.append(line(name, found))
+                for which, file in scripts.items():
+                    found[which][layers].append(apart(file, name, layers))
+                    print(which, name, layers, found[which][layers][-1], flush=True)
+            rates.append(processor.measured())
+        lines.append(line(name, found["now"], found.get("before", {})))
         print(lines[-1], flush=True)
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu")
     )
+    command, before = "python results/compile_time.py", ""
+    if arguments.before:
+        command += " --before=CHECKOUT"
+        before = (
+            f" *before* is commit {checkouts.commit(arguments.before)}, in turn with "
+        )
+        before += "this one."
     text = f"""# Compile time of the three-term step against depth
 
-`python results/compile_time.py` with {versions}, on 2 CPU cores. CPU seconds of all
-threads, medians of {arguments.rounds} rounds in which the depths take turns; the last
-column is the median of the rounds' ratios of both together. For TPUs and GPUs a scan
+`{command}` with {versions}. {processor.sentence(rates)}
+
+CPU seconds of all threads, medians of {arguments.rounds} rounds in which the depths take
+turns; ratios are medians of the rounds', of both together.{before} For TPUs and GPUs a scan
 step is one layer. On CPU it is eight, which run a few percent faster: a model of eight
 layers has no loop, deeper ones have the same program whatever their depth.
 

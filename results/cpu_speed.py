@@ -7,9 +7,10 @@ Ours packs the texts, runs one forward pass and reads the cached reference; PyTo
 results/torch_loop.py in the fastest of its settings: as open-unlearning batches texts,
 and with texts of like length together, which it does not do. Needs PyTorch, and TOFU.
 
-    python results/cpu_speed.py --dir=DIR
+    python results/cpu_speed.py --dir=DIR [--before=CHECKOUT]
 
-writes results/cpu_speed.md. About 10 minutes on 2 cores with nothing beside it.
+writes results/cpu_speed.md. About 10 minutes on 2 cores with nothing beside it. The step
+of another checkout of this repository takes its turns among the others.
 """
 
 import argparse
@@ -19,10 +20,16 @@ import multiprocessing
 import os
 import pathlib
 import resource
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
+import checkouts
 import numpy as np
+import processor
 
 HERE = pathlib.Path(__file__).parent
 CONTEXT, LEARNING_RATE = 256, 1e-5
@@ -35,6 +42,7 @@ SEARCHED = {
 # torch.compile took 2 to 3.5 minutes for its first step on this machine and was not
 # faster after it; --compile adds it to the search.
 COMPILED = {"micro": 8, "compiled": True}
+BEFORE = "ours, before"
 
 
 def prepare(directory: str, folder: str):
@@ -158,8 +166,9 @@ class Racer:
     def __init__(self, target, *arguments):
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=target, args=(other, *arguments))
-        self._process.start()
+        process = context.Process(target=target, args=(other, *arguments))
+        process.start()
+        self._wait: Callable[[], Any] = process.join
 
     def run(self, steps: int):
         """(seconds, metrics of each step)."""
@@ -170,8 +179,23 @@ class Racer:
         """Ends the process; the most memory that it held, GiB."""
         self._pipe.send(0)
         held = self._pipe.recv() / 2**30
-        self._process.join()
+        self._wait()
         return held
+
+
+class CheckoutRacer(Racer):
+    """The step of another checkout, which makes its own model and batches of the same."""
+
+    def __init__(self, checkout: str, directory: str, folder: str):
+        self._pipe, other = multiprocessing.Pipe()
+        paths = [str(pathlib.Path(path).resolve()) for path in (directory, folder)]
+        process = subprocess.Popen(
+            [sys.executable, "-P", checkouts.__file__, str(other.fileno()), *paths],
+            env=checkouts.environment(checkouts.script(checkout, "cpu_speed.py")),
+            pass_fds=[other.fileno()],
+        )
+        other.close()  # so that its end is seen here
+        self._wait = process.wait
 
 
 def serve_torch(connection, model: str, steps, choice: dict) -> None:
@@ -196,17 +220,22 @@ def search(model: str, steps, choices: list[dict]) -> tuple[dict, list[str]]:
     return best[1], lines
 
 
-def race(racers: dict[str, Racer], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step of each program, round by round in turn."""
+def race(
+    racers: dict[str, Racer], rounds: int
+) -> tuple[dict[str, list[float]], list[float]]:
+    """Seconds of a step of each program, round by round in turn, and the processor's
+    rate of plain products after each round."""
     for racer in racers.values():
         racer.run(STEPS)  # compiles, and touches every shape
     seconds: dict[str, list[float]] = {name: [] for name in racers}
+    rates = []
     for number in range(rounds):
         for name, racer in racers.items():
             seconds[name].append(racer.run(STEPS)[0] / STEPS)
+        rates.append(processor.measured())
         shown = {name: round(values[-1], 2) for name, values in seconds.items()}
-        print(f"round {number + 1}: {shown}", flush=True)
-    return seconds
+        print(f"round {number + 1}: {shown}, {rates[-1]:.0f} GFLOP/s", flush=True)
+    return seconds, rates
 
 
 def main() -> None:
@@ -215,6 +244,7 @@ def main() -> None:
     parser.add_argument("--dir", required=True, help="directory of TOFU's files")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="search it too")
+    parser.add_argument("--before", default="", help="another checkout, raced too")
     arguments = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
     with tempfile.TemporaryDirectory() as folder:
@@ -225,14 +255,19 @@ def main() -> None:
             "ours": Racer(serve_ours, model, batches, "cached"),
             "ours, live reference": Racer(serve_ours, model, batches, "live"),
         }
+        if arguments.before:
+            own = pathlib.Path(folder, "before")
+            own.mkdir()
+            racers[BEFORE] = CheckoutRacer(arguments.before, arguments.dir, str(own))
         for name, (best, _) in found.items():
             racers[name] = Racer(serve_torch, model, steps, best)
         first = {name: racer.run(1)[1][0] for name, racer in racers.items()}
-        seconds = race(racers, arguments.rounds)
+        seconds, rates = race(racers, arguments.rounds)
         held = {name: racer.end() for name, racer in racers.items()}
     real = np.mean([(b.segment_ids_BT > 0).sum() for b in batches])
     positions = sum(ROWS.values()) * CONTEXT
-    heads = ["program", "useful tokens a second", *(f"{peer} = 1" for peer in SEARCHED)]
+    peers = [*SEARCHED, *([BEFORE] if arguments.before else [])]
+    heads = ["program", "useful tokens a second", *(f"{peer} = 1" for peer in peers)]
     heads += ["peak memory GiB", "first unlearn CE, update CE, KL"]
     lines = [
         "| " + " | ".join(heads) + " |",
@@ -241,7 +276,7 @@ def main() -> None:
     for name, values in seconds.items():
         ratios = " | ".join(
             f"{np.median(np.array(seconds[peer]) / np.array(values)):.2f}"
-            for peer in SEARCHED
+            for peer in peers
         )
         m = first[name]
         ours = ("unlearn_ce", "update_ce", "retain_kl")
@@ -256,14 +291,24 @@ def main() -> None:
         f"{name} {importlib.metadata.version(name)}"
         for name in ("jax", "torch", "transformers")
     )
+    command, before = "python results/cpu_speed.py --dir=DIR", ""
+    if arguments.before:
+        command += " --before=CHECKOUT"
+        before = (
+            f"\n*{BEFORE}* is the step of commit {checkouts.commit(arguments.before)}"
+        )
+        before += (
+            ", with the cached reference, on a model and batches that it makes itself."
+        )
     text = f"""# The three-term step on CPU against PyTorch
 
-`python results/cpu_speed.py --dir=DIR` with {versions}; 2 CPU cores, float32,
+`{command}` with {versions}.
+{processor.sentence(rates)} Float32,
 {parameters / 1e6:.1f} M parameters, {real:.0f} useful tokens a step (ours computes
 {positions} positions), AdamW on all parameters. Median of {arguments.rounds} rounds in
 which the programs take turns, {STEPS} steps each; ratios are medians of the rounds'.
 *PyTorch* cuts a step's texts into micro-batches as they come, as open-unlearning does, but
-without the retain pass that it throws away; *bucketed* sorts them by length first.
+without the retain pass that it throws away; *bucketed* sorts them by length first.{before}
 
 {chr(10).join(lines)}
 

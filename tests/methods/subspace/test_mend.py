@@ -8,6 +8,7 @@ from subspace_run_cases import ROUNDS, work_of
 from jax_surgery.methods.subspace import mend as mending
 from jax_surgery.methods.subspace.stage import Stage, copied
 from jax_surgery.methods.subspace.stage_rounds import in_rounds
+from jax_surgery.train.loop import TrainingDiverged
 
 OPTIMISED = True  # see conftest
 
@@ -28,6 +29,12 @@ def stage_of(own, folder, **fields) -> Stage:
 def careless(own, tmp_path_factory):
     """A model that lost retained answers with the target's."""
     return in_rounds(stage_of(own, tmp_path_factory.mktemp("rounds"), **CARELESS))[0]
+
+
+def test_rounds_that_diverge_are_told_to_take_smaller_steps(own, tmp_path):
+    stage = stage_of(own, tmp_path, rounds={"number": 3, "step": 1e30, "stop": 0})
+    with pytest.raises(TrainingDiverged, match="Lower config.rounds.step, and start"):
+        in_rounds(stage)
 
 
 def test_what_is_lost_are_texts_that_were_right(own, careless, tmp_path):

@@ -37,6 +37,7 @@ def checked(tmp_path_factory) -> dict[str, str]:
     return results(start(str(tmp_path_factory.mktemp("weights")), devices=8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", weights_on_devices.CHECKS)
 def test_on_eight_devices(checked, name):
     if name == "memory" and not pathlib.Path("/proc/self/clear_refs").exists():
@@ -44,6 +45,7 @@ def test_on_eight_devices(checked, name):
     assert not checked[name], checked[name]
 
 
+@pytest.mark.slow
 def test_on_two_processes(tmp_path):
     tensors = weights_on_devices.file_tensors(weights_on_devices.GQA)
     weights_on_devices.write(tmp_path / "gqa", weights_on_devices.GQA, tensors)

@@ -167,6 +167,7 @@ SPLIT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cases, tied", [(CASES, False), (SPLIT, True)])
 def test_twenty_steps_agree_on_every_mesh_and_in_micro_batches(cases, tied):
     code = STEPS.replace("TIED", str(tied)).replace("CASES", repr(cases))

@@ -170,6 +170,7 @@ def stop_on_the_way(folder, workdir) -> str:
     return errors
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_says_how_to_go_on_and_going_on_is_bit_equal(folder):
     said = stop_on_the_way(folder, "parts")
     assert "which is saved. Go on with:" in said

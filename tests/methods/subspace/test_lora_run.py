@@ -235,6 +235,7 @@ print(json.dumps([run(*case) for case in
 """
 
 
+@pytest.mark.slow
 def test_twelve_steps_agree_on_every_mesh():
     printed = on_devices.run(ON_MESHES)
     one, *others = json.loads(printed.splitlines()[-1])

@@ -54,7 +54,7 @@ def prepare(directory: str, folder: str):
     from jax_surgery.data.packing import Packer
     from jax_surgery.data.stream import BatchStream
     from jax_surgery.data.tokens import encode
-    from jax_surgery.models import llama
+    from jax_surgery.models import decoder
     from jax_surgery.models.config import ModelConfig
 
     files = tofu.find_files(directory, "forget10")
@@ -97,8 +97,8 @@ def prepare(directory: str, folder: str):
         eos_token_id=2,
     )
     model = str(pathlib.Path(folder, "model"))
-    hf_weights.save_model(llama.init_params(config, 0), config, model)
-    return model, steps, batches, llama.parameter_count(config)
+    hf_weights.save_model(decoder.init_params(config, 0), config, model)
+    return model, steps, batches, decoder.parameter_count(config)
 
 
 def _documents(segments_T):
@@ -117,7 +117,7 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
     from jax_surgery.checkpoints import hf_weights
     from jax_surgery.data.role_rows import RoleRows
     from jax_surgery.methods.loss import Loss
-    from jax_surgery.models import llama, output_head
+    from jax_surgery.models import decoder, output_head
     from jax_surgery.optim.optimizer import make_optimizer
     from jax_surgery.runs import settings
     from jax_surgery.train.step import init_state, make_train_step
@@ -138,7 +138,7 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
         config, loss, rows, optimizer, compute=compute, average="tokens"
     )
     frozen = jax.tree.map(jax.numpy.copy, params)
-    hidden = jax.jit(lambda p, b: llama.forward_packed(p, config, b, compute=compute))
+    hidden = jax.jit(lambda p, b: decoder.forward_packed(p, config, b, compute=compute))
     ready = []
     for batch in batches:
         inputs = batch.for_devices()

@@ -126,9 +126,9 @@ def needs(config) -> dict[str, float]:
     """
     import jax
 
-    from jax_surgery.models import llama, output_head
+    from jax_surgery.models import decoder, output_head
 
-    params = llama.abstract_params(config, "bfloat16")
+    params = decoder.abstract_params(config, "bfloat16")
 
     def size(tree) -> float:
         return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) / GIB
@@ -184,17 +184,19 @@ def one_step(params, config):
 
     from configs import paper
     from jax_surgery.methods.loss import Loss
-    from jax_surgery.models import llama, output_head
+    from jax_surgery.models import decoder, output_head
     from jax_surgery.runs import settings
     from jax_surgery.train import devices
     from jax_surgery.train.step import init_state, make_train_step
 
     rows = devices.role_rows(dict.fromkeys(("unlearn", "update", "retain"), DEVICES))
     batch = random_batch(config, rows.total)
-    compute = llama.Compute("bfloat16", "full", unroll=1, attention="auto")
+    compute = decoder.Compute("bfloat16", "full", unroll=1, attention="auto")
     retain = batch.text.take(rows, "retain")
     frozen = jax.jit(
-        lambda params, rows: llama.forward_packed(params, config, rows, compute=compute)
+        lambda params, rows: decoder.forward_packed(
+            params, config, rows, compute=compute
+        )
     )
     batch = batch.replace(reference_hidden_RTD=frozen(params, retain))
     reference = jax.tree.map(jnp.copy, output_head.parameters(params))
@@ -282,10 +284,10 @@ def page(arguments: argparse.Namespace, result: dict) -> str:
     """The Markdown page of a measurement."""
     import jax
 
-    from jax_surgery.models import llama
+    from jax_surgery.models import decoder
 
     config = model_config(arguments)
-    count = llama.parameter_count(config)
+    count = decoder.parameter_count(config)
     lines = [
         "# Host memory of loading, a step, and exporting",
         "",

@@ -17,7 +17,7 @@ import jax
 from paper_table import HERE, load_config, mean_and_deviation, replaced, run_once
 
 from jax_surgery.benchmarks.tofu import find_files, write_refusals
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.models.architectures import from_hf
 from jax_surgery.report import page
 from jax_surgery.runs import surgery, tofu
@@ -69,7 +69,7 @@ def table(fitted: pathlib.Path, entries: list[dict], seeds: str) -> str:
     seconds = [f"{entry['seconds']:.0f}" for entry in entries]
     ratio = entries[0]["cost"]["ratio"]
     raw = json.loads((fitted / "model" / "config.json").read_text())
-    size = llama.parameter_count(from_hf(raw))
+    size = decoder.parameter_count(from_hf(raw))
     fitting = json.loads((fitted / "results.json").read_text())["seconds"]
     return (
         "# LLM Surgery on TOFU, forget05\n\n"

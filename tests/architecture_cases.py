@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
 
 BASE = ModelConfig(
@@ -39,14 +39,14 @@ def configs(name: str) -> list[ModelConfig]:
 
 def params_of(config: ModelConfig, seed: int = 0):
     """Random parameters; those that begin as ones (norms) are random too."""
-    params = llama.init_params(config, seed)
+    params = decoder.init_params(config, seed)
     keys = iter(jax.random.split(jax.random.key(seed), len(jax.tree.leaves(params))))
     return jax.tree.map(
         lambda leaf: leaf + 0.2 * jax.random.normal(next(keys), leaf.shape), params
     )
 
 
-forward = jax.jit(llama.forward, static_argnums=1)
+forward = jax.jit(decoder.forward, static_argnums=1)
 
 
 def uncached(params, config, prompt, count):

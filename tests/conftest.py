@@ -32,7 +32,7 @@ import pytest
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.bpe import train_bpe
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
 
 # JAX reads the flags as it starts; libtpu would read them later, and does not know all.
@@ -96,7 +96,7 @@ def tiny_model(tmp_path_factory) -> TinyModel:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    params = jax.tree.map(lambda x: 3 * x, llama.init_params(config, 1))
+    params = jax.tree.map(lambda x: 3 * x, decoder.init_params(config, 1))
     hf_weights.save_model(params, config, folder)
     tokenizer.save_pretrained(folder)
     return TinyModel(folder, params, config, tokenizer, texts)

@@ -8,7 +8,7 @@ from plain_settings import plain_compute
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import identify
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import BLOCK_OF, Trainable
 
@@ -21,7 +21,7 @@ FAR = 1e4  # nats; log-odds that no margin reaches
 
 
 def params_of(seed: int = 0):
-    return llama.init_params(CONFIG, seed)
+    return decoder.init_params(CONFIG, seed)
 
 
 def batch_of(seed: int = 0, rows: int = 2, half: int = 6):
@@ -58,7 +58,7 @@ def pushed(batch, push: float, bound: float):
 @jax.jit
 def logits_of(params, batch):
     """Logits of the token after each position, [B, T - 1, V]."""
-    hidden = llama.forward_packed(params, CONFIG, batch, compute=COMPUTE)
+    hidden = decoder.forward_packed(params, CONFIG, batch, compute=COMPUTE)
     return (hidden @ output_head.kernel(params))[:, :-1]
 
 

@@ -22,7 +22,7 @@ from etils import epath
 from safetensors.numpy import load_file, save_file
 
 from jax_surgery.checkpoints import hf_layout, hf_weights, safetensors_file
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.models import sharding as placement
 from jax_surgery.models.architectures import to_hf
 from jax_surgery.models.config import ModelConfig
@@ -52,7 +52,7 @@ MESHES = {
 def layout(*sizes):
     """The `shardings` of a mesh of data, fsdp and tp devices."""
     mesh = meshes.make_mesh(meshes.MeshShape(*sizes))
-    return lambda config: placement.shardings(llama.abstract_params(config), mesh)
+    return lambda config: placement.shardings(decoder.abstract_params(config), mesh)
 
 
 def file_tensors(config, dtype=ml_dtypes.bfloat16):

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from jax_surgery.checkpoints import safetensors_file
 from jax_surgery.checkpoints.safetensors_file import Entry
-from jax_surgery.models import architectures, layout, llama
+from jax_surgery.models import architectures, decoder, layout
 from jax_surgery.models.config import ModelConfig
 
 
@@ -112,7 +112,7 @@ def groups(tensors: list[Tensor], itemsize: int, limit: float) -> list[list[Tens
 def check_shardings(config: ModelConfig, shardings: Any) -> None:
     """Raises ValueError where a parameter does not divide as its sharding says."""
     for path, spec in jax.tree_util.tree_leaves_with_path(
-        llama.abstract_params(config)
+        decoder.abstract_params(config)
     ):
         keys = tuple(key.key for key in path)
         sharding = leaf(shardings, keys)

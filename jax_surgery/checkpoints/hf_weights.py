@@ -22,7 +22,7 @@ from etils import epath
 
 from jax_surgery.checkpoints import hf_index, hf_layout, safetensors_file
 from jax_surgery.checkpoints.hf_layout import Tensor
-from jax_surgery.models import architectures, llama
+from jax_surgery.models import architectures, decoder
 from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
@@ -158,7 +158,7 @@ def load_model(
     source: str,
     dtype: hf_index.Dtype = "float32",
     shardings: Callable[[ModelConfig], Any] | None = None,
-) -> tuple[llama.Params, ModelConfig]:
+) -> tuple[decoder.Params, ModelConfig]:
     """Loads a checkpoint, onto one device or laid out over a mesh.
 
     A process reads the rows (of the files' matrices) that its devices hold anything
@@ -194,7 +194,7 @@ def load_model(
     layout = shardings(config) if shardings else None
     if layout is not None:
         hf_layout.check_shardings(config, layout)
-    params: llama.Params = {}
+    params: decoder.Params = {}
     last = None
     total = sum(entries[tensor.name].nbytes for tensor in tensors)
     with progress_bar("loading weights", total) as bar:
@@ -235,7 +235,7 @@ def load(
 
 
 def _exported(
-    params: llama.Params, tensors: list[Tensor], dtype: np.dtype, bar: tqdm.tqdm
+    params: decoder.Params, tensors: list[Tensor], dtype: np.dtype, bar: tqdm.tqdm
 ) -> Iterator[np.ndarray]:
     """The tensors as files hold them, one after another, on process 0.
 
@@ -252,7 +252,7 @@ def _exported(
 
 
 def _write_shards(
-    params: llama.Params,
+    params: decoder.Params,
     groups: list[list[Tensor]],
     folder: epath.Path,
     dtype: np.dtype,
@@ -279,7 +279,7 @@ def _write_shards(
 
 
 def save_model(
-    params: llama.Params,
+    params: decoder.Params,
     config: ModelConfig,
     directory: str,
     *,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.models import llama, output_head, token_sums
+from jax_surgery.models import decoder, output_head, token_sums
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
 
@@ -20,7 +20,7 @@ def loss_of(
     batch: Batch,
     safe: dict[str, jax.Array],
     rows: RoleRows,
-    compute: llama.Compute,
+    compute: decoder.Compute,
     trainable: Trainable,
 ) -> dict[str, jax.Array]:
     """The loss and its terms: the method's on unlearn and retain rows, CE on update's.
@@ -31,7 +31,7 @@ def loss_of(
     found = {token_sums.LOSS: jnp.zeros(())}
     steered = [role for role in ("unlearn", "retain") if role in rows.present]
     part, layout = batch.take(rows, *steered), rows.only_of(*steered)
-    states = llama.forward_packed(
+    states = decoder.forward_packed(
         params,
         config,
         part,
@@ -63,7 +63,7 @@ def loss_of(
 def _update(loss, params, config, batch, safe, rows, compute, trainable):
     """Sums of CE over the rows to update."""
     part, layout = batch.take(rows, "update"), rows.only_of("update")
-    states = llama.forward_packed(
+    states = decoder.forward_packed(
         params,
         config,
         part,

@@ -17,7 +17,7 @@ from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods import hidden, kl, reference, sequence
 from jax_surgery.methods.base import HiddenMethod, Method, TokenMethod
 from jax_surgery.methods.objective import Objective
-from jax_surgery.models import llama, output_head, token_sums
+from jax_surgery.models import decoder, output_head, token_sums
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import shifted
 from jax_surgery.models.trainable import ALL, Trainable
@@ -90,7 +90,7 @@ class Loss:
         reference_params: Params,
         config: ModelConfig,
         rows: RoleRows,
-        compute: llama.Compute,
+        compute: decoder.Compute,
     ) -> Batch:
         """Adds what the loss reads of the frozen model; see `reference.attach`."""
         readings = self.readings(rows)
@@ -132,7 +132,7 @@ class Loss:
         self,
         config: ModelConfig,
         rows: RoleRows,
-        compute: llama.Compute = llama.DEFAULT_COMPUTE,
+        compute: decoder.Compute = decoder.DEFAULT_COMPUTE,
         trainable: Trainable = ALL,
     ) -> LossFn:
         """The pure `loss_fn(params, batch) -> (loss, metrics)`.
@@ -212,7 +212,7 @@ class Loss:
 
 def _loss_of(loss, params, config, batch, safe, rows, compute, trainable) -> Metrics:
     """Sums of all terms of methods that read log-probabilities."""
-    states = llama.forward_packed(
+    states = decoder.forward_packed(
         params,
         config,
         batch,

@@ -9,7 +9,7 @@ import jax
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.models import llama, logprobs, output_head
+from jax_surgery.models import decoder, logprobs, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import at_targets, shifted
 
@@ -39,7 +39,7 @@ class Reading:
         """The shape of the values of each token."""
         return (config.hidden_size,) if self.kind == "hidden" else ()
 
-    def dtype(self, compute: llama.Compute) -> str:
+    def dtype(self, compute: decoder.Compute) -> str:
         """The dtype of these values."""
         return compute.dtype if self.kind == "hidden" else "float32"
 
@@ -52,7 +52,7 @@ class Reading:
         return at_targets(logprobs.token_logprobs(states, head_SDV, targets_BT).logp_BT)
 
     def read(
-        self, params: Any, config: ModelConfig, batch: Batch, compute: llama.Compute
+        self, params: Any, config: ModelConfig, batch: Batch, compute: decoder.Compute
     ) -> jax.Array:
         """What is read from a model on rows: one forward pass without a gradient."""
         states = states_of(params, config, batch, compute, self.layer)
@@ -60,10 +60,10 @@ class Reading:
 
 
 def states_of(
-    params: Any, config: ModelConfig, batch: Batch, compute: llama.Compute, layer
+    params: Any, config: ModelConfig, batch: Batch, compute: decoder.Compute, layer
 ) -> jax.Array:
     """Hidden states without a gradient: final ones, or the output of a layer."""
-    states = llama.forward_packed(
+    states = decoder.forward_packed(
         params,
         config,
         batch,
@@ -79,7 +79,7 @@ def attach(
     reference_params: Any,
     config: ModelConfig,
     rows: RoleRows,
-    compute: llama.Compute,
+    compute: decoder.Compute,
 ) -> Batch:
     """A batch with what is read of the frozen model.
 

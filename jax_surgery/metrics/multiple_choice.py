@@ -21,7 +21,7 @@ from jax_surgery.data.tokens import Document
 from jax_surgery.metrics.base import Estimate, Metric
 from jax_surgery.metrics.intervals import wilson_interval
 from jax_surgery.metrics.tokens import MANY_ROWS, score_tokens
-from jax_surgery.models import llama, logprobs, output_head
+from jax_surgery.models import decoder, logprobs, output_head
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
 
@@ -152,7 +152,7 @@ def _check_fit(
 
 @functools.partial(jax.jit, static_argnums=(1, 4))
 def _row_candidates(params, config, batch, candidates_BTK, compute):
-    hidden = llama.forward_packed(
+    hidden = decoder.forward_packed(
         params,
         config,
         batch,

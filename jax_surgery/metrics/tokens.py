@@ -12,7 +12,7 @@ import numpy as np
 from jax_surgery.data.packing import Packer, Rows
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.stream import one_pass
-from jax_surgery.models import llama, logprobs, output_head
+from jax_surgery.models import decoder, logprobs, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
@@ -24,9 +24,9 @@ Kind = Literal["logp", "margin", "top"]
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3))
-def _of_rows(params, config: ModelConfig, batch, compute: llama.Compute):
+def _of_rows(params, config: ModelConfig, batch, compute: decoder.Compute):
     # All kinds, whichever are asked for: one program serves every reader.
-    hidden = llama.forward_packed(params, config, batch, compute=compute)
+    hidden = decoder.forward_packed(params, config, batch, compute=compute)
     targets_BT = jnp.pad(batch.tokens_BT[:, 1:], ((0, 0), (0, 1)))
     head = output_head.copies(params, compute)
     found = logprobs.token_logprobs(hidden, head, targets_BT)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_surgery.models import attention as attn
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 
@@ -37,7 +37,7 @@ def _prefill(params, config, tokens_BT, positions_BT, real_BT, slots, compute):
     cos, sin = attn.rope_tables(config, positions_BT)
     windows, which_L = _windows(config, slots)
     biases = [attn.segment_bias(real_BT.astype(jnp.int32), w) for w in windows]
-    graph = llama.block_graph(config, params)
+    graph = decoder.block_graph(config, params)
     extra = slots - tokens_BT.shape[1]
 
     def layer(x, inputs):
@@ -48,13 +48,13 @@ def _prefill(params, config, tokens_BT, positions_BT, real_BT, slots, compute):
             cached.append((k, v))
             return attn.attend(q, k, v, _choose(biases, which))
 
-        x, _ = llama.merge_block(graph, layer_params)(x, attend, cos, sin)
+        x, _ = decoder.merge_block(graph, layer_params)(x, attend, cos, sin)
         pad = [(0, 0), (0, extra), (0, 0), (0, 0)]
         return x, tuple(jnp.pad(c, pad) for c in cached[0])
 
-    x = llama.embed(params, tokens_BT, compute)
+    x = decoder.embed(params, tokens_BT, compute)
     x, cache = jax.lax.scan(layer, x, (params["layers"], which_L))
-    return llama.final_norm(params, x[:, -1:], config)[:, 0], cache
+    return decoder.final_norm(params, x[:, -1:], config)[:, 0], cache
 
 
 def _decode_one(params, config, token_B, position_B, slot, open_BS, cache, compute):
@@ -66,7 +66,7 @@ def _decode_one(params, config, token_B, position_B, slot, open_BS, cache, compu
         jnp.where(open_BS & (age_S < w) if w else open_BS, 0.0, MASKED)[:, None, None]
         for w in windows
     ]
-    graph = llama.block_graph(config, params)
+    graph = decoder.block_graph(config, params)
 
     def layer(x, inputs):
         layer_params, which, keys, values = inputs
@@ -79,12 +79,12 @@ def _decode_one(params, config, token_B, position_B, slot, open_BS, cache, compu
             cached.append((k, v))
             return attn.attend(q, k, v, _choose(biases, which))
 
-        x, _ = llama.merge_block(graph, layer_params)(x, attend, cos, sin)
+        x, _ = decoder.merge_block(graph, layer_params)(x, attend, cos, sin)
         return x, cached[0]
 
-    x = llama.embed(params, token_B[:, None], compute)
+    x = decoder.embed(params, token_B[:, None], compute)
     x, cache = jax.lax.scan(layer, x, (params["layers"], which_L, *cache))
-    return llama.final_norm(params, x, config)[:, 0], cache
+    return decoder.final_norm(params, x, config)[:, 0], cache
 
 
 @functools.partial(jax.jit, static_argnums=(1, 4, 5, 6))
@@ -139,13 +139,13 @@ def _stop_ids(eos: Any) -> tuple[int, ...]:
 
 
 def greedy_generate(
-    params: llama.Params,
+    params: decoder.Params,
     config: ModelConfig,
     prompts: list[list[int]],
     max_new_tokens: int,
     *,
     eos_id: int | list[int] | None = None,
-    compute: llama.Compute = llama.DEFAULT_COMPUTE,
+    compute: decoder.Compute = decoder.DEFAULT_COMPUTE,
     batch_rows: int = 32,
 ) -> list[list[int]]:
     """Continues each prompt with its most likely token, step by step.

@@ -17,7 +17,7 @@ class Model:
     parameters says so, and continues with `with_params`.
 
     Attributes:
-      params: the parameters, a nested dict of arrays (see `llama.abstract_params`).
+      params: the parameters, a nested dict of arrays (see `decoder.abstract_params`).
       config: the architecture.
       tokenizer: the Hugging Face tokenizer.
       compute: dtype, rematerialisation and attention kernel of forward passes.

@@ -99,7 +99,7 @@ class Trainable:
         """The parameters, of which only the moving ones have gradients.
 
         Layers before `first_layer` are cut off in the forward pass
-        (`llama.forward`'s `first_trained_layer`), not here.
+        (`decoder.forward`'s `first_trained_layer`), not here.
         """
         if not self.matrices:
             return params

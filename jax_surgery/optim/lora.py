@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jax_surgery.models import llama, sharding
+from jax_surgery.models import decoder, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import BLOCK_OF, matrix_names
@@ -98,7 +98,7 @@ def init_factors(config: ModelConfig, low_rank: LowRank, seed: int) -> Factors:
     A is drawn within 1 / sqrt(inputs) of 0, as PEFT does. They lie on the mesh that is
     set as `models.sharding` says.
     """
-    kernels = llama.abstract_params(config)["layers"]
+    kernels = decoder.abstract_params(config)["layers"]
     keys = jax.random.split(jax.random.key(seed), len(low_rank.targets))
     layers: Factors = {}
     for key, name in zip(keys, low_rank.targets, strict=True):
@@ -123,7 +123,7 @@ def _beside(base: Params, factors: Factors, combine: Any) -> Params:
 
 
 def attach(base: Params, factors: Factors, low_rank: LowRank) -> Params:
-    """Parameters that `llama.forward` runs as the base with the deltas.
+    """Parameters that `decoder.forward` runs as the base with the deltas.
 
     Nothing is summed or copied, and no gradient reaches the base.
     """

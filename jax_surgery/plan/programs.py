@@ -22,7 +22,7 @@ from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods import descent
 from jax_surgery.methods.reference import FIELDS
 from jax_surgery.methods.subspace import identify, learn, rounds
-from jax_surgery.models import flops, layout, llama, output_head, sharding
+from jax_surgery.models import decoder, flops, layout, output_head, sharding
 from jax_surgery.models import trainable as moving
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.optim import lora
@@ -122,13 +122,13 @@ def _training(
     cached = run.reference == "cached"
     rows = rows_of(settings)
     optimizer, step = descent.make_step(run, config, rows)
-    params = llama.abstract_params(config)
+    params = decoder.abstract_params(config)
     if low_rank.rank:
         params = jax.eval_shape(lambda: lora.init_factors(config, low_rank, 0))
     state = jax.eval_shape(
         lambda p: TrainState(p, optimizer.init(p), jnp.zeros((), jnp.int32)), params
     )
-    frozen = llama.abstract_params(config, run.compute.dtype)
+    frozen = decoder.abstract_params(config, run.compute.dtype)
     if cached and not low_rank.rank:  # of which it is the base too
         frozen = output_head.parameters(frozen)
     batch = _batch(rows.total, settings, mesh, "weights_BT")
@@ -145,7 +145,7 @@ def _training(
 def _held(settings: PlanSettings, config: ModelConfig, mesh: Mesh) -> Groups:
     """What lies on the chips throughout a run."""
     if settings.program == "subspace":
-        params = llama.abstract_params(config)
+        params = decoder.abstract_params(config)
         return {"parameters": sharding.abstract(params, mesh)}
     _, state, frozen, _ = _training(settings, config, mesh)
     return {
@@ -220,7 +220,7 @@ def factors(settings: PlanSettings, config: ModelConfig, mesh: Mesh) -> Call:
     """The factors of a removal's final change, of rank `RANK`."""
     held = _held(settings, config, mesh)
     trainable = trainable_of(settings, config)
-    taken = jax.eval_shape(trainable.take, llama.abstract_params(config))
+    taken = jax.eval_shape(trainable.take, decoder.abstract_params(config))
     change = {
         name: jax.ShapeDtypeStruct(
             leaf.shape,

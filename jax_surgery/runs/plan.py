@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.plan import ask, lowering, neighbours, programs, report, topologies
 from jax_surgery.plan.picture import picture
@@ -80,7 +80,7 @@ def asked_for(settings: PlanSettings, config: ModelConfig) -> dict[str, Any]:
     asked = {
         "program": settings.program,
         "model": settings.model,
-        "parameters": llama.parameter_count(config),
+        "parameters": decoder.parameter_count(config),
         "topology": settings.topology,
         "num_slices": settings.num_slices,
         "chips": where.chips,

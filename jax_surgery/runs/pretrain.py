@@ -23,7 +23,7 @@ from jax_surgery.data.words import word_tokenizer
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
 from jax_surgery.metrics import multiple_choice
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
@@ -184,7 +184,7 @@ def _run(settings: PretrainSettings, directory: str) -> Pretrained:
 
     config = architecture(settings.new_model, tokenizer, data.context)
     init = jax.jit(
-        llama.init_params,
+        decoder.init_params,
         static_argnums=(0, 1),
         out_shardings=devices.parameter_shardings(config),
     )
@@ -199,7 +199,7 @@ def _run(settings: PretrainSettings, directory: str) -> Pretrained:
         average="tokens",
     )
     print(
-        f"pretraining {llama.parameter_count(config):,} parameters on "
+        f"pretraining {decoder.parameter_count(config):,} parameters on "
         f"{packer.num_tokens:,} tokens an epoch, {data.epochs:g} epochs, {steps} steps"
     )
     asked = multiple_choice.subsample(questions, settings.loop.evaluate_questions)

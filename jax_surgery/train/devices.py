@@ -12,7 +12,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import BatchStream
-from jax_surgery.models import llama, sharding
+from jax_surgery.models import decoder, sharding
 from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
@@ -47,7 +47,7 @@ def parameter_shardings(config: ModelConfig) -> Any:
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return None
-    params = llama.abstract_params(config)
+    params = decoder.abstract_params(config)
     sharding.check(params, mesh.shape)
     return sharding.shardings(params, mesh)
 

@@ -17,7 +17,7 @@ from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import as_batch
 from jax_surgery.data.tokens import Document
-from jax_surgery.models import llama, logprobs, output_head, sharding, token_sums
+from jax_surgery.models import decoder, logprobs, output_head, sharding, token_sums
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 
@@ -49,10 +49,10 @@ def text_batch(
 
 
 def cross_entropy(
-    params: Any, config: ModelConfig, batch: Batch, compute: llama.Compute
+    params: Any, config: ModelConfig, batch: Batch, compute: decoder.Compute
 ) -> jax.Array:
     """The sum of `weights_BT` x -log p over a batch's tokens, nats."""
-    hidden_BTD = llama.forward_packed(params, config, batch, compute=compute)
+    hidden_BTD = decoder.forward_packed(params, config, batch, compute=compute)
     # Position t predicts token t + 1.
     next_BT = lambda a: jnp.pad(a[:, 1:], ((0, 0), (0, 1)))
     targets_BT, weights_BT = next_BT(batch.tokens_BT), next_BT(batch.weights_BT)
@@ -75,7 +75,7 @@ def init_adam(params: Any) -> Any:
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
 def adam_step(
     config: ModelConfig,
-    compute: llama.Compute,
+    compute: decoder.Compute,
     rate: float,
     params: Any,
     opt_state: Any,

@@ -33,7 +33,7 @@ def fingerprint(params: Any, packer: Packer, compute: Any) -> str:
     Args:
       params: of the frozen model.
       packer: the corpus.
-      compute: `model.llama.Compute`; its dtype counts.
+      compute: `model.decoder.Compute`; its dtype counts.
     """
     digest = hashlib.sha256()
     leaves = jax.tree_util.tree_leaves_with_path(params)

@@ -11,7 +11,7 @@ import optax
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.models import llama, sharding
+from jax_surgery.models import decoder, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import position_weights
 from jax_surgery.models.trainable import ALL, Trainable
@@ -46,7 +46,7 @@ class Loss(Protocol):
         reference_params: Any,
         config: ModelConfig,
         rows: RoleRows,
-        compute: llama.Compute,
+        compute: decoder.Compute,
     ) -> Batch:
         """Adds what the loss reads of the frozen model, where the batch lacks it."""
 
@@ -57,7 +57,7 @@ class Loss(Protocol):
         self,
         config: ModelConfig,
         rows: RoleRows,
-        compute: llama.Compute,
+        compute: decoder.Compute,
         trainable: Trainable,
     ) -> LossFn:
         """The pure loss of a batch, or of a micro-batch of such rows.
@@ -101,7 +101,7 @@ def make_train_step(
     rows: RoleRows,
     optimizer: optax.GradientTransformation,
     *,
-    compute: llama.Compute = llama.DEFAULT_COMPUTE,
+    compute: decoder.Compute = decoder.DEFAULT_COMPUTE,
     average: str = "sequences",
     accumulate: int = 1,
     trainable: Trainable = ALL,

@@ -17,7 +17,7 @@ from jax_surgery.data.forms import parse_record
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.tokens import encode
 from jax_surgery.metrics import METRICS
-from jax_surgery.models import flops, llama, output_head
+from jax_surgery.models import decoder, flops, output_head
 from jax_surgery.models.model import Model
 from jax_surgery.train import finetune
 
@@ -41,7 +41,7 @@ def dense_loss(params, model, documents):
     """Mean negative log-likelihood of the learned tokens, each text alone."""
     total, count = 0.0, 0
     for d in documents:
-        hidden = llama.forward(params, model.config, d.tokens[None])[0]
+        hidden = decoder.forward(params, model.config, d.tokens[None])[0]
         logp = jax.nn.log_softmax(hidden @ output_head.kernel(params))[:-1]
         own = logp[jnp.arange(len(logp)), d.tokens[1:]]
         total -= jnp.where(d.learned[1:], own, 0).sum()

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from jax_surgery.checkpoints import hf_index, hf_weights
 from jax_surgery.data.bpe import train_bpe
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import decoder, output_head
 from jax_surgery.models.architectures import from_hf, to_hf
 from jax_surgery.models.config import ModelConfig, RopeScaling
 
@@ -45,7 +45,7 @@ CONFIGS = {
 
 def save(tmp_path, config, dtype="float32", **options):
     params = jax.tree.map(
-        lambda x: x.astype(dtype) + 0.01, llama.init_params(config, 0)
+        lambda x: x.astype(dtype) + 0.01, decoder.init_params(config, 0)
     )
     hf_weights.save_model(params, config, str(tmp_path), dtype=dtype, **options)
     return params
@@ -66,7 +66,7 @@ def test_logits_agree_with_transformers(tmp_path, name):
     with torch.no_grad():
         wanted = model(torch.tensor(tokens)).logits.numpy()
     head = output_head.kernel(params)
-    got = llama.forward(params, config, jnp.asarray(tokens)) @ head
+    got = decoder.forward(params, config, jnp.asarray(tokens)) @ head
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
     # Padded: the second row's last 9 tokens do not exist.
@@ -74,7 +74,7 @@ def test_logits_agree_with_transformers(tmp_path, name):
     mask[1, 15:] = 0
     with torch.no_grad():
         padded = model(torch.tensor(tokens), attention_mask=torch.tensor(mask))
-    got = llama.forward(params, config, jnp.asarray(tokens), jnp.asarray(mask)) @ head
+    got = decoder.forward(params, config, jnp.asarray(tokens), jnp.asarray(mask)) @ head
     real = mask.astype(bool)
     np.testing.assert_allclose(
         np.asarray(got)[real], padded.logits.numpy()[real], rtol=1e-4, atol=1e-4
@@ -83,7 +83,7 @@ def test_logits_agree_with_transformers(tmp_path, name):
     # Packed: two documents in a row are the two documents.
     segments = np.array([[1] * 10 + [2] * 14])
     positions = np.concatenate([np.arange(10), np.arange(14)])[None]
-    got = llama.forward(params, config, tokens[:1], segments, positions) @ head
+    got = decoder.forward(params, config, tokens[:1], segments, positions) @ head
     for part in (slice(0, 10), slice(10, 24)):
         with torch.no_grad():
             alone = model(torch.tensor(tokens[:1, part])).logits.numpy()
@@ -97,7 +97,7 @@ def test_logits_agree_with_those_kept_from_transformers(tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(golden_logits.tensors(config), tmp_path / "model.safetensors")
     params, read = hf_weights.load_model(str(tmp_path))
-    hidden = llama.forward(params, read, jnp.asarray(golden_logits.TOKENS))
+    hidden = decoder.forward(params, read, jnp.asarray(golden_logits.TOKENS))
     wanted = np.load(golden_logits.FILE)[name]
     got = hidden @ output_head.kernel(params)
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
@@ -279,7 +279,7 @@ def test_dtypes_that_are_not_read_and_layers_that_differ_are_named(tmp_path):
 
 
 def test_numbers_too_large_for_the_files_dtype_are_not_written(tmp_path):
-    params = llama.init_params(BASE, 0)
+    params = decoder.init_params(BASE, 0)
     params["final_norm"]["scale"] = params["final_norm"]["scale"] * 1e6
     with pytest.raises(
         ValueError, match="model.norm.weight holds numbers that float16"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_surgery.checkpoints import hf_weights, peft_adapter
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.optim import lora
 
@@ -84,14 +84,14 @@ def test_peft_runs_our_adapter_and_we_run_pefts(tmp_path):
     peft = pytest.importorskip("peft")
     import transformers
 
-    params = llama.init_params(CONFIG, 0)
+    params = decoder.init_params(CONFIG, 0)
     hf_weights.save_model(params, CONFIG, str(tmp_path / "base"))
     tokens = np.random.default_rng(0).integers(0, 48, (2, 9))
 
     def ours(adapter):
         low_rank = lora.LowRank(adapter.rank, adapter.alpha, ",".join(adapter.matrices))
         merged = lora.merge(jax.tree.map(np.copy, params), adapter.factors, low_rank)
-        hidden = llama.forward(merged, CONFIG, tokens)
+        hidden = decoder.forward(merged, CONFIG, tokens)
         return np.asarray(hidden @ output_head.kernel(merged))
 
     def theirs(model):

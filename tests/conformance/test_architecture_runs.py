@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.models.architectures import ARCHITECTURES
 from jax_surgery.models.architectures.base import (
     Architecture,
@@ -67,7 +67,7 @@ def test_a_surgery_loads_changes_and_exports_it(
     windows, fields, moved = CASES[name]
     source, workdir = tmp_path / "source", tmp_path / "run"
     config = dataclasses.replace(tiny_model.config, architecture=name, windows=windows)
-    params = jax.tree.map(lambda x: 3 * x, llama.init_params(config, 1))
+    params = jax.tree.map(lambda x: 3 * x, decoder.init_params(config, 1))
     hf_weights.save_model(
         params, config, str(source), tokenizer_source=tiny_model.folder
     )

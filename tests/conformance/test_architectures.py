@@ -13,7 +13,7 @@ from plain_settings import plain_optimizer
 from safetensors.numpy import load_file
 
 from jax_surgery.checkpoints import hf_layout, hf_weights
-from jax_surgery.models import architectures, flops, layout, llama, output_head
+from jax_surgery.models import architectures, decoder, flops, layout, output_head
 from jax_surgery.models import sharding as placement
 from jax_surgery.models.architectures import ARCHITECTURES
 from jax_surgery.models.generate import greedy_generate
@@ -59,7 +59,7 @@ def test_logits_agree_with_transformers(config, params, checkpoint):
         checkpoint, output_loading_info=True, dtype=torch.float32
     )
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    assert model.num_parameters() == llama.parameter_count(config)
+    assert model.num_parameters() == decoder.parameter_count(config)
     assert (
         architectures.from_hf(
             json.loads(model.config.to_json_string())
@@ -106,7 +106,7 @@ def test_load_then_export_is_bit_exact(config, checkpoint, tmp_path):
 def test_every_parameter_has_a_row_that_says_its_shape_and_its_place(
     config, checkpoint
 ):
-    abstract = llama.abstract_params(config)
+    abstract = decoder.abstract_params(config)
     rows = {row.tree_path: row for row in architectures.of(config).layout}
     if config.tie_embeddings:
         del rows[layout.HEAD.path]
@@ -127,7 +127,9 @@ def test_every_parameter_has_a_row_that_says_its_shape_and_its_place(
     assert {t.name: t.file_shape for t in hf_layout.tensors(config)} == {
         name: tensor.shape for name, tensor in held.items()
     }
-    assert llama.parameter_count(config) == sum(tensor.size for tensor in held.values())
+    assert decoder.parameter_count(config) == sum(
+        tensor.size for tensor in held.values()
+    )
 
 
 def test_operations_are_those_of_the_arrays(config, params):
@@ -156,7 +158,7 @@ def test_cached_generation_equals_uncached(config, params):
 def test_every_parameter_learns_and_norms_do_not_decay(config, params):
     def loss(params):
         return (
-            llama.forward(params, config, TOKENS) @ output_head.kernel(params)
+            decoder.forward(params, config, TOKENS) @ output_head.kernel(params)
         ).std()
 
     gradients = jax.jit(jax.grad(loss))(params)
@@ -172,14 +174,14 @@ def test_every_parameter_learns_and_norms_do_not_decay(config, params):
 ON_EIGHT = """
 import json
 import architecture_cases as cases, jax, jax.numpy as jnp, numpy as np
-from jax_surgery.models import llama, output_head, sharding
+from jax_surgery.models import decoder, output_head, sharding
 from jax_surgery.models.architectures import ARCHITECTURES
 from jax_surgery.parallel import mesh as meshes
 tokens = np.random.default_rng(0).integers(0, 61, (4, 24))
 segments = np.array([[1] * 9 + [2] * 12 + [0] * 3] * 4)
 positions = np.array([[*range(9), *range(12), 0, 0, 0]] * 4)
 def loss(params, config):
-    hidden = llama.forward(params, config, tokens, segments, positions)
+    hidden = decoder.forward(params, config, tokens, segments, positions)
     return jnp.square(jnp.sin(hidden @ output_head.kernel(params))).mean()
 def run(config, count):
     shape = meshes.MeshShape(data=1, fsdp=count // 2 or 1, tp=2 if count > 1 else 1)

@@ -21,7 +21,7 @@ from jax_surgery.data.stream import BatchStream, as_batch
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.base import TokenMethod
 from jax_surgery.methods.loss import Loss
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import position_weights
 from jax_surgery.train import step as steps
@@ -145,7 +145,9 @@ def _rows_of_their_own(packer):
 @functools.partial(jax.jit, static_argnames=("loss", "rows", "parts"))
 def gradients(params, reference, batch, loss, rows=ROWS, parts=1):
     """(metrics, gradients), as a training step computes them."""
-    batch = loss.attach_reference(batch, reference, CONFIG, rows, llama.DEFAULT_COMPUTE)
+    batch = loss.attach_reference(
+        batch, reference, CONFIG, rows, decoder.DEFAULT_COMPUTE
+    )
     weights_BT = position_weights(batch.segment_ids_BT, "sequences")
     batch = batch.replace(position_weights_BT=weights_BT)
     batch = batch.replace(denominators=loss.denominators(batch, rows))
@@ -155,8 +157,8 @@ def gradients(params, reference, batch, loss, rows=ROWS, parts=1):
 
 @jax.jit
 def seen(params, batch):
-    hidden = llama.forward_packed(params, CONFIG, batch)
-    return hidden, llama.forward_packed(params, CONFIG, batch, num_layers=1)
+    hidden = decoder.forward_packed(params, CONFIG, batch)
+    return hidden, decoder.forward_packed(params, CONFIG, batch, num_layers=1)
 
 
 def observe(params, batch):
@@ -169,7 +171,7 @@ def observe(params, batch):
 
 @pytest.fixture(scope="module")
 def models():
-    return llama.init_params(CONFIG, 0), llama.init_params(CONFIG, 1)
+    return decoder.init_params(CONFIG, 0), decoder.init_params(CONFIG, 1)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -239,7 +241,7 @@ def test_a_reference_that_is_given_equals_the_one_that_is_computed(case, models)
     given = {}
     for role, reading in readings.items():
         rows = batch.text.take(ROWS, role)
-        read = reading.read(reference, CONFIG, rows, llama.DEFAULT_COMPUTE)
+        read = reading.read(reference, CONFIG, rows, decoder.DEFAULT_COMPUTE)
         given[fields[role]] = read
     # Of the frozen model the output head is all that is still needed.
     head = output_head.parameters(reference)
@@ -281,7 +283,7 @@ import json, jax, numpy as np
 import test_methods as cases
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.loss import Loss
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import devices
 rows = RoleRows(8, 8, 8, 8)
@@ -294,7 +296,7 @@ def of(name):
     return cases.summary(*found)
 with jax.set_mesh(meshes.make_mesh(meshes.MeshShape(1, 8, 1))):
     place = devices.parameter_shardings(cases.CONFIG)
-    init = jax.jit(llama.init_params, static_argnums=(0, 1), out_shardings=place)
+    init = jax.jit(decoder.init_params, static_argnums=(0, 1), out_shardings=place)
     models = init(cases.CONFIG, 0), init(cases.CONFIG, 1)
     print(json.dumps({name: of(name) for name in cases.NAMES}))
 """
@@ -358,7 +360,7 @@ def test_no_logits_of_all_tokens_in_the_compiled_step(name):
     rows = RoleRows(count, count, count)
     loss = Loss(OBJECTIVE, method_of(name))
     step = steps.make_train_step(config, loss, rows, optax.sgd(0.1))
-    params = llama.abstract_params(config)
+    params = decoder.abstract_params(config)
     state = jax.eval_shape(lambda p: steps.init_state(p, optax.sgd(0.1)), params)
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((rows.total, context), x.dtype),

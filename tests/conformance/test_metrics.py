@@ -17,7 +17,7 @@ from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import encode
 from jax_surgery.metrics import METRICS, Metric, find, measure, rouge_l
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import decoder, output_head
 from jax_surgery.models.model import Model
 from jax_surgery.runs import evaluate
 
@@ -72,7 +72,7 @@ class Twin:
 
         @jax.jit
         def logits(row):
-            hidden = llama.forward(model.params, model.config, row)
+            hidden = decoder.forward(model.params, model.config, row)
             return hidden @ output_head.kernel(model.params)
 
         self._logits = logits

@@ -16,7 +16,7 @@ from jax_surgery.data.stream import as_batch
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import position_weights
 from jax_surgery.optim.optimizer import make_optimizer
@@ -33,12 +33,12 @@ CONFIG = ModelConfig(
     initializer_range=0.3,
 )
 CONTEXT = 16
-forward = jax.jit(llama.forward, static_argnums=1)
+forward = jax.jit(decoder.forward, static_argnums=1)
 
 
 @pytest.fixture(scope="module")
 def models():
-    return llama.init_params(CONFIG, 0), llama.init_params(CONFIG, 1)
+    return decoder.init_params(CONFIG, 0), decoder.init_params(CONFIG, 1)
 
 
 def documents(role: int, count: int, seed: int = 0) -> list[Document]:
@@ -71,7 +71,9 @@ def make_batch(
 @functools.partial(jax.jit, static_argnames=("rows", "average"))
 def prepare(batch, rows, reference, average):
     loss = Loss(OBJECTIVE)
-    batch = loss.attach_reference(batch, reference, CONFIG, rows, llama.DEFAULT_COMPUTE)
+    batch = loss.attach_reference(
+        batch, reference, CONFIG, rows, decoder.DEFAULT_COMPUTE
+    )
     weights = position_weights(batch.segment_ids_BT, average)
     batch = batch.replace(position_weights_BT=weights)
     return batch.replace(denominators=loss.denominators(batch, rows))
@@ -258,7 +260,7 @@ def test_no_logits_of_all_tokens_in_the_compiled_step():
     shape = (rows.total, context)
     optimizer = make_optimizer(plain_optimizer(), 10)
     train_step = steps.make_train_step(config, Loss(OBJECTIVE), rows, optimizer)
-    params = llama.abstract_params(config)
+    params = decoder.abstract_params(config)
     state = jax.eval_shape(lambda p: steps.init_state(p, optimizer), params)
     ids = jax.ShapeDtypeStruct(shape, jnp.int32)
     weights = jax.ShapeDtypeStruct(shape, jnp.float32)

@@ -13,7 +13,7 @@ from jax_surgery.data.probes import Probe
 from jax_surgery.data.tokens import Document
 from jax_surgery.metrics import answer_accuracy, exact_match
 from jax_surgery.metrics.tokens import TextScores, score_texts, score_tokens
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 
@@ -24,7 +24,7 @@ LONGEST = 9
 
 @pytest.fixture(scope="module")
 def params():
-    return llama.init_params(CONFIG, 0)
+    return decoder.init_params(CONFIG, 0)
 
 
 def scored(params, documents, context) -> TextScores:
@@ -34,7 +34,7 @@ def scored(params, documents, context) -> TextScores:
 
 @jax.jit
 def logits_of(params, rows):
-    hidden = llama.forward(params, CONFIG, rows, compute=COMPUTE)
+    hidden = decoder.forward(params, CONFIG, rows, compute=COMPUTE)
     return hidden @ output_head.kernel(params)
 
 

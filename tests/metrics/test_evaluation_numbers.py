@@ -15,7 +15,7 @@ from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import encode
 from jax_surgery.metrics import answer_probability, multiple_choice, rouge_l
 from jax_surgery.metrics.intervals import bootstrap_mean, wilson_interval
-from jax_surgery.models import flops, llama, output_head
+from jax_surgery.models import decoder, flops, output_head
 from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import ALL, resolve
 from jax_surgery.report import cost
@@ -25,7 +25,7 @@ COMPUTE = plain_compute()
 
 def sum_logp(model, ids, first: int) -> float:
     """log p of ids[first:] given those before, from all logits, float64."""
-    hidden_TD = llama.forward(model.params, model.config, np.array([ids]))[0]
+    hidden_TD = decoder.forward(model.params, model.config, np.array([ids]))[0]
     logits_TV = np.asarray(hidden_TD @ output_head.kernel(model.params), np.float64)
     logp_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
     return sum(logp_TV[t - 1, ids[t]] for t in range(first, len(ids)))

@@ -15,7 +15,7 @@ from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import Document
 from jax_surgery.metrics.intervals import bootstrap_ratio, wilson_interval
 from jax_surgery.metrics.task_scores import Score, drop, removed, score
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import decoder, output_head
 from jax_surgery.models.model import Model
 
 COMPUTE = plain_compute()
@@ -64,7 +64,7 @@ def documents(tiny_model) -> list[Document]:
 
 @functools.partial(jax.jit, static_argnums=1)
 def logits_of(params, config, rows):
-    hidden = llama.forward(params, config, rows, compute=COMPUTE)
+    hidden = decoder.forward(params, config, rows, compute=COMPUTE)
     return hidden @ output_head.kernel(params)
 
 

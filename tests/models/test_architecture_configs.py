@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from plain_settings import plain_compute
 
-from jax_surgery.models import architectures, llama
+from jax_surgery.models import architectures, decoder
 from jax_surgery.models.architectures import ARCHITECTURES, from_hf, to_hf
 from jax_surgery.models.layout import layer_row
 
@@ -124,7 +124,7 @@ def test_layers_with_and_without_a_window_have_one_gradient(remat, first):
     tokens = np.random.default_rng(0).integers(0, 64, (2, 24))
 
     def loss(params, **options):
-        return llama.forward(params, config, tokens, **options).std()
+        return decoder.forward(params, config, tokens, **options).std()
 
     wanted = jax.jit(jax.grad(loss))(params)["layers"]["mlp"]["up"]["kernel"]
     options = {"compute": plain_compute(remat=remat), "first_trained_layer": first}

@@ -5,7 +5,7 @@ import architecture_cases as cases
 import numpy as np
 import pytest
 
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig, RopeScaling
 from jax_surgery.models.generate import greedy_generate
 
@@ -30,7 +30,7 @@ CONFIGS = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_cached_equals_uncached(name):
     config = CONFIGS[name]
-    params = llama.init_params(config, 3)
+    params = decoder.init_params(config, 3)
     rng = np.random.default_rng(0)
     prompts = [rng.integers(0, 61, n).tolist() for n in (1, 5, 9, 33)]
     got = greedy_generate(params, config, prompts, 7, eos_id=-1, batch_rows=3)
@@ -40,7 +40,7 @@ def test_cached_equals_uncached(name):
 
 def test_an_answer_ends_before_its_stop_token():
     config = CONFIGS["mha"]
-    params = llama.init_params(config, 3)
+    params = decoder.init_params(config, 3)
     full = greedy_generate(params, config, [[5, 6]], 8, eos_id=-1)[0]
     stop = full[3]
     got = greedy_generate(params, config, [[5, 6], [7]], 8, eos_id=stop)
@@ -49,7 +49,7 @@ def test_an_answer_ends_before_its_stop_token():
 
 def test_bad_requests_are_named():
     config = CONFIGS["mha"]
-    params = llama.init_params(config, 3)
+    params = decoder.init_params(config, 3)
     with pytest.raises(ValueError, match="prompt 1 has no tokens"):
         greedy_generate(params, config, [[1], []], 4)
     with pytest.raises(ValueError, match="max_new_tokens=0"):

@@ -13,7 +13,7 @@ from plain_settings import OBJECTIVE, plain_compute, plain_objective, plain_opti
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.loss import Loss
-from jax_surgery.models import flops, layout, llama, sharding
+from jax_surgery.models import decoder, flops, layout, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.generate import greedy_generate
 from jax_surgery.models.trainable import BLOCK_OF, Trainable, resolve
@@ -28,7 +28,7 @@ ALL_SEVEN = LowRank(rank=3, alpha=6.0)
 ROWS = RoleRows(2, 2, 4)
 LOSS = Loss(plain_objective(0.5, 1.0, 2.0, ascent="level", margin=-3.0))
 
-forward = jax.jit(llama.forward, static_argnums=1, static_argnames="compute")
+forward = jax.jit(decoder.forward, static_argnums=1, static_argnames="compute")
 
 
 def moved_factors(config, low_rank, seed=0):
@@ -92,7 +92,7 @@ def both(base, factors, config, low_rank, tokens):
 
 @pytest.mark.parametrize("config", [GQA, TIED], ids=["gqa", "tied"])
 def test_deltas_beside_the_base_equal_the_sum_of_the_weights(config):
-    base, tokens = llama.init_params(config, 0), make_batch().tokens_BT
+    base, tokens = decoder.init_params(config, 0), make_batch().tokens_BT
     factors, plain = moved_factors(config, ALL_SEVEN), forward(base, config, tokens)
     beside, merged = both(base, factors, config, ALL_SEVEN, tokens)
     np.testing.assert_allclose(beside, merged, rtol=1e-4, atol=2e-5)
@@ -106,7 +106,7 @@ def test_deltas_beside_the_base_equal_the_sum_of_the_weights(config):
 
 def test_matrices_without_factors_stay():
     some = dataclasses.replace(ALL_SEVEN, matrices="down,k,o")
-    base, factors = llama.init_params(GQA, 0), moved_factors(GQA, some)
+    base, factors = decoder.init_params(GQA, 0), moved_factors(GQA, some)
     held = {name for block in factors["layers"].values() for name in block}
     assert held == set(some.targets) == {"k", "o", "down"}
     beside, merged = both(base, factors, GQA, some, make_batch().tokens_BT)
@@ -114,7 +114,7 @@ def test_matrices_without_factors_stay():
 
 
 def test_generation_with_deltas_is_that_of_the_sum():
-    base, factors = llama.init_params(GQA, 0), moved_factors(GQA, ALL_SEVEN)
+    base, factors = decoder.init_params(GQA, 0), moved_factors(GQA, ALL_SEVEN)
     prompts = [[3, 1, 4], [1], [5, 9, 2, 6, 5]]
     ask = functools.partial(greedy_generate, eos_id=-1)
     plain = ask(base, GQA, prompts, 8)
@@ -125,7 +125,7 @@ def test_generation_with_deltas_is_that_of_the_sum():
 
 @pytest.mark.parametrize("config", [GQA, TIED], ids=["gqa", "tied"])
 def test_a_run_begins_at_the_base_exactly(config):
-    base = llama.init_params(config, 0)
+    base = decoder.init_params(config, 0)
     factors = lora.init_factors(config, ALL_SEVEN, 5)
     shapes = flops.matrix_shapes(config)
     for block, matrices in factors["layers"].items():
@@ -146,9 +146,9 @@ def test_a_run_begins_at_the_base_exactly(config):
 
 @pytest.mark.parametrize("config", [GQA, TIED], ids=["gqa", "tied"])
 def test_gradients_are_the_chain_rule_through_the_dense_delta(config):
-    base, factors = llama.init_params(config, 0), moved_factors(config, ALL_SEVEN)
+    base, factors = decoder.init_params(config, 0), moved_factors(config, ALL_SEVEN)
     batch = make_batch()
-    batch = LOSS.attach_reference(batch, base, config, ROWS, llama.DEFAULT_COMPUTE)
+    batch = LOSS.attach_reference(batch, base, config, ROWS, decoder.DEFAULT_COMPUTE)
     batch = batch.replace(position_weights_BT=batch.weights_BT)
     loss_fn = LOSS.make(config, ROWS)
 
@@ -189,7 +189,7 @@ def make_step(low_rank=ALL_SEVEN, config=GQA, rows=ROWS, **options):
 
 
 def test_steps_move_the_factors_alone_and_learn():
-    base = llama.init_params(GQA, 0)
+    base = decoder.init_params(GQA, 0)
     kept = jax.tree.map(np.array, base)
     step, optimizer = make_step()
     state = steps.init_state(lora.init_factors(GQA, ALL_SEVEN, 0), optimizer)
@@ -206,7 +206,7 @@ def test_steps_move_the_factors_alone_and_learn():
 
 
 def test_layers_before_the_first_keep_a_delta_of_zero():
-    base = llama.init_params(GQA, 0)
+    base = decoder.init_params(GQA, 0)
     low_rank = LowRank(3, matrices="o,up")
     trainable = resolve(GQA, -1, low_rank.matrices, rank=3)
     assert trainable == Trainable(2, ("o", "up"))
@@ -234,7 +234,7 @@ def test_weight_decay_leaves_factors_of_frozen_layers_alone(by_trainable):
     state = steps.init_state(copied(start), optimizer)
     layers = {leaf.shape[0] for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim}
     assert layers == {1 if by_trainable else 3}
-    state, _ = step(state, make_batch(), llama.init_params(GQA, 0))
+    state, _ = step(state, make_batch(), decoder.init_params(GQA, 0))
     for before, after in zip(
         jax.tree.leaves(start), jax.tree.leaves(state.params), strict=True
     ):
@@ -243,7 +243,7 @@ def test_weight_decay_leaves_factors_of_frozen_layers_alone(by_trainable):
 
 
 def test_micro_batches_and_a_cached_reference_change_nothing():
-    base = llama.init_params(GQA, 0)
+    base = decoder.init_params(GQA, 0)
     start = moved_factors(GQA, ALL_SEVEN)
     batch = make_batch()
     after = []
@@ -266,7 +266,7 @@ def test_micro_batches_and_a_cached_reference_change_nothing():
 
 def test_a_bfloat16_base_has_float32_factors():
     half = plain_compute(dtype="bfloat16")
-    exact = jax.tree.map(lambda x: x.astype(jnp.bfloat16), llama.init_params(GQA, 0))
+    exact = jax.tree.map(lambda x: x.astype(jnp.bfloat16), decoder.init_params(GQA, 0))
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), exact)
     step, optimizer = make_step(compute=half)
     after = []
@@ -287,7 +287,7 @@ def test_the_compiled_step_holds_no_gradient_of_the_base():
     """Few tokens and many layers: only weights could fill its temporaries."""
     config = ModelConfig(64, 256, 512, 16, 4, 4, 64)
     rows, compute = RoleRows(1, 1, 1), plain_compute(remat="full")
-    base = llama.abstract_params(config)
+    base = decoder.abstract_params(config)
     batch = jax.eval_shape(lambda: make_batch(tokens=16, rows=rows))
 
     def memory(low_rank, params):
@@ -336,7 +336,7 @@ def test_counted_flops_are_those_of_the_compiled_program(low_rank, first):
     factors = jax.eval_shape(lambda: lora.init_factors(config, low_rank, 0))
     batch = make_batch(tokens=tokens, rows=rows)
     batch = batch.replace(position_weights_BT=batch.weights_BT)
-    lowered = jax.jit(gradients).lower(factors, llama.abstract_params(config), batch)
+    lowered = jax.jit(gradients).lower(factors, decoder.abstract_params(config), batch)
     measured = lowered.compile().cost_analysis()["flops"]
     # Of the scores, four blocks of queries compute 1/4, 2/4, 3/4 and all of a row's.
     seen = tokens * 5 // 8

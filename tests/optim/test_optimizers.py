@@ -15,7 +15,7 @@ from plain_settings import OBJECTIVE, plain_optimizer
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.loss import Loss
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import sizes
 from jax_surgery.models.trainable import ALL, Trainable
@@ -49,7 +49,7 @@ def moves(trainable):
 @functools.cache
 def trees(count, config=CONFIG):
     """Parameters, and `count` random gradients of different sizes."""
-    params = llama.init_params(config, 0)
+    params = decoder.init_params(config, 0)
     leaves, tree = jax.tree.flatten(params)
     rng = np.random.default_rng(0)
     gradients = [
@@ -185,7 +185,7 @@ def test_norms_do_not_decay(name):
 
 def state_bytes(choice, config, trainable=ALL):
     """Bytes of the optimizer's arrays, and their shapes by dtype."""
-    params = llama.abstract_params(config)
+    params = decoder.abstract_params(config)
     optimizer = make_optimizer(choice, 10, trainable)
     leaves = jax.tree.leaves(jax.eval_shape(optimizer.init, params))
     return sum(x.size * x.dtype.itemsize for x in leaves)
@@ -211,14 +211,14 @@ def small(leaves_bytes, parameters, each):
 def test_bytes_a_parameter_of_llama2_7b(name, fields, each):
     config = sizes("llama2_7b")
     found = state_bytes(choice_of(name, **fields), config)
-    assert small(found, llama.parameter_count(config), each)
+    assert small(found, decoder.parameter_count(config), each)
 
 
 def test_bytes_of_muon_and_adafactor_on_llama2_7b():
     config = sizes("llama2_7b")
     layers, D, F, V = 32, 4096, 11008, 32000
     matrices = layers * (4 * D * D + 3 * D * F)
-    others = llama.parameter_count(config) - matrices
+    others = decoder.parameter_count(config) - matrices
     assert others == 2 * V * D + (2 * layers + 1) * D
     for fields, bytes_matrix, bytes_other in (({}, 4, 8), (BOTH, 2, 4)):
         found = state_bytes(choice_of("muon", **fields), config)
@@ -250,7 +250,7 @@ def test_what_stays_has_no_state(name):
 def test_the_states_structure_stays_and_its_arrays_are_like_parameters(
     name, fields, trainable
 ):
-    params = llama.abstract_params(CONFIG)
+    params = decoder.abstract_params(CONFIG)
     optimizer = make_optimizer(choice_of(name, **fields), 10, trainable)
     before = jax.eval_shape(optimizer.init, params)
     updates, after = jax.eval_shape(optimizer.update, params, before, params)
@@ -322,7 +322,7 @@ def test_the_loss_falls(name):
         positions_BT=np.tile(np.arange(12), (2, 1)),
         weights_BT=np.ones((2, 12), np.float32),
     )
-    state = steps.init_state(llama.init_params(TINY, 0), optimizer)
+    state = steps.init_state(decoder.init_params(TINY, 0), optimizer)
     losses = []
     for _ in range(40):
         state, metrics = step(state, batch, None)

@@ -9,7 +9,7 @@ import pytest
 from plain_settings import plain_compute, plain_optimizer
 
 from jax_surgery.data.batch import Batch
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import BLOCK_OF, Trainable
@@ -32,7 +32,7 @@ UPPER = Trainable(1, ("o", "up", "down"))
 
 @pytest.fixture(scope="module")
 def params():
-    return llama.init_params(CONFIG, 0)
+    return decoder.init_params(CONFIG, 0)
 
 
 def batches(count, seed=0):

@@ -15,7 +15,7 @@ from plain_settings import plain_optimizer
 from tpu_programs import needs_libtpu
 
 from configs import plan as plan_config
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.newton_schulz import COEFFICIENTS, STEPS
@@ -141,7 +141,7 @@ def random_like(tree, seed):
 def started(name, momentum=0.5):
     """(optimizer, gradients, state with factors, parameters) before a step."""
     optimizer = make_optimizer(plain_optimizer(name, 0.1, momentum=momentum), 9, MOVES)
-    params = llama.init_params(CONFIG, 0)
+    params = decoder.init_params(CONFIG, 0)
     state = optimizer.init(params)
     moments = {
         kind: jnp.stack([moment_of(lower.shape[-1], seed)[0] for seed in range(2)])

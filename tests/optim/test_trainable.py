@@ -10,7 +10,7 @@ from plain_settings import OBJECTIVE, plain_compute, plain_optimizer
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.loss import Loss
-from jax_surgery.models import flops, llama
+from jax_surgery.models import decoder, flops
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, BLOCK_OF, Trainable, resolve
 from jax_surgery.optim.optimizer import make_optimizer
@@ -42,7 +42,7 @@ def batch_of(rng, rows=2, tokens=12):
 
 @pytest.mark.parametrize("trainable", SOME, ids=ids)
 def test_gradients_are_those_of_all_where_something_moves_and_zero_elsewhere(trainable):
-    params = llama.init_params(CONFIG, 0)
+    params = decoder.init_params(CONFIG, 0)
     batch = batch_of(np.random.default_rng(0))
     whole = jax.grad(Loss(OBJECTIVE).make(CONFIG, ROWS), has_aux=True)
     part = Loss(OBJECTIVE).make(CONFIG, ROWS, trainable=trainable)
@@ -59,7 +59,7 @@ def test_weight_decay_leaves_frozen_parameters_alone():
     step = steps.make_train_step(
         CONFIG, Loss(OBJECTIVE), ROWS, optimizer, trainable=trainable
     )
-    params = llama.init_params(CONFIG, 0)
+    params = decoder.init_params(CONFIG, 0)
     start = steps.init_state(jax.tree.map(jnp.copy, params), optimizer)
     after = step(start, batch_of(np.random.default_rng(1)), None)[0].params
     up = after["layers"]["mlp"]["up"]["kernel"]
@@ -89,7 +89,8 @@ def test_counted_flops_are_those_of_the_compiled_program(trainable):
         return trainable.take(full) if trainable.matrices else full
 
     compiled = jax.jit(gradients).lower(
-        llama.abstract_params(config), batch_of(np.random.default_rng(0), rows, tokens)
+        decoder.abstract_params(config),
+        batch_of(np.random.default_rng(0), rows, tokens),
     )
     measured = compiled.compile().cost_analysis()["flops"]
     # Of the scores, four blocks of queries compute 1/4, 2/4, 3/4 and all of a row's.

@@ -11,7 +11,7 @@ import pytest
 
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.models import llama, sharding
+from jax_surgery.models import decoder, sharding
 from jax_surgery.models.published import SIZES
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel.mesh import MeshShape
@@ -41,7 +41,7 @@ def test_wrong_shapes_say_what_works(shape, devices, slices, message):
 
 
 def test_a_dimension_that_does_not_divide_names_its_field_and_what_works():
-    params = llama.abstract_params(SIZES["llama2_70b"])
+    params = decoder.abstract_params(SIZES["llama2_70b"])
     sharding.check(params, {"data": 1, "fsdp": 64, "tp": 8})
     with pytest.raises(ValueError) as error:
         sharding.check(params, {"data": 1, "fsdp": 24, "tp": 16})
@@ -54,7 +54,7 @@ def test_a_dimension_that_does_not_divide_names_its_field_and_what_works():
 
 @pytest.mark.parametrize("name", SIZES)
 def test_every_parameter_of_every_size_is_in_the_table(name):
-    params = llama.abstract_params(SIZES[name])
+    params = decoder.abstract_params(SIZES[name])
     sizes = {"data": 1, "fsdp": 8, "tp": 1}
     sharding.check(params, sizes)
     whole = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
@@ -106,7 +106,7 @@ STEPS = """
 import json, sys, jax, numpy as np
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import Document
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.models import sharding
@@ -131,7 +131,7 @@ def losses(shape, count, accumulate):
     mesh = meshes.make_mesh(shape, jax.devices()[:count])
     with jax.set_mesh(mesh):
         place = devices.parameter_shardings(CONFIG)
-        params = jax.jit(llama.init_params, static_argnums=(0, 1), out_shardings=place)
+        params = jax.jit(decoder.init_params, static_argnums=(0, 1), out_shardings=place)
         params, reference = params(CONFIG, 0), params(CONFIG, 1)
         rows = devices.role_rows(wanted, accumulate)
         optimizer = make_optimizer(plain_optimizer(learning_rate=1e-3), 20)

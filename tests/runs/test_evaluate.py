@@ -12,7 +12,7 @@ from settings_cases import settings_of
 
 from jax_surgery.data.questions import Question
 from jax_surgery.metrics import multiple_choice
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import decoder, output_head
 from jax_surgery.parallel import distributed
 from jax_surgery.runs import evaluate
 
@@ -35,7 +35,7 @@ def document_nll(model, text: str) -> float:
     tokenizer, params = model.tokenizer, model.params
     ids = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False).input_ids]
     ids.append(tokenizer.eos_token_id)
-    hidden_TD = llama.forward(params, model.config, np.array([ids]))[0]
+    hidden_TD = decoder.forward(params, model.config, np.array([ids]))[0]
     logits_TV = np.asarray(hidden_TD @ output_head.kernel(params), np.float64)
     log_z_T = np.log(np.exp(logits_TV).sum(axis=-1))
     targets = np.array(ids[1:])

@@ -14,7 +14,7 @@ from plain_settings import plain_compute
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import as_batch
 from jax_surgery.data.tokens import Document
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.train import reference_cache
 
@@ -42,13 +42,13 @@ def make_packer(seed=0, context=CONTEXT):
 
 @pytest.fixture(scope="module")
 def params():
-    return llama.init_params(CONFIG, seed=0)
+    return decoder.init_params(CONFIG, seed=0)
 
 
 def hidden_fn(params, compute=COMPUTE):
     @jax.jit
     def hidden(tokens_BT, segment_ids_BT, positions_BT):
-        return llama.forward(
+        return decoder.forward(
             params, CONFIG, tokens_BT, segment_ids_BT, positions_BT, compute=compute
         )
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_surgery.data.batch import Batch
-from jax_surgery.models import llama, logprobs, output_head, token_sums
+from jax_surgery.models import decoder, logprobs, output_head, token_sums
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import shifted
 from jax_surgery.models.trainable import Matrices, Trainable
@@ -57,7 +57,7 @@ def pull(
     config: ModelConfig,
     batch: Batch,
     loss: TaskLoss,
-    compute: llama.Compute,
+    compute: decoder.Compute,
     trainable: Trainable,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """What a round minimises: the sum of token weight x value over a batch, nats.
@@ -71,7 +71,7 @@ def pull(
       (the sum, {"pushed_down", "pushed_up": how many tokens still have a gradient}).
     """
     params = trainable.freeze(params)
-    hidden = llama.forward_packed(
+    hidden = decoder.forward_packed(
         params,
         config,
         batch,
@@ -106,7 +106,7 @@ def task_matrix(
     config: ModelConfig,
     batch: Batch,
     loss: TaskLoss,
-    compute: llama.Compute,
+    compute: decoder.Compute,
     trainable: Trainable,
 ) -> tuple[Matrices, dict[str, jax.Array]]:
     """T of one round: the gradient of `pull`, [layers, inputs, outputs] each.

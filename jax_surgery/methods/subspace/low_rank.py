@@ -9,7 +9,7 @@ import optax
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import identify, learn
-from jax_surgery.models import llama, sharding
+from jax_surgery.models import decoder, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Matrices, Trainable
 from jax_surgery.optim import lora
@@ -24,7 +24,7 @@ class AdapterState(NamedTuple):
 
 def make_step(
     config: ModelConfig,
-    compute: llama.Compute,
+    compute: decoder.Compute,
     loss: identify.TaskLoss,
     low_rank: lora.LowRank,
     trainable: Trainable,

@@ -16,7 +16,7 @@ from jax_surgery.methods.subspace.stage import (
     copied,
     rounds_of,
 )
-from jax_surgery.models import llama
+from jax_surgery.models import decoder
 from jax_surgery.models.trainable import Matrices
 from jax_surgery.optim.precondition import discriminate
 from jax_surgery.train.loop import train
@@ -54,7 +54,7 @@ def _bootstrap(
     work, settings = stage.work, stage.work.how
     start = stage.params
     if settings.method.random_start:
-        start = llama.init_params(work.model.config, settings.seed)
+        start = decoder.init_params(work.model.config, settings.seed)
     base = how.trainable.take(start)
     batches = WeightedBatches(stage, names, learn=True, guarded=False)
     state = train(

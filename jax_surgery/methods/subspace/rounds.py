@@ -16,7 +16,7 @@ import optax
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import identify
-from jax_surgery.models import layout, llama, sharding
+from jax_surgery.models import decoder, layout, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Matrices, Trainable
 from jax_surgery.optim.precondition import discriminate
@@ -42,7 +42,7 @@ class Rounds(NamedTuple):
     """
 
     config: ModelConfig
-    compute: llama.Compute
+    compute: decoder.Compute
     trainable: Trainable
     loss: identify.TaskLoss
     number: int

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_surgery.data.batch import Batch
-from jax_surgery.models import layout, llama, sharding
+from jax_surgery.models import decoder, layout, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
 
@@ -22,7 +22,7 @@ def add(
     params: Any,
     config: ModelConfig,
     batch: Batch,
-    compute: llama.Compute,
+    compute: decoder.Compute,
     trainable: Trainable,
     moments: Moments,
 ) -> Moments:
@@ -33,7 +33,7 @@ def add(
     weights_BT = (batch.segment_ids_BT > 0).astype(jnp.float32)
     if batch.moment_weights_BT is not None:
         weights_BT *= batch.moment_weights_BT
-    new = llama.second_moments(
+    new = decoder.second_moments(
         params,
         config,
         batch,
@@ -63,7 +63,7 @@ def second_moments(
     params: Any,
     config: ModelConfig,
     batches: Iterable[Batch],
-    compute: llama.Compute,
+    compute: decoder.Compute,
     trainable: Trainable,
 ) -> Moments:
     """Sums of w x x^T over all real tokens of the batches; forward passes only.

@@ -18,7 +18,7 @@ from jax_surgery.edits import apply
 from jax_surgery.methods.subspace import alpha, overlap, targets
 from jax_surgery.methods.subspace.stage import Stage
 from jax_surgery.metrics import answer_accuracy
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import decoder, output_head
 from jax_surgery.models.model import Model
 from jax_surgery.runs import by_tasks
 from jax_surgery.train.metrics_file import read_metrics
@@ -90,7 +90,7 @@ def test_the_page_holds_the_pictures(removed):
 
 
 def logits_of(params, config, tokens):
-    hidden = llama.forward(params, config, tokens, compute=plain_compute())
+    hidden = decoder.forward(params, config, tokens, compute=plain_compute())
     return np.asarray(hidden @ output_head.kernel(params))
 
 

@@ -7,7 +7,7 @@ HEAD = """
     import os, tempfile
     import jax, jax.numpy as jnp, numpy as np
     from jax_surgery.data.batch import Batch
-    from jax_surgery.models import llama
+    from jax_surgery.models import decoder
     from jax_surgery.models.config import ModelConfig
     from jax_surgery.models.trainable import Trainable
     from jax_surgery.models import sharding
@@ -27,7 +27,7 @@ def test_a_removal_on_eight_devices_equals_one_and_gathers_nothing_unasked():
         HEAD
         + """
     config = ModelConfig(32, 16, 24, 2, 2, 2, 8, initializer_range=0.3)
-    compute, every = llama.DEFAULT_COMPUTE, Trainable(0, ("o", "up"))
+    compute, every = decoder.DEFAULT_COMPUTE, Trainable(0, ("o", "up"))
     rng = np.random.default_rng(0)
     shape = (8, 12)
     batch = Batch(
@@ -43,7 +43,7 @@ def test_a_removal_on_eight_devices_equals_one_and_gathers_nothing_unasked():
     )
 
     def removal():
-        params = sharding.place(llama.init_params(config, 0))
+        params = sharding.place(decoder.init_params(config, 0))
         base = every.take(params)
         knowledge = moments.second_moments(params, config, [batch] * 2, compute, every)
         ridge = ridges.factorise(knowledge, 1e-2)

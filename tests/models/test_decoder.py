@@ -10,7 +10,7 @@ import pytest
 from plain_settings import plain_compute
 
 from jax_surgery.data.batch import Batch
-from jax_surgery.models import llama, output_head
+from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import SIZES, sizes
 
@@ -37,12 +37,12 @@ PUBLISHED = {
     "qwen3_32b": 32_762_123_264,
 }
 
-forward = jax.jit(llama.forward, static_argnums=1, static_argnames="compute")
+forward = jax.jit(decoder.forward, static_argnums=1, static_argnames="compute")
 
 
 @pytest.fixture(scope="module")
 def params():
-    return llama.init_params(CONFIG, 0)
+    return decoder.init_params(CONFIG, 0)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def influence(params, tokens, segments, positions, row, place):
 
     def value(table):
         own = params | {"embedder": {"embedding": table}}
-        hidden = llama.forward(own, CONFIG, ids, segments, positions)
+        hidden = decoder.forward(own, CONFIG, ids, segments, positions)
         return jnp.sin(hidden[row, place]).sum()
 
     gradient = jax.jit(jax.grad(value))(table)
@@ -93,7 +93,7 @@ def test_a_packed_document_equals_the_document_alone(params, tokens):
 )
 def test_how_it_is_run_changes_no_gradient(params, tokens, compute):
     def loss(params, compute):
-        hidden = llama.forward(params, CONFIG, tokens, compute=compute)
+        hidden = decoder.forward(params, CONFIG, tokens, compute=compute)
         return (hidden**2).mean() + hidden[..., 0].sum()
 
     grads = [
@@ -116,7 +116,7 @@ def test_moments_are_those_of_the_inputs(params, tokens):
     weights = jnp.zeros(tokens.shape).at[0, 3].set(2.0)
     segments, positions = jnp.ones_like(tokens), jnp.arange(tokens.shape[1])
     batch = Batch(tokens, segments, jnp.broadcast_to(positions, tokens.shape))
-    moments = llama.second_moments(params, CONFIG, batch, weights)
+    moments = decoder.second_moments(params, CONFIG, batch, weights)
     # The first layer's attention input: the normed embedding of that token.
     x = params["embedder"]["embedding"][tokens[0, 3]]
     x = x / jnp.sqrt((x**2).mean() + CONFIG.rms_norm_eps)
@@ -130,7 +130,7 @@ def test_moments_are_those_of_the_inputs(params, tokens):
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_named_architectures_have_their_published_size(name):
-    assert llama.parameter_count(sizes(name)) == PUBLISHED[name]
+    assert decoder.parameter_count(sizes(name)) == PUBLISHED[name]
 
 
 def test_every_named_architecture_is_checked():
@@ -159,7 +159,7 @@ def test_impossible_shapes_are_named(fields, message):
 def test_the_heads_gradient_is_made_before_that_of_the_hidden_states_is_used():
     """And it is the same as without that order; a head that does not move has none."""
     config = ModelConfig(24, 16, 24, 1, 2, 2, 8)
-    params = llama.init_params(config, 0)
+    params = decoder.init_params(config, 0)
     hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
 
     def total(params, hidden):

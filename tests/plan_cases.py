@@ -3,9 +3,12 @@
 
 import importlib.util
 
+import jax
 import pytest
 
 from configs import plan as plan_config
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.plan import lowering, programs
 from jax_surgery.plan.settings import PlanSettings
 from jax_surgery.runs import settings
 
@@ -21,3 +24,10 @@ def planned(base: str = "", **changes) -> PlanSettings:
     for field, value in changes.items():
         config[field] = value
     return settings.from_config(config)
+
+
+def called(name: str, settings: PlanSettings) -> programs.Call:
+    """A program on this machine's CPU; nothing is compiled."""
+    mesh = meshes.make_mesh(settings.surgery.mesh, jax.devices())
+    config = lowering.architecture_of(settings.model)
+    return lowering.call(name, settings, config, mesh)

@@ -11,6 +11,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from jax_surgery.plan import topologies
 from jax_surgery.plan.compiled import dump
+from jax_surgery.plan.compiled.memory import out_of_memory
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -115,10 +117,14 @@ def describe(name, topology, *arguments):
     if name == "count_devices":
         return count_devices(topology, *arguments)
     lowered = PROGRAMS[name](topologies.devices(topology), *arguments)
-    try:
-        compiled, memory, schedule = dump.compile_program(lowered)
-    except dump.DoesNotFit as error:
-        return {"needed": error.needed, "available": error.available}
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        try:
+            compiled = lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            needed, available = out_of_memory(str(error))
+            return {"needed": needed, "available": available}
+        memory, schedule = dump.read_memory(folder), dump.read_schedule(folder)
     analysis = compiled.memory_analysis()
     return {
         "cycles": schedule.cycles,

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks the compiler about one program: memory, traffic, and bounds of its speed."""
 
+import math
 import pathlib
 import tempfile
 import time
 from typing import Any
-
-import jax
 
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
@@ -37,37 +36,29 @@ def ask(name: str, settings: PlanSettings, config: ModelConfig) -> dict[str, Any
 
     Raises:
       ValueError: something that does not divide over the slice.
-      RuntimeError, TimeoutError: see `dump.watch`.
+      RuntimeError, TimeoutError: see `dump.compiled`.
     """
     where = topologies.find(settings.topology, settings.num_slices)
-    mesh = lowering.mesh_of(settings)
     # What does not divide is found here, with its own message.
-    call = lowering.call(name, settings, config, mesh)
-    with jax.set_mesh(mesh):
-        rows = programs.rows_of(settings)
-    of_batch = rows.total if name == "step" else rows.unlearn
-    counted = programs.counted_flops(name, settings, config, of_batch)
+    call = lowering.call(name, settings, config, lowering.mesh_of(settings))
+    needed: dict[str, Any] = {"counted_flops": call.flops}
     began = time.perf_counter()
     try:
-        if settings.fast:
-            with tempfile.TemporaryDirectory() as folder:
-                path = pathlib.Path(folder, "settings.json")
-                command = lowering.write(settings, path, name)
-                memory, program = dump.watch(command, call.name, TIMEOUT)
-        else:
-            lowered = lowering.lower(name, settings, config, mesh)
-            _, memory, program = dump.compile_program(lowered)
+        with tempfile.TemporaryDirectory() as folder:
+            command = lowering.write(settings, pathlib.Path(folder, "run.json"), name)
+            timeout = TIMEOUT if settings.fast else math.inf
+            memory, program = dump.compiled(
+                command, call.name, whole=not settings.fast, timeout=timeout
+            )
     except dump.DoesNotFit as error:
-        needs = {"needs": int(error.needed), "fits": False, "memory": None}
-        return needs | {"counted_flops": counted}
+        return needed | {"needs": int(error.needed), "fits": False, "memory": None}
     parts = call.memory(memory)
-    found = {
+    found = needed | {
         "needs": parts["total"],
         "fits": parts["total"] <= where.hbm_bytes,
         "memory": parts,
         "collectives": program.bytes_by_kind(),
         "kernel_calls": program.kernel_calls(),
-        "counted_flops": counted,
         "flops": program.flops * where.chips,
     }
     if settings.fast:
@@ -79,8 +70,7 @@ def ask(name: str, settings: PlanSettings, config: ModelConfig) -> dict[str, Any
         "compile_seconds": time.perf_counter() - began,
     }
     if name == "step":
-        tokens = rows.total * settings.surgery.data.context
-        found["speed"] = _speed(program, where, config, settings, tokens, counted)
+        found["speed"] = _speed(program, where, config, settings, call)
     return found
 
 
@@ -100,30 +90,25 @@ def _speed(
     where: topologies.Slice,
     config: ModelConfig,
     settings: PlanSettings,
-    tokens: int,
-    useful: float,
+    call: programs.Call,
 ) -> dict[str, Any]:
-    """Operations and bounds of a step, from its compiled schedule.
-
-    Args:
-      tokens: of a step.
-      useful: FLOPs that the model needs for them.
-    """
-    run = settings.surgery
-    kernels = kernel_flops(config, tokens, run.data.context, run.compute)
+    """Operations and bounds of a step, from its compiled schedule."""
+    _, batch, _ = call.arguments
+    tokens, context = batch.tokens_BT.size, settings.surgery.data.context
+    kernels = kernel_flops(config, tokens, context, settings.surgery.compute)
     seconds = where.seconds(program.cycles)
     return {
         "tokens": tokens,
         "chips": where.chips,
-        "model_flops": useful,
+        "model_flops": call.flops,
         "product_flops_a_chip": program.flops,
         "kernel_flops_a_chip": kernels / where.chips,
         "seconds_at_least": seconds,
-        "ideal_seconds": useful / where.peak_flops,
+        "ideal_seconds": call.flops / where.peak_flops,
         "tokens_per_second_at_most": tokens / seconds,
-        "mfu_at_most": useful / (seconds * where.peak_flops),
+        "mfu_at_most": call.flops / (seconds * where.peak_flops),
         "cycles_by_category": program.cycles_by_category(),
         "cycles_by_scope": program.cycles_by_scope(3),
         "clock_is_certain": where.generation.clock_is_certain,
-        "unknown_loops": list(program.unknown_loops),
+        "unknown_loops": program.unknown_loops,
     }

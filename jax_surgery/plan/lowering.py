@@ -3,7 +3,7 @@
 
 As a program (`python -m jax_surgery.plan.lowering SETTINGS.json [NAME]`) it compiles
 one of `programs.PROGRAMS`, by default the step, and prints nothing;
-`compiled.dump.watch` reads what the compiler leaves.
+`compiled.dump.compiled` reads what the compiler leaves.
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ def call(
     """
     with jax.set_mesh(mesh):
         devices.parameter_shardings(config)  # checks that all divides
-        return programs.PROGRAMS[name](settings, config, mesh)
+        return programs.PROGRAMS[name](settings, config)
 
 
 def lower(

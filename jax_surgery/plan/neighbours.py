@@ -2,70 +2,56 @@
 """Other slices and settings that are worth a try: each changes one thing."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from jax_surgery.config import build
 from jax_surgery.plan import topologies
 from jax_surgery.plan.settings import PlanSettings
 
 REMAT = ("full", "context", "projections", "dots", "none")  # rising memory
-PREFIX = "--config.surgery."
+Changes = dict[str, Any]  # new values by their path, "surgery.optimizer.name"
 
 
-def replaced(settings: PlanSettings, path: str, value: Any) -> PlanSettings:
-    """The settings with one field of `settings.surgery` changed.
-
-    Args:
-      settings: of the plan.
-      path: "section.field", or the name of a field of the surgery itself.
-      value: its new value.
-    """
-    section, _, field = path.rpartition(".")
-    run = settings.surgery
-    if section:
-        inner = dataclasses.replace(getattr(run, section), **{field: value})
-        run = dataclasses.replace(run, **{section: inner})
-    else:
-        run = dataclasses.replace(run, **{field: value})
-    return dataclasses.replace(settings, surgery=run)
+def changed(settings: PlanSettings, changes: Mapping[str, Any]) -> PlanSettings:
+    """The settings of a plan with some fields changed, by their path."""
+    config = ConfigDict(dataclasses.asdict(settings))
+    config.update_from_flattened_dict(changes)
+    return build(PlanSettings, config.to_dict())
 
 
-def _changes(settings: PlanSettings) -> Iterator[tuple[str, Any]]:
-    """Fields of the surgery and the values to try, what costs least first."""
+def _changes(settings: PlanSettings) -> Iterator[Changes]:
+    """What to change: the slice, fields of the surgery, and rows."""
+    where = topologies.find(settings.topology, settings.num_slices)
+    for other in (where.smaller(), where.larger()):
+        if other is not None:
+            yield {"topology": other.name}
     run, is_step = settings.surgery, settings.program == "step"
     if is_step and run.optimizer.name in ("adamw", "muon"):
         if run.optimizer.moment_dtype == "float32":
-            yield "optimizer.moment_dtype", "bfloat16"
-        yield "optimizer.name", "adafactor"
+            yield {"surgery.optimizer.moment_dtype": "bfloat16"}
+        yield {"surgery.optimizer.name": "adafactor"}
     place = REMAT.index(run.compute.remat)
     for nearby in (place - 1, place + 1):
         if 0 <= nearby < len(REMAT):
-            yield "compute.remat", REMAT[nearby]
+            yield {"surgery.compute.remat": REMAT[nearby]}
     if run.compute.dtype == "float32":
-        yield "compute.dtype", "bfloat16"
+        yield {"surgery.compute.dtype": "bfloat16"}
     if is_step and run.reference == "live":
-        yield "reference", "cached"
+        yield {"surgery.reference": "cached"}
     if run.data.context >= 1024:
-        yield "data.context", run.data.context // 2
+        yield {"surgery.data.context": run.data.context // 2}
+    rows = settings.rows
+    if rows:
+        yield {"rows": 2 * rows}
+    if rows and rows % 2 == 0:
+        yield {"rows": rows // 2, "surgery.accumulate": 2 * run.accumulate}
 
 
 def neighbours(settings: PlanSettings) -> Iterator[tuple[str, PlanSettings]]:
     """The flags of each neighbour, and its settings."""
-    where = topologies.find(settings.topology, settings.num_slices)
-    for other in (where.smaller(), where.larger()):
-        if other is not None:
-            yield (
-                f"--config.topology={other.name}",
-                dataclasses.replace(settings, topology=other.name),
-            )
-    for path, value in _changes(settings):
-        yield f"{PREFIX}{path}={value}", replaced(settings, path, value)
-    if not settings.rows:
-        return
-    twice = dataclasses.replace(settings, rows=2 * settings.rows)
-    yield f"--config.rows={2 * settings.rows}", twice
-    if settings.rows % 2 == 0:
-        half = dataclasses.replace(settings, rows=settings.rows // 2)
-        accumulate = 2 * settings.surgery.accumulate
-        flags = f"--config.rows={half.rows} {PREFIX}accumulate={accumulate}"
-        yield flags, replaced(half, "accumulate", accumulate)
+    for changes in _changes(settings):
+        flags = [f"--config.{path}={value}" for path, value in changes.items()]
+        yield " ".join(flags), changed(settings, changes)

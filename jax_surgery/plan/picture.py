@@ -4,6 +4,8 @@
 import io
 from typing import Any
 
+import numpy as np
+
 from jax_surgery.plan.report import GIB, SHOWN
 
 COLOURS = {
@@ -25,9 +27,6 @@ def picture(results: dict[str, Any]) -> bytes:
     Args:
       results: as results.json holds them.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     programs = {
@@ -38,9 +37,26 @@ def picture(results: dict[str, Any]) -> bytes:
     bars = {k: bar for k, bar in (programs | others).items() if bar["needs"]}
     figure = Figure(figsize=(9, 1.4 + 0.42 * len(bars)), layout="constrained")
     axes = figure.add_subplot()
-    shown: set[str] = set()
-    for place, bar in enumerate(bars.values()):
-        _bar(axes, place, bar, shown)
+    parts = [bar["memory"] or {"needs": bar["needs"]} for bar in bars.values()]
+    ends = np.zeros(len(bars))
+    for name, colour in COLOURS.items():
+        if not any(name in each for each in parts):
+            continue
+        label = "does not fit" if name == "needs" else SHOWN.get(name, name)
+        sizes = np.array([each.get(name, 0) / GIB for each in parts])
+        axes.barh(range(len(bars)), sizes, left=ends, color=colour, label=label)
+        ends = ends + sizes
+    for place, (end, bar) in enumerate(zip(ends, bars.values(), strict=True)):
+        # The line that it must not cross, and its total.
+        axes.plot([bar["has"] / GIB] * 2, [place - 0.42, place + 0.42], color="black")
+        axes.text(
+            end + 0.06,
+            place,
+            f"{bar['needs'] / GIB:.2f}",
+            va="center",
+            fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        )
     names = [
         name.replace("--config.", "").replace("surgery.", "").replace("\n", " ")
         for name in bars
@@ -59,31 +75,3 @@ def picture(results: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
-
-
-def _bar(axes: Any, place: int, bar: dict[str, Any], shown: set[str]) -> None:
-    """One bar, its total and the line that it must not cross; `shown` is the legend."""
-    parts, start = bar["memory"] or {"needs": bar["needs"]}, 0.0
-    for name, colour in COLOURS.items():
-        if name not in parts:
-            continue
-        label = "does not fit" if name == "needs" else SHOWN.get(name, name)
-        size = parts[name] / GIB
-        axes.barh(
-            place,
-            size,
-            left=start,
-            color=colour,
-            label=None if name in shown else label,
-        )
-        shown.add(name)
-        start += size
-    axes.plot([bar["has"] / GIB] * 2, [place - 0.42, place + 0.42], color="black")
-    axes.text(
-        start + 0.06,
-        place,
-        f"{bar['needs'] / GIB:.2f}",
-        va="center",
-        fontsize=8,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
-    )

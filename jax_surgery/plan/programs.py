@@ -6,14 +6,13 @@ programs that refresh its statistics. A plan of a subspace removal compiles four
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jax_surgery.data.batch import Batch
@@ -48,11 +47,13 @@ class Call:
         their places on the slice.
       resident: trees of such shapes by what they are for: all that lies on the chips
         while the program runs, whether it takes it or not.
+      flops: on all chips, counted from shapes (see `models.flops`).
     """
 
     function: Any
     arguments: tuple[Any, ...]
     resident: Groups
+    flops: float
 
     @property
     def name(self) -> str:
@@ -102,12 +103,20 @@ def trainable_of(settings: PlanSettings, config: ModelConfig) -> moving.Trainabl
     )
 
 
-def _batch(rows: int, settings: PlanSettings, mesh: Mesh, *names: str) -> Batch:
-    """Packed rows with the further float32 fields `names`, [rows, context], on a mesh."""
-    shape = (rows, settings.surgery.data.context)
-    place = NamedSharding(mesh, P(meshes.ROWS))
-    ids = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)
-    values = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
+def _on_mesh(tree: Any) -> Any:
+    """Shapes with their places on the mesh that is set."""
+    return sharding.abstract(tree, jax.sharding.get_mesh())
+
+
+def _place(*spec: Any) -> NamedSharding:
+    return NamedSharding(jax.sharding.get_mesh(), P(*spec))
+
+
+def _batch(rows: int, context: int, *names: str) -> Batch:
+    """Packed rows with the further float32 fields `names`, [rows, context]."""
+    place = _place(meshes.ROWS)
+    ids = jax.ShapeDtypeStruct((rows, context), jnp.int32, sharding=place)
+    values = jax.ShapeDtypeStruct((rows, context), jnp.float32, sharding=place)
     # A pytree of shapes in place of arrays, which the types of a batch do not know.
     text = ("tokens_BT", "segment_ids_BT", "positions_BT")
     fields: dict[str, Any] = dict.fromkeys(text, ids) | dict.fromkeys(names, values)
@@ -115,9 +124,9 @@ def _batch(rows: int, settings: PlanSettings, mesh: Mesh, *names: str) -> Batch:
 
 
 def _training(
-    settings: PlanSettings, config: ModelConfig, mesh: Mesh
+    settings: PlanSettings, config: ModelConfig
 ) -> tuple[Any, TrainState, Any, Batch]:
-    """The jitted step of a run with its state, reference and batch on the mesh."""
+    """The jitted step of a run with its state, reference and batch."""
     run, low_rank = settings.surgery, settings.surgery.lora
     cached = run.reference == "cached"
     rows = rows_of(settings)
@@ -131,23 +140,20 @@ def _training(
     frozen = decoder.abstract_params(config, run.compute.dtype)
     if cached and not low_rank.rank:  # of which it is the base too
         frozen = output_head.parameters(frozen)
-    batch = _batch(rows.total, settings, mesh, "weights_BT")
-    place = NamedSharding(mesh, P(meshes.ROWS))
+    batch = _batch(rows.total, run.data.context, "weights_BT")
     for role, reading in run.loss.readings(rows).items() if cached else ():
         shape = (getattr(rows, role), run.data.context, *reading.shape(config))
         kind = reading.dtype(run.compute)
-        array = jax.ShapeDtypeStruct(shape, kind, sharding=place)
+        array = jax.ShapeDtypeStruct(shape, kind, sharding=_place(meshes.ROWS))
         batch = batch.replace(**{FIELDS[role]: array})
-    on_mesh = functools.partial(sharding.abstract, mesh=mesh)
-    return step, on_mesh(state), on_mesh(frozen), batch
+    return step, _on_mesh(state), _on_mesh(frozen), batch
 
 
-def _held(settings: PlanSettings, config: ModelConfig, mesh: Mesh) -> Groups:
+def _held(settings: PlanSettings, config: ModelConfig) -> Groups:
     """What lies on the chips throughout a run."""
     if settings.program == "subspace":
-        params = decoder.abstract_params(config)
-        return {"parameters": sharding.abstract(params, mesh)}
-    _, state, frozen, _ = _training(settings, config, mesh)
+        return {"parameters": _on_mesh(decoder.abstract_params(config))}
+    _, state, frozen, _ = _training(settings, config)
     return {
         "parameters": state.params,
         "optimizer": (state.opt_state, state.step),
@@ -155,86 +161,116 @@ def _held(settings: PlanSettings, config: ModelConfig, mesh: Mesh) -> Groups:
     }
 
 
-def _moments_of(settings: PlanSettings, config: ModelConfig, mesh: Mesh) -> Groups:
+def _moments_of(settings: PlanSettings, config: ModelConfig) -> Groups:
     """The second moments of what a run changes: by their group's name."""
     trainable = trainable_of(settings, config)
     sums = jax.eval_shape(lambda: moments.zero_moments(config, trainable))
     name = "statistics" if settings.program == "step" else "kept tasks"
-    return {name: sharding.abstract(sums, mesh)}
+    return {name: _on_mesh(sums)}
 
 
-def step(settings: PlanSettings, config: ModelConfig, mesh: Mesh) -> Call:
-    """One training step."""
-    function, state, frozen, batch = _training(settings, config, mesh)
+def step(settings: PlanSettings, config: ModelConfig) -> Call:
+    """One training step.
+
+    FLOPs: 6 a weight and token, and causal attention, which spans half of the context;
+    recomputation and the reference do not count.
+    """
+    function, state, frozen, batch = _training(settings, config)
     resident = {
         "parameters": state.params,
         "optimizer": (state.opt_state, state.step),
         "reference": (frozen, [getattr(batch, name) for name in FIELDS.values()]),
         "batch": batch.replace(**dict.fromkeys(FIELDS.values())),
     }
-    return Call(function, (state, batch, frozen), resident)
+    rows, context = batch.tokens_BT.shape
+    counted = flops.training_flops(config, rows * context, context // 2)
+    return Call(function, (state, batch, frozen), resident, counted)
 
 
-def moments_of_batch(settings: PlanSettings, config: ModelConfig, mesh: Mesh) -> Call:
-    """Adds the second moments of one batch's inputs to those of earlier ones."""
-    held, sums = _held(settings, config, mesh), _moments_of(settings, config, mesh)
-    batch = _batch(rows_of(settings).unlearn, settings, mesh, "moment_weights_BT")
+def moments_of_batch(settings: PlanSettings, config: ModelConfig) -> Call:
+    """Adds the second moments of one batch's inputs to those of earlier ones.
+
+    FLOPs: a forward pass without the head, and 2 d^2 a token, layer and input.
+    """
+    held, sums = _held(settings, config), _moments_of(settings, config)
+    rows, context = rows_of(settings).unlearn, settings.surgery.data.context
+    batch = _batch(rows, context, "moment_weights_BT")
     trainable = trainable_of(settings, config)
     (values,) = sums.values()
     arguments = (held["parameters"], config, batch, settings.surgery.compute)
+    counted = flops.moments_flops(
+        *(config, rows * context, context),
+        layout.statistics(config, trainable.matrices),
+        config.num_layers - trainable.first_layer,
+    )
     resident = held | sums | {"batch": batch}
-    return Call(moments.add, (*arguments, trainable, values), resident)
+    return Call(moments.add, (*arguments, trainable, values), resident, counted)
 
 
-def ridge(settings: PlanSettings, config: ModelConfig, mesh: Mesh) -> Call:
-    """The Cholesky factors of all second moments."""
-    sums = _moments_of(settings, config, mesh)
+def ridge(settings: PlanSettings, config: ModelConfig) -> Call:
+    """The Cholesky factors of all second moments; 2 d^3 FLOPs of each layer and input."""
+    sums, trainable = _moments_of(settings, config), trainable_of(settings, config)
     (values,) = sums.values()
-    resident = _held(settings, config, mesh) | sums
-    return Call(ridges.factorise, (values, 1e-3), resident)
+    counted = flops.cholesky_flops(
+        layout.statistics(config, trainable.matrices),
+        config.num_layers - trainable.first_layer,
+    )
+    resident = _held(settings, config) | sums
+    return Call(ridges.factorise, (values, 1e-3), resident, counted)
 
 
-def removing_round(settings: PlanSettings, config: ModelConfig, mesh: Mesh) -> Call:
-    """One removing round with the ridge."""
+def removing_round(settings: PlanSettings, config: ModelConfig) -> Call:
+    """One removing round with the ridge.
+
+    FLOPs: a forward and a backward pass, without recomputation, and two triangular
+    solves, of 2 inputs^2 outputs each.
+    """
+    trainable = trainable_of(settings, config)
     how = rounds.Rounds(
-        *(config, settings.surgery.compute, trainable_of(settings, config)),
+        *(config, settings.surgery.compute, trainable),
         *(identify.TaskLoss(), 100, 1e-3, True, "joint"),
     )
-    (params,) = _held(settings, config, mesh).values()
-    (sums,) = _moments_of(settings, config, mesh).values()
-    state = jax.eval_shape(
-        lambda p, s: rounds.begin(how, p, ridges.Factors(s)), params, sums
+    (params,) = _held(settings, config).values()
+    (sums,) = _moments_of(settings, config).values()
+    state = _on_mesh(
+        jax.eval_shape(
+            lambda p, s: rounds.begin(how, p, ridges.Factors(s)), params, sums
+        )
     )
-    state = sharding.abstract(state, mesh)
-    names = ("token_weights_BT", "target_log_odds_BT")
-    batch = _batch(rows_of(settings).unlearn, settings, mesh, *names)
+    rows, context = rows_of(settings).unlearn, settings.surgery.data.context
+    batch = _batch(rows, context, "token_weights_BT", "target_log_odds_BT")
     resident = {
         "parameters": state.params,
         "kept tasks": state.knowledge,
         "batch": (batch, state._replace(params=(), knowledge=())),
     }
-    return Call(rounds.take_round, (how, state, batch), resident)
+    passes = flops.training_flops(config, rows * context, context, trainable)
+    counted = passes + flops.solve_flops(config, trainable)
+    return Call(rounds.take_round, (how, state, batch), resident, counted)
 
 
-def factors(settings: PlanSettings, config: ModelConfig, mesh: Mesh) -> Call:
-    """The factors of a removal's final change, of rank `RANK`."""
-    held = _held(settings, config, mesh)
+def factors(settings: PlanSettings, config: ModelConfig) -> Call:
+    """The factors of a removal's final change, of rank `RANK`.
+
+    FLOPs: six products of every matrix with its sketch of 80 columns.
+    """
     trainable = trainable_of(settings, config)
     taken = jax.eval_shape(trainable.take, decoder.abstract_params(config))
     change = {
         name: jax.ShapeDtypeStruct(
-            leaf.shape,
-            leaf.dtype,
-            sharding=NamedSharding(mesh, layout.MATRICES[name].stack_spec),
+            leaf.shape, leaf.dtype, sharding=_place(*layout.MATRICES[name].stack_spec)
         )
         for name, leaf in taken.items()
     }
-    return Call(learn.factors, (change, RANK), held | {"change": change})
+    columns = RANK + svd.OVERSAMPLE
+    counted = flops.sketch_flops(config, trainable, columns, svd.POWER_ITERATIONS)
+    resident = _held(settings, config) | {"change": change}
+    return Call(learn.factors, (change, RANK), resident, counted)
 
 
-# The functions above by name. All take (settings, config, mesh), the mesh being set,
-# and raise ValueError where something does not divide over it.
-PROGRAMS: dict[str, Callable[[PlanSettings, ModelConfig, Mesh], Call]] = {
+# The functions above by name. All take (settings, config) and place what they take on
+# the mesh that is set; they raise ValueError where something does not divide over it.
+PROGRAMS: dict[str, Callable[[PlanSettings, ModelConfig], Call]] = {
     "step": step,
     "moments": moments_of_batch,
     "ridge": ridge,
@@ -249,38 +285,3 @@ def names_of(settings: PlanSettings) -> tuple[str, ...]:
         return ("moments", "ridge", "round", "factors")
     refreshed = settings.surgery.optimizer.preconditioned
     return ("step", "moments", "ridge") if refreshed else ("step",)
-
-
-def counted_flops(
-    name: str, settings: PlanSettings, config: ModelConfig, rows: int
-) -> float:
-    """FLOPs of a program on all chips, counted from shapes (see `models.flops`).
-
-    step     6 a weight and token, and causal attention, which spans half of the
-             context; recomputation and the reference do not count
-    moments  a forward pass without the head, and 2 d^2 a token, layer and input
-    ridge    2 d^3 of each layer and input
-    round    a forward and a backward pass, without recomputation, and two triangular
-             solves, of 2 inputs^2 outputs each
-    factors  six products of every matrix with its sketch of 80 columns
-
-    Args:
-      name: of `PROGRAMS`.
-      rows: of the program's batch.
-    """
-    context = settings.surgery.data.context
-    tokens = rows * context
-    if name == "step":
-        return flops.training_flops(config, tokens, context // 2)
-    trainable = trainable_of(settings, config)
-    widths = layout.statistics(config, trainable.matrices)
-    layers = config.num_layers - trainable.first_layer
-    if name == "moments":
-        return flops.moments_flops(config, tokens, context, widths, layers)
-    if name == "ridge":
-        return flops.cholesky_flops(widths, layers)
-    if name == "round":
-        solves = flops.solve_flops(config, trainable)
-        return flops.training_flops(config, tokens, context, trainable) + solves
-    columns = RANK + svd.OVERSAMPLE
-    return flops.sketch_flops(config, trainable, columns, svd.POWER_ITERATIONS)

@@ -42,103 +42,58 @@ def headline(
     return f"{first}{what}\n{has}"
 
 
-def program_text(name: str, found: dict[str, Any], settings: PlanSettings) -> str:
+def program_text(name: str, found: dict[str, Any]) -> str:
     """Memory, operations and collectives of one program, and bounds of its speed.
 
     Args:
       name: of `programs.PROGRAMS`.
       found: see `ask.ask`.
     """
-    if settings.program == "step" and name == "step":
-        return _step_text(found)
-    text = f"  {name:8s} {found['needs'] / GIB:6.2f} GiB per chip"
-    if not found["fits"]:
-        text += "  DOES NOT FIT"
-    if not found["memory"]:
-        return text
-    parts = {k: v for k, v in found["memory"].items() if k != "total"}
-    shown = [
-        f"{SHOWN.get(k, k)} {v / GIB:.2f}" for k, v in parts.items() if v > 0.005 * GIB
-    ]
-    text += f"  ({', '.join(shown)})"
-    text += f"\n           {found['counted_flops']:.3g} FLOPs on all chips, from shapes"
-    text += f"; {found['flops']:.3g} in the compiled products"
-    if "seconds_at_least" in found:
-        loops = found["unknown_loops"]
-        once = f"; {loops} loops of unknown length count once" if loops else ""
-        text += (
-            f"\n           at least {found['seconds_at_least']:.3f} s{_unsure(found)}"
-            f"{once}; compiled in {found['compile_seconds']:.0f} s"
-        )
-    return text
-
-
-def _unsure(found: dict[str, Any]) -> str:
-    return "" if found["clock_is_certain"] else " (+-30 %: the chip's clock is a guess)"
-
-
-def _step_text(found: dict[str, Any]) -> str:
-    lines = ["", "step: memory, GiB per chip"]
-    parts = found["memory"] or {}
-    lines += [f"  {k:12s}{v / GIB:6.2f}" for k, v in parts.items() if k != "total"]
+    lines = ["", f"{name}: memory, GiB per chip"]
+    parts = {SHOWN.get(k, k): v for k, v in (found["memory"] or {}).items()}
+    lines += [f"  {k:14s}{v / GIB:6.2f}" for k, v in parts.items() if k != "total"]
     verdict = "" if found["fits"] else "  DOES NOT FIT"
-    lines.append(f"  {'total':12s}{found['needs'] / GIB:6.2f}{verdict}")
-    if "collectives" in found:
-        sizes = [f"{k} {size / 1e9:.2f}" for k, size in found["collectives"].items()]
-        lines += ["", "collectives per step, GB of the tensors on each chip"]
-        lines.append("  " + (", ".join(sizes) or "none"))
-    if speed := found.get("speed"):
-        lines += _speed_lines(speed, sum(found["kernel_calls"].values()))
+    lines.append(f"  {'total':14s}{found['needs'] / GIB:6.2f}{verdict}")
+    if not found["memory"]:
+        return "\n".join(lines)
+    sizes = [f"{k} {size / 1e9:.2f}" for k, size in found["collectives"].items()]
+    lines += ["collectives, GB of the tensors on each chip"]
+    lines += ["  " + (", ".join(sizes) or "none"), "FLOPs on all chips"]
+    lines.append(f"  {found['counted_flops']:.3g} that are needed, from shapes")
+    lines.append(
+        f"  {found['flops']:.3g} in the compiled products, recomputation included, "
+        "attention kernels not"
+    )
+    if "seconds_at_least" in found:
+        lines += _bounds(found)
     return "\n".join(lines)
 
 
-def _speed_lines(speed: dict[str, Any], kernel_calls: int) -> list[str]:
-    needed = (
-        f"  {speed['model_flops']:.3g} that the model needs (6 per weight and token, "
-        f"and causal attention), {speed['model_flops'] / speed['chips']:.3g} per chip"
-    )
-    compiled = (
-        f"  {speed['product_flops_a_chip']:.3g} per chip in the compiled products, "
-        "recomputation included, attention kernels not"
-    )
-    bound = (
-        f"  {speed['seconds_at_least']:.3f} s: scheduled cycles; without waiting for "
-        "other chips, and without attention kernels"
-    )
-    last = (
-        f"at most {speed['tokens_per_second_at_most']:,.0f} tokens per second, MFU at "
-        f"most {speed['mfu_at_most']:.1%}"
-    )
-    kernel_seconds = (
-        speed["kernel_flops_a_chip"]
-        / KERNEL_SHARE
-        * speed["ideal_seconds"]
-        / (speed["model_flops"] / speed["chips"])
-    )
+def _bounds(found: dict[str, Any]) -> list[str]:
+    """What the compiled schedule says of the time of a program."""
+    sure = found["clock_is_certain"]
+    unsure = "" if sure else " (+-30 %: the chip's clock is a guess)"
+    cycles = f"  {found['seconds_at_least']:.3f} s: scheduled cycles"
     lines = [
-        "",
-        "operations, FLOPs per step",
-        needed,
-        compiled,
-        "",
-        "static lower bound of the step time, from the compiled schedule"
-        + _unsure(speed),
-        bound,
+        f"static lower bound of the time, from the compiled schedule{unsure}",
+        f"{cycles}; without waiting for other chips, and without attention kernels",
     ]
-    if kernel_calls:
+    if loops := found["unknown_loops"]:
+        lines.append(f"  {loops} loops of unknown length count once")
+    if speed := found.get("speed"):
+        calls, ideal = sum(found["kernel_calls"].values()), speed["ideal_seconds"]
+        share = speed["kernel_flops_a_chip"] * speed["chips"] / speed["model_flops"]
+        if calls:
+            lines.append(
+                f"  {calls} kernel calls would add {share * ideal / KERNEL_SHARE:.3f} s "
+                f"at {KERNEL_SHARE:.0%} of the peak (an assumption)"
+            )
+        lines.append(f"  {ideal:.3f} s: the model's operations at the chips' peak")
         lines.append(
-            f"  {kernel_calls} kernel calls would add {kernel_seconds:.3f} s at "
-            f"{KERNEL_SHARE:.0%} of the peak (an assumption)"
+            f"  at most {speed['tokens_per_second_at_most']:,.0f} tokens per second, "
+            f"MFU at most {speed['mfu_at_most']:.1%}"
         )
-    if speed["unknown_loops"]:
-        lines.append(
-            f"  {len(speed['unknown_loops'])} loops of unknown length count once"
-        )
-    lines += [
-        f"  {speed['ideal_seconds']:.3f} s: the model's operations at the chips' peak",
-        last,
-    ]
-    return lines
+    return [*lines, f"compiled in {found['compile_seconds']:.0f} s"]
 
 
 def neighbour_line(asked: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ def plan(settings: PlanSettings, config: ModelConfig) -> dict[str, Any]:
         if not settings.fast:
             print(f"compiling {name}; 1 to 5 minutes on 2 cores", flush=True)
         found[name] = ask.ask(name, settings, config)
-        print(report.program_text(name, found[name], settings), flush=True)
+        print(report.program_text(name, found[name]), flush=True)
     largest = max(found, key=lambda name: found[name]["needs"])
     return found.get("step", {}) | {
         "programs": found,
@@ -48,7 +48,7 @@ def ask_memory(settings: PlanSettings) -> dict[str, Any]:
 
     Raises:
       ValueError: a program that does not divide over the slice.
-      RuntimeError, TimeoutError: see `dump.watch`.
+      RuntimeError, TimeoutError: see `dump.compiled`.
     """
     config = lowering.architecture_of(settings.model)
     fast = dataclasses.replace(settings, fast=True)

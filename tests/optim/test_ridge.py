@@ -256,7 +256,7 @@ def test_a_7b_step_along_orthogonal_directions_fits_16_chips():
     """All matrices move; factors and velocity are a sixteenth of 20.5 and 24 GiB."""
     planned = settings.from_config(plan_config.get_config())
     asked = plan.ask_memory(
-        neighbours.replaced(planned, "optimizer.name", "orthogonal")
+        neighbours.changed(planned, {"surgery.optimizer.name": "orthogonal"})
     )
     assert asked["fits"] and asked["needs"] < 10.5 * 2**30
     factors = 32 * (3 * 4096**2 + 11008**2) * 4

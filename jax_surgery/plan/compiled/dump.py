@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles for a TPU and reads what the compiler writes about the program.
 
-XLA writes that to files. Memory is known within seconds, before code generation, which
-takes minutes: `watch` starts a compilation in another process and ends it there.
-`compile_program` waits for the whole, and reads the schedule too. (The schedule could
-be `compiled.as_text()`, but XLA fails to print some programs for v6e and v5p.)
+XLA writes that to files. The compilation has a process of its own, which can be ended
+where memory is all that is asked: that is known within seconds, before code generation,
+which takes minutes. (The schedule could be `compiled.as_text()`, but XLA fails to print
+some programs for v6e and v5p.)
 """
 
+import math
 import os
 import pathlib
 import signal
@@ -16,20 +17,19 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
 from jax_surgery.plan.compiled import memory, schedule
 
-# What `memory.read` takes, in order, and what `schedule.read` takes; of TPU programs.
+# What `memory.read` takes, in order; of TPU programs.
 MEMORY_FILES = (
     "after_optimizations-buffer-assignment.txt",
     "after_optimizations-memory-usage-report.txt",
 )
-OPTIMIZED_FILE = "after_optimizations.txt"
-SCHEDULE_FILE = "after_codegen.txt"
 # Written when the compiler has accepted the memory that it assigned, and goes on to
 # code generation. A program that is too large ends with an error instead.
 ACCEPTED_FILE = "after_optimizations_after_buffer_assignment.txt"
+# What `schedule.read` takes, without cycles and with them.
+OPTIMIZED_FILE = "after_optimizations.txt"
+SCHEDULE_FILE = "after_codegen.txt"
 _POLL = 0.05  # seconds
 
 
@@ -63,60 +63,29 @@ def read_memory(folder: str, program: str = "*") -> memory.Memory | None:
 
     Args:
       folder: of the dump.
-      program: "jit_step" for `def step`; any by default.
+      program: "jit_step" for `def step`; the first that there is by default.
 
     Returns:
-      None while there is none, or while it is still being written.
+      None while it is not known, or still being written.
     """
-    texts = _files(pathlib.Path(folder), program, MEMORY_FILES)
+    texts = _files(pathlib.Path(folder), program, (*MEMORY_FILES, ACCEPTED_FILE))
     try:
-        return memory.read(*texts) if texts else None
+        return memory.read(*texts[:2]) if texts else None
     except ValueError:
         return None
 
 
-def read_schedule(folder: str, program: str = "*") -> schedule.Schedule:
-    """The schedule of a program, from the files in a folder that XLA dumped to.
-
-    Raises:
-      FileNotFoundError: the compilation did not get as far.
-    """
-    texts = _files(pathlib.Path(folder), program, (SCHEDULE_FILE,))
-    if not texts:
-        raise FileNotFoundError(
-            f"{folder} has no {SCHEDULE_FILE} of {program}: no TPU program of that "
-            "name was compiled to its end, or a compilation cache held it."
-        )
-    return schedule.read(texts[0])
-
-
-def compile_program(
-    lowered: jax.stages.Lowered,
-) -> tuple[jax.stages.Compiled, memory.Memory, schedule.Schedule]:
-    """Compiles for the TPUs that a program was lowered for.
+def read_schedule(
+    folder: str, program: str = "*", whole: bool = True
+) -> schedule.Schedule | None:
+    """The schedule of a program, from the same files; None while there is none.
 
     Args:
-      lowered: of `jax.jit(step).lower(...)`, its arguments on `topologies.devices`.
-
-    Raises:
-      DoesNotFit: it needs more memory than a chip has.
-      RuntimeError: the compiler failed otherwise, or its files cannot be read.
+      whole: False reads it before code generation: what it does, without cycles.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        try:
-            compiled = lowered.compile(compiler_options=options)
-        except jax.errors.JaxRuntimeError as error:
-            if excess := memory.out_of_memory(str(error)):
-                raise DoesNotFit(*excess) from error
-            raise
-        needed = read_memory(folder)
-        if needed is None:
-            raise RuntimeError(
-                "the compiler wrote no memory report that could be read; this reader "
-                "was written for libtpu 0.0.51 and 0.0.52."
-            )
-        return compiled, needed, read_schedule(folder)
+    name = SCHEDULE_FILE if whole else OPTIMIZED_FILE
+    texts = _files(pathlib.Path(folder), program, [name])
+    return schedule.read(texts[0], timed=whole) if texts else None
 
 
 def _environment(folder: str) -> dict[str, str]:
@@ -135,53 +104,53 @@ def _end(child: subprocess.Popen[Any]) -> None:
     child.wait()
 
 
-def watch(
-    command: Sequence[str], program: str = "*", timeout: float = 600.0
+def compiled(
+    command: Sequence[str],
+    program: str = "*",
+    whole: bool = False,
+    timeout: float = math.inf,
 ) -> tuple[memory.Memory, schedule.Schedule]:
-    """Runs a command that compiles for a TPU, only until its memory is known.
-
-    The schedule has the collectives and kernels, and no cycles yet.
+    """Runs a command that compiles for a TPU, and reads what is then known.
 
     Args:
       command: to be run in this process's folder and environment.
-      program: which of the programs that it compiles: "jit_step" for `def step`; the
-        first by default.
-      timeout: seconds.
+      program: which of the programs that it compiles: see `read_memory`.
+      whole: whether to wait for its end; else it is ended when memory is known, and the
+        schedule has no cycles.
+      timeout: seconds that it may take.
 
     Raises:
       DoesNotFit: the program needs more memory than a chip has.
       RuntimeError: the command failed otherwise, or compiled no such program; its last
         lines are in the message.
-      TimeoutError: nothing was known in time.
+      TimeoutError: it took longer.
     """
     with tempfile.TemporaryDirectory() as folder:
-        output, dumped = pathlib.Path(folder, "output"), pathlib.Path(folder, "dump")
+        output, dumped = pathlib.Path(folder, "output"), os.path.join(folder, "dump")
         with output.open("w") as lines:
             child = subprocess.Popen(
                 command,
                 stdout=lines,
                 stderr=subprocess.STDOUT,
-                env=_environment(str(dumped)),
+                env=_environment(dumped),
                 start_new_session=True,
             )
         deadline = time.monotonic() + timeout
         try:
             while child.poll() is None and time.monotonic() < deadline:
-                if _files(dumped, program, (ACCEPTED_FILE,)) and read_memory(
-                    str(dumped), program
-                ):
+                if not whole and read_memory(dumped, program):
                     break
                 time.sleep(_POLL)
             ended = child.poll()
         finally:
             _end(child)
-        needed = read_memory(str(dumped), program)
-        texts = _files(dumped, program, [OPTIMIZED_FILE])
+        needed = read_memory(dumped, program)
+        operations = None if ended else read_schedule(dumped, program, whole)
         printed = output.read_text()
     if excess := memory.out_of_memory(printed):
         raise DoesNotFit(*excess)
-    if needed is not None and not ended:
-        return needed, schedule.read(texts[0], timed=False)
+    if needed and operations:
+        return needed, operations
     last = "\n".join(printed.splitlines()[-20:])
     if ended is None:
         raise TimeoutError(
@@ -189,5 +158,6 @@ def watch(
         )
     raise RuntimeError(
         f"{' '.join(command)} ended with status {ended}, and compiled no {program} for "
-        f"a TPU whose memory could be read:\n{last}"
+        f"a TPU whose memory could be read (this reader was written for libtpu 0.0.51 "
+        f"and 0.0.52):\n{last}"
     )

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator
 
 # bf16[8,128]{1,0:T(8,128)(2,1)} inside an array's or a tuple's shape.
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\]")
@@ -46,24 +45,31 @@ def arrays(shape: str) -> tuple[Array, ...]:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Instruction:
     """One instruction of a computation.
 
     Attributes:
+      inside: the computation that it is in.
       shape: of its result, as text; `arrays` reads it.
       opcode: such as "fusion", "all-gather-start", "while".
-      operands: names of instructions of the same computation.
       argument: what stands in the parentheses; the value of a constant.
       attributes: the text behind them.
     """
 
+    inside: "Computation"
     name: str
     shape: str
     opcode: str
-    operands: tuple[str, ...]
     argument: str
     attributes: str
+
+    @functools.cached_property
+    def operands(self) -> list["Instruction"]:
+        """The instructions whose results it takes."""
+        if self.opcode == "constant":
+            return []
+        return [self.inside[name] for name in _NAME.findall(self.argument)]
 
     def attribute(self, name: str) -> str:
         """Such as "LT" of direction=LT, with no leading %; "" where there is none."""
@@ -86,52 +92,44 @@ class Instruction:
         match = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
         return int(match[1]) if match else None
 
-    @property
-    def calls(self) -> tuple[str, ...]:
-        """Computations it runs once: a fusion's, a call's, a conditional's branches.
+    def computation(self, attribute: str) -> "Computation":
+        """The one that an attribute names: a loop's "condition" or "body"."""
+        return self.inside.module[self.attribute(attribute)]
+
+    @functools.cached_property
+    def calls(self) -> list["Computation"]:
+        """What it runs once: a fusion's computation, a call's, a conditional's branches.
 
         A loop's are `condition` and `body`; those of to_apply are applied to elements.
         """
-        if self.opcode in ("call", "async-start"):
-            return tuple(
-                filter(None, (self.attribute("to_apply") or self.attribute("calls"),))
-            )
         if branches := re.search(r"branch_computations=\{([^}]*)\}", self.attributes):
-            return tuple(_NAME.findall(branches[1]))
-        names = ("calls", "true_computation", "false_computation")
-        return tuple(filter(None, map(self.attribute, names)))
+            names = _NAME.findall(branches[1])
+        else:
+            kinds = ["calls", "true_computation", "false_computation"]
+            if self.opcode in ("call", "async-start"):
+                kinds.append("to_apply")
+            names = filter(None, map(self.attribute, kinds))
+        return [self.inside.module[name] for name in names]
 
 
-@dataclasses.dataclass(frozen=True)
-class Computation:
-    """Instructions in the order in which they run."""
+class Computation(dict[str, Instruction]):
+    """Instructions by name, in the order in which they run.
 
-    name: str
-    instructions: dict[str, Instruction]
+    Attributes:
+      module: every computation of the program, by name.
+      root: the instruction whose result is the computation's.
+    """
+
     root: Instruction
 
-    @functools.cached_property
-    def parameters(self) -> dict[int, str]:
-        """Names of its parameters by number."""
-        return {
-            int(i.argument): i.name
-            for i in self.instructions.values()
-            if i.opcode == "parameter"
-        }
-
-    def __iter__(self) -> Iterator[Instruction]:
-        return iter(self.instructions.values())
-
-    def operands(self, instruction: Instruction) -> list[Instruction]:
-        """The instructions whose results it takes."""
-        return [self.instructions[name] for name in instruction.operands]
+    def __init__(self, name: str, module: "Module"):
+        super().__init__()
+        self.name, self.module = name, module
 
 
-@dataclasses.dataclass(frozen=True)
-class Module:
-    """A whole program."""
+class Module(dict[str, Computation]):
+    """A whole program: its computations by name, of which `entry` is run."""
 
-    computations: dict[str, Computation]
     entry: Computation
 
 
@@ -145,7 +143,7 @@ def _balanced(text: str, start: int) -> int:
     raise ValueError(f"no closing parenthesis in {text[start : start + 80]!r}")
 
 
-def _instruction(name: str, text: str) -> Instruction:
+def _instruction(inside: Computation, name: str, text: str) -> Instruction:
     """Reads "shape opcode(argument), attributes"."""
     if text.startswith("("):
         end = _balanced(text, 0)
@@ -155,23 +153,23 @@ def _instruction(name: str, text: str) -> Instruction:
     opcode = rest[: rest.index("(")]
     end = _balanced(rest, len(opcode))
     argument = rest[len(opcode) + 1 : end - 1]
-    operands = () if opcode == "constant" else tuple(_NAME.findall(argument))
-    return Instruction(name, shape, opcode, operands, argument, rest[end:])
+    return Instruction(inside, name, shape, opcode, argument, rest[end:])
 
 
-def _computation(name: str, lines: list[str]) -> Computation:
+def _read(found: Computation, lines: list[str]) -> None:
     """Reads the lines between a computation's braces; an instruction may take many."""
-    found, root = [], None
+    texts, name, root = {}, "", ""
     for line in lines:
         if match := _INSTRUCTION.match(line):
-            found.append([match[2], line[match.end() :]])
-            root = match[2] if match[1] else root
-        elif found:
-            found[-1][1] += "\n" + line
-    instructions = {name: _instruction(name, text) for name, text in found}
-    if root is None:
-        raise ValueError(f"computation {name} has no ROOT: the text is cut off.")
-    return Computation(name, instructions, instructions[root])
+            name = match[2]
+            texts[name] = line[match.end() :]
+            root = name if match[1] else root
+        elif name:
+            texts[name] += "\n" + line
+    if not root:
+        raise ValueError(f"computation {found.name} has no ROOT: the text is cut off.")
+    found |= {name: _instruction(found, name, text) for name, text in texts.items()}
+    found.root = found[root]
 
 
 def parse(text: str) -> Module:
@@ -180,20 +178,22 @@ def parse(text: str) -> Module:
     Raises:
       ValueError: it has no ENTRY computation, or ends within one.
     """
-    computations, entry, name, body = {}, "", "", None
+    module, entry, name, body = Module(), "", "", None
     for line in text.splitlines():
         if body is None:
             if match := _HEADER.match(line):
                 name, body = match[2], []
                 entry = name if match[1] else entry
         elif line == "}" or line.startswith("}, "):  # with the thread that runs it
-            computations[name] = _computation(name, body)
+            module[name] = Computation(name, module)
+            _read(module[name], body)
             body = None
         else:
             body.append(line)
-    if body is not None or entry not in computations:
+    if body is not None or entry not in module:
         raise ValueError(
             "this is not the whole text of an HLO module: "
             + (f"{name} does not end" if body is not None else "it has no ENTRY")
         )
-    return Module(computations, computations[entry])
+    module.entry = module[entry]
+    return module

@@ -37,13 +37,11 @@ def _meeting(size: int, outputs: int, window: dict[str, str]) -> int:
     return met
 
 
-def _convolution(
-    inside: hlo.Computation, instruction: hlo.Instruction, output: hlo.Array
-) -> float:
+def _convolution(instruction: hlo.Instruction, output: hlo.Array) -> float:
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
     assert labels, "XLA prints the labels of every convolution"
     left, right, out = labels.groups()
-    lhs, rhs = (hlo.arrays(i.shape)[0] for i in inside.operands(instruction))
+    lhs, rhs = (hlo.arrays(i.shape)[0] for i in instruction.operands)
     count = output.dims[out.index("b")] * output.dims[out.index("f")]
     count *= rhs.dims[right.index("i")]  # already divided by feature_group_count
     for number, label in enumerate(sorted(label for label in out if label.isdigit())):
@@ -53,24 +51,17 @@ def _convolution(
     return 2.0 * count
 
 
-def _dot(
-    inside: hlo.Computation, instruction: hlo.Instruction, output: hlo.Array
-) -> float:
-    lhs = hlo.arrays(inside.operands(instruction)[0].shape)[0]
+def _dot(instruction: hlo.Instruction, output: hlo.Array) -> float:
+    lhs = hlo.arrays(instruction.operands[0].shape)[0]
     match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
     contracted = [int(n) for n in match[1].split(",") if n] if match else []
     return 2.0 * output.size * math.prod(lhs.dims[n] for n in contracted)
 
 
-def flops(inside: hlo.Computation, instruction: hlo.Instruction) -> float:
-    """FLOPs of one instruction, 0 unless it is a product; what it calls not included.
-
-    Args:
-      inside: the computation that it is in.
-      instruction: any.
-    """
+def flops(instruction: hlo.Instruction) -> float:
+    """FLOPs of one instruction, 0 unless it is a product; what it calls not included."""
     if instruction.opcode not in PRODUCTS:
         return 0.0
     output = hlo.arrays(instruction.shape)[0]
     count = _convolution if instruction.opcode == "convolution" else _dot
-    return count(inside, instruction, output)
+    return count(instruction, output)

@@ -15,7 +15,6 @@ the extra `plan`.
 
 import argparse
 import dataclasses
-import importlib.metadata
 import json
 import pathlib
 import statistics
@@ -25,6 +24,7 @@ import time
 
 import checkouts
 import processor
+import tables
 
 HERE = pathlib.Path(__file__).parent
 DEPTHS = (8, 80)
@@ -41,7 +41,7 @@ def lowered(model: str, topology: str, layers: int):
     from jax_surgery.parallel import mesh as meshes
     from jax_surgery.plan import lowering, topologies
 
-    asked = dataclasses.replace(plan_settings(), model=model)
+    asked = tables.settings_of("plan", model=model)
     config = lowering.architecture_of(model)
     config = dataclasses.replace(config, num_layers=layers)
     if topology:
@@ -49,26 +49,12 @@ def lowered(model: str, topology: str, layers: int):
         asked = dataclasses.replace(asked, topology=topology)
         mesh = lowering.mesh_of(asked)
     else:
-        run = dataclasses.replace(asked.surgery, compute=surgery_settings().compute)
+        run = dataclasses.replace(
+            asked.surgery, compute=tables.settings_of("surgery").compute
+        )
         asked = dataclasses.replace(asked, surgery=run)
         mesh = meshes.make_mesh(run.mesh, jax.devices())
     return lowering.lower("step", asked, config, mesh)
-
-
-def surgery_settings():
-    """Those of configs/surgery.py."""
-    from configs import surgery
-    from jax_surgery.runs import settings
-
-    return settings.from_config(surgery.get_config())
-
-
-def plan_settings():
-    """Those of configs/plan.py."""
-    from configs import plan
-    from jax_surgery.runs import settings
-
-    return settings.from_config(plan.get_config())
 
 
 def measure(name: str, layers: int) -> dict[str, float]:
@@ -107,8 +93,8 @@ def ratio(ours: list[float], others: list[float]) -> str:
     return f"{statistics.median(a / b for a, b in zip(ours, others, strict=True)):.2f}"
 
 
-def line(name: str, found: Found, before: Found) -> str:
-    """A line of the table: medians, and the median of the rounds' ratios.
+def row(name: str, found: Found, before: Found) -> list[str]:
+    """A row of the table: medians, and the median of the rounds' ratios.
 
     Args:
       before: of another checkout, or {}.
@@ -122,7 +108,7 @@ def line(name: str, found: Found, before: Found) -> str:
     if before:
         pairs = [(seconds(found, n), seconds(before, n)) for n in DEPTHS]
         cells += [ratio(*pair) for pair in pairs]
-    return "| " + " | ".join(cells) + " |"
+    return cells
 
 
 def main() -> None:
@@ -143,8 +129,7 @@ def main() -> None:
     if arguments.before:
         scripts["before"] = checkouts.script(arguments.before, "compile_time.py")
         heads += [f"{n} layers: now / before" for n in DEPTHS]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    rates = []
+    rows, rates = [], []
     for name in TARGETS:
         found = {which: {layers: [] for layers in DEPTHS} for which in scripts}
         for _ in range(arguments.rounds):
@@ -153,11 +138,8 @@ def main() -> None:
                     found[which][layers].append(apart(file, name, layers))
                     print(which, name, layers, found[which][layers][-1], flush=True)
             rates.append(processor.measured())
-        lines.append(line(name, found["now"], found.get("before", {})))
-        print(lines[-1], flush=True)
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu")
-    )
+        rows.append(row(name, found["now"], found.get("before", {})))
+        print(tables.line(rows[-1]), flush=True)
     command, before = "python results/compile_time.py", ""
     if arguments.before:
         command += " --before=CHECKOUT"
@@ -167,7 +149,7 @@ def main() -> None:
         before += "this one."
     text = f"""# Compile time of the three-term step against depth
 
-`{command}` with {versions}. {processor.sentence(rates)}
+`{command}` with {tables.versions("jax", "libtpu")}. {processor.sentence(rates)}
 
 CPU seconds of all threads, medians of {arguments.rounds} rounds in which the depths take
 turns; ratios are medians of the rounds', of both together.{before} For TPUs and GPUs a scan
@@ -175,7 +157,7 @@ step is one layer. On CPU it is eight, which run a few percent faster: a model o
 layers has no loop, deeper ones have the same program whatever their depth.
 
 """
-    (HERE / "compile_time.md").write_text(text + "\n".join(lines) + "\n")
+    (HERE / "compile_time.md").write_text(text + tables.markdown(heads, rows))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ of another checkout of this repository takes its turns among the others.
 
 import argparse
 import dataclasses
-import importlib.metadata
 import multiprocessing
 import os
 import pathlib
@@ -30,6 +29,7 @@ from typing import Any
 import checkouts
 import numpy as np
 import processor
+import tables
 
 HERE = pathlib.Path(__file__).parent
 CONTEXT, LEARNING_RATE = 256, 1e-5
@@ -206,18 +206,18 @@ def serve_torch(connection, model: str, steps, choice: dict) -> None:
     torch_loop.serve(connection, model, steps, settings, LEARNING_RATE)
 
 
-def search(model: str, steps, choices: list[dict]) -> tuple[dict, list[str]]:
+def search(model: str, steps, choices: list[dict]) -> tuple[dict, list[list[str]]]:
     """The fastest of PyTorch's settings, each timed on the same two steps."""
-    lines, best = [], (float("inf"), {})
+    rows, best = [], (float("inf"), {})
     for choice in choices:
         racer = Racer(serve_torch, model, steps, choice)
         racer.run(1)
         seconds = min(racer.run(1)[0] for _ in range(3))
         racer.end()
-        lines.append(f"| {choice} | {seconds:.1f} |")
-        print(lines[-1], flush=True)
+        rows.append([str(choice), f"{seconds:.1f}"])
+        print(tables.line(rows[-1]), flush=True)
         best = min(best, (seconds, choice), key=lambda pair: pair[0])
-    return best[1], lines
+    return best[1], rows
 
 
 def race(
@@ -269,28 +269,20 @@ def main() -> None:
     peers = [*SEARCHED, *([BEFORE] if arguments.before else [])]
     heads = ["program", "useful tokens a second", *(f"{peer} = 1" for peer in peers)]
     heads += ["peak memory GiB", "first unlearn CE, update CE, KL"]
-    lines = [
-        "| " + " | ".join(heads) + " |",
-        "|" + "---|" * len(heads),
-    ]
+    rows = []
     for name, values in seconds.items():
-        ratios = " | ".join(
+        ratios = [
             f"{np.median(np.array(seconds[peer]) / np.array(values)):.2f}"
             for peer in peers
-        )
+        ]
         m = first[name]
         ours = ("unlearn_ce", "update_ce", "retain_kl")
         names = ("unlearn", "update", "retain") if name in SEARCHED else ours
         shown = ", ".join(f"{float(m[term]):.5f}" for term in names)
-        lines.append(
-            f"| {name} | {real / np.median(values):.0f} | {ratios} | "
-            f"{held[name]:.1f} | {shown} |"
-        )
-    print("\n".join(lines))
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("jax", "torch", "transformers")
-    )
+        rate = f"{real / np.median(values):.0f}"
+        rows.append([name, rate, *ratios, f"{held[name]:.1f}", shown])
+    table = tables.markdown(heads, rows)
+    print(table)
     command, before = "python results/cpu_speed.py --dir=DIR", ""
     if arguments.before:
         command += " --before=CHECKOUT"
@@ -302,7 +294,7 @@ def main() -> None:
         )
     text = f"""# The three-term step on CPU against PyTorch
 
-`{command}` with {versions}.
+`{command}` with {tables.versions("jax", "torch", "transformers")}.
 {processor.sentence(rates)} Float32,
 {parameters / 1e6:.1f} M parameters, {real:.0f} useful tokens a step (ours computes
 {positions} positions), AdamW on all parameters. Median of {arguments.rounds} rounds in
@@ -310,14 +302,10 @@ which the programs take turns, {STEPS} steps each; ratios are medians of the rou
 *PyTorch* cuts a step's texts into micro-batches as they come, as open-unlearning does, but
 without the retain pass that it throws away; *bucketed* sorts them by length first.{before}
 
-{chr(10).join(lines)}
-
+{table}
 PyTorch's settings, seconds of the fastest of three steps; the fastest one of each raced:
 
-| settings | seconds |
-|---|---|
-{chr(10).join(line for _, lines in found.values() for line in lines)}
-"""
+{tables.markdown(["settings", "seconds"], [row for _, rows in found.values() for row in rows])}"""
     (HERE / "cpu_speed.md").write_text(text)
 
 

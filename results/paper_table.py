@@ -15,52 +15,32 @@ out.
 """
 
 import argparse
-import dataclasses
-import importlib
 import json
 import pathlib
 import statistics
 import time
 
-import jax
+from tables import markdown, mean_and_deviation, on_this_machine, settings_of
 
 from jax_surgery.methods.settings import SurgerySettings
-from jax_surgery.report import page
-from jax_surgery.runs import pretrain, settings, surgery
+from jax_surgery.runs import pretrain, surgery
 
 HERE = pathlib.Path(__file__).parent
 GROUPS = ("obsolete", "problematic", "update", "retain", "general")
 TERMS = {
-    "GD only": {"alpha": 0.0, "gamma": 0.0},
-    "GA+GD": {"gamma": 0.0},
-    "GD+KL": {"alpha": 0.0},
+    "GD only": {"objective.alpha": 0.0, "objective.gamma": 0.0},
+    "GA+GD": {"objective.gamma": 0.0},
+    "GD+KL": {"objective.alpha": 0.0},
     "all three": {},
 }
 BASELINE_DATA = "embedded:update,embedded:retain,embedded:general"
 
 
-def load_config(name: str):
-    """The settings of configs/NAME.py."""
-    module = importlib.import_module(f"configs.{name}")
-    return settings.from_config(module.get_config())
-
-
-def replaced(base, changes: dict):
-    """A settings dataclass with nested fields replaced."""
-    nested = {
-        key: replaced(getattr(base, key), value) if isinstance(value, dict) else value
-        for key, value in changes.items()
-    }
-    return dataclasses.replace(base, **nested)
-
-
 def surgeries(seed: int) -> dict[str, SurgerySettings]:
     """The surgery runs of one seed, by name."""
-    changes = {"seed": seed, "loop": {"evaluate_every": 0}}
+    fields = {"seed": seed, "loop.evaluate_every": 0}
     return {
-        f"{family}: {terms}": replaced(
-            load_config(config), changes | {"objective": weights}
-        )
+        f"{family}: {terms}": settings_of(config, **fields, **weights)
         for family, config in (("paper", "paper"), ("default", "surgery"))
         for terms, weights in TERMS.items()
     }
@@ -80,14 +60,8 @@ def run_once(folder: pathlib.Path, run) -> dict:
 
 def baseline_run(seed: int):
     """Trains theta_baseline of one seed."""
-    wanted = replaced(
-        load_config("pretrain"),
-        {
-            "seed": seed,
-            "data": {"train": BASELINE_DATA},
-            "loop": {"evaluate_every": 0},
-        },
-    )
+    fields = {"data.train": BASELINE_DATA, "loop.evaluate_every": 0}
+    wanted = settings_of("pretrain", seed=seed, **fields)
 
     def run(folder: str) -> dict:
         return {"after": pretrain.run(wanted, folder).evaluation}
@@ -118,14 +92,6 @@ def collect(workdir: pathlib.Path, seeds: list[int], only: str) -> dict[str, lis
     return {name: entries[name] for name in order}
 
 
-def mean_and_deviation(values: list[float], digits: int) -> str:
-    """ "mean ± deviation"; the mean alone of one value."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    if len(values) < 2:
-        return mean
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
-
-
 def columns(entry: dict) -> dict[str, float]:
     """Accuracy of each group, with update's and forgotten groups' wordings apart."""
     found = {}
@@ -142,10 +108,7 @@ def columns(entry: dict) -> dict[str, float]:
 def table(entries: dict[str, list], seeds: list[int]) -> str:
     """The table as Markdown."""
     names = list(columns(next(iter(entries.values()))[0]))
-    lines = [
-        "| run | " + " | ".join(names) + " | times cheaper | seconds |",
-        "|---|" + "---|" * (len(names) + 2),
-    ]
+    rows = []
     for name, runs in entries.items():
         cells = [
             mean_and_deviation([100 * columns(run)[key] for run in runs], 1)
@@ -156,19 +119,16 @@ def table(entries: dict[str, list], seeds: list[int]) -> str:
         ratio = "1" if name == "theta_baseline" else ratio
         seconds = [run["seconds"] for run in runs if "seconds" in run]
         took = f"{statistics.median(seconds):.0f}" if seconds else ""
-        lines.append(f"| {name} | " + " | ".join([*cells, ratio, took]) + " |")
-    versions = page.versions()
+        rows.append([name, *cells, ratio, took])
     about = (
         "Four-option accuracy, %, mean ± deviation over seeds "
         f"{', '.join(map(str, seeds))} (theta_pre is one model); chance is 25. "
         "`trained` and `unseen` are the questions' wordings. Cost: FLOPs of the naive "
         "alternative over those of the surgery. Seconds: the whole run, evaluations "
         "included.\n\n"
-        f"Command: `python results/paper_table.py`; {jax.device_count()} "
-        f"{jax.devices()[0].device_kind} device, {versions['machine']}, Python "
-        f"{versions['python']}, jax {versions['jax']}, flax {versions['flax']}.\n\n"
+        f"Command: `python results/paper_table.py`; {on_this_machine()}.\n\n"
     )
-    return about + "\n".join(lines) + "\n"
+    return about + markdown(["run", *names, "times cheaper", "seconds"], rows)
 
 
 def picture(entries: dict[str, list], file: pathlib.Path) -> None:

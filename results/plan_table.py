@@ -10,11 +10,12 @@ finished in --workdir are not compiled again. Needs the extra `plan`.
 """
 
 import argparse
-import importlib.metadata
 import json
 import pathlib
 import subprocess
 import sys
+
+from tables import line, markdown, versions
 
 HERE = pathlib.Path(__file__).parent
 GIB = 2**30
@@ -99,17 +100,13 @@ def main() -> None:
     heads = ["model", "slice", "changed", "chips", "needs GiB", "has", "fits"]
     heads += ["all-gather GB", "reduce-scatter", "all-reduce", "permute", "other"]
     heads += ["attention kernels", "bound s", "ideal s", "MFU at most", "compile s"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    rows = []
     for case in CASES:
-        cells = row(case, plan(case, pathlib.Path(arguments.workdir).absolute()))
-        lines.append("| " + " | ".join(cells) + " |")
-        print(lines[-1], flush=True)
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu")
-    )
+        rows.append(row(case, plan(case, pathlib.Path(arguments.workdir).absolute())))
+        print(line(rows[-1]), flush=True)
     text = f"""# The training step on TPU slices, compiled and not run
 
-`python results/plan_table.py` with {versions}, on 2 CPU cores. One row of each of the
+`python results/plan_table.py` with {versions("jax", "libtpu")}, on 2 CPU cores. One row of each of the
 three roles per chip, 2048 tokens per row, float32 master weights and AdamW moments, bfloat16
 products, full remat, cached reference, unless "changed" says otherwise.
 
@@ -123,7 +120,7 @@ token, causal attention) at the chips' peak. A "?" marks chips whose clock is a 
 *compile s* is on the clock, beside whatever else the machine was doing.
 
 """
-    (HERE / "plan_table.md").write_text(text + "\n".join(lines) + "\n")
+    (HERE / "plan_table.md").write_text(text + markdown(heads, rows))
 
 
 if __name__ == "__main__":

@@ -30,10 +30,10 @@ from subspace_cases import (
     Done,
     model_of,
     run_case,
-    settings_of,
     summary,
 )
 from subspace_tables import relearn_page
+from tables import settings_of
 
 from jax_surgery.attacks import Budget, Target
 from jax_surgery.attacks.relearning import Relearning

@@ -2,7 +2,6 @@
 """Cases of the subspace benchmarks: a config's stages on a model of the suite."""
 
 import dataclasses
-import importlib
 import json
 import pathlib
 import tempfile
@@ -10,6 +9,7 @@ import time
 from typing import Any
 
 import jax
+from tables import settings_of
 
 from jax_surgery.benchmarks import suite
 from jax_surgery.methods.subspace.alpha import choose_alpha
@@ -19,7 +19,6 @@ from jax_surgery.methods.subspace.work import Work
 from jax_surgery.metrics.task_scores import drop, removed
 from jax_surgery.report import task_results
 from jax_surgery.runs import by_tasks, pretrain
-from jax_surgery.runs import settings as run_settings
 from jax_surgery.train import devices
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -29,14 +28,6 @@ ONE_SHOT = {
     "rounds.alpha": 0.0,
     "rounds.number": 40,
 }
-
-
-def settings_of(name: str, **fields):
-    """A config of `configs/` with some fields changed, as settings."""
-    module = importlib.import_module(f"configs.{name}")
-    config = module.get_config()
-    config.update_from_flattened_dict(fields)
-    return run_settings.from_config(config)
 
 
 def model_of(workdir: pathlib.Path, seed: int, without: tuple[str, ...] = ()) -> str:

@@ -11,10 +11,10 @@ are finished in --workdir are not compiled again. Needs the extra `plan`.
 """
 
 import argparse
-import importlib.metadata
 import pathlib
 
 from plan_table import results_of
+from tables import line, markdown, versions
 
 HERE = pathlib.Path(__file__).parent
 GIB = 2**30
@@ -68,17 +68,14 @@ def main() -> None:
     heads = ["model", "slice", "chips", "program", "needs GiB", "has", "parameters"]
     heads += ["kept tasks", "change", "temporaries", "fits", "TFLOP, all chips"]
     heads += ["collectives GB", "compiled TFLOP", "bound s", "compile s"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines = []
     for case in CASES:
         for cells in rows(plan(*case, workdir)):
-            lines.append("| " + " | ".join(cells) + " |")
-            print(lines[-1], flush=True)
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu")
-    )
+            lines.append(cells)
+            print(line(cells), flush=True)
     text = f"""# A subspace removal on TPU slices, compiled and not run
 
-`python results/subspace_plan_table.py` with {versions}, on 2 CPU cores. All seven
+`python results/subspace_plan_table.py` with {versions("jax", "libtpu")}, on 2 CPU cores. All seven
 matrices of every layer move; a batch has one row of 2048 tokens per chip; float32
 weights and moments, bfloat16 products in the model, float32 ones in the algebra.
 
@@ -98,7 +95,7 @@ loops inside small decompositions (*factors*) are of unknown length and count on
 three are missing, memory alone was asked (`config.fast`).
 
 """
-    (HERE / "subspace_plan_table.md").write_text(text + "\n".join(lines) + "\n")
+    (HERE / "subspace_plan_table.md").write_text(text + markdown(heads, lines))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from tables import markdown
 
 
 def _percent(values: Any) -> str:
@@ -20,11 +21,6 @@ def _worst(lists: Any) -> str:
 def _mean(lists: Any) -> str:
     means = [np.mean(values) for values in lists if values]
     return f"{100 * float(np.mean(means)):.2f}" if means else ""
-
-
-def _rows(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def _line(name: str, found: list[dict]) -> list[str]:
@@ -60,7 +56,7 @@ def unlearn(cases: dict[str, dict], reserved: list[str]) -> str:
         ]
         if chosen:
             rows.append(_line(f"**all {label} tasks**", chosen))
-    return _rows(HEADER, rows)
+    return markdown(HEADER, rows)
 
 
 def together(cases: dict[str, dict]) -> str:
@@ -69,7 +65,7 @@ def together(cases: dict[str, dict]) -> str:
     for name, case in cases.items():
         by_set[name.split("/")[1]].append(case)
     lines = [_line(name, found)[:-1] for name, found in by_set.items()]
-    return _rows(HEADER[:-1], lines)
+    return markdown(HEADER[:-1], lines)
 
 
 def learn(cases: dict[str, dict]) -> str:
@@ -91,7 +87,7 @@ def learn(cases: dict[str, dict]) -> str:
             right = [c["accuracy"] for c in own]
             cells.append(f"{_percent(right)} ({100 * np.min(right):.1f}); {lost}")
         rows.append([way, *cells])
-    return _rows(header, rows)
+    return markdown(header, rows)
 
 
 def readings(cases: dict[str, dict]) -> str:
@@ -112,7 +108,7 @@ def readings(cases: dict[str, dict]) -> str:
             cell = " / ".join((*parts, _worst([case["other"]])))
             cells.append(f"{cell} *" if case.get("short") else cell)
         rows.append([reading, *cells])
-    return _rows(["removed / worst similar / worst other, %", *tasks], rows)
+    return markdown(["removed / worst similar / worst other, %", *tasks], rows)
 
 
 def page(cases: Any, reserved: list[str]) -> str:
@@ -184,7 +180,7 @@ def relearn_page(
     of_rates = [f"Adam {rate}: 0, {after} steps" for rate in rates]
     header = ["", *of_rates, "removed, % (least)", "similar tasks lose, % (worst)",
               "other tasks lose, % (worst)"]  # fmt: skip
-    parts.append(_rows(header, rows))
+    parts.append(markdown(header, rows))
     for task, own in by_task.items():
         kind = " (reserved: looked at for no choice)" if task in reserved else ""
         parts.append(f"## {task}{kind}\n")
@@ -193,7 +189,7 @@ def relearn_page(
             cells = [_back(own[mode]["back"][rate]) for rate in rates]
             costs = _costs([own[mode]]) if "removed" in own[mode] else [""] * 3
             rows.append([mode, *cells, *costs])
-        parts.append(_rows(header, rows))
+        parts.append(markdown(header, rows))
     return "\n".join(parts)
 
 

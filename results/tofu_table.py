@@ -13,13 +13,12 @@ import json
 import pathlib
 import shutil
 
-import jax
-from paper_table import HERE, load_config, mean_and_deviation, replaced, run_once
+from paper_table import HERE, run_once
+from tables import markdown, mean_and_deviation, on_this_machine, settings_of
 
 from jax_surgery.benchmarks.tofu import find_files, write_refusals
 from jax_surgery.models import decoder
 from jax_surgery.models.architectures import from_hf
-from jax_surgery.report import page
 from jax_surgery.runs import surgery, tofu
 from jax_surgery.runs.tofu import TofuSettings
 
@@ -40,13 +39,13 @@ def fit_once(settings: TofuSettings, workdir: pathlib.Path) -> pathlib.Path:
 def runs(arguments) -> tuple[pathlib.Path, list[dict]]:
     """The fitted model's folder, and the results of each seed."""
     workdir = pathlib.Path(arguments.workdir)
-    base = replaced(load_config("tofu"), {"data": {"dir": arguments.dir}})
-    fitted, entries = fit_once(base, workdir), []
+    given = {"data.dir": arguments.dir}
+    fitted, entries = fit_once(settings_of("tofu", **given), workdir), []
     for seed in map(int, arguments.seeds.split(",")):
         folder = workdir / f"seed-{seed}"
         if not (folder / "fit").exists():
             shutil.copytree(fitted, folder / "fit")
-        wanted = replaced(base, {"surgery": {"seed": seed}})
+        wanted = settings_of("tofu", **given, **{"surgery.seed": seed})
         entries.append(
             run_once(folder, lambda place, wanted=wanted: surgery.run(wanted, place))
         )
@@ -55,17 +54,13 @@ def runs(arguments) -> tuple[pathlib.Path, list[dict]]:
 
 def table(fitted: pathlib.Path, entries: list[dict], seeds: str) -> str:
     """The table as Markdown."""
-    lines = [
-        "| questions | measure | before | after | n |",
-        "|---|---|---|---|---|",
-    ]
+    rows = []
     for group in GROUPS:
         for key, label in MEASURES.items():
             before = entries[0]["before"][group][key]
             after = mean_and_deviation([e["after"][group][key] for e in entries], 3)
             count = entries[0]["after"][group]["n"]
-            lines.append(f"| {group} | {label} | {before:.3f} | {after} | {count} |")
-    versions = page.versions()
+            rows.append([group, label, f"{before:.3f}", after, str(count)])
     seconds = [f"{entry['seconds']:.0f}" for entry in entries]
     ratio = entries[0]["cost"]["ratio"]
     raw = json.loads((fitted / "model" / "config.json").read_text())
@@ -78,15 +73,13 @@ def table(fitted: pathlib.Path, entries: list[dict], seeds: str) -> str:
         "both measures lie between 0 and 1; after: mean ± deviation over the seeds "
         f"{seeds} of the surgery. Held-out questions are about people that "
         "no model here was trained on.\n\n"
-        + "\n".join(lines)
-        + f"\n\nSeconds: {fitting:.0f} for the fit, then {', '.join(seconds)} for the "
+        + markdown(["questions", "measure", "before", "after", "n"], rows)
+        + f"\nSeconds: {fitting:.0f} for the fit, then {', '.join(seconds)} for the "
         "surgery with its evaluations. "
         f"Cost: {ratio:.0f} times fewer FLOPs than training on retain95 and the "
         "refusals from where the model began.\n\n"
         "Command: `python results/tofu_table.py --dir=DIR_OF_TOFU`; "
-        f"{jax.device_count()} {jax.devices()[0].device_kind} device, "
-        f"{versions['machine']}, Python {versions['python']}, jax {versions['jax']}, "
-        f"flax {versions['flax']}.\n"
+        f"{on_this_machine()}.\n"
     )
 
 

@@ -21,6 +21,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # are there, and late tests took ten times as long.
 MOST_COMPILED = 2**28  # bytes, that a run begins with
 
+import collections
 import dataclasses
 import json
 import shutil
@@ -55,7 +56,18 @@ def pytest_xdist_make_scheduler(config, log):
     """Runs the tests of a file in one process, so that they share fixtures."""
     from xdist.scheduler import LoadFileScheduling
 
+    config.option.loadscopereorder = False  # by number: `pytest_collection_modifyitems`
     return LoadFileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that no process waits at the end while another has one."""
+    tests = collections.Counter(item.path for item in items)
+
+    def place(item):
+        return not getattr(item.module, "OPTIMISED", False), -tests[item.path]
+
+    items.sort(key=place)  # is stable: a file's tests keep their order
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -17,8 +17,6 @@ from jax_surgery.runs import tofu as tofu_run
 from jax_surgery.runs.tofu import TofuSettings
 from jax_surgery.train import devices
 
-OPTIMISED = True  # see conftest
-
 CONTEXT = 256
 TOFU = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tofu"
 needs_tofu = pytest.mark.skipif(not TOFU.is_dir(), reason="no ../shared/data/tofu here")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
-import subspace_cases as cases
+import subspace_model as cases
 
 from jax_surgery.optim.linalg import angles
 

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import subspace_cases as cases
-from subspace_cases import COMPUTE, CONFIG, EVERY
+import subspace_model as cases
+from subspace_model import COMPUTE, CONFIG, EVERY
 
 from jax_surgery.models.layout import MATRICES
 from jax_surgery.optim.precondition import discriminate

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import subspace_cases as cases
-from subspace_cases import COMPUTE, CONFIG, EVERY, UPPER
+import subspace_model as cases
+from subspace_model import COMPUTE, CONFIG, EVERY, UPPER
 
 from jax_surgery.methods.subspace import identify
 from jax_surgery.methods.subspace.identify import TaskLoss

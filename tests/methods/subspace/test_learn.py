@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import subspace_cases as cases
+import subspace_model as cases
 from plain_settings import plain_optimizer
-from subspace_cases import COMPUTE, CONFIG, EVERY, UPPER
+from subspace_model import COMPUTE, CONFIG, EVERY, UPPER
 
 from jax_surgery.methods.subspace import identify, learn, low_rank, rounds
 from jax_surgery.methods.subspace.remove import remove

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import subspace_cases as cases
-from subspace_cases import COMPUTE, CONFIG, EVERY, UPPER
+import subspace_model as cases
+from subspace_model import COMPUTE, CONFIG, EVERY, UPPER
 
 from jax_surgery.methods.subspace import identify, rounds
 from jax_surgery.optim.precondition import discriminate, ridge

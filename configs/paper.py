@@ -17,8 +17,8 @@ from configs import surgery
 def get_config() -> ConfigDict:
     """The default config with the paper's objective and optimizer."""
     config = surgery.get_config()
+    config.method = "surgery:ascent=none"
     config.data.surprise = 0.0  # nats; all tokens of the unlearn text
-    config.objective.ascent = "none"
     config.objective.alpha = 1.0  # unlearn
     config.objective.beta = 1.0  # update
     config.objective.gamma = 1.0  # retain

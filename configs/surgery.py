@@ -53,12 +53,16 @@ def get_config() -> ConfigDict:
     config.model = "embedded"  # "embedded", a directory, or a hub name
     config.seed = 0
     # How weights change: "surgery"; or "npo", "simnpo", "dpo", "rmu", "wga", "ihl", with
-    # options after a colon, as in "npo:beta=0.2"; or MODULE.CLASS of your own.
+    # options after a colon, as in "surgery:margin=-8"; or MODULE.CLASS of your own.
     # Or stages of methods, each of the roles after its @, such as
     # "surgery@update;subspace@unlearn": update by descent, then unlearn by subspaces
     # (configs/unlearn.py), which retain the update. Retained text takes part in both.
     # The other way round steps of descent may bring back what was unlearned.
     config.method = "surgery"
+
+    # One that is asked too, such as "suite:targets=dict_a"; its groups are the text of
+    # roles that have no sources below.
+    config.benchmark = ""
 
     config.data = Roles()
     # Sources; one named twice is read twice. The update set helps obsolete facts go,
@@ -91,9 +95,6 @@ def get_config() -> ConfigDict:
     config.objective.beta = 7.0  # update
     config.objective.gamma = 100.0  # retain
     config.objective.kl_direction = "reference_to_model"  # KL(p_pre || p_theta)
-    config.objective.ascent = "level"  # "none" (the paper), "cap", "margin", "level"
-    config.objective.cap = 5.5  # nats per token, for "cap"
-    config.objective.margin = -11.0  # nats of log-odds, for "margin" and "level"
     config.objective.retain = "kl"  # or "nll", the text's own CE, without reference
 
     config.reference = "live"  # or "cached" on disk

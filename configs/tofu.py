@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config.fit.loop.evaluate_every = 0  # there are no multiple-choice questions
 
     config.surgery = surgery.get_config()
-    config.surgery.model = ""  # the fitted one
+    config.surgery.model = ""  # the fitted one, and the benchmark tofu
     config.surgery.data.unlearn = ""  # the forget split
     config.surgery.data.update = ""  # refusals
     config.surgery.data.retain = ""  # the retain split
@@ -50,8 +50,8 @@ def get_config() -> ConfigDict:
     config.surgery.data.rows_unlearn = 3
     config.surgery.data.rows_update = 2
     config.surgery.data.rows_retain = 8
+    config.surgery.method = "surgery:margin=-8"  # nats of log-odds
     config.surgery.steps = 100
-    config.surgery.objective.margin = -8.0  # nats of log-odds
     config.surgery.optimizer.first_layer = 0
     config.surgery.optimizer.matrices = ""
     config.surgery.optimizer.learning_rate = 0.03

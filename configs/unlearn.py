@@ -35,14 +35,13 @@ def get_config() -> ConfigDict:
     config.model = "suite"  # "suite", "embedded", a directory, or a hub name
     config.seed = 0
     # Options follow a colon, "subspace:guard=0,mend=0"; they stand, with what they are
-    # for, in jax_surgery/methods/subspace/settings.py.
+    # for, in jax_surgery/methods/subspace/method.py.
     config.method = "subspace"  # or "unlearn_paper"
 
     config.tasks = ConfigDict()
     config.tasks.source = "suite"  # or a JSONL file of tasks
     config.tasks.targets = "dict_a"  # "a,b" together, "a;b" one after the other
     config.tasks.similar = "family"  # to the targets; "overlap", or names
-    config.tasks.records = 1000  # of each retained task that are read; 0 reads all
     config.tasks.context = 128  # tokens a row
     config.tasks.rows = 4  # of targets' text in a round
     config.tasks.rows_retained = 8  # in a round; 0 with the method's guard=0
@@ -52,11 +51,10 @@ def get_config() -> ConfigDict:
     config.statistics = ConfigDict()
     config.statistics.cache = ""  # folder that runs share; "" is the workdir's
 
-    # A low-rank adapter instead, which AdamW moves.
+    # A low-rank adapter of rounds.matrices instead, which AdamW moves.
     config.lora = ConfigDict()
     config.lora.rank = 0
     config.lora.alpha = 16.0  # deltas are multiplied by alpha / rank
-    config.lora.matrices = "q,k,v,o,gate,up,down"  # that have deltas
     config.adapter = ""  # directory in PEFT's format to go on from
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 1e-3
@@ -71,9 +69,8 @@ def get_config() -> ConfigDict:
     config.compute.remat = "none"  # or dots, projections, context, full: least memory
     config.compute.attention = "auto"  # or xla, cudnn (GPU), splash (TPU)
 
-    config.report = ConfigDict()
-    config.report.alphas = "0,0.5,0.75,0.9,1,1.1,1.25,1.5,2"  # "" leaves curves out
-    config.report.angles = 8  # singular vectors of each task; 0: no angles
+    # Or "scores", without curves along alpha and angles between tasks.
+    config.report = "full"
 
     config.loop = ConfigDict()
     config.loop.checkpoint_every = 50  # rounds

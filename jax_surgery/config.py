@@ -6,11 +6,13 @@ value of the wrong type fails at once. The dataclass, beside the code that reads
 says type, unit and rule of each field; `configs/` gives the values.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from jax_surgery.renamed import RENAMED
@@ -35,12 +37,6 @@ def positive(value: float, path: str, why: str = "") -> None:
         raise ValueError(f"{path}={value} must be positive{why and ': '}{why}.")
 
 
-def positive_ridge(ridge: float, path: str) -> None:
-    """Raises ValueError where a ridge (relative to the mean eigenvalue) is not above 0."""
-    why = "without it directions that retained text never uses have no bound"
-    positive(ridge, f"{path}.ridge", why)
-
-
 def renamed(path: str) -> str:
     """The new name of a field of an older version, or why it went; "" if unknown.
 
@@ -54,9 +50,10 @@ def renamed(path: str) -> str:
 
 
 def _convert(value: Any, kind: Any, path: str) -> Any:
-    """Checks a leaf's type; whole numbers pass as floats."""
+    """Checks a leaf's type, and that it is allowed; whole numbers pass as floats."""
     if typing.get_origin(kind) is typing.Literal:
-        kind = str
+        choice(value, typing.get_args(kind), path)
+        return value
     if typing.get_origin(kind) is types.UnionType:
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -76,56 +73,35 @@ def _unknown(key: str, fields: Mapping[str, Any], path: str) -> ValueError:
         return ValueError(f"{path}.{key} does not exist any more: {now}")
     near = difflib.get_close_matches(key, fields, n=1)
     hint = f"did you mean {path}.{near[0]}? " if near else ""
-    return ValueError(
-        f"{path}.{key} does not exist; {hint}{path} has: {', '.join(fields)}."
-    )
+    has = f"has: {', '.join(fields)}" if fields else "is no section"
+    return ValueError(f"{path}.{key} does not exist; {hint}{path} {has}.")
 
 
-def _with_fixed(
-    fixed: Mapping[str, Any], values: Mapping[str, Any], path: str
-) -> dict[str, Any]:
-    """Values of a run with those that its sections always have in it.
-
-    Args:
-      fixed: "section.field", whose value no config of the run gives.
-      values: of the run's fields.
-      path: what errors call the run's settings.
-
-    Raises:
-      ValueError: another value is given.
-    """
-    found = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
-    for name, value in fixed.items():
-        section, _, field = name.partition(".")
-        inner = found.get(section)
-        if not isinstance(inner, dict) or inner.setdefault(field, value) == value:
-            continue  # a section that is missing or no section has an error of its own
-        if now := renamed(name):
-            raise ValueError(f"{path}.{name} does not exist any more: {now}")
-        raise ValueError(
-            f"{path}.{name}={inner[field]!r} is no field of this run; it is always "
-            f"{value!r} there."
-        )
-    return found
-
-
-def build(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
+def build(
+    cls: type,
+    values: Mapping[str, Any],
+    path: str = "config",
+    fixed: Mapping[str, Any] | None = None,
+) -> Any:
     """A settings dataclass from nested plain values.
 
     Args:
       cls: the dataclass; its fields are leaves or further settings dataclasses. Its
-        `FIXED`, where it has one, holds values that no config gives ("section.field").
+        `FIXED`, where it has one, holds fields of its sections that no config gives,
+        with their values: {"section": {"field": value}}.
       values: its fields' values; sections are mappings.
       path: the section's name in errors.
+      fixed: such fields of this section.
 
     Raises:
       ValueError: an unknown key (with the nearest valid one), a field that is not
         given and has no default, or a wrong type.
     """
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    fixed = fixed or {}
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in fixed}
     kinds = typing.get_type_hints(cls)
-    values = _with_fixed(getattr(cls, "FIXED", {}), values, path)
-    result = {}
+    inner = getattr(cls, "FIXED", {})
+    result = dict(fixed)
     for key, value in values.items():
         if key not in fields:
             raise _unknown(key, fields, path)
@@ -133,7 +109,12 @@ def build(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, Mapping):
                 raise ValueError(f"{path}.{key}={value!r} must be a section of fields.")
-            result[key] = build(kind, value, f"{path}.{key}")
+            # A section with a field `run` is a run.
+            is_run = "run" in kind.__dataclass_fields__
+            with section(key, kind) if is_run else contextlib.nullcontext():
+                result[key] = build(kind, value, f"{path}.{key}", inner.get(key))
+        elif isinstance(value, Mapping) and value:  # a section of older versions
+            raise _unknown(next(iter(value)), {}, f"{path}.{key}")
         else:
             result[key] = _convert(value, kind, f"{path}.{key}")
     needed = [name for name, field in fields.items() if is_needed(field)]
@@ -143,6 +124,27 @@ def build(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
             f"gives every field, and change what differs."
         )
     return cls(**result)
+
+
+@contextlib.contextmanager
+def section(name: str, cls: type) -> Iterator[None]:
+    """Errors inside name fields of a run that is a section of another run as what they
+    are there: config.steps is config.surgery.steps, say.
+
+    Args:
+      name: of the section.
+      cls: its settings.
+    """
+    names = "|".join(field.name for field in dataclasses.fields(cls))
+    own = re.compile(rf"\bconfig\.(?=({names})\b)")
+    try:
+        yield
+    except Exception as error:
+        error.args = tuple(
+            own.sub(f"config.{name}.", arg) if isinstance(arg, str) else arg
+            for arg in error.args
+        )
+        raise
 
 
 def is_needed(field: dataclasses.Field) -> bool:

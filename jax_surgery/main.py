@@ -43,7 +43,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; an unknown field of the config is an error in one line."""
     try:
         return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         fail(renamed.of_flags(argv, error))
 
 

@@ -32,6 +32,8 @@ def parse(spec: str, table: Mapping[str, Any], path: str) -> Any:
     """
     name, _, options = spec.partition(":")
     member = find(name.strip(), table, path)
+    if not (isinstance(member, type) and dataclasses.is_dataclass(member)):
+        raise ValueError(f"{path}={spec!r} is no plug-in, which is a dataclass.")
     kinds = typing.get_type_hints(member)
     fields = {f.name: kinds[f.name] for f in dataclasses.fields(member) if f.init}
     values: dict[str, Any] = {}

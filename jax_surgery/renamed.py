@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Config fields of older versions: what each is called now, or why it went."""
 
+_ADAPTER = (
+    "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, "
+    "config.optimizer.learning_rate, with the gradient norm clipped at 1."
+)
 # Fields that were renamed or removed, "section.field": what to use now, or why it went.
 RENAMED: dict[str, str] = {
     "tasks.rows_kept": "it is config.tasks.rows_retained now.",
+    "tasks.records": "it is a constant now, 1000 of each task (RECORDS in methods/subspace/work.py).",
     "tasks.overlap": "it is a constant now, 0.38 (OVERLAP in runs/by_tasks.py).",
     "tasks.known": "it is a constant now, 0.1 (KNOWN in methods/subspace/work.py).",
     "identify.loss": "it is an option of the method now: config.method=subspace:loss=cross_entropy.",
@@ -32,21 +37,26 @@ RENAMED: dict[str, str] = {
     "harden.rounds": "it is a constant now, 6 (ROUNDS in methods/subspace/harden.py).",
     "harden.statistics": "it is an option of the method now: config.method=subspace:harden_statistics=copy.",
     "statistics.save_every": "it is a constant now, 200 (SAVE_EVERY in methods/subspace/statistics.py).",
+    "report.alphas": "config.report is 'full' or 'scores' now; the alphas are constants (ALPHAS in report/task_results.py).",
+    "report.angles": "config.report is 'full' or 'scores' now; 8 singular vectors of each task (RANK in methods/subspace/overlap.py).",
+    "lora.matrices": "it is config.rounds.matrices now, of adapters too.",
     "report.records": "it is a constant now, 200 (CURVE_RECORDS in report/task_results.py).",
     "loop.log_every": "every step and every round is written to metrics.jsonl; only pretraining says how often.",
     "loop.explode_factor": "it is a constant now, 20 (EXPLODED in train/loop.py).",
     "loop.evaluate_questions": "it is a constant now, 200 a group (FIXED in methods/settings.py).",
-    "loop.keep": "it is a constant now, 2 checkpoints of a surgery (FIXED in methods/settings.py) and 1 of unlearn and learn (runs/tasks_settings.py).",
+    "loop.keep": "it is a constant now, 2 checkpoints of a surgery (FIXED in methods/settings.py) and 1 of unlearn and learn (methods/subspace/settings.py).",
     "compute.unroll": "it is chosen now: up to 8 layers a scan step on a CPU, elsewhere 1 (models/compute.py).",
-    "objective.softness": "it is a constant now, 8 nats (FIXED in methods/settings.py).",
+    "objective.ascent": "it is an option of the method now: config.method=surgery:ascent=level.",
+    "objective.cap": "it is an option of the method now: config.method=surgery:ascent=cap,cap=5.5.",
+    "objective.margin": "it is an option of the method now: config.method=surgery:margin=-11.",
+    "objective.softness": "it is an option of the method now: config.method=surgery:softness=8.",
     "statistics.refresh": "statistics are computed once now, before the first step.",
     "optimizer.final": "it is a constant now, 0 (FIXED in methods/settings.py); only pretraining gives it.",
-    "optimizer.name": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
-    "optimizer.schedule": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
-    "optimizer.warmup": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
-    "optimizer.clip": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
-    "optimizer.weight_decay": "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, config.optimizer.learning_rate, with the gradient norm clipped at 1.",
     "optimizer.first_layer": "it is config.rounds.first_layer now, of adapters too.",
+    **{
+        f"optimizer.{name}": _ADAPTER
+        for name in ("name", "schedule", "warmup", "clip", "weight_decay")
+    },
 }
 
 
@@ -63,7 +73,9 @@ def of_flags(arguments: list[str], error: Exception) -> str:
         field = argument.lstrip("-").partition("=")[0].removeprefix("config.")
         parts = field.split(".")
         now = RENAMED.get(".".join(parts[-2:]))  # of sections in sections too
-        if now and any(f"'{part}'" in said for part in parts):
+        # A TypeError says that a section of older versions is a field now.
+        named = any(f"'{part}'" in said for part in parts)
+        if now and (named or isinstance(error, TypeError)):
             return f"config.{field} does not exist any more: {now}"
     hint = " ".join(lines) or "Look for its fields in the config file."
     return f"a --config.FIELD=VALUE names no field of the config: {name}. {hint}"

@@ -116,7 +116,6 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
     from configs import paper
     from jax_surgery.checkpoints import hf_weights
     from jax_surgery.data.role_rows import RoleRows
-    from jax_surgery.methods.loss import Loss
     from jax_surgery.models import decoder, output_head
     from jax_surgery.optim.optimizer import make_optimizer
     from jax_surgery.runs import settings
@@ -133,7 +132,7 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
     objective = dataclasses.replace(
         paper_run.objective, kl_direction="reference_to_model"
     )
-    loss = Loss(objective)
+    loss = dataclasses.replace(paper_run.loss, objective=objective)
     step = make_train_step(
         config, loss, rows, optimizer, compute=compute, average="tokens"
     )

@@ -183,7 +183,6 @@ def one_step(params, config):
     import optax
 
     from configs import paper
-    from jax_surgery.methods.loss import Loss
     from jax_surgery.models import decoder, output_head
     from jax_surgery.runs import settings
     from jax_surgery.train import devices
@@ -201,8 +200,8 @@ def one_step(params, config):
     batch = batch.replace(reference_hidden_RTD=frozen(params, retain))
     reference = jax.tree.map(jnp.copy, output_head.parameters(params))
     optimizer = optax.sgd(0.1)
-    objective = settings.from_config(paper.get_config()).objective
-    step = make_train_step(config, Loss(objective), rows, optimizer, compute=compute)
+    loss = settings.from_config(paper.get_config()).loss
+    step = make_train_step(config, loss, rows, optimizer, compute=compute)
     state, metrics = step(init_state(params, optimizer), batch, reference)
     return state.params, {name: float(value) for name, value in metrics.items()}
 

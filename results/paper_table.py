@@ -64,7 +64,7 @@ def baseline_run(seed: int):
     wanted = settings_of("pretrain", seed=seed, **fields)
 
     def run(folder: str) -> dict:
-        return {"after": pretrain.run(wanted, folder).evaluation}
+        return {"after": pretrain.run(wanted, folder)["evaluation"]}
 
     return run
 

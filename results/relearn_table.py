@@ -100,7 +100,7 @@ def attack(work: Work, params, task: str, rate: float, steps=STEPS):
     Returns:
       (accuracy on the second half before and after `steps`, the parameters).
     """
-    context = work.how.context
+    context = work.how.tasks.context
     read = lambda split: tuple(records.read_source(f"suite:{task}:{split}"))
     probe = Probe(task, context, records=read("second"), ends=False)
     target = Target(read("first"), (probe,), context)
@@ -155,7 +155,7 @@ def both_sides(task: str, model: str, workdir: pathlib.Path) -> Done:
     """
     done = run_case("unlearn", task, model)
     work = done.work
-    ridge = work.how.method.ridge
+    ridge = work.how.subspace.ridge
     how = rounds_of(work)
     weights = how.trainable.take(done.params)
     before = how.trainable.take(work.model.params)
@@ -222,9 +222,10 @@ def run_mode(mode: str, task: str, workdir: pathlib.Path) -> dict:
     if mode == "never knew":
         without = next(names for names in NEVER if task in names)
         settings = settings_of("unlearn", model=model_of(workdir, 0, without))
+        case = by_tasks.ByTasks(settings)
         with devices.on_mesh(settings.mesh):
-            work = by_tasks.load(settings)
-        params, found = work.model.params, {}
+            params, found = case.load().params, {}
+        work = case.work
     else:
         done = MADE[mode](task, model_of(workdir, 0), workdir)
         work, params, found = done.work, done.params, summary(done)

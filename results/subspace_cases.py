@@ -12,7 +12,6 @@ import jax
 from tables import settings_of
 
 from jax_surgery.benchmarks import suite
-from jax_surgery.methods.subspace.alpha import choose_alpha
 from jax_surgery.methods.subspace.run import run_stages
 from jax_surgery.methods.subspace.stage import Stage
 from jax_surgery.methods.subspace.work import Work
@@ -60,26 +59,19 @@ class Done:
 
 def run_case(name: str, targets: str, model: str, **fields) -> Done:
     """Runs the stages of a config, without its report."""
-    fields = {"tasks.targets": targets, "report.angles": 0} | fields
-    settings = settings_of(name, model=model, **fields)
+    settings = settings_of(name, model=model, **{"tasks.targets": targets} | fields)
     case = by_tasks.ByTasks(settings)
-    stages = settings.tasks.stages
-    names = [name for stage in stages for name in stage]
     with devices.on_mesh(settings.mesh), tempfile.TemporaryDirectory() as folder:
         initial = case.load()
         work, before = case.work, case.probe(initial)
-        similar = [case.similar(stage) for stage in stages]
+        similar = [case.similar(stage) for stage in settings.tasks.stages]
         began = time.perf_counter()
-        done = run_stages(work, before, stages, similar, folder, learns=settings.learns)
-
-        def at(alpha):
-            return done.at(work.model.params, alpha)
-
-        params = at(choose_alpha(done.last, names, initial.params, at))
+        done = run_stages(work, before, similar, folder)
+        params = done.at(work.model.params, done.alpha)
         jax.block_until_ready(params)
         seconds = time.perf_counter() - began
         after = work.scores(params)
-    standing = task_results.standings(before, {*names}, done.similar)
+    standing = task_results.standings(before, case.targets, done.similar)
     return Done(work, params, before, after, standing, seconds, done.last)
 
 

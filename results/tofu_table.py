@@ -16,10 +16,9 @@ import shutil
 from paper_table import HERE, run_once
 from tables import markdown, mean_and_deviation, on_this_machine, settings_of
 
-from jax_surgery.benchmarks.tofu import find_files, write_refusals
 from jax_surgery.models import decoder
 from jax_surgery.models.architectures import from_hf
-from jax_surgery.runs import surgery, tofu
+from jax_surgery.runs import tofu
 from jax_surgery.runs.tofu import TofuSettings
 
 GROUPS = ("forget", "retain", "holdout")
@@ -28,11 +27,8 @@ MEASURES = {"probability": "answer probability", "rouge_l": "ROUGE-L recall"}
 
 def fit_once(settings: TofuSettings, workdir: pathlib.Path) -> pathlib.Path:
     """The fitted model's folder, shared by all seeds."""
-    files = find_files(settings.data.dir, settings.data.forget)
     workdir.mkdir(parents=True, exist_ok=True)
-    seed, repeats = settings.surgery.seed, settings.data.refusals
-    write_refusals(files, str(workdir / "refusals.jsonl"), seed, repeats)
-    tofu.fit(settings, files, str(workdir))
+    tofu.fit(settings, str(workdir))
     return workdir / "fit"
 
 
@@ -47,7 +43,7 @@ def runs(arguments) -> tuple[pathlib.Path, list[dict]]:
             shutil.copytree(fitted, folder / "fit")
         wanted = settings_of("tofu", **given, **{"surgery.seed": seed})
         entries.append(
-            run_once(folder, lambda place, wanted=wanted: surgery.run(wanted, place))
+            run_once(folder, lambda place, wanted=wanted: tofu.run(wanted, place))
         )
     return fitted, entries
 

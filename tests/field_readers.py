@@ -124,9 +124,9 @@ class FieldReaders:
             elif isinstance(node, ast.Assign):
                 self._assign(node.targets, node.value, scope)
             else:
-                for field in ("test", "iter", "value", "items", "exc"):
+                for field in ("test", "iter", "value", "items", "exc", "subject"):
                     self._each(getattr(node, field, None), scope)
-                for field in ("body", "orelse", "handlers", "finalbody"):
+                for field in ("body", "orelse", "handlers", "finalbody", "cases"):
                     self._walk(getattr(node, field, []), scope, owner)
 
     def _each(self, value, scope):

@@ -7,6 +7,8 @@ They are the tests' own: runs have those of `configs/`.
 import dataclasses
 from typing import Any
 
+from jax_surgery.methods.ascent import Surgery
+from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
 from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
 from jax_surgery.optim.optimizer import OptimizerChoice
@@ -18,10 +20,6 @@ OBJECTIVE = Objective(
     beta=1.0,
     gamma=1.0,
     kl_direction="model_to_reference",
-    ascent="none",
-    cap=5.5,
-    margin=-4.0,
-    softness=8.0,
     retain="kl",
 )
 OPTIMIZER = OptimizerChoice(
@@ -56,6 +54,16 @@ def plain_objective(
     return dataclasses.replace(
         OBJECTIVE, alpha=alpha, beta=beta, gamma=gamma, **changes
     )
+
+
+def plain_loss(
+    alpha: float = 1.0, beta: float = 1.0, gamma: float = 1.0, **changes: Any
+) -> Loss:
+    """`plain_objective` with the paper's ascent; fields of either may be changed."""
+    options: dict[str, Any] = {"ascent": "none", "margin": -4.0}
+    names = {field.name for field in dataclasses.fields(Surgery)}
+    options |= {name: changes.pop(name) for name in names & changes.keys()}
+    return Loss(plain_objective(alpha, beta, gamma, **changes), Surgery(**options))
 
 
 def plain_optimizer(

@@ -12,12 +12,12 @@ from jax_surgery.runs.by_roles import ByRoles
 
 # A surgery without what the embedded benchmark needs: plain AdamW on every parameter.
 PLAIN = {
+    "method": "surgery:ascent=none",
     "data": {"questions": "", "surprise": 0.0, "context": 32, "average": "sequences"},
     "objective": {
         "alpha": 1.0,
         "beta": 1.0,
         "gamma": 1.0,
-        "ascent": "none",
         "kl_direction": "model_to_reference",
     },
     "optimizer": {

@@ -130,13 +130,17 @@ class Tofu(Benchmark):
         """Paths of the files; see `find_files`."""
         return find_files(self.dir, self.forget)
 
+    @property
+    def refusals_source(self) -> str:
+        """The source of `refusals`, as `data.records` reads it."""
+        return f"tofu_refusals:{self.seed}:{self.refusals}:{self.forget}:{self.dir}"
+
     def groups(self) -> tuple[Group, ...]:
         """The splits as roles."""
         files = self.files
-        said = f"tofu_refusals:{self.seed}:{self.refusals}:{self.forget}:{self.dir}"
         return (
             Group("forget", "unlearn", files.forget),
-            Group("refusals", "update", said),
+            Group("refusals", "update", self.refusals_source),
             Group("retain", "retain", files.retain),
         )
 

@@ -2,7 +2,7 @@
 """The texts of a run's roles: read and checked before a model, packed with its tokenizer."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from jax_surgery.data import records, roles
@@ -40,14 +40,14 @@ class RoleRecords:
     retained: list[Record]
 
 
-def read(data: RoleData, statistics: str, needed_by: Sequence[str]) -> RoleRecords:
+def read(data: RoleData, statistics: str, needed_by: Mapping[str, str]) -> RoleRecords:
     """Reads and checks the text of all roles.
 
     Args:
       data: sources and rows of each role.
       statistics: sources of retained text for the statistics; "" takes `data.retain`.
       needed_by: the config fields that read retained text, where its rows are 0 too,
-        each as "FIELD=VALUE, and FIELD=VALUE instead".
+        each "FIELD=VALUE" with what to use instead.
 
     Raises:
       FileNotFoundError, ValueError: see `roles.read_roles`; or something reads retained
@@ -62,10 +62,10 @@ def read(data: RoleData, statistics: str, needed_by: Sequence[str]) -> RoleRecor
         if needed_by:
             raise ValueError(
                 "there is no text to retain, which "
-                + " and ".join(field.split(",")[0] for field in needed_by)
+                + " and ".join(needed_by)
                 + " would read: give config.data.retain (its rows may be 0) or "
                 "config.statistics.sources, or use "
-                + ", ".join(field.split(",")[1].strip() for field in needed_by)
+                + ", ".join(needed_by.values())
                 + "."
             )
         return RoleRecords(found, [])

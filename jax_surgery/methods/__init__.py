@@ -11,9 +11,9 @@ from jax_surgery.methods.base import Method
 from jax_surgery.methods.dpo import DPO
 from jax_surgery.methods.ihl import IHL
 from jax_surgery.methods.npo import NPO
-from jax_surgery.methods.objective import Objective
 from jax_surgery.methods.rmu import RMU
 from jax_surgery.methods.simnpo import SimNPO
+from jax_surgery.methods.subspace.method import Subspace, UnlearnPaper
 from jax_surgery.methods.wga import WGA
 
 METHODS: dict[str, type[Method]] = {
@@ -24,27 +24,25 @@ METHODS: dict[str, type[Method]] = {
     "rmu": RMU,
     "wga": WGA,
     "ihl": IHL,
+    "subspace": Subspace,
+    "unlearn_paper": UnlearnPaper,
 }
 PATH = "config.method"
 
 
-def parse(text: str, objective: Objective | None = None) -> Method:
+def parse(text: str) -> Method:
     """The method that a config names.
 
     Args:
       text: see the module's docstring.
-      objective: whose ascent, cap, margin and softness "surgery" takes.
 
     Raises:
       ValueError: an unknown method or option, or a value of the wrong type or range.
     """
-    if text.strip() == "surgery" and objective is not None:
-        return objective.surgery()
-    found = plugins.find(text.partition(":")[0].strip(), METHODS, PATH)
-    is_method = isinstance(found, type) and issubclass(found, Method)
-    if not is_method:
-        raise ValueError(
+    found = plugins.parse(text, METHODS, PATH)
+    if not isinstance(found, Method):
+        raise ValueError(  # noqa: TRY004, of a config, which users read in one line
             f"{PATH}={text!r} is no method: extend TokenMethod, SequenceMethod, "
             "PairMethod or HiddenMethod of jax_surgery.methods.base."
         )
-    return plugins.parse(text, METHODS, PATH)
+    return found

@@ -14,15 +14,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_surgery.methods.base import Needs, TokenMethod, check_choice
+from jax_surgery.methods.base import Needs, TokenMethod
 from jax_surgery.models.logprobs import TokenLogprobs
-
-ASCENTS = ("none", "cap", "margin", "level")
 
 
 @dataclasses.dataclass(frozen=True)
 class Surgery(TokenMethod):
-    """The three-term objective; its options stand in `config.objective`.
+    """Ascent, which may be bounded.
 
     Attributes:
       ascent: bound of the ascent. "none": -CE, as in the paper. "cap": a token
@@ -31,7 +29,8 @@ class Surgery(TokenMethod):
         exceeds `margin`; unlike -CE its gradient does not vanish at tokens the
         model is sure of, which are the ones to forget. "level": minimise
         Huber's function of (margin - `margin`), from both sides: what fell below
-        rises again, so that a token becomes as likely as other wrong tokens, and not less likely.
+        rises again, so that a token becomes as likely as other wrong tokens, and not
+        less likely.
       cap: nats per token.
       margin: nats (log-odds), for "margin" and "level"; where an ignorant model's
         wrong candidates lie. -log(K - 1) if it finds K candidates alike, lower if
@@ -40,24 +39,23 @@ class Surgery(TokenMethod):
         distance, beyond it is 1.
     """
 
-    ascent: Literal["none", "cap", "margin", "level"] = "none"
+    ascent: Literal["none", "cap", "margin", "level"] = "level"
     cap: float = 5.5
-    margin: float = -4.0
+    margin: float = -11.0
     softness: float = 8.0
 
     needs = Needs(roles=())
 
     def __post_init__(self):
-        check_choice("objective.ascent", self.ascent, ASCENTS)
         if self.cap <= 0:
             raise ValueError(
-                f"objective.cap={self.cap} nats must be positive: -log p of a known "
+                f"config.method=surgery:cap={self.cap} nats must be positive: -log p of a known "
                 "token is near 0 and rises as it is forgotten."
             )
         if self.softness <= 0:
             raise ValueError(
-                f"objective.softness={self.softness} nats must be positive; a small "
-                "one pulls every token alike."
+                f"config.method=surgery:softness={self.softness} nats must be positive; a "
+                "small one pulls every token alike."
             )
 
     @property
@@ -65,7 +63,7 @@ class Surgery(TokenMethod):
         """See `Method.bound`."""
         if self.ascent != "none":
             return ""
-        return "bound the ascent (config.objective.ascent='level')"
+        return "bound the ascent (config.method=surgery:ascent=level)"
 
     def unlearn(self, found: TokenLogprobs) -> jax.Array:
         """The bounded ascent term of each token: falls as it is forgotten."""

@@ -20,8 +20,6 @@ import jax
 
 from jax_surgery.models.logprobs import TokenLogprobs
 
-KL_DIRECTIONS = ("model_to_reference", "reference_to_model")
-RETAIN_TERMS = ("kl", "nll")
 Readings = Mapping[str, Literal["logp", "hidden"]]
 
 
@@ -61,7 +59,10 @@ class Sequences(NamedTuple):
 
 
 class Method(abc.ABC):
-    """The base of all methods; extend the class of a level, not this one."""
+    """The base of all methods; extend the class of a level, not this one.
+
+    Those that do not descend (`subspace.method`) have options alone.
+    """
 
     needs: Needs = Needs()
 
@@ -118,12 +119,6 @@ class HiddenMethod(Method):
           hidden_RTD: hidden states of the model.
           reference_RTD: hidden states of the frozen model.
         """
-
-
-def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Raises ValueError where a text is not one of those allowed."""
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r}; choose one of {', '.join(allowed)}.")
 
 
 def check_positive(method: Any, *names: str) -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Methods that descend along gradients: their step, their reference, and their run."""
 
-import dataclasses
 import math
 import pathlib
 import tempfile
@@ -18,7 +17,6 @@ from jax_surgery.data.role_texts import RoleTexts
 from jax_surgery.data.stream import one_pass
 from jax_surgery.methods.reference import FIELDS, Reading
 from jax_surgery.methods.settings import SurgerySettings
-from jax_surgery.methods.stages import StageMethod
 from jax_surgery.models import output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
@@ -153,20 +151,6 @@ def _cache_of(
 def frozen_copy(params: Any, dtype: str) -> Any:
     """A copy of parameters as the forward pass reads them: in the compute dtype."""
     return jax.tree.map(lambda leaf: jnp.copy(leaf.astype(dtype)), params)
-
-
-def of_stage(settings: SurgerySettings, stage: StageMethod) -> SurgerySettings:
-    """The settings of one stage that descends: no rows of roles it does not change."""
-    roles = (*stage.roles, "retain")
-    rows: dict[str, Any] = {
-        f"rows_{role}": count if role in roles else 0
-        for role, count in settings.data.rows.items()
-    }
-    return dataclasses.replace(
-        settings,
-        method=stage.method,
-        data=dataclasses.replace(settings.data, **rows),
-    )
 
 
 def descend(

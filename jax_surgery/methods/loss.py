@@ -33,15 +33,11 @@ class Loss:
 
     Attributes:
       objective: weights of the three terms, and the retain term.
-      method: of the unlearn term; None takes "surgery" as the objective has it.
+      method: of the unlearn term.
     """
 
     objective: Objective
-    method: Method = None  # pyrefly: ignore[bad-assignment]  # filled in below
-
-    def __post_init__(self):
-        if self.method is None:
-            object.__setattr__(self, "method", self.objective.surgery())
+    method: Method
 
     def check(self, rows: RoleRows, config: ModelConfig, trainable: Trainable) -> None:
         """Raises ValueError where the method cannot work on such rows or such a model."""

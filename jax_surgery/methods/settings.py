@@ -2,25 +2,30 @@
 """Settings of a surgery: what its method reads, and the texts of its roles."""
 
 import dataclasses
-from typing import ClassVar
+import functools
+from typing import Any, ClassVar, Literal
 
-from jax_surgery import methods
-from jax_surgery.config import at_least, positive_ridge
+from jax_surgery.config import at_least, positive
 from jax_surgery.data.roles import RoleData
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
-from jax_surgery.methods.stages import StageMethod, parse_stages
-from jax_surgery.methods.subspace.settings import How, Rounds
+from jax_surgery.methods.stages import Stage, parse_stages
+from jax_surgery.methods.subspace.settings import (
+    Adapter,
+    AdapterSteps,
+    Rounds,
+    Tasks,
+    TasksSettings,
+    TasksStatistics,
+)
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import ALL, Trainable, resolve
-from jax_surgery.optim.lora import FULL, LowRank
+from jax_surgery.optim.lora import LowRank
 from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.train.loop_settings import Loop
-
-RECORDS = 1000  # of the retained text that a stage by subspaces reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Statistics:
 
     def __post_init__(self):
         at_least(0, self, "config.statistics", "tokens")
-        positive_ridge(self.ridge, "config.statistics")
+        why = "without it directions that retained text never uses have no bound"
+        positive(self.ridge, "config.statistics.ridge", why)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +50,12 @@ class SurgerySettings:
     model: str  # "embedded", a directory, or a hub name
     seed: int
     method: str  # see `methods.stages`
+    benchmark: str  # what is asked too; of roles without sources also their text
     data: RoleData
     mesh: MeshShape
     compute: Compute
     objective: Objective
-    reference: str  # "live", or "cached" hidden states on disk
+    reference: Literal["live", "cached"]  # "cached": hidden states on disk
     lora: LowRank
     optimizer: OptimizerChoice
     steps: int
@@ -60,26 +67,22 @@ class SurgerySettings:
 
     # What a user need not choose.
     FIXED: ClassVar = {
-        "compute.unroll": 0,
-        "objective.softness": 8.0,  # nats
-        "optimizer.final": 0.0,  # of the peak
-        "loop.log_every": 1,  # steps
-        "loop.evaluate_questions": 200,  # a group, during the run
-        "loop.keep": 2,  # checkpoints
+        "compute": {"unroll": 0},
+        "optimizer": {"final": 0.0},  # of the peak
+        "loop": {
+            "log_every": 1,  # steps
+            "evaluate_questions": 200,  # a group, during the run
+            "keep": 2,  # checkpoints
+        },
     }
 
     def __post_init__(self):
-        if self.reference not in ("live", "cached"):
-            raise ValueError(
-                f"config.reference={self.reference!r}; use 'live' or 'cached'."
-            )
         at_least(1, self, "config", "steps", "accumulate")
         at_least(0, self, "config", "baseline_epochs")
         for stage in self.stages:
-            if not stage.direct:
-                methods.parse(stage.method, self.objective)  # raises
+            if stage.descends:
                 continue
-            self.how(stage)  # raises
+            self.of_subspaces(stage)  # raises
             [role] = stage.roles
             if not self.data.rows[role]:
                 raise ValueError(
@@ -94,19 +97,84 @@ class SurgerySettings:
         if self.lora.rank:
             self.lora.check_optimizer(self.optimizer)
 
-    @property
-    def loss(self) -> Loss:
-        """What a step minimises; of several stages, in the first that descends.
+    @functools.cached_property
+    def stages(self) -> list[Stage]:
+        """The stages of `method`.
 
         Raises:
-          ValueError: see `methods.parse`.
+          ValueError: see `stages.parse_stages`.
         """
-        names = [stage.method for stage in self.stages if not stage.direct]
-        name = names[0] if names else "surgery"
-        return Loss(self.objective, methods.parse(name, self.objective))
+        return parse_stages(self.method)
+
+    @property
+    def descents(self) -> list[Stage]:
+        """The stages that descend along a loss."""
+        return [stage for stage in self.stages if stage.descends]
+
+    @property
+    def loss(self) -> Loss:
+        """What a step minimises, of the first stage that descends.
+
+        Raises:
+          ValueError: there is none.
+        """
+        if not self.descents:
+            raise ValueError(
+                f"config.method={self.method!r} has no stage that descends along a "
+                "loss; use 'surgery', say."
+            )
+        return Loss(self.objective, self.descents[0].method)
+
+    def of_descent(self, stage: Stage) -> "SurgerySettings":
+        """The settings of one stage that descends: no rows of roles it leaves alone."""
+        rows: dict[str, Any] = {
+            f"rows_{role}": count if role in (*stage.roles, "retain") else 0
+            for role, count in self.data.rows.items()
+        }
+        return dataclasses.replace(
+            self, method=stage.text, data=dataclasses.replace(self.data, **rows)
+        )
+
+    def of_subspaces(self, stage: Stage) -> TasksSettings:
+        """The settings of one stage by subspaces: a run on tasks, which are the roles."""
+        data, [role] = self.data, stage.roles
+        rows = data.rows[role], data.rows_retain
+        return TasksSettings(
+            run="learn" if role == "update" else "unlearn",
+            model=self.model,
+            seed=self.seed,
+            method=stage.text,
+            tasks=Tasks("", role, "", data.context, *rows),
+            rounds=self.rounds,
+            statistics=TasksStatistics(cache=""),
+            lora=Adapter(rank=0, alpha=1.0),
+            adapter="",
+            optimizer=AdapterSteps(0.0),
+            mesh=self.mesh,
+            compute=self.compute,
+            report="scores",
+            loop=self.loop,
+        )
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether a method compares unlearn texts with alternatives."""
+        return any(stage.method.needs.pairs for stage in self.descents)
+
+    @property
+    def readers_of_retained(self) -> dict[str, str]:
+        """Fields that read retained text, and what they can be where there is none."""
+        name, surprise = self.optimizer.name, self.data.surprise
+        found = {}
+        if self.descents and self.optimizer.preconditioned:
+            instead = "config.optimizer.name=adamw with a rate for it"
+            found[f"config.optimizer.name={name}"] = instead
+        if surprise:
+            found[f"config.data.surprise={surprise:g}"] = "config.data.surprise=0"
+        return found
 
     def trainable(self, config: ModelConfig) -> Trainable:
-        """The matrices of a model that move, or whose low-rank deltas do.
+        """What steps of descent move of a model, or whose low-rank deltas.
 
         Raises:
           ValueError: see `trainable.resolve`.
@@ -119,38 +187,6 @@ class SurgerySettings:
             only_matrices=self.optimizer.preconditioned,
         )
 
-    @property
-    def stages(self) -> list[StageMethod]:
-        """The stages of `method`.
-
-        Raises:
-          ValueError: see `stages.parse_stages`.
-        """
-        return parse_stages(self.method)
-
-    @property
-    def needs_pairs(self) -> bool:
-        """Whether a method compares unlearn texts with alternatives."""
-        descends = (stage.method for stage in self.stages if not stage.direct)
-        parsed = (methods.parse(name, self.objective) for name in descends)
-        return any(method.needs.pairs for method in parsed)
-
-    @property
-    def readers_of_retained(self) -> list[str]:
-        """The fields that read retained text, as `role_texts.read` takes them."""
-        found = []
-        descends = any(not stage.direct for stage in self.stages)
-        if descends and self.optimizer.preconditioned:
-            found.append(
-                f"config.optimizer.name={self.optimizer.name}, config.optimizer.name="
-                "adamw with a rate for it"
-            )
-        if self.data.surprise:
-            found.append(
-                f"config.data.surprise={self.data.surprise:g}, config.data.surprise=0"
-            )
-        return found
-
     def moving(self, config: ModelConfig) -> Trainable | None:
         """The model's own parameters that the run changes; None if it changes none.
 
@@ -158,9 +194,7 @@ class SurgerySettings:
           ValueError: see `trainable`.
         """
         parts = [
-            self.how(stage).trainable(config)
-            if stage.direct
-            else self.trainable(config)
+            (self if stage.descends else self.of_subspaces(stage)).trainable(config)
             for stage in self.stages
         ]
         if self.lora.rank:
@@ -170,22 +204,3 @@ class SurgerySettings:
         first = min(part.first_layer for part in parts)
         names = [n for n in MATRICES if any(n in part.matrices for part in parts)]
         return Trainable(first, tuple(names))
-
-    def how(self, stage: StageMethod) -> How:
-        """The settings that a stage by subspaces reads."""
-        assert stage.direct, "a stage by subspaces"
-        rows = self.data.rows
-        return How(
-            method=stage.direct,
-            rounds=self.rounds,
-            lora=FULL,
-            adapter="",
-            learning_rate=0.0,
-            context=self.data.context,
-            rows=rows[stage.roles[0]],
-            rows_retained=rows["retain"],
-            records=RECORDS,
-            cache="",
-            seed=self.seed,
-            loop=self.loop,
-        )

@@ -6,48 +6,46 @@
 
 A stage is METHOD, METHOD:FIELD=VALUE,... or either with "@" and the roles that it
 changes, joined by "+". Retained text takes part in every stage; stages by subspaces also
-retain what earlier stages have updated. An update by descent after a removal may bring back what was
-removed.
+retain what earlier stages have updated. An update by descent after a removal may bring
+back what was removed.
 """
 
 import dataclasses
 
-from jax_surgery import plugins
+from jax_surgery import methods
 from jax_surgery.data.role_names import ROLES
-from jax_surgery.methods.subspace.settings import DIRECT_METHODS, Subspace
+from jax_surgery.methods.base import Method
+from jax_surgery.methods.subspace.method import Subspace
 
 CHANGED = tuple(role for role in ROLES if role != "retain")
 
 
 @dataclasses.dataclass(frozen=True)
-class StageMethod:
+class Stage:
     """One stage.
 
     Attributes:
-      method: "NAME" or "NAME:FIELD=VALUE,...".
+      text: "NAME" or "NAME:FIELD=VALUE,...".
+      method: that it names.
       roles: that it changes, of `CHANGED`.
     """
 
-    method: str
+    text: str
+    method: Method
     roles: tuple[str, ...]
 
     @property
-    def direct(self) -> Subspace | None:
-        """The subspace method, parsed; None for methods that descend.
-
-        Raises:
-          ValueError: an unknown option, or a wrong value.
-        """
-        if self.method.partition(":")[0] not in DIRECT_METHODS:
-            return None
-        return plugins.parse(self.method, DIRECT_METHODS, "config.method")
+    def descends(self) -> bool:
+        """Whether it descends along a loss; else it changes subspaces."""
+        return not isinstance(self.method, Subspace)
 
 
-def parse_stages(text: str) -> list[StageMethod]:
+def parse_stages(text: str) -> list[Stage]:
     """The stages of `config.method`.
 
     Raises:
-      ValueError: no stage, an unknown role, or a direct method of two roles.
+      ValueError: no stage, an unknown role, a subspace method of two roles, or see
+        `methods.parse`.
     """
     stages = []
     for part in filter(None, map(str.strip, text.split(";"))):
@@ -59,8 +57,8 @@ def parse_stages(text: str) -> list[StageMethod]:
                     f"config.method={text!r}: {role!r} is no role that a method "
                     f"changes; use {' or '.join(CHANGED)} after @, or both with +."
                 )
-        stage = StageMethod(method, roles)
-        if stage.direct and len(roles) > 1:
+        stage = Stage(method, methods.parse(method), roles)
+        if not stage.descends and len(roles) > 1:
             raise ValueError(
                 f"config.method={text!r}: {method!r} changes one role a stage; write "
                 f"{method}@unlearn, or {method}@unlearn;{method}@update."

@@ -1,34 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the results of an attack: results.json, the report page, the printed table."""
 
+import dataclasses
 from typing import Any
 
 from jax_surgery.report import page, pictures, table, writer
 
 Point = dict[str, Any]
-
-
-def _span(estimate: dict[str, Any]) -> str:
-    low, high = estimate["interval"]
-    return f"{low:.3f} to {high:.3f}"
-
-
-def rows_of(curve: list[Point], model: str) -> list[table.Row]:
-    """A row for each group and metric, before the attack and after it."""
-    first, last = curve[0]["groups"], curve[-1]["groups"]
-    return [
-        table.Row(
-            f"{group}, {metric.replace('_', ' ')}, of {model}",
-            "",
-            f"{old['value']:.3f}",
-            _span(old),
-            f"{last[group][metric]['value']:.3f}",
-            _span(last[group][metric]),
-            old["n"],
-        )
-        for group, found in first.items()
-        for metric, old in found.items()
-    ]
 
 
 def curves(metric: str, curve: list[Point], reference: list[Point]) -> str:
@@ -69,9 +47,16 @@ def write(directory: str, results: dict[str, Any], settings: dict[str, Any]) -> 
       settings: the exact config.
     """
     spent = results["spent"]
+    cost = (
+        f"{spent['steps']} steps, {spent['tokens']:,} tokens, "
+        f"{spent['flops']:.3g} FLOPs"
+    )
     curve, reference = results["curve"], results["reference_curve"]
-    rows = rows_of(curve, "the model")
-    rows += rows_of(reference, "a model that never knew") if reference else []
+    rows = []
+    for points, of in ((curve, "the model"), (reference, "a model that never knew")):
+        if points:
+            own = table.metric_rows(points[0]["groups"], points[-1]["groups"])
+            rows += [dataclasses.replace(r, name=f"{r.name}, of {of}") for r in own]
     found = curve[0]["groups"].values()
     figures = [
         page.Figure(
@@ -85,15 +70,11 @@ def write(directory: str, results: dict[str, Any], settings: dict[str, Any]) -> 
     shown = page.Page(
         title="Attack",
         subtitle=f"{results['attack']} on {results['model']} with "
-        f"{results['shown']} records: {spent['steps']} steps, "
-        f"{spent['tokens']:,} tokens, {spent['flops']:.3g} FLOPs",
+        f"{results['shown']} records: {cost}",
+        sentences=[f"spent: {cost}"],
         rows=rows,
         intervals="95 %, see the metrics",
         figures=figures,
         settings=settings,
     )
-    sentence = (
-        f"spent: {spent['steps']} steps, {spent['tokens']:,} tokens, "
-        f"{spent['flops']:.3g} FLOPs"
-    )
-    writer.write(directory, results, shown, [sentence])
+    writer.write(directory, results, shown)

@@ -4,93 +4,101 @@
 The naive alternative is to train on the update and retain text, from where the model
 began, for as many passes as it took to learn. Every forward pass of the surgery
 counts: gradients, the reference, the statistics; and the algebra of the preconditioner
-and of Muon.
+and of Muon. Tokens include padding, which is computed too.
 """
 
-import dataclasses
+from typing import Any
 
+from jax_surgery.data.role_names import ROLES
+from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.data.role_texts import RoleTexts
+from jax_surgery.methods.descent import statistics_rows
+from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models import flops, layout
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim import newton_schulz
-from jax_surgery.optim.optimizer import OptimizerChoice
 
 
-@dataclasses.dataclass(frozen=True)
-class Counts:
-    """What a surgery computed; tokens include padding, which is computed too."""
-
-    config: ModelConfig
-    context: int
-    trained_tokens: int  # forward and backward
-    reference_tokens: int  # forward, frozen model
-    statistics_tokens: int  # forward, with second moments
-    trainable: Trainable
-    optimizer: OptimizerChoice
-    steps: int
-    refreshes: int  # computations of the statistics
-    rank: int = 0  # of low-rank deltas; 0 where the parameters themselves move
-
-    def surgery_flops(self) -> dict[str, float]:
-        """FLOPs by item."""
-        config, context, moves = self.config, self.context, self.trainable
-        items = {
-            "training": flops.training_flops(
-                config, self.trained_tokens, context, moves, self.rank
-            ),
-            # The live or cached reference applies its own head inside the KL as well.
-            "reference": flops.forward_flops(config, self.reference_tokens, context),
-        }
-        iterations = newton_schulz.STEPS
-        if self.optimizer.name == "muon":
-            each = flops.newton_schulz_flops(config, moves, iterations)
-            items["orthogonalisation"] = self.steps * each
-        if self.optimizer.preconditioned:
-            layers = config.num_layers - moves.first_layer
-            widths = layout.statistics(config, moves.matrices)
-            each = flops.direction_flops(
-                config, moves, iterations if self.optimizer.name == "orthogonal" else 0
-            )
-            items["statistics"] = flops.moments_flops(
-                config, self.statistics_tokens, context, widths, layers
-            )
-            items["preconditioner"] = (
-                self.refreshes * flops.cholesky_flops(widths, layers)
-                + self.steps * each
-            )
-        return items
-
-
-def compare(counts: Counts, kept_tokens: int, epochs: float) -> dict:
-    """The `cost` of results.json.
+def of_stage(
+    settings: SurgerySettings, texts: RoleTexts, config: ModelConfig
+) -> tuple[dict[str, int], dict[str, float]]:
+    """The tokens that a stage which descends reads, by use; its FLOPs, by item.
 
     Args:
-      counts: of the surgery.
-      kept_tokens: of update and of all retained text, without padding.
+      settings: of the stage.
+      texts: of all roles.
+    """
+    data, optimizer, steps = settings.data, settings.optimizer, settings.steps
+    context, moves = data.context, settings.trainable(config)
+    read_on = settings.loss.readings(RoleRows(*(data.rows[role] for role in ROLES)))
+    reference = sum(data.rows[role] for role in read_on) * steps
+    if settings.reference == "cached":
+        reference = sum(len(texts.packers[role].pack()) for role in read_on)
+    tokens = {
+        "trained_tokens": sum(data.rows.values()) * steps * context,
+        "reference_tokens": reference * context,
+        "statistics_tokens": 0,
+    }
+    items = {
+        "training": flops.training_flops(
+            config, tokens["trained_tokens"], context, moves, settings.lora.rank
+        ),
+        # The live or cached reference applies its own head inside the KL as well.
+        "reference": flops.forward_flops(config, tokens["reference_tokens"], context),
+    }
+    iterations = newton_schulz.STEPS
+    if optimizer.name == "muon":
+        each = flops.newton_schulz_flops(config, moves, iterations)
+        items["orthogonalisation"] = steps * each
+    if optimizer.preconditioned:
+        assert texts.retained, "a preconditioner without it is refused"
+        read = tokens["statistics_tokens"] = (
+            statistics_rows(texts.retained, settings) * context
+        )
+        layers = config.num_layers - moves.first_layer
+        widths = layout.statistics(config, moves.matrices)
+        each = flops.direction_flops(
+            config, moves, iterations if optimizer.name == "orthogonal" else 0
+        )
+        items["statistics"] = flops.moments_flops(config, read, context, widths, layers)
+        items["preconditioner"] = flops.cholesky_flops(widths, layers) + steps * each
+    return tokens, items
+
+
+def of_surgery(
+    settings: SurgerySettings, texts: RoleTexts, config: ModelConfig, epochs: float
+) -> dict[str, Any]:
+    """The `cost` of results.json.
+
+    Rounds of subspaces, whose number is not known before, are not counted.
+
+    Args:
       epochs: passes of the naive alternative; 0 where that is not known.
 
     Returns:
-      {"surgery_flops", "items": FLOPs by item, and the counts}; where the naive
+      {"surgery_flops", "items": FLOPs by item, and the tokens by use}; where the naive
       alternative is known also {"baseline_flops", "ratio": baseline / surgery (50 says
       the surgery is 50 times cheaper), "baseline_tokens", "baseline_epochs"}.
     """
-    items = counts.surgery_flops()
+    stages = [
+        of_stage(settings.of_descent(stage), texts, config)
+        for stage in settings.descents
+    ]
+
+    def total(part: int) -> dict[str, Any]:
+        names = dict.fromkeys(name for stage in stages for name in stage[part])
+        return {n: sum(stage[part].get(n, 0) for stage in stages) for n in names}
+
+    tokens, items = total(0), total(1)
     surgery = sum(items.values())
-    found = {
-        "surgery_flops": surgery,
-        "items": items,
-        "trained_tokens": counts.trained_tokens,
-        "reference_tokens": counts.reference_tokens,
-        "statistics_tokens": counts.statistics_tokens,
-    }
+    found = {"surgery_flops": surgery, "items": items, **tokens}
     if not epochs:
         return found
-    baseline = flops.training_flops(
-        counts.config, round(kept_tokens * epochs), counts.context
-    )
+    read = round(texts.learned_tokens * epochs)
+    baseline = flops.training_flops(config, read, settings.data.context)
     return found | {
         "baseline_flops": baseline,
         "ratio": baseline / surgery if surgery else float("inf"),
-        "baseline_tokens": round(kept_tokens * epochs),
+        "baseline_tokens": read,
         "baseline_epochs": epochs,
     }

@@ -2,7 +2,7 @@
 """Greedy answers before and after a run, for the report."""
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,132 +12,104 @@ from jax_surgery.models.generate import greedy_generate
 from jax_surgery.models.model import Model
 from jax_surgery.report import page
 
-A_GROUP = 4  # questions of a group, or texts of a role
+A_GROUP = 4  # questions or texts
 ANSWER_TOKENS = 8  # of an answer to a question
-A_TASK, TASK_TOKENS = 2, 32  # texts of a task, and of an answer to one at most
-PROMPT_CHARACTERS = 160  # of a role's text shown as a prompt
+TEXT_TOKENS = 32  # of the continuation of a text, at most
+CHARACTERS = 160  # of a text that are shown
 
 
-def complete(model: Model, prompts: list[str], tokens: int) -> list[str]:
-    """Greedy continuations of prompts, each of `tokens` at most, in the compute dtype."""
-    tokenizer = model.tokenizer
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    encoded = [
-        bos + tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        for prompt in prompts
-    ]
-    answers = greedy_generate(
-        model.params,
-        model.config,
-        encoded,
-        tokens,
-        batch_rows=len(encoded),
-        compute=model.compute,
-    )
-    return [tokenizer.decode(ids).strip() for ids in answers]
+class Prompt(NamedTuple):
+    """What is asked: about what, as text and as tokens, and what is right."""
 
-
-class BeforeAndAfter(Protocol):
-    """Answers from before a run, to be shown beside those from after it."""
-
-    def after(self, model: Model) -> list[page.Example]:
-        """The answers before, beside those of this model."""
+    about: str
+    prompt: str
+    reference: str
+    tokens: list[int]
 
 
 class Examples:
-    """Prompts with what is right, and the greedy answers before a run.
+    """Prompts, and the greedy answers before a run.
 
     They are asked before the run, which may donate the initial parameters; the model is
     not kept.
     """
 
     def __init__(
-        self,
-        model: Model,
-        about: list[str],
-        prompts: list[str],
-        references: list[str],
-        tokens: int,
-        *,
-        sentences: bool = False,
+        self, model: Model, prompts: list[Prompt], tokens: int, *, sentences=False
     ):
         """Asks the model before the run.
 
         Args:
-          about, prompts, references: what each prompt is of, the prompt, what is right.
           tokens: of an answer, at most.
           sentences: whether an answer ends with its first sentence.
         """
-        self._about, self._prompts, self._references = about, prompts, references
-        self._tokens, self._sentences = tokens, sentences
+        self._prompts, self._tokens, self._sentences = prompts, tokens, sentences
         self._before = self._answers(model)
 
     def _answers(self, model: Model) -> list[str]:
-        said = complete(model, self._prompts, self._tokens)
+        tokenizer = model.tokenizer
+        answers = greedy_generate(
+            model.params,
+            model.config,
+            [asked.tokens for asked in self._prompts],
+            self._tokens,
+            batch_rows=len(self._prompts),
+            compute=model.compute,
+        )
+        said = [tokenizer.decode(i, skip_special_tokens=True).strip() for i in answers]
         return [text.split(".")[0] for text in said] if self._sentences else said
 
     def after(self, model: Model) -> list[page.Example]:
         """The answers before, beside those of this model."""
-        columns = (
-            self._about,
-            self._prompts,
-            self._references,
-            self._before,
-            self._answers(model),
-        )
+        columns = (self._prompts, self._before, self._answers(model))
         return [
-            page.Example(about=a, prompt=p, reference=r, before=x, after=y)
-            for a, p, r, x, y in zip(*columns, strict=True)
+            page.Example(
+                about=asked.about,
+                prompt=asked.prompt,
+                reference=asked.reference,
+                before=before,
+                after=after,
+            )
+            for asked, before, after in zip(*columns, strict=True)
         ]
 
 
 def of_questions(model: Model, questions: tuple[Question, ...]) -> Examples:
     """Answers to some questions of each group."""
-    rng = np.random.default_rng(0)
-    chosen = []
+    tokenizer, rng, prompts = model.tokenizer, np.random.default_rng(0), []
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     for group in dict.fromkeys(q.group for q in questions):
         members = [q for q in questions if q.group == group]
-        picks = rng.permutation(len(members))[:A_GROUP]
-        chosen += [members[i] for i in picks]
-    return Examples(
-        model,
-        [q.group for q in chosen],
-        [q.prompt for q in chosen],
-        [q.options[q.answer].strip() for q in chosen],
-        ANSWER_TOKENS,
-        sentences=True,  # an option is part of one
-    )
+        for i in rng.permutation(len(members))[:A_GROUP]:
+            asked = members[i]
+            ids = tokenizer(asked.prompt, add_special_tokens=False)["input_ids"]
+            right = asked.options[asked.answer].strip()
+            prompts.append(Prompt(group, asked.prompt, right, bos + ids))
+    # An option is part of a sentence.
+    return Examples(model, prompts, ANSWER_TOKENS, sentences=True)
 
 
-def of_roles(model: Model, documents: Mapping[str, Iterable[Document]]) -> Examples:
-    """Continuations of some texts of each role.
+def of_texts(
+    model: Model, groups: Mapping[str, Iterable[Document]], each: int = A_GROUP
+) -> Examples:
+    """Continuations of some texts of each group.
 
     A text is cut where learning begins, or in the middle where all of it is learned.
     """
-    about, prompts, references = [], [], []
-    decode = model.tokenizer.decode
-    for role, texts in documents.items():
-        for document in list(texts)[:A_GROUP]:
-            first = int(np.argmax(document.learned[1:])) + 1
-            cut = first if first > 2 else max(1, len(document.tokens) // 2)
-            about.append(role)
-            start = decode(document.tokens[:cut], skip_special_tokens=True)
-            prompts.append(start[-PROMPT_CHARACTERS:])
-            rest = decode(document.tokens[cut:], skip_special_tokens=True)
-            references.append(rest.strip()[:PROMPT_CHARACTERS])
-    return Examples(model, about, prompts, references, 4 * ANSWER_TOKENS)
 
+    def decode(tokens: np.ndarray) -> str:
+        return model.tokenizer.decode(tokens, skip_special_tokens=True)
 
-def of_tasks(model: Model, documents: Mapping[str, Iterable[Document]]) -> Examples:
-    """Answers to the starts of some texts of every task."""
-    decode = model.tokenizer.decode
-    about, prompts, references, longest = [], [], [], 1
-    for name, texts in documents.items():
-        for document in list(texts)[:A_TASK]:
-            first = int(np.argmax(document.learned[1:])) + 1
-            answer = document.tokens[first:]
-            longest = max(longest, len(answer))
-            about.append(name)
-            prompts.append(decode(document.tokens[:first], skip_special_tokens=True))
-            references.append(decode(answer, skip_special_tokens=True).strip())
-    return Examples(model, about, prompts, references, min(longest, TASK_TOKENS))
+    prompts, longest = [], 1
+    for group, documents in groups.items():
+        for document in list(documents)[:each]:
+            cut = int(np.argmax(document.learned[1:])) + 1
+            if cut == 1:
+                cut = max(1, len(document.tokens) // 2)
+            start, rest = document.tokens[:cut], document.tokens[cut:]
+            longest = max(longest, len(rest))
+            prompt, reference = decode(start)[-CHARACTERS:], decode(rest).strip()
+            prompts.append(
+                Prompt(group, prompt, reference[:CHARACTERS], start.tolist())
+            )
+    return Examples(model, prompts, min(longest, TEXT_TOKENS))

@@ -39,7 +39,7 @@ class Page(TypedDict, total=False):
     were found, or "". chances: the accuracy of guessing by group, of groups that were
     asked questions. figures: pictures that stand below the table. metrics: lines of
     metrics.jsonl. curve: accuracies by step (fractions). examples: answers. cost: of
-    results.json. settings: the exact config.
+    results.json. settings: the exact config. sentences: printed below the table.
     """
 
     title: str
@@ -53,6 +53,7 @@ class Page(TypedDict, total=False):
     examples: list[Example]
     cost: dict[str, Any]
     settings: dict[str, Any]
+    sentences: list[str]
 
 
 def versions() -> dict[str, str]:

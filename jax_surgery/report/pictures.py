@@ -78,13 +78,14 @@ def as_svg(figure, title: str) -> str:
 
 def legend(axes) -> None:
     """Names of what is drawn, beside the picture, where anything has one."""
-    handles, labels = axes.get_legend_handles_labels()
-    if not handles:
+    if not axes.get_legend_handles_labels()[0]:
         return
-    axes.legend(
-        handles, labels, frameon=False, fontsize=9, labelcolor=GREY, loc="center left",
+    shown = axes.legend(
+        frameon=False, fontsize=9, labelcolor=GREY, loc="center left",
         bbox_to_anchor=(1.0, 0.5),
     )  # fmt: skip
+    for text in shown.get_texts():
+        text.set_parse_math(False)
 
 
 def _lines(axes, rows: list[dict[str, Any]], names: list[str], scale=1.0) -> None:

@@ -21,8 +21,6 @@ DRAWN_LAYERS = 12  # with more, a band stands for them
 NAMED_TARGETS = 5  # with more, all have one name
 DECADES = 6  # of singular values; float32 has no more
 WIDTH = 7  # inches, of a picture that fills the page
-CHARACTER = 0.07  # inches, of a name at 9 points
-BAR = 0.75  # inches, of the bar of shades with its figures
 INK, PAPER = "#14181d", "#fcfcfa"
 REDS = ("#c44e52", "#dd8452", "#b0607f", "#b07a4f", "#d4738a")
 BLUE, GREEN = "#4c72b0", "#55a868"
@@ -54,26 +52,11 @@ def angle_matrix(names: list[str], overlaps: np.ndarray, groups: dict[str, str])
     names = [names[i] for i in order]
     values = np.asarray(overlaps, float)[np.ix_(order, order)]
     kinds = [groups.get(name, "") for name in names]
-    # Cells are square and names of any length: the parts are placed by hand, inches.
     crowded = count > WRITTEN_TASKS
-    left, right = (
-        0.3 + (0.7 if crowded else 1) * CHARACTER * max(map(len, part))
-        for part in (names, kinds)
-    )
-    cell = min(0.42, max(2.5, WIDTH - left - right - BAR) / count)
-    side, below = cell * count, left if crowded else 0.1 + 0.75 * left
-    width, height = max(WIDTH, left + side + right + BAR), max(side, 1.6)
-    total = max(0.1 + side + below, 0.2 + height)
-    figure = sheet(width, total)
-    figure.set_layout_engine("none")
-
-    def place(x: float, wide: float, high: float):
-        bottom = (total - 0.1 - high) / total
-        return figure.add_axes((x / width, bottom, wide / width, high / total))
-
-    axes = place(left, side, side)
-    style(axes)
+    cell = min(0.42, 5 / count)  # inches
+    figure, axes = panel(WIDTH, max(1.8, cell * count + 1))
     axes.grid(visible=False)
+    axes.set_aspect("equal")
     shades = _mixed(OVERLAPS)
     drawn = axes.pcolormesh(values, cmap=shades, vmin=0, vmax=1)
     size = min(9.0, 60 * cell)
@@ -81,7 +64,7 @@ def angle_matrix(names: list[str], overlaps: np.ndarray, groups: dict[str, str])
     if not crowded:
         _write(axes, values, shades, min(8.0, 22 * cell))
     _frame(axes, kinds, size)
-    bar = figure.colorbar(drawn, cax=place(left + side + right, 0.16, height))
+    bar = figure.colorbar(drawn, ax=axes, fraction=0.03)
     bar.outline.set_visible(False)
     bar.ax.patch.set_alpha(0)
     bar.ax.tick_params(colors=GREY, labelsize=8)
@@ -290,12 +273,15 @@ def alpha_curves(
     near = [name for name in retained if name in similar]
     far = [name for name in retained if name not in similar]
     for members, label, colour in ((near, "similar", BLUE), (far, "others", GREEN)):
-        left = 100 - np.array([_percents(points, "drop", name) for name in members])
+        left = np.ma.masked_invalid(
+            [100 - _percents(points, "drop", name) for name in members]
+        )
         if len(members) == 1:
-            line(left[0], f"retained: {members[0]}", colour)
+            line(left[0].filled(np.nan), f"retained: {members[0]}", colour)
         elif members:
-            line(_over(left, np.mean), f"retained: {label}, mean", colour)
-            line(_over(left, np.min), f"retained: {label}, worst", colour, style="--")
+            mean, worst = (x.filled(np.nan) for x in (left.mean(0), left.min(0)))
+            line(mean, f"retained: {label}, mean", colour)
+            line(worst, f"retained: {label}, worst", colour, style="--")
     axes.axvline(used, color=GREY, linestyle=":", linewidth=1.4)
     axes.annotate(
         f"used: {used:g}", (used, 1), xycoords=("data", "axes fraction"), color=GREY,
@@ -306,11 +292,7 @@ def alpha_curves(
     axes.set_ylim(max(seen.min(), -50) - 3, min(seen.max(), 200) + 3)
     axes.set_xlabel("alpha", color=GREY)
     axes.set_ylabel("%", color=GREY)
-    if drawn:
-        legend(axes)
-        shown = axes.get_legend()
-        for text in shown.get_texts() if shown else ():
-            text.set_parse_math(False)
+    legend(axes)
     return as_svg(figure, "targets and retained tasks along alpha")
 
 
@@ -318,9 +300,3 @@ def _percents(points: list[dict[str, Any]], key: str, name: str) -> np.ndarray:
     """A task's values at each point, NaN where it has none."""
     found = (point[key].get(name) for point in points)
     return np.array([np.nan if v is None else 100 * v for v in found])
-
-
-def _over(values: np.ndarray, reduce) -> np.ndarray:
-    """Of tasks at each point, without those that have none; [tasks, points]."""
-    known = [column[np.isfinite(column)] for column in values.T]
-    return np.array([reduce(c) if c.size else np.nan for c in known])

@@ -3,7 +3,10 @@
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from jax_surgery import metrics
 
 GOALS = {
     "obsolete": "chance",
@@ -12,6 +15,9 @@ GOALS = {
     "retain": "keep",
     "general": "keep",
 }
+LABELS = {"rouge_l": "ROUGE-L recall"}  # of metrics; of others their name
+Groups = dict[str, dict[str, Any]]
+Show = Callable[[dict[str, Any]], tuple[str, str]]
 # Of tasks, in the order of the rows: what stands beside the name.
 ROLES = {
     "target": "target",
@@ -55,36 +61,49 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _interval(entry: dict[str, Any], key: str = "interval") -> str:
-    if key not in entry:
-        return ""
-    low, high = entry[key]
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+def _percents(key: str) -> Show:
+    """Shows a share and its interval, where it has one."""
+
+    def show(entry: dict[str, Any]) -> tuple[str, str]:
+        ends = (f"{100 * end:.1f}" for end in entry.get("interval", ()))
+        return _percent(entry[key]), " to ".join(ends)
+
+    return show
 
 
-def _row(name: str, goal: str, old: dict, new: dict, *, main=True) -> Row:
-    return Row(
-        name,
-        goal,
-        _percent(old["accuracy"]),
-        _interval(old),
-        _percent(new["accuracy"]),
-        _interval(new),
-        new["n"],
-        main,
-    )
+def _number(entry: dict[str, Any]) -> tuple[str, str]:
+    low, high = entry["interval"]
+    return f"{entry['value']:.3f}", f"{low:.3f} to {high:.3f}"
+
+
+def _nats(entry: dict[str, Any]) -> tuple[str, str]:
+    recalled = f"{_percent(entry['memorised'])} of tokens recalled"
+    return f"{entry['nll_per_token']:.3f}", recalled
+
+
+def _row(name: str, goal: str, old: dict, new: dict, show: Show, **more: Any) -> Row:
+    """A row of what was measured before and after.
+
+    Args:
+      show: the texts of an entry and of its interval.
+      more: further fields of the row.
+    """
+    return Row(name, goal, *show(old), *show(new), new["n"], **more)
 
 
 def accuracy_rows(before: dict[str, Any], after: dict[str, Any]) -> list[Row]:
     """Rows of the multiple-choice accuracies, each group with its wordings."""
-    rows = []
+    rows, show = [], _percents("accuracy")
     for group, new in after.items():
         old, goal = before[group], GOALS.get(group, "")
-        rows.append(_row(group, goal, old, new))
+        rows.append(_row(group, goal, old, new, show))
         for wording in ("trained", "unseen"):
             if wording in new:
-                name = f"{group}, {wording} wordings"
-                rows.append(_row(name, "", old[wording], new[wording], main=False))
+                label, ends = (
+                    f"{group}, {wording} wordings",
+                    (old[wording], new[wording]),
+                )
+                rows.append(_row(label, "", *ends, show, main=False))
     return rows
 
 
@@ -112,32 +131,38 @@ def role_rows(roles: dict[str, Any]) -> list[Row]:
         Row(
             f"{role} text, nats per token",
             goals.get(role, ""),
-            f"{entry['before']['nll_per_token']:.3f}",
-            f"{_percent(entry['before']['memorised'])} of tokens recalled",
-            f"{entry['after']['nll_per_token']:.3f}",
-            f"{_percent(entry['after']['memorised'])} of tokens recalled",
+            *_nats(entry["before"]),
+            *_nats(entry["after"]),
             entry["after"]["tokens"],
         )
         for role, entry in roles.items()
     ]
 
 
-def recall_rows(before: dict[str, Any], after: dict[str, Any]) -> list[Row]:
-    """Rows of answer probability and ROUGE-L, each group's."""
-    goals = {"forget": "down"}
-    names = {"probability": "answer probability", "rouge_l": "ROUGE-L recall"}
+def metric_rows(
+    before: Groups, after: Groups, roles: Mapping[str, str] | None = None
+) -> list[Row]:
+    """Rows of metrics, of each group.
+
+    Args:
+      before, after: {group: {metric: {"value", "interval", "n"}}}.
+      roles: of the groups; others are to stay. None: there are no goals.
+    """
     rows = []
-    for group, new in after.items():
-        for key, label in names.items():
-            old, goal = before[group], goals.get(group, "keep")
-            ends = (*_recall(old, key), *_recall(new, key))
-            rows.append(Row(f"{group}: {label}", goal, *ends, new["n"]))
+    for group, found in after.items():
+        for name, new in found.items():
+            goal = "" if roles is None else _goal(name, roles.get(group, "retain"))
+            label = f"{group}: {LABELS.get(name, name.replace('_', ' '))}"
+            rows.append(_row(label, goal, before[group][name], new, _number))
     return rows
 
 
-def _recall(entry: dict[str, Any], key: str) -> tuple[str, str]:
-    low, high = entry[f"{key}_interval"]
-    return f"{entry[key]:.3f}", f"{low:.3f} to {high:.3f}"
+def _goal(metric: str, role: str) -> str:
+    """Where a metric of a group is to go."""
+    if role == "retain":
+        return "keep"
+    knows = metrics.find(metric).direction == "knows"
+    return "up" if knows == (role == "update") else "down"
 
 
 def task_rows(tasks: dict[str, dict[str, Any]]) -> list[Row]:
@@ -159,16 +184,11 @@ def task_rows(tasks: dict[str, dict[str, Any]]) -> list[Row]:
             )
     order = list(ROLES)
     ranked = sorted(tasks.items(), key=lambda item: order.index(item[1]["role"]))
-    rows = []
+    rows, show = [], _percents("value")
     for name, task in ranked:
-        old, new = task["before"], task["after"]
-        ends = (
-            *(_percent(old["value"]), _interval(old)),
-            *(_percent(new["value"]), _interval(new)),
-        )
-        mark = ROLES[task["role"]]
+        mark, ends = ROLES[task["role"]], (task["before"], task["after"])
         label = f"{name} ({mark})" if mark else name
-        rows.append(Row(label, task["goal"], *ends, new["n"], change=_change(task)))
+        rows.append(_row(label, task["goal"], *ends, show, change=_change(task)))
     return rows
 
 
@@ -203,16 +223,10 @@ def as_text(rows: list[Row]) -> str:
         )
         for row in rows
     ]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    lines = []
-    for number, line in enumerate(cells):
-        first = line[0].ljust(widths[0])
-        rest = "  ".join(
-            text.rjust(w) for text, w in zip(line[1:], widths[1:], strict=True)
-        )
-        lines.append(f"{first}  {rest}".rstrip())
-        if number == 0:
-            lines.append("-" * (sum(widths) + 2 * len(widths) - 2))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    form = "  ".join(f"{{:{'>' if i else ''}{w}}}" for i, w in enumerate(widths))
+    lines = [form.format(*line).rstrip() for line in cells]
+    lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
     return "\n".join(lines)
 
 

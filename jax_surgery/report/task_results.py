@@ -2,20 +2,23 @@
 """Scores of tasks before and after, along alpha, and their pictures."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 
-from jax_surgery.methods.subspace.overlap import Angles
+from jax_surgery.methods.subspace.overlap import RANK, Angles
 from jax_surgery.methods.subspace.work import Scores, Work, is_known
 from jax_surgery.metrics.task_scores import drop, removed
 from jax_surgery.report import page, subspace_pictures
 
+ALPHAS = (0.0, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)  # of the curves
 CURVE_RECORDS = 200  # of each task along the curves
 
 
-def standings(before: Scores, targets: set[str], similar: set[str]) -> dict[str, str]:
+def standings(
+    before: Scores, targets: Collection[str], similar: Collection[str]
+) -> dict[str, str]:
     """The part of each task in a run: "target", "similar", "other" or "unknown"."""
     found = {}
     for name, score in before.items():
@@ -29,13 +32,13 @@ def of_tasks(
     before: Scores, after: Scores, standing: dict[str, str], *, learns: bool
 ) -> dict[str, dict[str, Any]]:
     """The `tasks` of results.json: each one's scores, what is gone, what is lost."""
-    found = {}
+    found, goals = {}, {"target": "up" if learns else "chance", "unknown": ""}
     for name, role in standing.items():
         old, new = before[name], after[name]
         gone = role == "target" and not learns
         found[name] = {
             "role": role,
-            "goal": _goal(role, learns),
+            "goal": goals.get(role, "keep"),
             "before": dataclasses.asdict(old),
             "after": dataclasses.asdict(new),
             "removed": removed(old, new) if gone else None,
@@ -44,20 +47,8 @@ def of_tasks(
     return found
 
 
-def _goal(role: str, learns: bool) -> str:
-    if role == "target":
-        return "up" if learns else "chance"
-    return "keep" if role != "unknown" else ""
-
-
 def curve(
-    work: Work,
-    initial: Any,
-    standing: dict[str, str],
-    alphas: Sequence[float],
-    at: Callable[[float], Any],
-    *,
-    learns: bool,
+    work: Work, initial: Any, standing: dict[str, str], at: Callable[[float], Any]
 ) -> list[dict[str, Any]]:
     """Scores, removal and drops along alpha, of a part of each task's text.
 
@@ -67,29 +58,17 @@ def curve(
       standing: see `standings`.
       at: parameters of an alpha.
     """
-    if not alphas:
-        return []
-    known = [name for name, what in standing.items() if what != "unknown"]
+    known = {name: role for name, role in standing.items() if role != "unknown"}
     first = work.scores(initial, known, CURVE_RECORDS)
     points = []
-    for alpha in alphas:
+    for alpha in ALPHAS:
         now = work.scores(at(alpha), known, CURVE_RECORDS)
-        points.append(
-            {
-                "alpha": alpha,
-                "scores": {name: score.value for name, score in now.items()},
-                "removed": {
-                    name: removed(first[name], now[name])
-                    for name in known
-                    if standing[name] == "target" and not learns
-                },
-                "drop": {
-                    name: drop(first[name], now[name])
-                    for name in known
-                    if standing[name] != "target"
-                },
-            }
-        )
+        tasks = of_tasks(first, now, known, learns=work.how.learns).items()
+        point: dict[str, Any] = {"alpha": alpha}
+        point["scores"] = {name: score.value for name, score in now.items()}
+        for key in ("removed", "drop"):
+            point[key] = {n: t[key] for n, t in tasks if t[key] is not None}
+        points.append(point)
     return points
 
 
@@ -98,8 +77,6 @@ def figures(
     angles: Angles | None,
     families: dict[str, str],
     spectra: dict[str, np.ndarray],
-    *,
-    learns: bool,
 ) -> list[page.Figure]:
     """The page's pictures: along alpha, angles between tasks, spectra of the change.
 
@@ -116,7 +93,11 @@ def figures(
 
     if results["curve"]:
         svg = subspace_pictures.alpha_curves(
-            results["curve"], of("target"), of("similar"), learns, used=results["alpha"]
+            results["curve"],
+            of("target"),
+            of("similar"),
+            learns=results["run"] == "learn",
+            used=results["alpha"],
         )
         caption = "W' = W + alpha T' for the T' found; the line is the alpha exported."
         found.append(page.Figure(title="Along alpha", svg=svg, caption=caption))
@@ -124,7 +105,7 @@ def figures(
         svg = subspace_pictures.angle_matrix(angles.names, angles.squares, families)
         caption = (
             "Mean squared cosine of the principal angles between the tasks' input "
-            f"subspaces of {angles.rank} directions, before the surgery: 1 is the same "
+            f"subspaces of {RANK} directions, before the surgery: 1 is the same "
             "subspace."
         )
         title = "How much tasks overlap"

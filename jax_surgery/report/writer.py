@@ -2,7 +2,6 @@
 """Writes the results of a run: results.json, the report page, the printed table."""
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -15,12 +14,7 @@ from jax_surgery.train.metrics_file import read_metrics
 LEFT = {"model": "model", "edit": "edit.safetensors", "adapter": "adapter"}
 
 
-def write(
-    directory: str,
-    results: dict[str, Any],
-    shown: page.Page,
-    sentences: Sequence[str] = (),
-) -> None:
+def write(directory: str, results: dict[str, Any], shown: page.Page) -> None:
     """Writes results.json and report/index.html, and prints the table, on the lead
     process.
 
@@ -29,7 +23,6 @@ def write(
       results: what results.json holds, beside the settings and the versions.
       shown: the page, `settings` and `rows` among it; its sections are those for which
         it has something.
-      sentences: printed below the table.
     """
     if not distributed.is_lead():
         return
@@ -45,7 +38,7 @@ def write(
     html = page.render(page.Page(metrics=metrics) | shown)
     (report / "index.html").write_text(html)
     print("\n" + table.as_text(shown["rows"]))
-    for sentence in sentences:
+    for sentence in shown.get("sentences", ()):
         print(sentence)
     for label, name in LEFT.items():
         if (folder / name).exists():

@@ -8,18 +8,18 @@ the way on the held-out text -> results.json, report.
 import dataclasses
 from typing import Any, ClassVar
 
-from jax_surgery import attacks, benchmarks, metrics
+from jax_surgery import attacks, benchmarks
 from jax_surgery.attacks.base import Attack, Budget, Target
 from jax_surgery.benchmarks.base import Halves, halves_of
 from jax_surgery.config import at_least
 from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
-from jax_surgery.metrics import Metric
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import ALL
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.report import attack as attack_report
+from jax_surgery.runs import asked
 from jax_surgery.train import devices
 
 
@@ -69,7 +69,7 @@ class AttackSettings:
     mesh: MeshShape
     compute: Compute
 
-    FIXED: ClassVar = {"compute.unroll": 0}
+    FIXED: ClassVar = {"compute": {"unroll": 0}}
 
     def __post_init__(self):
         if bool(self.benchmark) == bool(self.data.relearn):
@@ -106,12 +106,6 @@ def halves_for(settings: AttackSettings) -> Halves:
     return halves_of([group], data.context, settings.seed)
 
 
-def chosen_metrics(settings: AttackSettings, probe: Probe) -> list[Metric]:
-    """What is measured of a probe."""
-    named = [name.strip() for name in settings.metrics.split(",") if name.strip()]
-    return [metrics.find(name) for name in named or probe.metrics]
-
-
 def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
     """Does the whole run in `directory`; returns what results.json holds.
 
@@ -126,8 +120,8 @@ def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
     """
     attack = attacks.parse(settings.attack)
     halves = halves_for(settings)
-    asked = {p.group: chosen_metrics(settings, p) for p in halves.probes}
-    target = Target(halves.shown, halves.probes, settings.data.context)
+    probes = tuple(asked.with_metrics(halves.probes, settings.metrics))
+    target = Target(halves.shown, probes, settings.data.context)
     print(f"{settings.attack} with {len(target.records)} records")
     with devices.on_mesh(settings.mesh):
         curves = {}
@@ -135,7 +129,7 @@ def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
             model = devices.load_model(
                 benchmarks.model_source(name), settings.compute, ALL
             )
-            curves[name] = _attacked(attack, model, target, asked, settings)
+            curves[name] = _attacked(attack, model, target, settings)
     own = curves[settings.model]
     results = {
         "model": settings.model,
@@ -151,20 +145,13 @@ def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
 
 
 def _attacked(
-    attack: Attack,
-    model: Model,
-    target: Target,
-    asked: dict[str, list[Metric]],
-    settings: AttackSettings,
+    attack: Attack, model: Model, target: Target, settings: AttackSettings
 ) -> list[dict[str, Any]]:
     """The points of an attack's curve."""
     points: list[dict[str, Any]] = []
 
     def measured(spent: Budget, model: Model, probes: tuple[Probe, ...]) -> None:
-        groups = {}
-        for probe in probes:
-            found = metrics.measure(asked[probe.group], model, probe)
-            groups[probe.group] = {k: dataclasses.asdict(v) for k, v in found.items()}
+        groups = asked.measure(model, probes)
         points.append(dataclasses.asdict(spent) | {"groups": groups})
 
     def watch(spent: Budget, model: Model) -> None:

@@ -16,8 +16,8 @@ from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.groups import Group
 from jax_surgery.edits import apply, edit_file
 from jax_surgery.methods.subspace import adapters, overlap
-from jax_surgery.methods.subspace.alpha import choose_alpha
 from jax_surgery.methods.subspace.run import Changed, check_rank, run_stages
+from jax_surgery.methods.subspace.settings import TasksSettings
 from jax_surgery.methods.subspace.work import Scores, Work, retained_groups
 from jax_surgery.models.model import Model
 from jax_surgery.optim.linalg import svd
@@ -25,94 +25,10 @@ from jax_surgery.parallel import distributed
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.report import examples, page, table, task_results
 from jax_surgery.runs.patch import provenance
-from jax_surgery.runs.tasks_settings import TasksSettings
 from jax_surgery.train import devices
 
 TITLES = {"unlearn": "Tasks removed", "learn": "Tasks added"}
 OVERLAP = 0.38  # least mean squared cosine of the angles between similar tasks
-
-
-def load(settings: TasksSettings) -> Work:
-    """Reads and checks all tasks, then loads tokenizer and model.
-
-    Raises:
-      FileNotFoundError, ValueError: see `benchmarks.tasks` and `hf_weights`.
-    """
-    chosen = settings.tasks
-    found = task_files.read_tasks(chosen.source)
-    targets = [name for stage in chosen.stages for name in stage]
-    if not targets:
-        raise ValueError(
-            f"config.tasks.targets={chosen.targets!r} names no task to remove or add; "
-            f"the tasks of {chosen.source} are {', '.join(found)}."
-        )
-    for name in targets:
-        if name not in found:
-            raise ValueError(
-                f"config.tasks.targets names {name!r}; the tasks of {chosen.source} are "
-                f"{', '.join(found)}."
-            )
-    if twice := sorted({n for n in targets if targets.count(n) > 1}):
-        raise ValueError(f"config.tasks.targets names {twice[0]!r} twice.")
-    if chosen.similar != "overlap":
-        task_files.similar_to(targets, found, chosen.similar)  # raises early
-    source, how = model_source(settings.model), settings.how()
-    trainable = how.trainable(hf_weights.load_config(source))
-    tokenizer = hf_weights.load_tokenizer(source)
-    texts = {
-        name: task_files.read_text(group, tokenizer, chosen.context)
-        for name, group in _with_roles(found, targets, settings).items()
-    }
-    moving = None if settings.lora.rank else trainable
-    model = devices.load_model(source, settings.compute, moving, tokenizer)
-    return Work(model, texts, how)
-
-
-def _with_roles(
-    found: dict[str, Group], targets: list[str], settings: TasksSettings
-) -> dict[str, Group]:
-    """Tasks as groups: what is removed has the role unlearn, what is added update, and
-    all others are retained."""
-    role = "update" if settings.learns else "unlearn"
-    return {
-        name: dataclasses.replace(group, role=role) if name in targets else group
-        for name, group in found.items()
-    }
-
-
-def export(
-    work: Work, settings: TasksSettings, done: Changed, alpha: float, directory: str
-) -> Any:
-    """Writes the edit and the edited checkpoint; returns the parameters of that."""
-    folder, model = epath.Path(directory), work.model
-    source = hf_weights.resolve(model.source)
-    host = jax.tree.map(meshes.fetch, done.pairs)
-    if done.adapter is not None:
-        adapter = jax.tree.map(meshes.fetch, done.adapter)
-        adapters.save(adapter, work, str(folder / "adapter"))
-    if distributed.is_lead():
-        factors = edit_file.from_matrices(model.config, host, done.moving.first_layer)
-        edit = edit_file.Edit(
-            factors,
-            alpha,
-            edit_file.fingerprint(source, factors),
-            provenance(
-                run=settings.run,
-                stages=done.stages,
-                model=model.source,
-                settings=dataclasses.asdict(settings),
-            ),
-        )
-        if (folder / "model").exists():  # of this run, stopped after it was written
-            (folder / "model").rmtree()
-        applied = apply.apply(edit, source, folder / "model")
-        edit_file.save_edit(applied.edit, folder / "edit.safetensors")
-    distributed.wait("export")
-    # In the same dtypes as the model before, so that scores are comparable.
-    moving = None if settings.lora.rank else work.trainable
-    return devices.load_model(
-        str(folder / "model"), settings.compute, moving, model.tokenizer
-    ).params
 
 
 class ByTasks:
@@ -121,22 +37,66 @@ class ByTasks:
     def __init__(self, settings: TasksSettings):
         """Takes the settings; `load` reads the tasks."""
         self.settings = settings
-        self._angles: overlap.Angles | None = None
+        self.targets = [name for names in settings.tasks.stages for name in names]
         self.work: Work
+        self._angles: overlap.Angles | None = None
+        self._curve: list[dict[str, Any]] = []
 
     def load(self) -> Model:
-        """The model before the run, with the adapter that it goes on from.
+        """Reads and checks all tasks, then loads tokenizer and model.
 
         Raises:
-          FileNotFoundError, ValueError: see `load`.
+          FileNotFoundError, ValueError: see `benchmarks.tasks`, `hf_weights` and
+            `adapters.first_factors`.
         """
-        self.work = load(self.settings)
+        settings, context = self.settings, self.settings.tasks.context
+        groups = self._groups()
+        source = model_source(settings.model)
+        moving = settings.trainable(hf_weights.load_config(source))
+        tokenizer = hf_weights.load_tokenizer(source)
+        texts = {
+            name: task_files.read_text(group, tokenizer, context)
+            for name, group in groups.items()
+        }
+        model = devices.load_model(
+            source, settings.compute, self._changes(moving), tokenizer
+        )
+        self.work = Work(model, texts, settings)
         check_rank(self.work)
-        model = self.work.model
-        if not self.settings.adapter:
+        if not settings.adapter:
             return model
         factors = adapters.first_factors(self.work)
         return model.with_params(adapters.attached(self.work, factors))
+
+    def _groups(self) -> dict[str, Group]:
+        """Tasks as groups: what is removed has the role unlearn, what is added update,
+        and all others are retained."""
+        chosen, targets = self.settings.tasks, self.targets
+        found = task_files.read_tasks(chosen.source)
+        if not targets:
+            raise ValueError(
+                f"config.tasks.targets={chosen.targets!r} names no task to remove or "
+                f"add; the tasks of {chosen.source} are {', '.join(found)}."
+            )
+        for name in targets:
+            if name not in found:
+                raise ValueError(
+                    f"config.tasks.targets names {name!r}; the tasks of {chosen.source} "
+                    f"are {', '.join(found)}."
+                )
+        if twice := sorted({n for n in targets if targets.count(n) > 1}):
+            raise ValueError(f"config.tasks.targets names {twice[0]!r} twice.")
+        if chosen.similar != "overlap":
+            task_files.similar_to(targets, found, chosen.similar)  # raises early
+        role = "update" if self.settings.learns else "unlearn"
+        return {
+            name: dataclasses.replace(group, role=role) if name in targets else group
+            for name, group in found.items()
+        }
+
+    def _changes(self, trainable: Any) -> Any:
+        """The parameters that the run changes; an adapter leaves the model as it is."""
+        return None if self.settings.lora.rank else trainable
 
     def probe(self, model: Model) -> Scores:
         """Scores of all tasks."""
@@ -145,99 +105,104 @@ class ByTasks:
     def examples(self, model: Model) -> examples.Examples:
         """Answers to the starts of some texts of every task."""
         texts = {name: text.documents for name, text in self.work.texts.items()}
-        return examples.of_tasks(model, texts)
+        return examples.of_texts(model, texts, each=2)
 
-    def change(self, model: Model, before: Scores, directory: str) -> "Changes":
+    def change(self, model: Model, before: Scores, directory: str) -> Changed:
         """The change that all stages make; `model` keeps its parameters.
 
         Raises:
           ValueError: a target to remove that the model does not know.
           TrainingDiverged, Interrupted: see `loop.train`.
         """
-        settings, work = self.settings, self.work
-        stages, learns = settings.tasks.stages, settings.learns
-        retained_groups(before, stages, 0, learns=learns)  # raises before it takes long
-        if settings.report.angles:
-            self._angles = overlap.measure(work, before, settings.report.angles)
+        settings, work, params = self.settings, self.work, self.work.model.params
+        stages = settings.tasks.stages
+        # Raises before it takes long.
+        retained_groups(before, stages, 0, learns=settings.learns)
+        full = settings.report == "full"
+        if full or settings.tasks.similar == "overlap":
+            self._angles = overlap.measure(work, before)
         similar = [self.similar(names) for names in stages]
-        done = run_stages(work, before, stages, similar, directory, learns=learns)
-        at = lambda alpha: done.at(work.model.params, alpha)
-        targets = [name for names in stages for name in names]
-        alpha = choose_alpha(done.last, targets, model.params, at)
-        standing = task_results.standings(before, {*targets}, done.similar)
-        points = task_results.curve(
-            work, model.params, standing, settings.report.points, at, learns=learns
-        )
-        return Changes(done, alpha, standing, points)
+        done = run_stages(work, before, similar, directory)
+        if full:
+            self._curve = task_results.curve(
+                work,
+                model.params,
+                task_results.standings(before, self.targets, done.similar),
+                lambda alpha: done.at(params, alpha),
+            )
+        return done
 
     def similar(self, targets: list[str]) -> set[str]:
         """Tasks that are similar to some targets."""
-        chosen = self.settings.tasks.similar
-        if chosen == "overlap":
-            assert self._angles, "similar='overlap' needs report.angles"
+        if self._angles and self.settings.tasks.similar == "overlap":
             return self._angles.similar_to(targets, OVERLAP)
         tasks = {name: text.group for name, text in self.work.texts.items()}
-        return task_files.similar_to(targets, tasks, chosen)
+        return task_files.similar_to(targets, tasks, self.settings.tasks.similar)
 
-    def export(self, changes: "Changes", directory: str) -> Model:
+    def export(self, done: Changed, directory: str) -> Model:
         """Writes edit.safetensors and model/, and gives that model."""
-        params = export(
-            self.work, self.settings, changes.done, changes.alpha, directory
+        folder, model = epath.Path(directory), self.work.model
+        source = hf_weights.resolve(model.source)
+        host = jax.tree.map(meshes.fetch, done.pairs)
+        if done.adapter is not None:
+            adapter = jax.tree.map(meshes.fetch, done.adapter)
+            adapters.save(adapter, self.work, str(folder / "adapter"))
+        if distributed.is_lead():
+            factors = edit_file.from_matrices(
+                model.config, host, done.moving.first_layer
+            )
+            base = edit_file.fingerprint(source, factors)
+            made = provenance(
+                run=self.settings.run,
+                stages=done.stages,
+                model=model.source,
+                settings=dataclasses.asdict(self.settings),
+            )
+            if (folder / "model").exists():  # of this run, stopped after it was written
+                (folder / "model").rmtree()
+            edit = edit_file.Edit(factors, done.alpha, base, made)
+            applied = apply.apply(edit, source, folder / "model")
+            edit_file.save_edit(applied.edit, folder / "edit.safetensors")
+        distributed.wait("export")
+        # In the same dtypes as the model before, so that scores are comparable.
+        return devices.load_model(
+            str(folder / "model"),
+            self.settings.compute,
+            self._changes(self.work.trainable),
+            model.tokenizer,
         )
-        return self.work.model.with_params(params)
 
-    def results(
-        self, before: Scores, after: Scores, changes: "Changes"
-    ) -> dict[str, Any]:
-        """What results.json holds."""
-        done, params = changes.done, self.work.model.params
-        self._spectra = {
+    def report(
+        self, before: Scores, after: Scores, done: Changed, directory: str
+    ) -> tuple[dict[str, Any], page.Page]:
+        """What results.json holds, and the report page without its examples."""
+        del directory
+        settings, work = self.settings, self.work
+        standing = task_results.standings(before, self.targets, done.similar)
+        results = {
+            "run": settings.run,
+            "tasks": task_results.of_tasks(
+                before, after, standing, learns=settings.learns
+            ),
+            "alpha": done.alpha,
+            "curve": self._curve,
+            "overlaps": self._angles.as_results() if self._angles else {},
+            "seconds": done.seconds,
+            "change_norm": done.relative_norm(work.model.params),
+        }
+        families = {name: text.group.family for name, text in work.texts.items()}
+        spectra = {
             name: meshes.fetch(svd.singular_values(matrix))
             for name, matrix in done.change.items()
         }
-        return {
-            "run": self.settings.run,
-            "tasks": task_results.of_tasks(
-                before, after, changes.standing, learns=self.settings.learns
-            ),
-            "alpha": changes.alpha,
-            "curve": changes.curve,
-            "overlaps": self._angles.as_results() if self._angles else {},
-            "seconds": done.seconds,
-            "change_norm": done.relative_norm(params, changes.alpha),
-        }
-
-    def page(self, results: dict[str, Any], directory: str) -> page.Page:
-        """The report page without its examples."""
-        del directory
-        settings = self.settings
-        families = {name: t.group.family for name, t in self.work.texts.items()}
-        return page.Page(
-            title=f"{TITLES[settings.run]}: {self._targets}",
-            subtitle=f"model {settings.model}, alpha {results['alpha']:g}, the moving "
+        targets = " then ".join(", ".join(names) for names in settings.tasks.stages)
+        return results, page.Page(
+            title=f"{TITLES[settings.run]}: {targets}",
+            subtitle=f"model {settings.model}, alpha {done.alpha:g}, the moving "
             f"matrices changed by {results['change_norm']:.1%}, seed {settings.seed}",
             rows=table.task_rows(results["tasks"]),
             intervals="Wilson, bootstrap",
             settings=dataclasses.asdict(settings),
-            figures=task_results.figures(
-                results, self._angles, families, self._spectra, learns=settings.learns
-            ),
+            figures=task_results.figures(results, self._angles, families, spectra),
+            sentences=[f"{sum(done.seconds):.1f} s for {targets}"],
         )
-
-    def sentences(self, results: dict[str, Any]) -> list[str]:
-        """Sentences that are printed below the table."""
-        return [f"{sum(results['seconds']):.1f} s for {self._targets}"]
-
-    @property
-    def _targets(self) -> str:
-        return " then ".join(", ".join(n) for n in self.settings.tasks.stages)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Changes:
-    """What the stages gave, how much of it is taken, and scores along the way."""
-
-    done: Changed
-    alpha: float
-    standing: dict[str, str]
-    curve: list[dict[str, Any]]

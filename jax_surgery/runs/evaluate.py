@@ -10,16 +10,16 @@ from typing import Any, ClassVar
 
 from etils import epath
 
-from jax_surgery import benchmarks, metrics
+from jax_surgery import benchmarks
 from jax_surgery.benchmarks import model_source
 from jax_surgery.config import at_least
 from jax_surgery.data import records
 from jax_surgery.data.probes import Probe
-from jax_surgery.metrics import Estimate, Metric, multiple_choice, text
+from jax_surgery.metrics import text
 from jax_surgery.models.compute import Compute
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel.mesh import MeshShape
-from jax_surgery.runs.questions import load_questions
+from jax_surgery.runs import asked
 from jax_surgery.train import devices
 
 
@@ -55,19 +55,7 @@ class EvaluateSettings:
     compute: Compute
 
     # There is no backward pass.
-    FIXED: ClassVar = {"compute.remat": "none", "compute.unroll": 0}
-
-
-def text_files(sources: str) -> list[str]:
-    """The files of `config.data.text`, each read once to check it.
-
-    Raises:
-      FileNotFoundError, ValueError: see `records.read_source`.
-    """
-    files = [name.strip() for name in sources.split(",") if name.strip()]
-    for name in files:
-        records.read_source(name)
-    return files
+    FIXED: ClassVar = {"compute": {"remat": "none", "unroll": 0}}
 
 
 def probes_of(settings: EvaluateSettings, files: list[str]) -> list[Probe]:
@@ -76,27 +64,14 @@ def probes_of(settings: EvaluateSettings, files: list[str]) -> list[Probe]:
     Raises:
       FileNotFoundError, ValueError: an unknown metric or benchmark, or bad data.
     """
-    context = settings.data.context
-    named = tuple(n.strip() for n in settings.metrics.split(",") if n.strip())
-    probes: list[Probe] = []
+    context, probes = settings.data.context, ()
     if settings.benchmark:
-        found = benchmarks.parse(settings.benchmark).probes(context)
-        probes += [dataclasses.replace(p, metrics=named or p.metrics) for p in found]
-    for name in files if named else ():
-        read = tuple(records.read_source(name))
-        probes.append(Probe(name, context, records=read, metrics=named))
-    for probe in probes:
-        metrics_of(probe)  # raises before a model is loaded
-    return probes
-
-
-def metrics_of(probe: Probe) -> list[Metric]:
-    """What is measured of a probe.
-
-    Raises:
-      ValueError: it names an unknown metric.
-    """
-    return [metrics.find(name) for name in probe.metrics]
+        probes = benchmarks.parse(settings.benchmark).probes(context)
+    texts = [
+        Probe(name, context, records=tuple(records.read_source(name)))
+        for name in (files if settings.metrics else ())
+    ]
+    return asked.with_metrics([*probes, *texts], settings.metrics)
 
 
 def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
@@ -111,14 +86,11 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     Raises:
       FileNotFoundError, ValueError: nothing asked, bad data, or no such model.
     """
-    with devices.on_mesh(settings.mesh):
-        return _run(settings, directory)
-
-
-def _run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     data = settings.data
-    questions = load_questions(data.questions)
-    files = text_files(data.text)
+    questions = asked.load_questions(data.questions)
+    files = [name.strip() for name in data.text.split(",") if name.strip()]
+    for name in files:
+        records.read_source(name)  # raises before a model is loaded
     probes = probes_of(settings, files)
     if not questions and not files and not probes:
         raise ValueError(
@@ -126,14 +98,11 @@ def _run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
             "empty: nothing is asked. Set questions='embedded', a questions JSONL, "
             "text=a.jsonl, or a benchmark."
         )
-    source = model_source(settings.model)
-    model = devices.load(source, settings.compute)
-    evaluation = {}
-    if questions:
-        answers = multiple_choice.answer(model, Probe("all", data.context, questions))
-        evaluation = multiple_choice.summarise(answers)
-    texts = {name: text.file_nll(model, name, data.context) for name in files}
-    measured = {p.group: metrics.measure(metrics_of(p), model, p) for p in probes}
+    with devices.on_mesh(settings.mesh):
+        model = devices.load(model_source(settings.model), settings.compute)
+        evaluation = asked.accuracies(model, questions, data.context)
+        texts = {name: text.file_nll(model, name, data.context) for name in files}
+        measured = asked.measure(model, probes)
     results = {
         "model": settings.model,
         "evaluation": evaluation,
@@ -141,10 +110,7 @@ def _run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
         "settings": dataclasses.asdict(settings),
     }
     if measured:
-        results["metrics"] = {
-            group: {name: dataclasses.asdict(found) for name, found in entry.items()}
-            for group, entry in measured.items()
-        }
+        results["metrics"] = measured
     if distributed.is_lead():
         file = epath.Path(directory) / "results.json"
         file.write_text(json.dumps(results, indent=2) + "\n")
@@ -154,16 +120,14 @@ def _run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     return results
 
 
-def _show_metrics(
-    probes: list[Probe], measured: dict[str, dict[str, Estimate]]
-) -> None:
+def _show_metrics(probes: list[Probe], measured: asked.Measured) -> None:
     for probe in probes:
-        for metric in metrics_of(probe):
+        for metric in asked.metrics_of(probe):
             found = measured[probe.group][metric.name]
-            low, high = found.interval
+            low, high = found["interval"]
             print(
-                f"{probe.group}: {metric.name} {found.value:.4f} [{low:.4f}, "
-                f"{high:.4f}] ({metric.unit}, of {found.n} {metric.counts})"
+                f"{probe.group}: {metric.name} {found['value']:.4f} [{low:.4f}, "
+                f"{high:.4f}] ({metric.unit}, of {found['n']} {metric.counts})"
             )
 
 

@@ -5,8 +5,10 @@ An action reads edit files (and a model), and writes a model or an edit. It prin
 command that undoes it.
 """
 
+import dataclasses
 import datetime
 import json
+import math
 import shlex
 from typing import Any
 
@@ -14,12 +16,47 @@ from etils import epath
 
 from jax_surgery.benchmarks import model_source
 from jax_surgery.checkpoints import hf_weights
+from jax_surgery.config import at_least, choice
 from jax_surgery.edits import algebra, apply, edit_file
 from jax_surgery.edits.edit_file import Edit, short
 from jax_surgery.report import page
-from jax_surgery.runs.patch_settings import EditSettings
 
 EDIT, MODEL, ROLLBACK = "edit.safetensors", "model", "rollback.safetensors"
+# The fields that each action reads.
+ACTIONS = {
+    "apply": ("edits", "model", "scale"),
+    "rollback": ("edits", "model"),
+    "scale": ("edits", "scale"),
+    "compose": ("edits", "rank"),
+    "show": ("edits",),
+}
+# What a field must be where the action does not read it.
+UNUSED = {"edits": "", "model": "", "scale": 1.0, "rank": 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class EditSettings:
+    """What to do with which edit files (`run = "edit"`)."""
+
+    run: str
+    action: str  # or "apply", "rollback", "scale", "compose"
+    edits: str  # files of edits, comma-separated
+    model: str  # "embedded", "suite", a directory, or a hub name
+    scale: float  # factor on the edit's change
+    rank: int  # highest rank of a composed edit; 0 keeps it exact
+
+    def __post_init__(self):
+        choice(self.action, tuple(ACTIONS), "config.action")
+        at_least(0, self, "config", "rank")
+        if not math.isfinite(self.scale):
+            raise ValueError(f"config.scale={self.scale} must be a finite number.")
+        for name, unused in UNUSED.items():
+            value = getattr(self, name)
+            if name not in ACTIONS[self.action] and value != unused:
+                raise ValueError(
+                    f"config.{name}={value!r}: action {self.action!r} does not "
+                    f"use it (it uses {', '.join(ACTIONS[self.action])}). Leave it out."
+                )
 
 
 def provenance(**fields: Any) -> dict[str, Any]:
@@ -33,20 +70,29 @@ def provenance(**fields: Any) -> dict[str, Any]:
 
 
 def run(settings: EditSettings, directory: str) -> None:
-    """Runs one of `patch_settings.ACTIONS`, which writes `model/`, an edit or both.
+    """Runs one of `ACTIONS`, which writes `model/`, an edit or both.
 
     Raises:
       FileNotFoundError: an edit or the model does not exist.
       ValueError: an edit does not fit the model or the other edits.
     """
-    actions = {
-        "apply": _apply,
-        "rollback": _rollback,
-        "scale": _scale,
-        "compose": _compose,
-        "show": _show,
-    }
-    actions[settings.action](settings, epath.Path(directory))
+    folder = epath.Path(directory)
+    match settings.action:
+        case "apply":
+            _apply(settings, folder)
+        case "rollback":
+            _rollback(settings, folder)
+        case "scale":
+            edit = edit_file.load_edit(_one_file(settings))
+            _write(algebra.scaled(edit, settings.scale), folder)
+        case "compose":
+            edits = [edit_file.load_edit(file) for file in _files(settings)]
+            edit = algebra.compose(edits, settings.rank)
+            edit.provenance.update(provenance())
+            _write(edit, folder)
+        case "show":
+            for file in _files(settings):
+                _describe(edit_file.load_edit(file))
 
 
 def _files(settings: EditSettings) -> list[str]:
@@ -130,24 +176,6 @@ def _write(edit: Edit, folder: epath.Path) -> None:
         f"wrote {folder / EDIT}; the edits that it was made from are unchanged. Delete "
         "the file to undo this."
     )
-
-
-def _scale(settings: EditSettings, folder: epath.Path) -> None:
-    edit = edit_file.load_edit(_one_file(settings))
-    _write(algebra.scaled(edit, settings.scale), folder)
-
-
-def _compose(settings: EditSettings, folder: epath.Path) -> None:
-    edits = [edit_file.load_edit(file) for file in _files(settings)]
-    edit = algebra.compose(edits, settings.rank)
-    edit.provenance.update(provenance())
-    _write(edit, folder)
-
-
-def _show(settings: EditSettings, folder: epath.Path) -> None:
-    del folder
-    for file in _files(settings):
-        _describe(edit_file.load_edit(file))
 
 
 def _identity(edit: Edit) -> str:

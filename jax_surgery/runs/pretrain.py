@@ -7,7 +7,7 @@ The run: text -> tokenizer -> model -> loop -> export and evaluation.
 import dataclasses
 import json
 import time
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 from etils import epath
@@ -16,10 +16,11 @@ from jax_surgery.checkpoints import hf_weights
 from jax_surgery.config import at_least
 from jax_surgery.data import records
 from jax_surgery.data.bpe import train_bpe
+from jax_surgery.data.forms import Record
 from jax_surgery.data.packing import Packer
-from jax_surgery.data.probes import Probe
 from jax_surgery.data.tokens import encode
 from jax_surgery.data.words import word_tokenizer
+from jax_surgery.methods.ascent import Surgery
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
 from jax_surgery.metrics import multiple_choice
@@ -30,11 +31,11 @@ from jax_surgery.models.model import Model
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel.mesh import MeshShape
-from jax_surgery.runs.questions import load_questions
+from jax_surgery.runs import asked
 from jax_surgery.train import devices
 from jax_surgery.train.loop import Hook, train
 from jax_surgery.train.loop_settings import Loop
-from jax_surgery.train.step import init_state, make_train_step
+from jax_surgery.train.step import TrainState, init_state, make_train_step
 
 # Plain next-token training is the update term alone.
 LEARN_ONLY = Loss(
@@ -43,12 +44,9 @@ LEARN_ONLY = Loss(
         beta=1.0,
         gamma=0.0,
         kl_direction="model_to_reference",
-        ascent="none",
-        cap=5.5,
-        margin=-4.0,
-        softness=8.0,
         retain="kl",
-    )
+    ),
+    Surgery(),
 )
 
 
@@ -62,14 +60,8 @@ class NewModel:
     num_layers: int
     num_heads: int
     num_kv_heads: int
-    tokenizer: str  # or "words": one token a word
+    tokenizer: Literal["bpe", "words"]  # "words": one token a word
     tokenizer_texts: str  # sources that the tokenizer is trained on
-
-    def __post_init__(self):
-        if self.tokenizer not in ("bpe", "words"):
-            raise ValueError(
-                f"new_model.tokenizer={self.tokenizer!r}; use 'bpe' or 'words'."
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,27 +95,9 @@ class PretrainSettings:
 
     # A new model moves whole.
     FIXED: ClassVar = {
-        "compute.unroll": 0,
-        "optimizer.first_layer": 0,
-        "optimizer.matrices": "",
+        "compute": {"unroll": 0},
+        "optimizer": {"first_layer": 0, "matrices": ""},
     }
-
-
-@dataclasses.dataclass(frozen=True)
-class Pretrained:
-    """The result of a pretraining run.
-
-    Attributes:
-      directory: of the model, Hugging Face format.
-      tokens: trained on, padding not counted.
-      seconds: of the training loop.
-      evaluation: accuracies by group, {} without questions.
-    """
-
-    directory: str
-    tokens: int
-    seconds: float
-    evaluation: dict[str, Any]
 
 
 def architecture(model: NewModel, tokenizer: Any, context: int) -> ModelConfig:
@@ -148,8 +122,13 @@ def architecture(model: NewModel, tokenizer: Any, context: int) -> ModelConfig:
     )
 
 
-def run(settings: PretrainSettings, directory: str) -> Pretrained:
-    """Does the whole run in `directory`.
+def run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
+    """Does the whole run in `directory`; returns what results.json holds.
+
+    Returns:
+      {"directory": of the model, Hugging Face format; "tokens": trained on, padding not
+      counted; "seconds": of the training loop; "evaluation": accuracies by group, {}
+      without questions; "epochs", "steps", "settings", "jax"}.
 
     Raises:
       FileNotFoundError, ValueError: bad data or settings, before anything is trained.
@@ -159,20 +138,20 @@ def run(settings: PretrainSettings, directory: str) -> Pretrained:
         return _run(settings, directory)
 
 
-def _run(settings: PretrainSettings, directory: str) -> Pretrained:
+def _tokenizer(settings: PretrainSettings, texts: list[Record]) -> Any:
+    """A tokenizer trained on the text that the settings name, or on all of it."""
+    model = settings.new_model
+    if model.tokenizer_texts:
+        texts = records.read_role(model.tokenizer_texts, "tokenizer_texts")
+    make = word_tokenizer if model.tokenizer == "words" else train_bpe
+    return make([record.text for record in texts], model.vocab_size)
+
+
+def _run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
     data = settings.data
     texts = records.read_role(data.train, "train")
-    questions = load_questions(data.questions)
-    vocabulary = [
-        record.text
-        for record in (
-            records.read_role(settings.new_model.tokenizer_texts, "tokenizer_texts")
-            if settings.new_model.tokenizer_texts
-            else texts
-        )
-    ]
-    make = word_tokenizer if settings.new_model.tokenizer == "words" else train_bpe
-    tokenizer = make(vocabulary, settings.new_model.vocab_size)
+    questions = asked.load_questions(data.questions)
+    tokenizer = _tokenizer(settings, texts)
     packer = Packer(encode(texts, tokenizer, data.context), data.context, "tokens")
     rows = devices.role_rows({"update": data.rows})
     stream = devices.batch_stream(
@@ -202,53 +181,46 @@ def _run(settings: PretrainSettings, directory: str) -> Pretrained:
         f"pretraining {decoder.parameter_count(config):,} parameters on "
         f"{packer.num_tokens:,} tokens an epoch, {data.epochs:g} epochs, {steps} steps"
     )
-    asked = multiple_choice.subsample(questions, settings.loop.evaluate_questions)
+    few = multiple_choice.subsample(questions, settings.loop.evaluate_questions)
 
-    def evaluate(questions, params):
-        model = Model(params, config, tokenizer, settings.compute)
-        probe = Probe("all", data.context, tuple(questions))
-        return multiple_choice.summarise(multiple_choice.answer(model, probe))
-
-    def show(number, state):
+    def show(number: int, state: TrainState) -> TrainState:
         if number:
-            print(f"\nstep {number}: {_short(evaluate(asked, state.params))}")
+            model = Model(state.params, config, tokenizer, settings.compute)
+            found = asked.accuracies(model, few, data.context)
+            print(f"\nstep {number}: {_short(found)}")
         return state
 
-    hooks = [Hook(settings.loop.evaluate_every, show)] if asked else []
     began = time.perf_counter()
-
-    def one_step(state, batch):
-        return step(state, batch.place(rows.total), None)
-
     state = train(
-        one_step,
+        lambda state, batch: step(state, batch.place(rows.total), None),
         init_state(params, optimizer),
         stream,
         steps=steps,
         directory=directory,
         settings=settings.loop,
-        hooks=hooks,
+        hooks=[Hook(settings.loop.evaluate_every, show)] if few else [],
         title="pretrain",
     )
     seconds = time.perf_counter() - began
-    folder = epath.Path(directory) / "model"
-    hf_weights.save_model(state.params, config, str(folder), dtype=settings.save_dtype)
-    hf_weights.save_tokenizer(tokenizer, str(folder))
-    saved = devices.load(str(folder), settings.compute, tokenizer)
-    evaluation = evaluate(questions, saved.params) if questions else {}
-    result = Pretrained(
-        str(folder), round(data.epochs * packer.num_tokens), seconds, evaluation
-    )
-    card = dataclasses.asdict(result) | {
+    folder = str(epath.Path(directory) / "model")
+    hf_weights.save_model(state.params, config, folder, dtype=settings.save_dtype)
+    hf_weights.save_tokenizer(tokenizer, folder)
+    saved = devices.load(folder, settings.compute, tokenizer)
+    results = {
+        "directory": folder,
+        "tokens": round(data.epochs * packer.num_tokens),
+        "seconds": seconds,
+        "evaluation": asked.accuracies(saved, questions, data.context),
         "epochs": data.epochs,
         "steps": steps,
         "settings": dataclasses.asdict(settings),
         "jax": jax.__version__,
     }
     if distributed.is_lead():
-        (epath.Path(directory) / "results.json").write_text(json.dumps(card, indent=2))
-    print(f"model in {folder}; {seconds:.0f} s; {_short(evaluation)}")
-    return result
+        text = json.dumps(results, indent=2)
+        (epath.Path(directory) / "results.json").write_text(text)
+    print(f"model in {folder}; {seconds:.0f} s; {_short(results['evaluation'])}")
+    return results
 
 
 def _short(evaluation: dict[str, Any]) -> str:

@@ -1,25 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which settings each run has: `config.run` names one of `RUNS`."""
+"""The runs: `config.run` names one, which has a module and settings of its own."""
 
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax_surgery.config import build
 
-# The settings class of each run, loaded when it is needed: a training run does not load
-# what only the plan reads.
+
+class Run(NamedTuple):
+    """A run: its module of `jax_surgery.runs`, and the name of its settings there.
+
+    The module is loaded when it is needed: a training run does not load what only the
+    plan reads.
+    """
+
+    module: str
+    settings: str
+
+    def load(self) -> Any:
+        """The module, with a function `run(settings, directory)`."""
+        return importlib.import_module(f"jax_surgery.runs.{self.module}")
+
+
 RUNS = {
-    "surgery": "jax_surgery.methods.settings.SurgerySettings",
-    "unlearn": "jax_surgery.runs.tasks_settings.TasksSettings",
-    "learn": "jax_surgery.runs.tasks_settings.TasksSettings",
-    "tofu": "jax_surgery.runs.tofu.TofuSettings",
-    "pretrain": "jax_surgery.runs.pretrain.PretrainSettings",
-    "evaluate": "jax_surgery.runs.evaluate.EvaluateSettings",
-    "attack": "jax_surgery.runs.attack.AttackSettings",
-    "plan": "jax_surgery.plan.settings.PlanSettings",
-    "edit": "jax_surgery.runs.patch_settings.EditSettings",
-    "export": "jax_surgery.runs.export.ExportSettings",
-    "benchmark": "jax_surgery.runs.export.ExportSettings",  # the old name of "export"
+    "surgery": Run("surgery", "SurgerySettings"),
+    "unlearn": Run("surgery", "TasksSettings"),
+    "learn": Run("surgery", "TasksSettings"),
+    "tofu": Run("tofu", "TofuSettings"),
+    "pretrain": Run("pretrain", "PretrainSettings"),
+    "evaluate": Run("evaluate", "EvaluateSettings"),
+    "attack": Run("attack", "AttackSettings"),
+    "plan": Run("plan", "PlanSettings"),
+    "edit": Run("patch", "EditSettings"),
+    "export": Run("export", "ExportSettings"),
+    "benchmark": Run("export", "ExportSettings"),  # the old name of "export"
 }
 
 
@@ -31,8 +45,7 @@ def settings_class(run: str | None) -> type:
     """
     if run not in RUNS:
         raise ValueError(f"config.run={run!r}; choose one of {', '.join(RUNS)}.")
-    module, _, name = RUNS[run].rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    return getattr(RUNS[run].load(), RUNS[run].settings)
 
 
 def from_config(config: Any) -> Any:

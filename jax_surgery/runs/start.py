@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts the run that a config names, in a workdir that belongs to it."""
 
-import importlib
 import pathlib
 import traceback
 from typing import Any
@@ -9,24 +8,10 @@ from typing import Any
 import jax
 
 from jax_surgery.parallel import distributed, host_memory, preemption
-from jax_surgery.runs import settings as run_settings
+from jax_surgery.runs.settings import RUNS, from_config
 from jax_surgery.train import workdir as workdirs
 from jax_surgery.train.loop import Interrupted, TrainingDiverged
 
-# The module of jax_surgery.runs that each `config.run` starts; it is imported then.
-MODULES = {
-    "surgery": "surgery",
-    "unlearn": "surgery",
-    "learn": "surgery",
-    "tofu": "surgery",
-    "pretrain": "pretrain",
-    "evaluate": "evaluate",
-    "attack": "attack",
-    "plan": "plan",
-    "edit": "patch",
-    "export": "export",
-    "benchmark": "export",  # its old name
-}
 # Runs that compute nothing on the mesh, and would only write the same files twice.
 ON_LEAD = ("plan", "edit", "export", "benchmark")
 PACKAGE = str(pathlib.Path(__file__).parents[1])
@@ -58,7 +43,7 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
       Interrupted: after Ctrl-C or SIGTERM, saying how to go on.
       TrainingDiverged, ValueError, FileNotFoundError: see the runs.
     """
-    settings = run_settings.from_config(config)
+    settings = from_config(config)
     if settings.run == "plan":
         # Compiler readers are loaded for this run alone.
         from jax_surgery.plan import topologies
@@ -71,13 +56,13 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
     if "://" not in workdir:
         workdir = str(pathlib.Path(workdir).expanduser().absolute())
     folder = workdirs.claim(settings, workdir)
-    module = importlib.import_module(f"jax_surgery.runs.{MODULES[settings.run]}")
+    run = RUNS[settings.run].load().run
     go_on = f"Go on with:\n  {workdirs.resume_command(workdir)}"
     try:
         if settings.run in ON_LEAD:
-            distributed.on_lead(lambda: module.run(settings, workdir))
+            distributed.on_lead(lambda: run(settings, workdir))
         else:
-            module.run(settings, workdir)
+            run(settings, workdir)
     except Interrupted as error:
         raise Interrupted(f"{error} {go_on}") from None
     except KeyboardInterrupt:

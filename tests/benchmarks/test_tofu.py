@@ -12,10 +12,11 @@ from jax_surgery import benchmarks, metrics
 from jax_surgery.benchmarks import tofu
 from jax_surgery.data import records
 from jax_surgery.runs import settings as run_settings
-from jax_surgery.runs import surgery
 from jax_surgery.runs import tofu as tofu_run
+from jax_surgery.runs.by_roles import KEYS, ByRoles
 from jax_surgery.runs.tofu import TofuSettings
 from jax_surgery.train import devices
+from jax_surgery.train.loop import TrainingDiverged
 
 CONTEXT = 256
 TOFU = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tofu"
@@ -95,7 +96,7 @@ def small(directory: pathlib.Path) -> TofuSettings:
 
 
 def check_run(settings: TofuSettings, directory: pathlib.Path) -> dict:
-    results = surgery.run(settings, str(directory))
+    results = tofu_run.run(settings, str(directory))
     assert set(results["before"]) == {"forget", "retain", "holdout"}
     for when in ("before", "after"):
         for entry in results[when].values():
@@ -120,7 +121,8 @@ def test_the_whole_run(folder, tmp_path):
     for probe in asked:
         found = metrics.measure([metrics.find(n) for n in probe.metrics], model, probe)
         entry = first["after"][probe.group]
-        for name, key in tofu_run.KEYS.items():
+        for name in probe.metrics:
+            key = KEYS.get(name, name)
             assert entry[key] == pytest.approx(found[name].value, rel=1e-6)
             low_high = entry[f"{key}_interval"]
             assert low_high == pytest.approx(found[name].interval, rel=1e-6)
@@ -129,13 +131,37 @@ def test_the_whole_run(folder, tmp_path):
 def test_the_users_own_answers_are_learned_where_given(folder):
     settings = small(folder)
     files = tofu.find_files(str(folder), "forget05")
-    data = dataclasses.replace(settings.data, update="mine.jsonl")
-    mine = dataclasses.replace(settings, data=data)
-    chosen = tofu_run.surgery_settings(mine, files, "run", "fitted")
-    assert (chosen.model, chosen.data.update) == ("fitted", "mine.jsonl")
-    assert (chosen.data.unlearn, chosen.data.retain) == (files.forget, files.retain)
-    refusals = tofu_run.surgery_settings(settings, files, "run", "fitted")
-    assert refusals.data.update == "run/refusals.jsonl"
+    mine = str(folder / "mine.jsonl")
+    write(folder, "mine.jsonl", [("Who is A0?", "Ask somebody else.")])
+    own = dataclasses.replace(settings.data, update=mine)
+    chosen = tofu_run.surgery_settings(
+        dataclasses.replace(settings, data=own), "fitted"
+    )
+    assert (chosen.model, chosen.data.update) == ("fitted", mine)
+    read = ByRoles(chosen).settings.data
+    assert read.update == mine
+    assert (read.unlearn, read.retain) == (files.forget, files.retain)
+    read = ByRoles(tofu_run.surgery_settings(settings, "fitted")).settings.data
+    assert read.update == f"tofu_refusals:0:1:forget05:{folder}"
+
+
+def test_what_a_run_is_told_names_the_fields_that_it_has(folder, tmp_path):
+    """The surgery's fields are config.surgery's here, and the fit's config.fit's."""
+    for fields, field in (
+        ({"surgery.steps": 0}, "config.surgery.steps=0; use 1 or more"),
+        ({"fit.data.rows": 0}, "config.fit.data.rows=0; use 1 or more"),
+        ({"surgery.method": "npoo"}, "config.surgery.method='npoo' is not known"),
+    ):
+        with pytest.raises(ValueError, match=f"^{field}"):
+            settings_of("tofu", fields)
+    settings = small(folder)
+    optimizer = dataclasses.replace(settings.surgery.optimizer, learning_rate=1e30)
+    diverges = dataclasses.replace(settings.surgery, optimizer=optimizer)
+    with pytest.raises(TrainingDiverged) as error:
+        tofu_run.run(dataclasses.replace(settings, surgery=diverges), str(tmp_path))
+    said = str(error.value)
+    assert "Lower config.surgery.optimizer.learning_rate" in said
+    assert "config.surgery.objective.alpha" in said and "config.optim" not in said
 
 
 @needs_tofu
@@ -160,4 +186,4 @@ def test_the_config_says_what_it_needs():
 
     settings = run_settings.from_config(module.get_config())
     with pytest.raises(ValueError, match="config.data.dir is empty"):
-        surgery.run(settings, "/nowhere")
+        tofu_run.run(settings, "/nowhere")

@@ -6,7 +6,7 @@ import pathlib
 import typing
 
 import pytest
-from settings_cases import config_of
+from settings_cases import config_of, plain_surgery
 
 from jax_surgery import benchmarks
 from jax_surgery.benchmarks import BENCHMARKS
@@ -14,7 +14,7 @@ from jax_surgery.data import records
 from jax_surgery.data.forms import normalised
 from jax_surgery.data.groups import Role
 from jax_surgery.metrics import METRICS, multiple_choice, rouge_l
-from jax_surgery.runs import start
+from jax_surgery.runs import start, surgery
 
 CONTEXT = 256
 # Options, of benchmarks that need any.
@@ -154,3 +154,31 @@ def test_a_benchmark_from_outside_passes_through_the_program(tiny_model, tmp_pat
     results = json.loads((tmp_path / "attacked" / "results.json").read_text())
     assert results["shown"] == 3 and results["spent"]["steps"] == 2
     assert set(results["curve"][0]["groups"]) == {"unlearn"}
+
+
+def test_a_surgery_reads_and_asks_a_benchmark_from_outside(tiny_model, tmp_path):
+    """Its groups are the text of roles without sources, and it is asked twice."""
+    files = tmp_path / "files"
+    files.mkdir()
+    settings = plain_surgery(
+        model=tiny_model.folder,
+        benchmark=f"outside_plugins.Numbers:folder={files},limit=6",
+        steps=2,
+        data={
+            **dict.fromkeys(("unlearn", "update", "retain"), ""),
+            **dict.fromkeys(("rows_unlearn", "rows_retain"), 1),
+            "rows_update": 0,
+            "context": 32,
+        },
+    )
+    surgery.run(settings, str(tmp_path / "run"))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert set(results["roles"]) == {"unlearn", "retain"}
+    assert results["settings"]["data"]["unlearn"] == str(files / "unlearn.jsonl")
+    for when in ("before", "after"):
+        assert set(results[when]) == {"unlearn", "retain"}
+        entry = results[when]["unlearn"]
+        low, high = entry["answer_accuracy_interval"]
+        assert low <= entry["answer_accuracy"] <= high and entry["n"] >= 6
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "unlearn: answer accuracy" in page and "the number" in page

@@ -12,7 +12,7 @@ import numpy as np
 import on_devices
 import optax
 import pytest
-from plain_settings import plain_loop, plain_objective
+from plain_settings import plain_loop, plain_loss, plain_objective
 
 from jax_surgery import methods
 from jax_surgery.data.packing import Packer, concatenate, padding
@@ -21,6 +21,7 @@ from jax_surgery.data.stream import BatchStream, as_batch
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.base import TokenMethod
 from jax_surgery.methods.loss import Loss
+from jax_surgery.methods.subspace.method import Subspace
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import position_weights
@@ -34,7 +35,11 @@ OBJECTIVE = plain_objective(10.0, 0.5, 0.7)
 ROWS = RoleRows(8, 8, 8)
 PLACES = {"unlearn": range(8), "update": range(8, 16), "retain": range(16, 24)}
 # Options that a model of two layers needs, and others than the defaults.
-OPTIONS = {"rmu": "layer=0", "simnpo": "beta=0.5,delta=3,weight=1"}
+OPTIONS = {
+    "surgery": "ascent=none",
+    "rmu": "layer=0",
+    "simnpo": "beta=0.5,delta=3,weight=1",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +52,11 @@ class Outside(TokenMethod):
         return jnp.square(found.logp_BT - self.level)
 
 
+@dataclasses.dataclass(frozen=True)
+class NoMethod:
+    """A dataclass that is none."""
+
+
 def outside(method, now, at, ref, batch, rows):
     def value(r, t, y):
         return (now.logp[r, t, y] - method.level) ** 2
@@ -55,7 +65,9 @@ def outside(method, now, at, ref, batch, rows):
 
 
 TWINS = twins.TWINS | {"outside": outside}
-NAMES = [*methods.METHODS, "outside"]
+# Those of subspaces have no loss; tests/methods/subspace tests them.
+LOSSES = [n for n, m in methods.METHODS.items() if not issubclass(m, Subspace)]
+NAMES = [*LOSSES, "outside"]
 
 
 def method_of(name):
@@ -66,13 +78,13 @@ def method_of(name):
 
 
 def test_every_member_has_a_twin():
-    assert set(twins.TWINS) == set(methods.METHODS)
+    assert set(twins.TWINS) == set(LOSSES)
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("surgery", "config.objective.ascent='level'"),
+        ("surgery", "config.method=surgery:ascent=level"),
         ("npo", "a larger beta"),
         ("simnpo", "a larger beta"),
         ("dpo", "a larger beta"),
@@ -88,7 +100,7 @@ def test_what_a_diverging_run_is_told_fits_its_method(name, said):
     assert advice.startswith("Lower config.optimizer.learning_rate")
     assert advice.endswith(" or lower config.objective.alpha")
     assert (said in advice) if said else advice.count("lower") == 1
-    assert ("config.objective.ascent" in advice) == (name == "surgery")
+    assert ("surgery:ascent" in advice) == (name == "surgery")
     # Without text to unlearn its weight is of no use.
     without = loss.advice(RoleRows(0, 8, 8))
     assert without == "Lower config.optimizer.learning_rate"
@@ -96,7 +108,7 @@ def test_what_a_diverging_run_is_told_fits_its_method(name, said):
 
 def test_a_bounded_ascent_is_not_told_to_bound_itself():
     for ascent in ("cap", "margin", "level"):
-        advice = Loss(dataclasses.replace(OBJECTIVE, ascent=ascent)).advice(ROWS)
+        advice = plain_loss(ascent=ascent).advice(ROWS)
         assert "ascent" not in advice and "alpha" in advice
 
 
@@ -326,19 +338,19 @@ def test_eight_devices_give_what_one_gives(case, on_eight):
         ("npo:bet=1", "npo has no option 'bet'; did you mean 'beta'"),
         ("npo:beta=high", "beta='high' must be of type float"),
         ("npo:beta=0", "beta=0.0 of method npo must be positive"),
-        ("surgery:ascent=up", "ascent"),
-        ("dataclasses.Field", "is no method"),
+        (
+            "npoo",
+            r"did you mean 'npo'\? choose one of surgery, npo, simnpo, dpo, rmu, ",
+        ),
+        ("npoo", "wga, ihl, subspace, unlearn_paper, or MODULE.NAME of your own"),
+        ("surgery:ascent=up", "ascent='up'; use one of none, cap"),
+        ("dataclasses.Field", "is no plug-in"),
+        (f"{__name__}.NoMethod", "is no method: extend TokenMethod"),
     ],
 )
 def test_mistakes_are_named(text, message):
     with pytest.raises(ValueError, match=message):
         methods.parse(text)
-
-
-def test_surgery_takes_its_options_from_the_objective():
-    objective = plain_objective(ascent="level", margin=-7.0)
-    assert methods.parse("surgery", objective).margin == -7.0
-    assert Loss(objective).method == methods.parse("surgery", objective)
 
 
 @pytest.mark.parametrize(

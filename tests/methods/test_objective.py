@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from plain_settings import OBJECTIVE, plain_objective, plain_optimizer
+from plain_settings import plain_loss, plain_optimizer
+from settings_cases import settings_of
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer, concatenate, padding
@@ -15,7 +16,6 @@ from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import as_batch
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.loss import Loss
-from jax_surgery.methods.objective import Objective
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import position_weights
@@ -70,7 +70,7 @@ def make_batch(
 
 @functools.partial(jax.jit, static_argnames=("rows", "average"))
 def prepare(batch, rows, reference, average):
-    loss = Loss(OBJECTIVE)
+    loss = plain_loss()
     batch = loss.attach_reference(
         batch, reference, CONFIG, rows, decoder.DEFAULT_COMPUTE
     )
@@ -79,8 +79,9 @@ def prepare(batch, rows, reference, average):
     return batch.replace(denominators=loss.denominators(batch, rows))
 
 
-def numpy_terms(params, reference, batch, rows, objective: Objective, average):
+def numpy_terms(params, reference, batch, rows, wanted: Loss, average):
     """Each term and its gradient by the output head, in float64."""
+    objective, method = wanted.objective, wanted.method
     inputs = (batch.tokens_BT, batch.segment_ids_BT, batch.positions_BT)
     hidden, frozen = (
         np.asarray(forward(p, CONFIG, *inputs), np.float64) for p in (params, reference)
@@ -107,19 +108,19 @@ def numpy_terms(params, reference, batch, rows, objective: Objective, average):
                 y = tokens[b, t + 1]
                 total += w
                 dz, v = onehot[y] - p[b, t], logp[b, t, y]
-                if role == "unlearn" and objective.ascent in ("margin", "level"):
+                if role == "unlearn" and method.ascent in ("margin", "level"):
                     v = logp[b, t, y] - np.log1p(-p[b, t, y])
                     dz = (onehot[y] - p[b, t]) / (1 - p[b, t, y])
-                    if objective.ascent == "level":
-                        soft, far = objective.softness, v - objective.margin
+                    if method.ascent == "level":
+                        soft, far = method.softness, v - method.margin
                         dz = dz * np.clip(far / soft, -1, 1)
                         near = abs(far) <= soft
                         v = far**2 / (2 * soft) if near else abs(far) - soft / 2
-                    elif v <= objective.margin:
+                    elif v <= method.margin:
                         v, dz = 0.0, 0 * dz
-                if role == "unlearn" and objective.ascent == "cap":
-                    dz = dz * (v > -objective.cap)
-                    v = max(v, -objective.cap)
+                if role == "unlearn" and method.ascent == "cap":
+                    dz = dz * (v > -method.cap)
+                    v = max(v, -method.cap)
                 sign = 1 if role == "unlearn" else -1
                 value += sign * w * v
                 grad += sign * w * np.outer(hidden[b, t], dz)
@@ -153,39 +154,35 @@ def numpy_terms(params, reference, batch, rows, objective: Objective, average):
 
 @pytest.mark.parametrize("average", ["sequences", "tokens"])
 @pytest.mark.parametrize(
-    "objective",
+    "loss",
     [
-        plain_objective(1.0, 0.0, 0.0),
-        plain_objective(0.0, 1.0, 0.0),
-        plain_objective(0.0, 0.0, 1.0),
-        plain_objective(0.0, 0.0, 1.0, kl_direction="reference_to_model"),
-        plain_objective(1.0, 0.0, 0.0, ascent="cap", cap=4.0),
-        plain_objective(1.0, 0.0, 0.0, ascent="margin", margin=-4.0),
-        plain_objective(0.7, 1.3, 2.0, ascent="margin", margin=-3.0),
-        plain_objective(0.7, 1.3, 2.0, ascent="level", margin=-3.5, softness=0.5),
+        plain_loss(1.0, 0.0, 0.0),
+        plain_loss(0.0, 1.0, 0.0),
+        plain_loss(0.0, 0.0, 1.0),
+        plain_loss(0.0, 0.0, 1.0, kl_direction="reference_to_model"),
+        plain_loss(1.0, 0.0, 0.0, ascent="cap", cap=4.0),
+        plain_loss(1.0, 0.0, 0.0, ascent="margin", margin=-4.0),
+        plain_loss(0.7, 1.3, 2.0, ascent="margin", margin=-3.0),
+        plain_loss(0.7, 1.3, 2.0, ascent="level", margin=-3.5, softness=0.5),
     ],
-    ids=lambda o: f"{o.alpha}-{o.beta}-{o.gamma}-{o.ascent}-{o.kl_direction}",
+    ids=str,
 )
-def test_terms_and_gradients_equal_numpy(models, objective, average):
+def test_terms_and_gradients_equal_numpy(models, loss, average):
     params, reference = models
     batch, rows = make_batch(average)
     batch = prepare(batch, rows, reference, average)
-    loss_fn = jax.jit(
-        jax.value_and_grad(Loss(objective).make(CONFIG, rows), has_aux=True)
-    )
-    (loss, metrics), grads = loss_fn(params, batch)
-    wanted, gradient, terms = numpy_terms(
-        params, reference, batch, rows, objective, average
-    )
-    np.testing.assert_allclose(loss, wanted, rtol=2e-5, atol=2e-6)
+    loss_fn = jax.jit(jax.value_and_grad(loss.make(CONFIG, rows), has_aux=True))
+    (value, metrics), grads = loss_fn(params, batch)
+    wanted, gradient, terms = numpy_terms(params, reference, batch, rows, loss, average)
+    np.testing.assert_allclose(value, wanted, rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(grads["head"]["kernel"], gradient, rtol=2e-3, atol=2e-6)
     np.testing.assert_allclose(metrics["retain_kl"], terms["retain"], rtol=2e-5)
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "parts"))
 def gradients(params, batch, rows, parts):
-    objective = plain_objective(0.5, 1.0, 2.0, ascent="margin", margin=-3.0)
-    loss_fn = Loss(objective).make(CONFIG, rows.split(parts))
+    loss = plain_loss(0.5, 1.0, 2.0, ascent="margin", margin=-3.0)
+    loss_fn = loss.make(CONFIG, rows.split(parts))
     return steps.loss_and_gradients(loss_fn, params, batch, rows, parts)
 
 
@@ -231,7 +228,7 @@ def test_kl_is_zero_at_the_reference_and_has_no_gradient_there(models):
     params, _ = models
     batch, rows = make_batch("tokens")
     batch = prepare(batch, rows, params, "tokens")
-    loss_fn = Loss(plain_objective(0.0, 0.0, 1.0)).make(CONFIG, rows)
+    loss_fn = plain_loss(0.0, 0.0, 1.0).make(CONFIG, rows)
     both = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
     (loss, _), grads = both(params, batch)
     assert abs(float(loss)) < 1e-6
@@ -246,7 +243,7 @@ def test_a_cached_reference_equals_the_live_one(models):
     hidden = forward(reference, CONFIG, *inputs)
     given = batch.replace(reference_hidden_RTD=rows.take(hidden, "retain"))
     cached = prepare(given, rows, reference, "tokens")
-    loss_fn = jax.jit(Loss(OBJECTIVE).make(CONFIG, rows))
+    loss_fn = jax.jit(plain_loss().make(CONFIG, rows))
     np.testing.assert_allclose(
         loss_fn(params, live)[0], loss_fn(params, cached)[0], rtol=1e-6
     )
@@ -259,7 +256,7 @@ def test_no_logits_of_all_tokens_in_the_compiled_step():
     rows = RoleRows(count, count, count)
     shape = (rows.total, context)
     optimizer = make_optimizer(plain_optimizer(), 10)
-    train_step = steps.make_train_step(config, Loss(OBJECTIVE), rows, optimizer)
+    train_step = steps.make_train_step(config, plain_loss(), rows, optimizer)
     params = decoder.abstract_params(config)
     state = jax.eval_shape(lambda p: steps.init_state(p, optimizer), params)
     ids = jax.ShapeDtypeStruct(shape, jnp.int32)
@@ -273,12 +270,13 @@ def test_no_logits_of_all_tokens_in_the_compiled_step():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"ascent": "margn"}, "none, cap, margin"),
-        ({"kl_direction": "forward"}, "model_to_reference"),
-        ({"alpha": -1.0}, "negative"),
-        ({"cap": 0.0}, "must be positive"),
+        ({"method": "surgery:ascent=margn"}, "none, cap, margin"),
+        ({"method": "surgery:cap=0"}, "must be positive"),
+        ({"objective.kl_direction": "forward"}, "choose one of model_to_reference"),
+        ({"objective.retain": "ce"}, "choose one of kl, nll"),
+        ({"objective.alpha": -1.0}, "negative"),
     ],
 )
 def test_bad_choices_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
-        plain_objective(**fields)
+        settings_of("surgery", fields)

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multiple choice, memorisation, intervals and cost against what they stand for."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_settings import plain_compute, plain_optimizer
+from plain_settings import plain_compute
+from settings_cases import plain_surgery
 
 from jax_surgery.data.forms import Record, parse_record
+from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
+from jax_surgery.data.role_texts import RoleTexts
 from jax_surgery.data.tokens import encode
 from jax_surgery.metrics import answer_probability, multiple_choice, rouge_l
 from jax_surgery.metrics.intervals import bootstrap_mean, wilson_interval
 from jax_surgery.models import decoder, flops, output_head
 from jax_surgery.models.model import Model
-from jax_surgery.models.trainable import ALL, resolve
 from jax_surgery.report import cost
 
 COMPUTE = plain_compute()
@@ -190,48 +190,61 @@ def test_the_bootstrap_is_near_the_normal_interval(data_seed, seed):
     )
 
 
-def counts(model, **changes) -> cost.Counts:
-    base = cost.Counts(
-        model.config,
-        context=32,
-        trained_tokens=6400,
-        reference_tokens=640,
-        statistics_tokens=0,
-        trainable=ALL,
-        optimizer=plain_optimizer(),
-        steps=10,
-        refreshes=0,
+@pytest.fixture
+def cost_of(tiny_model):
+    """The cost of a surgery with 2 rows of each role and a context of 32 tokens."""
+    documents = encode(
+        [parse_record({"text": text}, "") for text in tiny_model.texts],
+        tiny_model.tokenizer,
+        32,
     )
-    return dataclasses.replace(base, **changes)
+    packer = Packer(documents, 32, "tokens")
+    texts = RoleTexts({"update": packer, "retain": packer}, packer)
+    rows = dict.fromkeys(("rows_unlearn", "rows_update", "rows_retain"), 2)
+
+    def of(epochs=0.0, **fields):
+        settings = plain_surgery(data=rows, steps=10, **fields)
+        found = cost.of_surgery(settings, texts, tiny_model.config, epochs)
+        return found, packer
+
+    return of
 
 
-def test_the_cost_of_a_plain_run_is_its_passes(tiny_model):
+def test_the_cost_of_a_plain_run_is_its_passes(tiny_model, cost_of):
     config = tiny_model.config
-    found = cost.compare(counts(tiny_model), kept_tokens=5000, epochs=3)
-    training = flops.training_flops(config, 6400, 32)
-    reference = flops.forward_flops(config, 640, 32)
+    found, packer = cost_of(epochs=3.0)
+    training = flops.training_flops(config, 6 * 10 * 32, 32)
+    reference = flops.forward_flops(config, 2 * 10 * 32, 32)
     assert found["items"] == {"training": training, "reference": reference}
     assert found["surgery_flops"] == pytest.approx(training + reference)
-    assert found["baseline_flops"] == flops.training_flops(config, 15000, 32)
+    baseline = flops.training_flops(config, 3 * 2 * packer.num_tokens, 32)
+    assert found["baseline_flops"] == baseline
     assert found["ratio"] == found["baseline_flops"] / found["surgery_flops"]
+    # A cached reference reads the retain text once.
+    cached, _ = cost_of(reference="cached")
+    assert cached["reference_tokens"] == len(packer.pack()) * 32
+    assert "ratio" not in cached
 
 
-def test_statistics_and_algebra_count_and_frozen_layers_save(tiny_model):
-    top = plain_optimizer(first_layer=-1, matrices="gate,up,down")
-    last = resolve(tiny_model.config, top.first_layer, top.matrices)
-    plain = counts(tiny_model).surgery_flops()
-    fewer = counts(tiny_model, trainable=last).surgery_flops()
-    assert fewer["training"] < plain["training"]
-    natural = {"statistics_tokens": 320, "refreshes": 1}
-    natural["optimizer"] = plain_optimizer("natural")
-    natural["trainable"] = resolve(tiny_model.config, 0, "", only_matrices=True)
-    once = counts(tiny_model, **natural).surgery_flops()
-    assert once["statistics"] > 0
-    more = counts(
-        tiny_model, **(natural | {"refreshes": 3, "statistics_tokens": 960})
-    ).surgery_flops()
-    assert more["statistics"] == pytest.approx(3 * once["statistics"])
-    assert more["preconditioner"] > once["preconditioner"] > 0
-    natural["optimizer"] = plain_optimizer("orthogonal")
-    orthogonal = counts(tiny_model, **natural).surgery_flops()
-    assert orthogonal["preconditioner"] > once["preconditioner"]
+def test_statistics_and_algebra_count_and_frozen_layers_save(cost_of):
+    plain, _ = cost_of()
+    fewer, _ = cost_of(optimizer={"first_layer": -1, "matrices": "gate,up,down"})
+    assert fewer["items"]["training"] < plain["items"]["training"]
+    natural, packer = cost_of(optimizer={"name": "natural"})
+    read = natural["statistics_tokens"]
+    assert read >= len(packer.pack()) * 32 and natural["items"]["statistics"] > 0
+    assert natural["items"]["preconditioner"] > 0
+    orthogonal, _ = cost_of(optimizer={"name": "orthogonal"})
+    assert orthogonal["items"]["preconditioner"] > natural["items"]["preconditioner"]
+
+
+def test_stages_cost_what_each_of_them_costs(cost_of):
+    """Of roles that a stage does not change no rows are trained, and each stage reads
+    statistics of its own."""
+    natural = {"optimizer": {"name": "natural"}}
+    once, _ = cost_of(**natural)
+    twice, _ = cost_of(method="surgery@unlearn;surgery@update", **natural)
+    assert twice["trained_tokens"] == 2 * (2 + 2) * 10 * 32
+    for item in ("statistics", "preconditioner"):
+        assert twice["items"][item] == pytest.approx(2 * once["items"][item])
+    assert twice["statistics_tokens"] == 2 * once["statistics_tokens"]

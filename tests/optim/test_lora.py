@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from plain_settings import OBJECTIVE, plain_compute, plain_objective, plain_optimizer
+from plain_settings import plain_compute, plain_loss, plain_optimizer
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.methods.loss import Loss
 from jax_surgery.models import decoder, flops, layout, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.generate import greedy_generate
@@ -26,7 +25,7 @@ GQA = ModelConfig(61, 16, 24, 3, 4, 2, 4, initializer_range=0.3)
 TIED = dataclasses.replace(GQA, num_kv_heads=4, tie_embeddings=True)
 ALL_SEVEN = LowRank(rank=3, alpha=6.0)
 ROWS = RoleRows(2, 2, 4)
-LOSS = Loss(plain_objective(0.5, 1.0, 2.0, ascent="level", margin=-3.0))
+LOSS = plain_loss(0.5, 1.0, 2.0, ascent="level", margin=-3.0)
 
 forward = jax.jit(decoder.forward, static_argnums=1, static_argnames="compute")
 
@@ -321,7 +320,7 @@ def test_counted_flops_are_those_of_the_compiled_program(low_rank, first):
     config = ModelConfig(256, 128, 256, 3, 4, 2, 32)
     rows, tokens = RoleRows(0, 2, 0), 128
     trainable = resolve(config, first, low_rank.matrices, rank=low_rank.rank)
-    loss_fn = Loss(OBJECTIVE).make(
+    loss_fn = plain_loss().make(
         config,
         rows,
         plain_compute(unroll=0),

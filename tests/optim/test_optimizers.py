@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import on_devices
 import pytest
-from plain_settings import OBJECTIVE, plain_optimizer
+from plain_settings import plain_loss, plain_optimizer
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.methods.loss import Loss
 from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import sizes
@@ -314,7 +313,7 @@ def test_the_loss_falls(name):
         name, RATES[name], schedule="constant", momentum=0.9, **BOTH
     )
     optimizer = make_optimizer(choice, 40)
-    step = steps.make_train_step(TINY, Loss(OBJECTIVE), RoleRows(0, 2, 0), optimizer)
+    step = steps.make_train_step(TINY, plain_loss(), RoleRows(0, 2, 0), optimizer)
     rng = np.random.default_rng(0)
     batch = Batch(
         tokens_BT=rng.integers(0, 61, (2, 12)),

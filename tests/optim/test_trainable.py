@@ -5,11 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from plain_settings import OBJECTIVE, plain_compute, plain_optimizer
+from plain_settings import plain_compute, plain_loss, plain_optimizer
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.methods.loss import Loss
 from jax_surgery.models import decoder, flops
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, BLOCK_OF, Trainable, resolve
@@ -44,8 +43,8 @@ def batch_of(rng, rows=2, tokens=12):
 def test_gradients_are_those_of_all_where_something_moves_and_zero_elsewhere(trainable):
     params = decoder.init_params(CONFIG, 0)
     batch = batch_of(np.random.default_rng(0))
-    whole = jax.grad(Loss(OBJECTIVE).make(CONFIG, ROWS), has_aux=True)
-    part = Loss(OBJECTIVE).make(CONFIG, ROWS, trainable=trainable)
+    whole = jax.grad(plain_loss().make(CONFIG, ROWS), has_aux=True)
+    part = plain_loss().make(CONFIG, ROWS, trainable=trainable)
     wanted = trainable.put(trainable.take(whole(params, batch)[0]), params)
     got = jax.grad(part, has_aux=True)(params, batch)[0]
     for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
@@ -57,7 +56,7 @@ def test_weight_decay_leaves_frozen_parameters_alone():
     trainable = Trainable(1, ("up",))
     optimizer = make_optimizer(plain_optimizer(weight_decay=0.5, learning_rate=0.1), 5)
     step = steps.make_train_step(
-        CONFIG, Loss(OBJECTIVE), ROWS, optimizer, trainable=trainable
+        CONFIG, plain_loss(), ROWS, optimizer, trainable=trainable
     )
     params = decoder.init_params(CONFIG, 0)
     start = steps.init_state(jax.tree.map(jnp.copy, params), optimizer)
@@ -77,7 +76,7 @@ def test_weight_decay_leaves_frozen_parameters_alone():
 def test_counted_flops_are_those_of_the_compiled_program(trainable):
     config = ModelConfig(512, 128, 256, 3, 4, 2, 32)
     rows, tokens = 2, 128
-    loss_fn = Loss(OBJECTIVE).make(
+    loss_fn = plain_loss().make(
         config,
         RoleRows(0, rows, 0),
         plain_compute(unroll=0),

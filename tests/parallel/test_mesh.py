@@ -113,9 +113,8 @@ from jax_surgery.models import sharding
 from jax_surgery.train import devices
 from jax_surgery.train import step as steps
 from jax_surgery.data.role_names import ROLES
-from jax_surgery.methods.loss import Loss
 from jax_surgery.optim.optimizer import make_optimizer
-from plain_settings import plain_objective, plain_optimizer
+from plain_settings import plain_loss, plain_optimizer
 CONFIG = ModelConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2,
                      num_heads=4, num_kv_heads=2, head_dim=4, tie_embeddings=TIED,
                      initializer_range=0.2)
@@ -136,7 +135,7 @@ def losses(shape, count, accumulate):
         rows = devices.role_rows(wanted, accumulate)
         optimizer = make_optimizer(plain_optimizer(learning_rate=1e-3), 20)
         step = steps.make_train_step(
-            CONFIG, Loss(plain_objective(ascent="level", gamma=2.0)), rows, optimizer,
+            CONFIG, plain_loss(ascent="level", gamma=2.0), rows, optimizer,
             average="sequences", accumulate=accumulate)
         state = steps.init_state(params, optimizer)
         stream = devices.batch_stream(packers, wanted, rows, 0)

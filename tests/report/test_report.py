@@ -122,18 +122,27 @@ def test_the_printed_table_is_aligned():
     assert "50 times as much" in table.cost_text(COST)
 
 
-def test_recall_rows_have_goals():
-    entry = {
-        "n": 200,
-        "probability": 0.9,
-        "probability_interval": [0.8, 1.0],
-        "rouge_l": 0.7,
-        "rouge_l_interval": [0.6, 0.8],
+def test_rows_of_metrics_have_goals():
+    metrics = {
+        "rouge_l": {"value": 0.7, "interval": [0.6, 0.8], "n": 200},
+        "nats_per_token": {"value": 0.9, "interval": [0.8, 1.0], "n": 20},
     }
-    groups = {"forget": entry, "retain": entry}
-    rows = table.recall_rows(groups, groups)
-    assert [row.goal for row in rows] == ["down", "down", "keep", "keep"]
-    assert rows[0].after == "0.900" and rows[1].after_interval == "0.600 to 0.800"
+    groups = dict.fromkeys(("forget", "news", "others"), metrics)
+    roles = {"forget": "unlearn", "news": "update"}
+    rows = table.metric_rows(groups, groups, roles)
+    # Of what is known, ROUGE-L is high and nats are few.
+    goals = ["down", "up", "up", "down", "keep", "keep"]
+    assert [row.goal for row in rows] == goals
+    assert (rows[0].name, rows[0].after_interval) == (
+        "forget: ROUGE-L recall",
+        "0.600 to 0.800",
+    )
+    assert (rows[1].name, rows[1].after, rows[1].count) == (
+        "forget: nats per token",
+        "0.900",
+        20,
+    )
+    assert {row.goal for row in table.metric_rows(groups, groups)} == {""}
 
 
 @pytest.mark.parametrize(

@@ -290,9 +290,17 @@ def test_what_was_not_known_leaves_a_gap():
 
 
 def test_mean_and_worst_leave_out_what_is_not_known():
-    values = np.array([[90.0, math.nan, math.nan], [80.0, 70.0, math.nan]])
-    assert np.array_equal(drawn._over(values, np.mean), [85, 70, math.nan], True)
-    assert np.array_equal(drawn._over(values, np.min), [80, 70, math.nan], True)
+    point = {
+        "alpha": 1.0,
+        "scores": {},
+        "removed": {"a": 0.0, "b": 1.0},
+        "drop": {"c": 0.1, "d": 0.3, "e": math.nan, "f": None, "g": None},
+    }
+    svg = drawn.alpha_curves([point], ["a", "b"], ["c", "d", "e"], False, 1.0)
+    none, whole, *rest = dots(svg)
+    found = [100 * (none - y) / (none - whole) for y in rest]
+    # The mean and the worst of c and d; of f and g nothing is known.
+    np.testing.assert_allclose(found, [80, 70], rtol=1e-4)
 
 
 def test_points_need_no_order_and_one_is_enough():

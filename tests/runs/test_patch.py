@@ -12,7 +12,7 @@ from small_checkpoints import contents, edit_of
 
 from jax_surgery.edits import algebra, edit_file
 from jax_surgery.runs import start
-from jax_surgery.runs.patch_settings import ACTIONS, EditSettings
+from jax_surgery.runs.patch import ACTIONS, EditSettings
 
 UP = "model.layers.2.mlp.up_proj.weight"
 
@@ -155,7 +155,7 @@ def test_files_that_are_not_copied_are_named(files, capsys):
             "is an edit without the corrections .* give the rollback.safetensors",
         ),
         ({"action": "aply"}, "config.action='aply'; choose one of apply, rollback"),
-        ({"action": "compose", "rank": -1}, "config.rank=-1 must be 0 or more"),
+        ({"action": "compose", "rank": -1}, "config.rank=-1; use 0 or more"),
         (
             {"action": "scale", "scale": float("nan")},
             "config.scale=nan must be a finite",

@@ -69,11 +69,12 @@ def test_stages_are_read():
     found = parse_stages(
         "subspace:guard=2,mend=0@unlearn ; npo:beta=0.2@unlearn+update"
     )
-    assert [(s.method, s.roles) for s in found] == [
+    assert [(s.text, s.roles) for s in found] == [
         ("subspace:guard=2,mend=0", ("unlearn",)),
         ("npo:beta=0.2", ("unlearn", "update")),
     ]
-    assert found[0].direct.guard == 2 and found[1].direct is None
+    assert found[0].method.guard == 2 and found[1].method.beta == 0.2
+    assert [s.descends for s in found] == [False, True]
     [one] = parse_stages("surgery")
     assert one.roles == ("unlearn", "update")
 

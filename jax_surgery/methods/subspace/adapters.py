@@ -27,7 +27,7 @@ def first_factors(work: Work) -> Any:
         of another rank, alpha or set of matrices than `config.lora`.
     """
     settings = work.how
-    wanted = settings.lora
+    wanted = settings.low_rank
     if not settings.adapter:
         return lora.init_factors(work.model.config, wanted, settings.seed)
     found = peft_adapter.load_adapter(settings.adapter, work.model.config)
@@ -36,7 +36,7 @@ def first_factors(work: Work) -> Any:
     if there != asked:
         flags = (
             f"--config.lora.rank={found.rank} --config.lora.alpha={found.alpha:g} "
-            f"--config.lora.matrices={','.join(found.matrices)}"
+            f"--config.rounds.matrices={','.join(found.matrices)}"
         )
         raise ValueError(
             f"config.adapter={settings.adapter} has other settings than config.lora; "
@@ -47,7 +47,7 @@ def first_factors(work: Work) -> Any:
 
 def attached(work: Work, factors: Any) -> Any:
     """Parameters that run as the model with the adapter."""
-    return lora.attach(work.model.params, factors, work.how.lora)
+    return lora.attach(work.model.params, factors, work.how.low_rank)
 
 
 def adapt(stage: Stage, factors: Any) -> Any:
@@ -57,7 +57,7 @@ def adapt(stage: Stage, factors: Any) -> Any:
     goal = stage.goal  # Now, because the steps donate these factors.
     choice = OptimizerChoice(
         name="adamw",
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.optimizer.learning_rate,
         warmup=0,
         schedule="constant",
         final=0.0,
@@ -75,8 +75,8 @@ def adapt(stage: Stage, factors: Any) -> Any:
     step = low_rank_steps.make_step(
         work.model.config,
         work.model.compute,
-        settings.method.task_loss,
-        settings.lora,
+        settings.subspace.task_loss,
+        settings.low_rank,
         work.trainable,
         optimizer,
     )
@@ -108,8 +108,8 @@ def save(factors: Any, work: Work, directory: str) -> None:
         factors,
         work.model.config,
         directory,
-        rank=wanted.lora.rank,
-        alpha=wanted.lora.alpha,
-        matrices=wanted.lora.targets,
+        rank=wanted.low_rank.rank,
+        alpha=wanted.low_rank.alpha,
+        matrices=wanted.low_rank.targets,
         base=work.model.source,
     )

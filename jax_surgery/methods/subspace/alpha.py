@@ -36,7 +36,7 @@ def choose_alpha(
     goal = Goal(stage.work, targets, stage.before, initial, learns=stage.learns)
     low, high = 0.0, 1.0
     if not goal.reached(at(high)):
-        if not settings.method.one_shot:
+        if not settings.subspace.one_shot:
             print(f"alpha=1: not all of {', '.join(targets)} reach config.rounds.stop.")
             return high
         low, high = high, LARGEST

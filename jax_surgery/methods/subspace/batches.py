@@ -45,12 +45,12 @@ class WeightedBatches:
         self._targets = target_text(stage.work, targets, learn=learn, half=half)
         packer = self._targets.packer
         self.packers = {self._role: packer}
-        wanted = {self._role: how.rows}
-        self._guard = how.method.guard if guarded and stage.retained else 0.0
+        wanted = {self._role: how.tasks.rows}
+        self._guard = how.subspace.guard if guarded and stage.retained else 0.0
         if self._guard:
             retained, self._guard_log_odds = stage.retained_text.guarded(lost)
             self.packers["retain"] = retained
-            wanted["retain"] = how.rows_retained
+            wanted["retain"] = how.tasks.rows_retained
             self._guard *= packer.learned.mean() / retained.learned.mean()
             self._guard *= wanted[self._role] / wanted["retain"]
         self.wanted = wanted

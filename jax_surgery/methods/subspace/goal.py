@@ -44,7 +44,7 @@ class Goal:
         self._work, self._targets, self._scores = work, targets, before
         self._learns = learns
         self._texts = {
-            name: self._packed(work.documents(name, work.how.records))
+            name: self._packed(work.documents(name))
             for name in targets
             if work.texts[name].group.scorer == "accuracy"
         }
@@ -52,14 +52,14 @@ class Goal:
             name: self._accuracy(params, text) for name, text in self._texts.items()
         }
         self._others = {}
-        if work.how.method.overwrite and not learns:
+        if work.how.subspace.overwrite and not learns:
             self._others = {
                 name: self._packed(overwritten(work, name)) for name in targets
             }
 
     def _packed(self, documents: Sequence[Document]) -> tuple[Packer, Rows]:
         """Text that is asked after every round, packed once."""
-        packer = Packer(documents, self._work.how.context, "tokens")
+        packer = Packer(documents, self._work.how.tasks.context, "tokens")
         return packer, packer.pack()
 
     def _accuracy(self, params: Any, text: tuple[Packer, Rows]) -> float:

@@ -46,7 +46,7 @@ def harden(stage: Stage, params: Any) -> Any:
       params: parameters after that removal; donated.
     """
     settings = stage.work.how
-    method = settings.method
+    method = settings.subspace
     how = rounds_of(stage.work)._replace(number=method.harden * ROUNDS)
     batches = WeightedBatches(stage, stage.targets, learn=False, guarded=True)
 
@@ -103,7 +103,7 @@ def _relearn(stage: Stage, params: Any, number: int) -> Any:
     )
     params = copied(params)
     state = finetune.init_adam(params)
-    how = (work.model.config, work.model.compute, work.how.method.harden_rate)
+    how = (work.model.config, work.model.compute, work.how.subspace.harden_rate)
     stream = batches.stream()
     for _ in range(RELEARN_STEPS):
         batch = batches.batch(next(stream))

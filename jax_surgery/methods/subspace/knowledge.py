@@ -17,7 +17,7 @@ from jax_surgery.train.loop import Hook
 
 def no_knowledge(stage: Stage, how: rounds.Rounds) -> discriminate.Knowledge:
     """What is known of the retained groups, before it is computed: of its shapes."""
-    method = stage.work.how.method.discriminate
+    method = stage.work.how.subspace.discriminate
     if method == "none" or (method == "ridge" and not stage.retained):
         return ()
     shapes = jax.eval_shape(lambda: _zero_knowledge(stage, how, method))
@@ -25,7 +25,7 @@ def no_knowledge(stage: Stage, how: rounds.Rounds) -> discriminate.Knowledge:
 
 
 def _zero_knowledge(stage: Stage, how: rounds.Rounds, method: str):
-    config, ridge = stage.work.model.config, stage.work.how.method.ridge
+    config, ridge = stage.work.model.config, stage.work.how.subspace.ridge
     if method == "ridge":
         return ridges.factorise(zero_moments(config, how.trainable), ridge)
     matrices = how.trainable.take(stage.work.model.params)
@@ -56,7 +56,7 @@ def knowledge_hooks(stage: Stage, how: rounds.Rounds, initial: bool) -> list[Hoo
         cached.
     """
     settings = stage.work.how
-    method = settings.method.discriminate
+    method = settings.subspace.discriminate
     if method == "none" or (method == "ridge" and not stage.retained):
         return []
     if method == "gram_schmidt":
@@ -74,8 +74,8 @@ def knowledge_hooks(stage: Stage, how: rounds.Rounds, initial: bool) -> list[Hoo
                 found.append(matrix(state.params, *arguments)[0])
             return state._replace(knowledge=discriminate.similar_of(found, how.rank))
 
-        return [Hook(settings.method.refresh, similar)]
-    return [Hook(settings.method.refresh, ridge_hook(stage, initial))]
+        return [Hook(settings.subspace.refresh, similar)]
+    return [Hook(settings.subspace.refresh, ridge_hook(stage, initial))]
 
 
 def knowledge_of(stage: Stage, params: Any) -> discriminate.Knowledge:
@@ -89,7 +89,7 @@ def knowledge_of(stage: Stage, params: Any) -> discriminate.Knowledge:
 
 def ridge_hook(stage: Stage, initial: bool):
     """Factors of the retained groups' second moments at the parameters of a state."""
-    work, ridge = stage.work, stage.work.how.method.ridge
+    work, ridge = stage.work, stage.work.how.subspace.ridge
 
     def refresh(number: int, state: rounds.State) -> rounds.State:
         if number or not initial:

@@ -30,8 +30,8 @@ def mend(stage: Stage, params: Any) -> Any:
       params: parameters after the rounds; donated.
     """
     settings = stage.work.how
-    guarded = bool(stage.retained) and settings.method.guard
-    if settings.method.one_shot or not guarded or not settings.method.mend:
+    guarded = bool(stage.retained) and settings.subspace.guard
+    if settings.subspace.one_shot or not guarded or not settings.subspace.mend:
         return params
     knowledge: discriminate.Knowledge | None = None
     share, fewest = SHARE, math.inf
@@ -40,7 +40,7 @@ def mend(stage: Stage, params: Any) -> Any:
         reached = stage.goal.reached(params)
         if reached and not len(lost):
             return params
-        if number == settings.method.mend:
+        if number == settings.subspace.mend:
             break
         if knowledge is None:
             knowledge = knowledge_of(stage, params)
@@ -52,7 +52,7 @@ def mend(stage: Stage, params: Any) -> Any:
         how = Mending(params, knowledge, lost, reached, share, str(folder), saves)
         params, knowledge = in_rounds(stage, how)
     print(
-        f"after {settings.method.mend} passes (config.method=subspace:mend) {len(lost)} "
+        f"after {settings.subspace.mend} passes (config.method=subspace:mend) {len(lost)} "
         f"of {len(stage.retained_text.packer.documents)} retained texts have a wrong "
         f"answer that was right, and {', '.join(stage.targets)} "
         f"{'is' if reached else 'is not'} at config.rounds.stop."

@@ -27,7 +27,7 @@ def one_shot(stage: Stage) -> Any:
     work, settings = stage.work, stage.work.how
     how = rounds_of(work)
     task = _bootstrap(stage, stage.targets, how, "target")
-    method = settings.method.discriminate
+    method = settings.subspace.discriminate
     knowledge: discriminate.Knowledge = ()
     if method == "gram_schmidt":
         rank = GRAM_SCHMIDT_RANK
@@ -53,7 +53,7 @@ def _bootstrap(
     """T: what the moving matrices become where tasks are learned in rounds."""
     work, settings = stage.work, stage.work.how
     start = stage.params
-    if settings.method.random_start:
+    if settings.subspace.random_start:
         start = decoder.init_params(work.model.config, settings.seed)
     base = how.trainable.take(start)
     batches = WeightedBatches(stage, names, learn=True, guarded=False)

@@ -15,6 +15,7 @@ from jax_surgery.methods.subspace.work import Work
 from jax_surgery.optim.linalg import angles
 from jax_surgery.parallel import mesh as meshes
 
+RANK = 8  # directions of each task's subspace
 # A task that the model is sure of has nearly no gradient at temperature 1.
 LOSS = identify.TaskLoss("cross_entropy", 4.0)
 
@@ -26,12 +27,10 @@ class Angles:
     Attributes:
       names: of tasks.
       squares: [tasks, tasks].
-      rank: directions of each task's subspace.
     """
 
     names: list[str]
     squares: np.ndarray
-    rank: int
 
     def as_results(self) -> dict[str, Any]:
         """The angles as results.json holds them."""
@@ -47,19 +46,19 @@ class Angles:
         return near - set(targets)
 
 
-def measure(work: Work, names: Iterable[str], rank: int) -> Angles:
-    """The angles of all groups, of `rank` singular vectors of each."""
+def measure(work: Work, names: Iterable[str]) -> Angles:
+    """The angles of some groups, of `RANK` singular vectors of each."""
     names = list(names)
-    directions = [_directions(work, name, rank) for name in names]
-    return Angles(names, angles.overlaps(directions), rank)
+    directions = [_directions(work, name) for name in names]
+    return Angles(names, angles.overlaps(directions))
 
 
-def _directions(work: Work, name: str, rank: int) -> dict[str, jax.Array]:
-    settings = work.how
-    documents = work.documents(name, settings.records)
-    packer = Packer(documents, settings.context, "tokens")
-    rows = meshes.round_rows(max(settings.rows, settings.rows_retained))
-    batch, _ = next(one_pass(packer.pack(settings.seed), rows))
+def _directions(work: Work, name: str) -> dict[str, jax.Array]:
+    tasks = work.how.tasks
+    documents = work.documents(name)
+    packer = Packer(documents, tasks.context, "tokens")
+    rows = meshes.round_rows(max(tasks.rows, tasks.rows_retained))
+    batch, _ = next(one_pass(packer.pack(work.how.seed), rows))
     batch = batch.text.replace(
         token_weights_BT=-batch.weights_BT, target_log_odds_BT=0 * batch.weights_BT
     )
@@ -71,7 +70,7 @@ def _directions(work: Work, name: str, rank: int) -> dict[str, jax.Array]:
         work.model.compute,
         work.trainable,
     )
-    return angles.input_directions(task, rank)
+    return angles.input_directions(task, RANK)
 
 
 _matrix = jax.jit(identify.task_matrix, static_argnums=(1, 3, 4, 5))

@@ -25,7 +25,7 @@ GUARDED = 4.0  # nats of log-odds; a retained token above is not raised
 
 
 class RetainedText:
-    """Up to `tasks.records` texts of each retained task.
+    """Up to `Work.RECORDS` texts of each retained task.
 
     Attributes:
       packer: the texts.
@@ -54,7 +54,7 @@ class RetainedText:
         weights, self._near, self._far = [], [], []
         for name in retained:
             near = name in similar
-            own = work.documents(name, settings.records)
+            own = work.documents(name)
             places = list(range(len(documents), len(documents) + len(own)))
             documents += own
             if near:
@@ -64,7 +64,7 @@ class RetainedText:
             weight = SIMILAR_WEIGHT if near else 1.0
             count = sum(len(d.tokens) for d in own)
             weights.append(np.full(count, weight / count, np.float32))
-        self.packer = Packer(documents, settings.context, "tokens")
+        self.packer = Packer(documents, settings.tasks.context, "tokens")
         self._rows = self.packer.pack()
         # A task's tokens weigh its weight together.
         self._weights = np.concatenate(weights)
@@ -128,4 +128,4 @@ class RetainedText:
         spans = np.split(self._before[0], self.packer.starts[1:])
         reached = np.concatenate([spans[i] for i in places])
         bounds = np.minimum(GUARDED, reached)
-        return Packer(documents, settings.context, "tokens"), bounds
+        return Packer(documents, settings.tasks.context, "tokens"), bounds

@@ -11,6 +11,7 @@ import optax
 from etils import epath
 
 from jax_surgery.methods.subspace import adapters, learn, low_rank, rounds
+from jax_surgery.methods.subspace.alpha import choose_alpha
 from jax_surgery.methods.subspace.harden import harden
 from jax_surgery.methods.subspace.mend import mend
 from jax_surgery.methods.subspace.stage import Stage
@@ -32,6 +33,7 @@ class Changed:
       similar: retained groups that are similar to a target of any stage.
       adapter: LoRA's factors, or None.
       moving: what the change is of; of an adapter, every layer.
+      alpha: how many times the change is to be taken.
       stages: of each stage, what was retained and by which statistics.
     """
 
@@ -42,16 +44,17 @@ class Changed:
     similar: set[str]
     adapter: Any
     moving: Trainable
+    alpha: float
     stages: list[dict[str, Any]]
 
     def at(self, params: Any, alpha: float) -> Any:
         """Parameters with the change taken `alpha` times."""
         return learn.learn(params, self.change, alpha, self.moving)
 
-    def relative_norm(self, params: Any, alpha: float) -> float:
-        """Norm of the change, relative to that of the matrices that move."""
+    def relative_norm(self, params: Any) -> float:
+        """Norm of what is taken, relative to that of the matrices that move."""
         weights = optax.tree.norm(self.moving.take(params))
-        return float(alpha * optax.tree.norm(self.change) / weights)
+        return float(self.alpha * optax.tree.norm(self.change) / weights)
 
 
 def check_rank(work: Work) -> None:
@@ -69,7 +72,7 @@ def check_rank(work: Work) -> None:
 def run_stage(stage: Stage) -> Any:
     """The parameters after a stage: rounds, hardening, and what restores the rest."""
     params = run_rounds(stage)
-    if stage.work.how.method.harden:
+    if stage.work.how.subspace.harden:
         params = harden(stage, params)
     return mend(stage, params)
 
@@ -77,27 +80,22 @@ def run_stage(stage: Stage) -> Any:
 def run_stages(
     work: Work,
     before: Scores,
-    targets: Sequence[list[str]],
     similar: Sequence[set[str]],
     directory: str,
-    *,
-    learns: bool,
 ) -> Changed:
     """All stages of a run, one after another.
 
     Args:
       work: the model before the run, and its groups.
       before: its scores.
-      targets: groups to remove or add together, of each stage.
-      similar: groups similar to those, of each stage.
+      similar: groups similar to the targets, of each stage.
       directory: of the run.
-      learns: whether the targets are added.
 
     Raises:
-      ValueError: a target to remove that the model does not know.
+      ValueError: a target to remove that the model does not know; see `choose_alpha`.
       TrainingDiverged, Interrupted: see `loop.train`.
     """
-    how = work.how
+    how, targets, learns = work.how, work.how.tasks.stages, work.how.learns
     params, factors, stage = work.model.params, None, None
     every_similar: set[str] = set()
     seconds, stages = [], []
@@ -124,13 +122,19 @@ def run_stages(
     moving = work.trainable
     if how.lora.rank:
         moving = dataclasses.replace(moving, first_layer=0)
-        pairs = low_rank.as_pairs(factors, how.lora)
-        change = low_rank.change(factors, how.lora)
+        pairs = low_rank.as_pairs(factors, how.low_rank)
+        change = low_rank.change(factors, how.low_rank)
     else:
         change = rounds.change_of(params, moving.take(work.model.params), moving)
         pairs = learn.factors(change, how.rounds.rank)
+    alpha = choose_alpha(
+        stage,
+        [name for names in targets for name in names],
+        work.model.params,
+        lambda alpha: learn.learn(work.model.params, change, alpha, moving),
+    )
     return Changed(
-        change, pairs, stage, seconds, every_similar, factors, moving, stages
+        change, pairs, stage, seconds, every_similar, factors, moving, alpha, stages
     )
 
 
@@ -146,7 +150,7 @@ def _described(stage: Stage) -> dict[str, Any]:
         "similar": sorted(stage.similar & set(stage.retained)),
     }
     how = stage.work.how
-    reads = how.method.discriminate == "ridge" and not how.lora.rank
+    reads = how.subspace.discriminate == "ridge" and not how.lora.rank
     if reads and stage.retained:
         said["statistics"] = stage.retained_text.key
     return said

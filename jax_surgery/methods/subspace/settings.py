@@ -1,110 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The subspace method: its options, and what its stages read of a run's settings.
-
-`config.method` names it with its options: "subspace", "subspace:guard=0,mend=0". What
-the options are for comparison with the paper (arXiv 2408.04140), and what each of them
-is worth, stands in results/subspace_table.md.
-"""
+"""Settings of runs on tasks, which are what stages of the subspace method read."""
 
 import dataclasses
-from typing import Literal
+import functools
+from typing import ClassVar, Literal
 
+from jax_surgery import methods
 from jax_surgery.config import at_least, positive
-from jax_surgery.methods.subspace import identify
+from jax_surgery.methods.subspace.method import PATH, Subspace
+from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.trainable import Trainable, resolve
+from jax_surgery.models.layout import MATRICES
+from jax_surgery.models.trainable import Trainable, matrix_names, resolve
 from jax_surgery.optim.lora import LowRank
+from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.train.loop_settings import Loop
 
-PATH = "config.method=subspace"
-
 
 @dataclasses.dataclass(frozen=True)
-class Subspace:
-    """Removes or adds groups of text in rounds; a round moves a little, then identifies
-    the task again in the weights that it left.
+class Tasks:
+    """Which tasks there are, and which of them are targets; all others are retained."""
 
-    Attributes:
-      loss: what a token's weight moves, see `identify.TaskLoss`; learning takes
-        "cross_entropy".
-      temperature: of the logits ("cross_entropy").
-      cosine: whether the step falls to 0 along a half cosine.
-      discriminate: what retained text does not feel: "ridge", "gram_schmidt" (the
-        paper's) or "none".
-      ridge: relative to the mean eigenvalue of the retained inputs' second moments.
-      refresh: rounds between recomputations of what is known of retained text; 0: once.
-      guard: weight of retained tokens that fell; 0 guards nothing.
-      mend: passes at most that restore lost retained answers; 0 restores nothing.
-      overwrite: weight of other texts' answers in the place of unlearned ones; 0 writes
-        nothing. With 1 facts come back far less when some of them are trained again.
-      harden: copies that relearn the targets, from which they are removed too; 0 is
-        none, 6 lasts long.
-      harden_rate: of Adam, with which a copy relearns.
-      harden_statistics: whose inputs the ridge reads then: "model" or "copy".
-      one_shot: identify, discriminate and subtract once, as the paper does.
-      order: of the layers, see `identify.layer_share`.
-      random_start: whether the task is identified in random weights (the paper's
-        figure; with `one_shot`).
-      adam: rate of Adam's steps, as the paper trains; 0 takes plain gradients.
-    """
-
-    loss: Literal["margin", "cross_entropy"] = "margin"
-    temperature: float = 4.0
-    cosine: bool = False
-    discriminate: Literal["ridge", "gram_schmidt", "none"] = "ridge"
-    ridge: float = 1e-3
-    refresh: int = 6
-    guard: float = 1.0
-    mend: int = 8
-    overwrite: float = 0.0
-    harden: int = 0
-    harden_rate: float = 3e-4
-    harden_statistics: Literal["model", "copy"] = "model"
-    one_shot: bool = False
-    order: Literal["joint", "cyclic", "first_to_last"] = "joint"
-    random_start: bool = False
-    adam: float = 0.0
+    source: str  # "suite", or a JSONL file of tasks (see benchmarks/tasks.py)
+    targets: str  # "a,b" together; "a;b" one after the other
+    similar: str  # to the targets: "family", "overlap", or names
+    context: int  # tokens a row
+    rows: int  # of targets' text in a round
+    rows_retained: int  # of retained text in a round; 0 with the method's guard=0
 
     def __post_init__(self):
-        self.task_loss  # noqa: B018 (raises)
-        numbers = ("refresh", "guard", "mend", "overwrite", "harden", "adam")
-        for name in numbers:
-            if (value := getattr(self, name)) < 0:
-                raise ValueError(f"{PATH}:{name}={value}; use 0 or more.")
-        positive(self.ridge, f"{PATH}:ridge")
-        positive(self.harden_rate, f"{PATH}:harden_rate")
-        if self.random_start and not self.one_shot:
-            raise ValueError(
-                f"{PATH}:random_start=True identifies in weights that are not the "
-                "model's, which only one_shot=True can subtract."
-            )
-        if self.harden and self.one_shot:
-            raise ValueError(
-                f"{PATH}:harden={self.harden} removes in rounds; use harden=0 with "
-                "one_shot=True."
-            )
+        at_least(0, self, "config.tasks", "rows_retained")
+        at_least(1, self, "config.tasks", "rows")
+        at_least(2, self, "config.tasks", "context")
 
     @property
-    def task_loss(self) -> identify.TaskLoss:
-        """What token weights move."""
-        return identify.TaskLoss(self.loss, self.temperature)
-
-
-@dataclasses.dataclass(frozen=True)
-class UnlearnPaper(Subspace):
-    """UNLEARN as its paper's figure shows it, to compare with. It does not work: random
-    weights have no basis in common with the model's."""
-
-    loss: Literal["margin", "cross_entropy"] = "cross_entropy"
-    temperature: float = 1.0
-    discriminate: Literal["ridge", "gram_schmidt", "none"] = "gram_schmidt"
-    one_shot: bool = True
-    order: Literal["joint", "cyclic", "first_to_last"] = "first_to_last"
-    random_start: bool = True
-    adam: float = 1e-3
-
-
-DIRECT_METHODS = {"subspace": Subspace, "unlearn_paper": UnlearnPaper}
+    def stages(self) -> list[list[str]]:
+        """Targets that are worked on together, one stage after another."""
+        stages = [
+            [name.strip() for name in stage.split(",") if name.strip()]
+            for stage in self.targets.split(";")
+        ]
+        return [stage for stage in stages if stage]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,34 +67,64 @@ class Rounds:
 
 
 @dataclasses.dataclass(frozen=True)
-class How:
-    """All that the stages of a run read of its settings.
+class TasksStatistics:
+    """Second moments of the retained tasks' inputs, for the ridge."""
 
-    Attributes:
-      method, rounds, lora, loop, seed: see the settings of the run.
-      adapter: directory of an adapter in PEFT's format to go on from, or "".
-      learning_rate: of AdamW, which moves an adapter.
-      context: tokens a row.
-      rows, rows_retained: of the targets' and of the retained text in a round.
-      records: of each retained group that are read for it; 0 reads all.
-      cache: folder of statistics that runs share; "" is the stage's.
+    cache: str  # folder that runs share; "" is the workdir's
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """A low-rank adapter in place of the weights, of the matrices of `Rounds`."""
+
+    rank: int  # 0 changes the weights themselves
+    alpha: float  # deltas are multiplied by alpha / rank
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterSteps:
+    """How an adapter moves: by AdamW at a constant rate."""
+
+    learning_rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TasksSettings:
+    """Removing or adding tasks (`run = "unlearn"` or `"learn"`).
+
+    A stage by subspaces of a run on texts by role is such a run too, on the role.
     """
 
-    method: Subspace
-    rounds: Rounds
-    lora: LowRank
-    adapter: str
-    learning_rate: float
-    context: int
-    rows: int
-    rows_retained: int
-    records: int
-    cache: str
+    run: str
+    model: str  # "suite", "embedded", a directory, or a hub name
     seed: int
+    method: str  # "subspace" with its options, or "unlearn_paper"
+    tasks: Tasks
+    rounds: Rounds
+    statistics: TasksStatistics
+    lora: Adapter
+    adapter: str  # directory of an adapter in PEFT's format to go on from
+    optimizer: AdapterSteps
+    mesh: MeshShape
+    compute: Compute
+    # "full" has the scores along alpha and the angles between tasks too, which take as
+    # long as many evaluations.
+    report: Literal["full", "scores"]
     loop: Loop
 
+    # Each round is logged; goals are measured where the method asks for them.
+    FIXED: ClassVar = {
+        "compute": {"unroll": 0},
+        "loop": {
+            "log_every": 1,
+            "evaluate_every": 0,
+            "evaluate_questions": 200,
+            "keep": 1,
+        },
+    }
+
     def __post_init__(self):
-        rank, method = self.lora.rank, self.method
+        rank, alpha, method = self.low_rank.rank, self.rounds.alpha, self.subspace
         if rank and method.one_shot:
             raise ValueError(
                 f"config.lora.rank={rank} trains an adapter step by step, and "
@@ -169,26 +135,62 @@ class How:
                 f"{PATH}:harden={method.harden} changes the weights themselves; use "
                 "harden=0 with config.lora.rank."
             )
-        if rank and self.rounds.alpha != 1:
+        if rank and alpha != 1:
             raise ValueError(
-                f"config.rounds.alpha={self.rounds.alpha:g} would make model/ "
+                f"config.rounds.alpha={alpha:g} would make model/ "
                 f"another than the base with adapter/ (config.lora.rank={rank}); use 1."
             )
         if self.adapter and not rank:
             raise ValueError(
                 f"config.adapter={self.adapter!r} needs config.lora.rank, the adapter's."
             )
-        if method.harden and not self.rounds.alpha:
+        if method.harden and not alpha:
             raise ValueError(
                 "config.rounds.alpha=0 seeks the smallest that reaches "
                 "config.rounds.stop, and removal from copies goes beyond it: use 1, or "
                 f"{PATH}:harden=0."
             )
-        if not self.rows_retained and method.guard:
+        if method.harden and self.learns:
+            raise ValueError(
+                f"{PATH}:harden={method.harden} is of what is unlearned; use harden=0 to "
+                "learn."
+            )
+        if method.guard and not self.tasks.rows_retained:
             raise ValueError(
                 "without rows of retained text there is nothing to guard; give it rows, "
                 f"or use {PATH}:guard=0."
             )
+
+    @functools.cached_property
+    def subspace(self) -> Subspace:
+        """The method.
+
+        Raises:
+          ValueError: see `methods.parse`, or a method that descends.
+        """
+        found = methods.parse(self.method)
+        if not isinstance(found, Subspace):
+            raise ValueError(  # noqa: TRY004, of a config, which users read in one line
+                f"config.method={self.method!r} descends along gradients on texts by "
+                "role, as configs/surgery.py does; tasks are removed and added by "
+                "'subspace'."
+            )
+        return found
+
+    @property
+    def learns(self) -> bool:
+        """Whether the targets are added; else they are removed."""
+        return self.run == "learn"
+
+    @functools.cached_property
+    def low_rank(self) -> LowRank:
+        """The adapter, of rank 0 where the weights themselves change.
+
+        Raises:
+          ValueError: a matrix that no model has, or see `LowRank`.
+        """
+        names = matrix_names(self.rounds.matrices, "config.rounds.matrices")
+        return LowRank(self.lora.rank, self.lora.alpha, ",".join(names or MATRICES))
 
     def trainable(self, config: ModelConfig) -> Trainable:
         """What of a model moves.
@@ -196,12 +198,12 @@ class How:
         Raises:
           ValueError: see `trainable.resolve`.
         """
-        rounds, rank = self.rounds, self.lora.rank
+        rounds = self.rounds
         return resolve(
             config,
             rounds.first_layer,
-            self.lora.matrices if rank else rounds.matrices,
+            rounds.matrices,
             section="config.rounds",
-            rank=rank,
+            rank=self.lora.rank,
             only_matrices=True,
         )

@@ -59,7 +59,7 @@ def copied(params: Any) -> Any:
 
 def rounds_of(work: Work) -> rounds.Rounds:
     """How a run's settings take rounds."""
-    method, chosen = work.how.method, work.how.rounds
+    method, chosen = work.how.subspace, work.how.rounds
     return rounds.Rounds(
         work.model.config,
         work.model.compute,

@@ -42,7 +42,7 @@ class Mending(NamedTuple):
 
 def run_rounds(stage: Stage) -> Any:
     """The parameters after a stage's rounds, or after its single subtraction."""
-    if stage.work.how.method.one_shot:
+    if stage.work.how.subspace.one_shot:
         return one_shot(stage)
     return in_rounds(stage)[0]
 

@@ -37,7 +37,9 @@ def of_model(work: Work, text: RetainedText, directory: str) -> Moments:
     Args:
       directory: of the run, for `statistics/` where no cache is named.
     """
-    folder = epath.Path(work.how.cache or epath.Path(directory) / "statistics")
+    folder = epath.Path(
+        work.how.statistics.cache or epath.Path(directory) / "statistics"
+    )
     trainable = work.trainable
     sums = moment_sums.zero_moments(work.model.config, trainable)
     done = 0

@@ -52,7 +52,7 @@ def target_text(
     """
     groups = []
     for name in names:
-        documents = work.documents(name)
+        documents = work.texts[name].documents
         if half is not None:
             documents = documents[half::2]
         if learn:
@@ -61,7 +61,7 @@ def target_text(
         chance = work.texts[name].chance
         log_odds = chance_odds(chance) if chance else UNLEARNED
         group = [(d, 1.0, log_odds) for d in documents]
-        if share := work.how.method.overwrite:
+        if share := work.how.subspace.overwrite:
             group += [(d, -share, OVERWRITTEN) for d in overwritten(work, name)]
         groups.append(group)
     found = repeated(groups)
@@ -72,7 +72,7 @@ def target_text(
         )
         for i in (1, 2)
     ]
-    return TargetText(Packer(documents, work.how.context, "tokens"), *tables)
+    return TargetText(Packer(documents, work.how.tasks.context, "tokens"), *tables)
 
 
 def overwritten(work: Work, name: str) -> list[Document]:
@@ -83,7 +83,7 @@ def overwritten(work: Work, name: str) -> list[Document]:
     Raises:
       ValueError: all of them have the same answer.
     """
-    documents = work.documents(name)
+    documents = work.texts[name].documents
     order = np.random.default_rng((work.how.seed, 1)).permutation(len(documents))
     found = []
     answers = [tuple(d.tokens[d.learned].tolist()) for d in documents]
@@ -93,7 +93,7 @@ def overwritten(work: Work, name: str) -> list[Document]:
         there = next((i for i in later if answers[i] != answers[here]), None)
         if there is None:
             raise ValueError(
-                f"config.method=subspace:overwrite={work.how.method.overwrite:g}: all "
+                f"config.method=subspace:overwrite={work.how.subspace.overwrite:g}: all "
                 f"{len(documents)} texts of {name!r} have one answer, so there is no "
                 "other to put in its place; use overwrite=0."
             )

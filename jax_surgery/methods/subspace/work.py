@@ -4,13 +4,13 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from jax_surgery.benchmarks.tasks import GroupText
 from jax_surgery.data.tokens import Document
-from jax_surgery.methods.subspace.settings import How
+from jax_surgery.methods.subspace.settings import TasksSettings
 from jax_surgery.metrics.task_scores import Score, score
 from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import Trainable
@@ -27,12 +27,15 @@ class Work:
     Attributes:
       model: as it is before the run; its parameters are never given up.
       texts: of every group, by name.
-      how: what the stages read of the settings.
+      how: the settings.
+      RECORDS: of a group that statistics and goals read at most, drawn.
     """
+
+    RECORDS: ClassVar[int] = 1000
 
     model: Model
     texts: dict[str, GroupText]
-    how: How
+    how: TasksSettings
 
     @functools.cached_property
     def trainable(self) -> Trainable:
@@ -43,19 +46,19 @@ class Work:
         self, params: Any, names: Iterable[str] = (), limit: int | None = None
     ) -> Scores:
         """What parameters score on groups; all of them where none is named."""
-        model, context = self.model.with_params(params), self.how.context
+        model, context = self.model.with_params(params), self.how.tasks.context
         return {
             name: score(model, self.texts[name], context, limit)
             for name in names or self.texts
         }
 
-    def documents(self, name: str, limit: int = 0) -> Sequence[Document]:
-        """A group's text, or `limit` of it drawn with the run's seed."""
+    def documents(self, name: str) -> Sequence[Document]:
+        """A group's text, or `RECORDS` of it drawn with the run's seed."""
         found = self.texts[name].documents
-        if not limit or len(found) <= limit:
+        if len(found) <= self.RECORDS:
             return found
         rng = np.random.default_rng((self.how.seed, len(found)))
-        return [found[i] for i in np.sort(rng.permutation(len(found))[:limit])]
+        return [found[i] for i in np.sort(rng.permutation(len(found))[: self.RECORDS])]
 
 
 def is_known(score: Score) -> bool:

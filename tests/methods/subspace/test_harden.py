@@ -13,7 +13,7 @@ from jax_surgery.methods.subspace.harden import harden
 from jax_surgery.methods.subspace.mend import mend
 from jax_surgery.methods.subspace.stage import Stage, copied
 from jax_surgery.methods.subspace.stage_rounds import run_rounds
-from jax_surgery.methods.subspace.work import retained_groups
+from jax_surgery.methods.subspace.work import Work, retained_groups
 from jax_surgery.metrics import answer_accuracy
 from jax_surgery.metrics.task_scores import drop, removed
 from jax_surgery.train import finetune
@@ -28,7 +28,8 @@ def stage(folder, own) -> Stage:
     """People to be removed, with all other tasks kept."""
     work = work_of(
         own,
-        tasks={"source": own["tasks.source"], "targets": TASK, "records": 0},
+        Work,
+        tasks={"source": own["tasks.source"], "targets": TASK},
         rounds={"number": ROUNDS},
         method="subspace:harden=4",
     )

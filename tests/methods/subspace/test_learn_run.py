@@ -51,7 +51,7 @@ def test_what_an_earlier_stage_taught_is_guarded_as_high_as_it_is(learned, own):
         batches = WeightedBatches(stage, stage.targets, learn=True, guarded=True)
         batch = batches.batch(next(batches.stream()))
         kept = np.asarray(batch.token_weights_BT) < 0
-        kept[: ours.how.rows] = False  # the targets' rows
+        kept[: ours.how.tasks.rows] = False  # the targets' rows
         return np.asarray(batch.target_log_odds_BT)[kept]
 
     before, after = bounds(ours.model.params), bounds(params)
@@ -62,7 +62,7 @@ def test_what_an_earlier_stage_taught_is_guarded_as_high_as_it_is(learned, own):
 
 
 LORA = {
-    "lora.rank": 8, "lora.matrices": "q,v,up,down", "rounds.number": 4,
+    "lora.rank": 8, "rounds.matrices": "q,v,up,down", "rounds.number": 4,
     "method": "subspace:loss=cross_entropy,temperature=1,guard=0",
     "rounds.stop": 1.0, "optimizer.learning_rate": 1e-2,
 }  # fmt: skip

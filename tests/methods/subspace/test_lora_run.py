@@ -182,9 +182,8 @@ from jax_surgery.optim import lora
 from jax_surgery.train import step as steps
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.methods.loss import Loss
 from jax_surgery.optim.optimizer import make_optimizer
-from plain_settings import plain_objective, plain_optimizer
+from plain_settings import plain_loss, plain_optimizer
 CONFIG = ModelConfig(vocab_size=40, hidden_size=16, intermediate_size=24, num_layers=2,
                      num_heads=4, num_kv_heads=2, head_dim=4, initializer_range=0.2)
 LOW = lora.LowRank(rank=3, alpha=6.0)
@@ -209,7 +208,7 @@ def run(shape, count):
         batch = jax.tree.map(lambda v: v[order], BATCH)
         optimizer = make_optimizer(plain_optimizer(learning_rate=1e-2), 12)
         step = steps.make_train_step(
-            CONFIG, Loss(plain_objective(ascent="level", gamma=2.0)), rows, optimizer,
+            CONFIG, plain_loss(ascent="level", gamma=2.0), rows, optimizer,
             low_rank=LOW)
         state = steps.init_state(lora.init_factors(CONFIG, LOW, 0), optimizer)
         a = state.params["layers"]["mlp"]["up"]["lora_a"]

@@ -8,6 +8,7 @@ from subspace_run_cases import ROUNDS, work_of
 from jax_surgery.methods.subspace import mend as mending
 from jax_surgery.methods.subspace.stage import Stage, copied
 from jax_surgery.methods.subspace.stage_rounds import in_rounds
+from jax_surgery.methods.subspace.work import Work
 from jax_surgery.train.loop import TrainingDiverged
 
 OPTIMISED = True  # see conftest
@@ -19,7 +20,7 @@ CARELESS = {"method": "subspace:discriminate=none,guard=0"}
 def stage_of(own, folder, **fields) -> Stage:
     tasks = {"source": own["tasks.source"], "targets": TARGET}
     fields = {"rounds": {"number": ROUNDS}, "tasks": tasks} | fields
-    work = work_of(own, **fields)
+    work = work_of(own, Work, **fields)
     initial = work.model.params
     before = work.scores(initial)
     return Stage(work, initial, [TARGET], KEPT, NEAR, before, str(folder))

@@ -17,9 +17,11 @@ from jax_surgery.data.probes import Probe
 from jax_surgery.edits import apply
 from jax_surgery.methods.subspace import alpha, overlap, targets
 from jax_surgery.methods.subspace.stage import Stage
+from jax_surgery.methods.subspace.work import Work
 from jax_surgery.metrics import answer_accuracy
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.model import Model
+from jax_surgery.report import task_results
 from jax_surgery.runs import by_tasks
 from jax_surgery.train.metrics_file import read_metrics
 
@@ -28,9 +30,11 @@ OPTIMISED = True  # see conftest
 
 @pytest.fixture(scope="module")
 def removed(folder):
-    fields = {"report.alphas": "0,1", "report.angles": 2}
-    fields |= {"tasks.records": 100}
-    return go(folder / "removed", **fields), folder / "removed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task_results, "ALPHAS", (0.0, 1.0))
+        patch.setattr(overlap, "RANK", 2)
+        patch.setattr(Work, "RECORDS", 100)
+        return go(folder / "removed"), folder / "removed"
 
 
 def test_the_target_goes_and_all_others_stay(removed):
@@ -184,7 +188,7 @@ def test_wrong_tasks_are_told_before_the_model_is_loaded(
 
 def test_stages_go_one_after_another_and_alpha_is_sought(folder, own):
     fields = {"tasks.targets": "people_a;dict_a", "tasks.similar": "overlap"}
-    fields |= {"report.angles": 8, "rounds.stop": 0.5, "rounds.alpha": 0.0}
+    fields |= {"rounds.stop": 0.5, "rounds.alpha": 0.0}
     results = go(folder / "two", **own | fields)
     tasks, made = results["tasks"], results["alpha"]
     gone = {n: t["removed"] for n, t in tasks.items() if t["role"] == "target"}
@@ -219,7 +223,7 @@ def test_alpha_is_the_smallest_for_the_targets_of_all_stages(
     def chosen(given=0.0):
         method = f"subspace:one_shot={mode == 'one_shot'}"
         fields = {"method": method, "rounds": {"alpha": given}}
-        how = settings_of("unlearn", fields).how()
+        how = settings_of("unlearn", fields)
         of_run = types.SimpleNamespace(how=how)
         last = Stage(of_run, None, ["b", "c"], [], set(), {}, "")
         names = ["a", "b", "c"]
@@ -241,7 +245,7 @@ def test_alpha_is_the_smallest_for_the_targets_of_all_stages(
 def test_overlap_of_tasks_is_measured_and_picks_the_similar(own):
     ours = work_of(own)
     names = ("dict_a", "dict_b", "people_a", "people_b")
-    found = overlap.measure(ours, names, 8)
+    found = overlap.measure(ours, names)
     squares = dict(zip(names, found.squares[0], strict=True))
     assert squares["dict_a"] == pytest.approx(1, abs=1e-4)
     assert squares["dict_b"] > max(squares["people_a"], squares["people_b"]) + 0.05
@@ -279,7 +283,9 @@ def test_overwritten_answers_take_over(folder, own):
     texts = targets.overwritten(ours, "dict_a")
     # Each prompt has another's answer, and none its own; they come in another order.
     answer = lambda d: (d.tokens[:5].tobytes(), int(d.tokens[d.learned][0]))
-    plain, others = (dict(map(answer, d)) for d in (ours.documents("dict_a"), texts))
+    plain, others = (
+        dict(map(answer, d)) for d in (ours.texts["dict_a"].documents, texts)
+    )
     assert plain.keys() == others.keys() and len(plain) == 40
     assert sorted(plain.values()) == sorted(others.values())
     assert all(plain[prompt] != other for prompt, other in others.items())

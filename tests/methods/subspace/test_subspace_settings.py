@@ -27,11 +27,13 @@ from jax_surgery.renamed import RENAMED
             {"rounds": {"alpha": 0, "stop": 0}},
             "alpha=0 seeks the smallest that reaches",
         ),
+        ({"report": "none"}, "config.report='none'; choose one of full, scores"),
+        ({"rounds": {"matrices": "q,x"}}, "^config.rounds.matrices has 'x'"),
         (
-            {"tasks": {"similar": "overlap"}, "report": {"angles": 0}},
-            "similar='overlap' is measured by config.report.angles",
+            {"lora": {"rank": 2}, "rounds": {"matrices": "x"}},
+            "^config.rounds.matrices has 'x'",
         ),
-        ({"report": {"alphas": "0,x"}}, "config.report.alphas='0,x'; use numbers"),
+        ({"method": "npo"}, "'npo' descends .*; tasks are removed and added by"),
         ({"rounds": {"step": 0}}, "config.rounds.step=0.* must be positive"),
         ({"method": "subspace:ridge=0"}, "subspace:ridge=0.* must be positive"),
         ({"method": "subspace:guard=-1"}, "subspace:guard=-1.*; use 0 or more"),
@@ -54,12 +56,12 @@ def test_targets_are_read_in_stages():
 
 
 def test_the_papers_figure_is_a_method_of_its_own():
-    method = settings_of("unlearn", {"method": "unlearn_paper"}).direct_method
+    method = settings_of("unlearn", {"method": "unlearn_paper"}).subspace
     spelt = (
         "subspace:one_shot=True,random_start=True,order=first_to_last,adam=0.001,"
         "loss=cross_entropy,temperature=1,discriminate=gram_schmidt"
     )
-    same = settings_of("unlearn", {"method": spelt}).direct_method
+    same = settings_of("unlearn", {"method": spelt}).subspace
     assert dataclasses.asdict(method) == dataclasses.asdict(same)
 
 

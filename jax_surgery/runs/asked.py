@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a config asks of models: questions, and probes with metrics."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jax_surgery import metrics
+from jax_surgery.benchmarks import BENCHMARKS, parse
+from jax_surgery.data.probes import Probe
+from jax_surgery.data.questions import Question, read_questions
+from jax_surgery.metrics import multiple_choice
+from jax_surgery.models.model import Model
+
+CONTEXT = 256  # tokens; questions are the same in any
+# {group: {metric: {"value", "interval", "n", "reference"}}}
+Measured = dict[str, dict[str, dict[str, Any]]]
+
+
+def load_questions(source: str) -> tuple[Question, ...]:
+    """The questions of `config.data.questions`.
+
+    Args:
+      source: a benchmark that has questions, such as "embedded"; a questions JSONL; or
+        "" for none.
+
+    Raises:
+      FileNotFoundError, ValueError: see `read_questions`, or the benchmark has none.
+    """
+    if not source:
+        return ()
+    if source.partition(":")[0] not in BENCHMARKS:
+        return tuple(read_questions(source))
+    probes = parse(source, "config.data.questions").probes(CONTEXT)
+    found = tuple(question for probe in probes for question in probe.questions)
+    if not found:
+        raise ValueError(
+            f"config.data.questions={source!r} has no multiple-choice questions; ask "
+            f"it with --config.benchmark={source} of configs/evaluate.py."
+        )
+    return found
+
+
+def accuracies(
+    model: Model, questions: Sequence[Question], context: int
+) -> dict[str, Any]:
+    """Accuracies by group, see `multiple_choice.summarise`; {} without questions."""
+    if not questions:
+        return {}
+    probe = Probe("all", context, tuple(questions))
+    return multiple_choice.summarise(multiple_choice.answer(model, probe))
+
+
+def with_metrics(probes: Iterable[Probe], names: str) -> list[Probe]:
+    """Probes of which the named metrics are measured.
+
+    Args:
+      names: of `config.metrics`, comma-separated; "" leaves each probe its own.
+
+    Raises:
+      ValueError: there is no such metric.
+    """
+    named = tuple(name.strip() for name in names.split(",") if name.strip())
+    found = [dataclasses.replace(p, metrics=named or p.metrics) for p in probes]
+    for probe in found:
+        metrics_of(probe)  # raises before a model is loaded
+    return found
+
+
+def metrics_of(probe: Probe) -> list[metrics.Metric]:
+    """What is measured of a probe."""
+    return [metrics.find(name) for name in probe.metrics]
+
+
+def measure(model: Model, probes: Iterable[Probe]) -> Measured:
+    """What a model scores on probes, as results.json holds it."""
+    return {
+        probe.group: {
+            name: dataclasses.asdict(estimate)
+            for name, estimate in metrics.measure(
+                metrics_of(probe), model, probe
+            ).items()
+        }
+        for probe in probes
+    }

@@ -82,7 +82,6 @@ class SurgerySettings:
         for stage in self.stages:
             if stage.descends:
                 continue
-            self.of_subspaces(stage)  # raises
             [role] = stage.roles
             if not self.data.rows[role]:
                 raise ValueError(
@@ -94,6 +93,7 @@ class SurgerySettings:
                     f"config.lora.rank={self.lora.rank}: a stage by subspaces changes "
                     "the weights themselves; use config.lora.rank=0 with it."
                 )
+            self.of_subspaces(stage)  # raises
         if self.lora.rank:
             self.lora.check_optimizer(self.optimizer)
 

@@ -81,12 +81,12 @@ def _mixed(colours: Sequence[str]):
 def _name(axes, names: list[str], size: float) -> None:
     """Names of the rows and columns, no other lines."""
     axes.tick_params(length=0, labelsize=size)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(np.arange(len(names)) + 0.5, names, parse_math=False)
-    steep = len(names) > WRITTEN_TASKS
-    for label in axes.get_xticklabels():
-        label.set(rotation=90 if steep else 45, rotation_mode="anchor", ha="right",
-                  va="center" if steep else "top")  # fmt: skip
+    places, steep = np.arange(len(names)) + 0.5, len(names) > WRITTEN_TASKS
+    axes.set_yticks(places, names, parse_math=False)
+    axes.set_xticks(
+        places, names, parse_math=False, rotation=90 if steep else 45, ha="right",
+        va="center" if steep else "top", rotation_mode="anchor",
+    )  # fmt: skip
     for spine in axes.spines.values():
         spine.set_visible(False)
 
@@ -127,7 +127,7 @@ def _frame(axes, families: list[str], size: float) -> None:
     axes.set_ylim(count, 0)
 
 
-def spectra(values: dict[str, np.ndarray], first_layer: int = 0) -> str:
+def spectra(values: dict[str, np.ndarray], first_layer: int) -> str:
     """Singular values of the change of each matrix, a panel each, on one scale.
 
     Args:

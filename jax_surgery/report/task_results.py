@@ -77,6 +77,7 @@ def figures(
     angles: Angles | None,
     families: dict[str, str],
     spectra: dict[str, np.ndarray],
+    first_layer: int,
 ) -> list[page.Figure]:
     """The page's pictures: along alpha, angles between tasks, spectra of the change.
 
@@ -85,6 +86,7 @@ def figures(
       angles: between the tasks, or None.
       families: of tasks.
       spectra: singular values of each matrix' change, [layers, values].
+      first_layer: the number of the first of these layers.
     """
     tasks, found = results["tasks"], []
 
@@ -110,6 +112,6 @@ def figures(
         )
         title = "How much tasks overlap"
         found.append(page.Figure(title=title, svg=svg, caption=caption))
-    svg = subspace_pictures.spectra(spectra)
+    svg = subspace_pictures.spectra(spectra, first_layer)
     caption = "Singular values of the change of each matrix, by layer."
     return [*found, page.Figure(title="Spectra", svg=svg, caption=caption)]

@@ -203,6 +203,8 @@ class ByTasks:
             rows=table.task_rows(results["tasks"]),
             intervals="Wilson, bootstrap",
             settings=dataclasses.asdict(settings),
-            figures=task_results.figures(results, self._angles, families, spectra),
+            figures=task_results.figures(
+                results, self._angles, families, spectra, done.moving.first_layer
+            ),
             sentences=[f"{sum(done.seconds):.1f} s for {targets}"],
         )

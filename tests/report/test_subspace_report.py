@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from report_cases import COST, EVIL, METRICS, TASKS, parsed
 
-from jax_surgery.report import page, pictures, table
+from jax_surgery.report import page, pictures, table, task_results
 from jax_surgery.report import subspace_pictures as drawn
 
 FAMILIES = {"add": "sum", "sub": "sum", "copy": "text", "sort": "text", "capital": ""}
@@ -161,8 +161,15 @@ def test_a_panel_a_matrix_and_a_line_a_layer():
     ]  # fmt: skip
 
 
+def test_the_page_numbers_layers_as_the_model_does():
+    """Layers before `rounds.first_layer` do not move, and have no line."""
+    results = {"tasks": {}, "curve": []}
+    [figure] = task_results.figures(results, None, {}, {"q": np.ones((1, 1))}, 2)
+    assert "layer 2" in texts(figure["svg"])
+
+
 def test_many_layers_are_a_band_and_their_median():
-    svg = drawn.spectra(spectra_of(80, 6))
+    svg = drawn.spectra(spectra_of(80, 6), 0)
     assert panels(svg) == 7
     assert lines(svg) == {drawn.LAYERS[0]: 7}
     assert sum("80 layers" in text for text in texts(svg)) == 1
@@ -170,7 +177,7 @@ def test_many_layers_are_a_band_and_their_median():
 
 def test_values_are_shares_of_the_whole_change():
     """3 and 4 make 5, so that the dots stand at 0.6 and 0.8 of the axis."""
-    svg = drawn.spectra({"q": np.array([[3.0]]), "k": np.array([[4.0]])})
+    svg = drawn.spectra({"q": np.array([[3.0]]), "k": np.array([[4.0]])}, 0)
     grid = re.findall(r'<path d="M [\d.]+ ([\d.]+) \nL [^>]*stroke-opacity: 0.25', svg)
     tenth, one = sorted({float(y) for y in grid}, reverse=True)  # 0.1 and 1
     found = [10 ** ((tenth - y) / (tenth - one) - 1) for y in dots(svg)]
@@ -179,8 +186,8 @@ def test_values_are_shares_of_the_whole_change():
 
 def test_of_no_change_it_says_so():
     values = spectra_of(2, 4) | {"k": np.zeros((2, 4))}
-    assert texts(drawn.spectra(values)).count("no change") == 1
-    nothing = drawn.spectra({name: np.zeros((2, 4)) for name in "qk"})
+    assert texts(drawn.spectra(values, 0)).count("no change") == 1
+    nothing = drawn.spectra({name: np.zeros((2, 4)) for name in "qk"}, 0)
     assert texts(nothing).count("no change") == 2 and not lines(nothing)
 
 
@@ -189,20 +196,20 @@ def test_layers_that_did_not_move_and_exact_zeros(layers):
     values = spectra_of(layers, 8, "q")
     values["q"][:, 4:] = 0
     values["q"][0] = 0
-    svg = drawn.spectra(values)
+    svg = drawn.spectra(values, 0)
     assert lines(svg) and "nan" not in svg and "inf" not in svg
 
 
 def test_one_layer_one_value_and_no_matrix():
-    svg = drawn.spectra({"q": np.ones((1, 1))})
+    svg = drawn.spectra({"q": np.ones((1, 1))}, 0)
     assert panels(svg) == 1 and texts(svg).count("layer 0") == 1
     assert len(dots(svg)) == 1  # a line of one value is not seen
     with pytest.raises(ValueError, match="no matrix"):
-        drawn.spectra({})
+        drawn.spectra({}, 0)
 
 
 def test_matrices_may_have_different_ranks():
-    assert panels(drawn.spectra({"q": np.ones((2, 3)), "k": np.ones((2, 9))})) == 2
+    assert panels(drawn.spectra({"q": np.ones((2, 3)), "k": np.ones((2, 9))}, 0)) == 2
 
 
 # The curves along alpha
@@ -320,7 +327,9 @@ def test_the_page_shows_pictures_below_the_table():
             svg=drawn.angle_matrix(NAMES, overlaps_of(5), FAMILIES),
             caption=EVIL,
         ),
-        page.Figure(title="Change", svg=drawn.spectra(spectra_of(2, 3)), caption="c"),
+        page.Figure(
+            title="Change", svg=drawn.spectra(spectra_of(2, 3), 0), caption="c"
+        ),
         page.Figure(
             title="Alpha",
             svg=drawn.alpha_curves(points_of(["a"], ["c"]), ["a"], [], False, 1),

@@ -65,6 +65,12 @@ def test_one_run_updates_by_descent_and_unlearns_by_subspaces(tmp_path):
     assert "ratio" not in results["cost"]
 
 
+def test_a_role_that_a_stage_changes_has_rows():
+    fields = {"method": "subspace@unlearn", "data.rows_unlearn": 0}
+    with pytest.raises(ValueError, match="config.data.rows_unlearn=0 leaves it out"):
+        settings_of("surgery", fields)
+
+
 def test_stages_are_read():
     found = parse_stages(
         "subspace:guard=2,mend=0@unlearn ; npo:beta=0.2@unlearn+update"

@@ -45,7 +45,7 @@ class Tensor:
     @property
     def path(self) -> tuple[str, ...]:
         """The path of its parameter in the tree."""
-        return self.row.tree_path
+        return self.row.path
 
     @property
     def order(self) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ def rope_frequencies(config: ModelConfig) -> jax.Array:
     scaling = config.rope_scaling
     if scaling is None:
         return frequency
-    turns = scaling.original_max_positions * frequency / (2 * math.pi)
+    turns = scaling.original_max_position_embeddings * frequency / (2 * math.pi)
     blend = (turns - scaling.low_freq_factor) / (
         scaling.high_freq_factor - scaling.low_freq_factor
     )

@@ -19,7 +19,7 @@ from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import partition
 
 
-def _product(x, kernel, inputs: int = 1):
+def _product(x, kernel, inputs: int):
     """x @ kernel over the kernel's first `inputs` axes, which x's last holds; 2-D inside.
 
     Flattening to two dimensions makes the backward products much faster on CPU.
@@ -51,20 +51,19 @@ class Kernel(nnx.Module):
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
         self.row = row
 
-    def _gathered(self, leaf: str, dtype):
-        """The weight or a factor as products use it."""
+    def _apply(self, x, leaf: str):
+        """The product with the weight or with a factor."""
         row = self.row if leaf == "kernel" else self.row.factors[leaf]
         spec = tuple(row.layer_spec)
-        return partition.gather(getattr(self, leaf)[...], spec, str(dtype))
+        weight = partition.gather(getattr(self, leaf)[...], spec, str(x.dtype))
+        return _product(x, weight, row.inputs)
 
     def __call__(self, x):
-        inputs = self.row.inputs
-        y = _product(x, self._gathered("kernel", x.dtype), inputs)
+        y = self._apply(x, "kernel")
         if self.lora_a is None:
             return y
         with jax.named_scope("lora"):
-            low = _product(x, self._gathered("lora_a", x.dtype), inputs)
-            return y + _product(low, self._gathered("lora_b", x.dtype))
+            return y + self._apply(self._apply(x, "lora_a"), "lora_b")
 
 
 class RMSNorm(nnx.Module):

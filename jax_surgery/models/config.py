@@ -13,13 +13,13 @@ class RopeScaling:
       factor: low frequencies are divided by it.
       low_freq_factor, high_freq_factor: bounds of the blend, in turns per original
         context.
-      original_max_positions: context of pretraining, tokens.
+      original_max_position_embeddings: context of pretraining, tokens.
     """
 
     factor: float
     low_freq_factor: float
     high_freq_factor: float
-    original_max_positions: int
+    original_max_position_embeddings: int
 
 
 @dataclasses.dataclass(frozen=True)

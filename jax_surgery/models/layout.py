@@ -34,11 +34,11 @@ class Row:
     """One parameter, stacked over layers where each layer has one.
 
     Attributes:
-      path: its keys in the tree of parameters, below "layers" where it is stacked:
-        (block, matrix, "kernel"), or (module, "scale" or "embedding").
+      path: its keys in the tree of parameters: ("layers", block, matrix, "kernel"), or
+        ending in a module and "scale" or "embedding".
       file_name: the name of its tensor in a Hugging Face checkpoint, with "{layer}" for the
         number of the layer where it is stacked.
-      axes: letters of its axes, with blanks between; a stacked one begins with L.
+      axes: a letter for each of its axes; a stacked one begins with L.
       spec: the mesh axis that splits each of its axes.
       inputs: how many axes after L are the inputs of a matrix; 0 for other parameters.
       statistic: which of the layer's activations a stacked matrix is applied to; its
@@ -70,17 +70,12 @@ class Row:
     @property
     def block(self) -> str:
         """The module of a layer that a matrix lies in."""
-        return self.path[0]
+        return self.path[1]
 
     @property
-    def tree_path(self) -> tuple[str, ...]:
-        """Its keys from the root of the parameters on."""
-        return ("layers", *self.path) if self.stacked else self.path
-
-    @property
-    def letters(self) -> tuple[str, ...]:
+    def letters(self) -> str:
         """The letters of its axes, without L."""
-        return tuple(self.axes.split())[self.stacked :]
+        return self.axes[self.stacked :]
 
     @property
     def layer_spec(self) -> P:
@@ -98,26 +93,33 @@ class Row:
     @property
     def factors(self) -> dict[str, "Row"]:
         """Rows of a low-rank delta's factors: `lora_a` [L, *inputs, R] and `lora_b`
-        [L, R, *outputs], split over the mesh as the matrix' own axes are."""
+        [L, R, *outputs], split over the mesh as the matrix' own axes are. Their files
+        are PEFT's."""
         letters, axes, cut = self.letters, tuple(self.layer_spec), self.inputs
+        module = self.file_name.removesuffix(".weight")
 
-        def factor(key, letters, axes):
-            return dataclasses.replace(
-                self,
-                path=(*self.path[:-1], key),
-                file_name="",
-                axes=" ".join(("L", *letters)),
-                spec=P(None, *axes),
+        def factor(key, suffix, letters, axes, inputs):
+            return Row(
+                (*self.path[:-1], key),
+                f"base_model.model.{module}.{suffix}.weight",
+                "L" + letters,
+                P(None, *axes),
+                inputs,
             )
 
-        return {
-            "lora_a": factor("lora_a", (*letters[:cut], "R"), (*axes[:cut], None)),
-            "lora_b": factor("lora_b", ("R", *letters[cut:]), (None, *axes[cut:])),
-        }
+        a = ("lora_a", "lora_A", letters[:cut] + "R", (*axes[:cut], None), cut)
+        b = ("lora_b", "lora_B", "R" + letters[cut:], (None, *axes[cut:]), 1)
+        return {"lora_a": factor(*a), "lora_b": factor(*b)}
 
-    def shape(self, config: ModelConfig) -> tuple[int, ...]:
-        """The shape of one layer's part, or of a parameter that is not stacked."""
-        return tuple(getattr(config, FIELDS[letter]) for letter in self.letters)
+    def shape(self, config: ModelConfig, rank: int = 0) -> tuple[int, ...]:
+        """The shape of one layer's part, or of a parameter that is not stacked.
+
+        Args:
+          config: the model.
+          rank: of the low-rank deltas, for their factors.
+        """
+        sizes = {letter: getattr(config, field) for letter, field in FIELDS.items()}
+        return tuple((sizes | {"R": rank})[letter] for letter in self.letters)
 
     def matrix_shape(self, config: ModelConfig) -> tuple[int, int]:
         """(inputs, outputs) of a matrix, heads and their width being one axis."""
@@ -133,39 +135,32 @@ Layout = tuple[Row, ...]
 
 
 def row(
-    path: str,
-    file_name: str,
-    axes: str,
-    mesh_axes: str,
-    statistic: str = "",
-    inputs: int | None = None,
+    path: str, file_name: str, axes: str, mesh_axes: str, statistic: str = "", inputs=1
 ) -> Row:
     """A row from its short form.
 
     Args:
-      path: keys with slashes between.
-      file_name: without ".weight".
-      axes: letters with blanks between.
-      mesh_axes: the mesh axis of each of them, "-" where none splits it.
+      path: keys with slashes between; one that begins with "layers" is a parameter that
+        each layer has.
+      file_name: without ".weight", and below "model.layers.{layer}" for such a one.
+      axes: letters, without L.
+      mesh_axes: the mesh axis of each of them, "-" where none splits it; with blanks
+        between.
       statistic: see `Row`.
-      inputs: see `Row`; None is 1 for a matrix ("kernel") and 0 for others.
+      inputs: see `Row`; of a matrix ("kernel"), others have none.
     """
     keys = tuple(path.split("/"))
-    spec = P(*(None if axis == "-" else axis for axis in mesh_axes.split()))
-    if inputs is None:
-        inputs = int(keys[-1] == "kernel")
-    return Row(keys, file_name + ".weight", axes, spec, inputs, statistic)
+    spec = tuple(None if axis == "-" else axis for axis in mesh_axes.split())
+    if keys[0] == "layers":
+        file_name, axes = "model.layers.{layer}." + file_name, "L" + axes
+        spec = (None, *spec)
+    inputs = inputs if keys[-1] == "kernel" else 0
+    return Row(keys, file_name + ".weight", axes, P(*spec), inputs, statistic)
 
 
-def layer_row(path: str, file_name: str, axes: str, mesh_axes: str, *rest) -> Row:
-    """The row of a parameter that each layer has; `axes` are those of one layer."""
-    file_name = "model.layers.{layer}." + file_name
-    return row(path, file_name, "L " + axes, "- " + mesh_axes, *rest)
-
-
-EMBEDDING = row("embedder/embedding", "model.embed_tokens", "V D", "tp fsdp")
+EMBEDDING = row("embedder/embedding", "model.embed_tokens", "VD", "tp fsdp")
 FINAL_NORM = row("final_norm/scale", "model.norm", "D", "-")
-HEAD = row("head/kernel", "lm_head", "D V", "fsdp tp")
+HEAD = row("head/kernel", "lm_head", "DV", "fsdp tp")
 # The layer of Llama and of most decoders after it: rotary attention and a gated MLP, each behind a
 # norm. The rows of a layer stand in the order in which they are applied; matrices of
 # the same statistic are applied at once.
@@ -173,28 +168,40 @@ DECODER: Layout = (
     EMBEDDING,
     FINAL_NORM,
     HEAD,
-    layer_row("attention_norm/scale", "input_layernorm", "D", "-"),
-    layer_row(
-        "attention/q/kernel", "self_attn.q_proj", "D N H", "fsdp tp -", "attention_in"
+    row("layers/attention_norm/scale", "input_layernorm", "D", "-"),
+    row(
+        "layers/attention/q/kernel",
+        "self_attn.q_proj",
+        "DNH",
+        "fsdp tp -",
+        "attention_in",
     ),
-    layer_row(
-        "attention/k/kernel", "self_attn.k_proj", "D K H", "fsdp tp -", "attention_in"
+    row(
+        "layers/attention/k/kernel",
+        "self_attn.k_proj",
+        "DKH",
+        "fsdp tp -",
+        "attention_in",
     ),
-    layer_row(
-        "attention/v/kernel", "self_attn.v_proj", "D K H", "fsdp tp -", "attention_in"
+    row(
+        "layers/attention/v/kernel",
+        "self_attn.v_proj",
+        "DKH",
+        "fsdp tp -",
+        "attention_in",
     ),
-    layer_row(
-        "attention/o/kernel",
+    row(
+        "layers/attention/o/kernel",
         "self_attn.o_proj",
-        "N H D",
+        "NHD",
         "tp - fsdp",
         "attention_out",
-        2,  # heads and their width are both inputs
+        inputs=2,  # heads and their width
     ),
-    layer_row("mlp_norm/scale", "post_attention_layernorm", "D", "-"),
-    layer_row("mlp/gate/kernel", "mlp.gate_proj", "D F", "fsdp tp", "mlp_in"),
-    layer_row("mlp/up/kernel", "mlp.up_proj", "D F", "fsdp tp", "mlp_in"),
-    layer_row("mlp/down/kernel", "mlp.down_proj", "F D", "tp fsdp", "mlp_hidden"),
+    row("layers/mlp_norm/scale", "post_attention_layernorm", "D", "-"),
+    row("layers/mlp/gate/kernel", "mlp.gate_proj", "DF", "fsdp tp", "mlp_in"),
+    row("layers/mlp/up/kernel", "mlp.up_proj", "DF", "fsdp tp", "mlp_in"),
+    row("layers/mlp/down/kernel", "mlp.down_proj", "FD", "tp fsdp", "mlp_hidden"),
 )
 
 
@@ -214,11 +221,3 @@ def statistics(config: ModelConfig, names: Iterable[str]) -> dict[str, int]:
         for name, entry in MATRICES.items()
         if name in set(names)
     }
-
-
-def table(layout: Layout) -> dict[tuple[str, ...], Row]:
-    """The rows by path, those of low-rank factors beside every matrix included."""
-    found = {entry.path: entry for entry in layout}
-    for entry in matrices(layout).values():
-        found |= {factor.path: factor for factor in entry.factors.values()}
-    return found

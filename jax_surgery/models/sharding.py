@@ -25,7 +25,7 @@ def _names(path: Any) -> tuple[str, ...]:
 
 def _row(path: Any) -> layout.Row | None:
     names, rows = _names(path), architectures.rows()
-    for size in (2, 3):
+    for size in (2, 3, 4):
         if (entry := rows.get(names[-size:])) is not None:
             return entry
     return None
@@ -89,9 +89,7 @@ def check(params: Any, sizes: Mapping[str, int]) -> None:
                 f"parameter {'/'.join(_names(path))} is in no architecture's layout "
                 "(see models/layout.py); add a row for it there."
             )
-        for letter, size, axis in zip(
-            entry.axes.split(), leaf.shape, entry.spec, strict=True
-        ):
+        for letter, size, axis in zip(entry.axes, leaf.shape, entry.spec, strict=True):
             if axis and size % sizes[axis]:
                 problems[letter, axis] = (
                     f"{layout.FIELDS[letter]}={size} does not divide over config.mesh.{axis}"

@@ -13,13 +13,9 @@ from safetensors.numpy import load_file
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.models import decoder
 from jax_surgery.models.architectures import ARCHITECTURES
-from jax_surgery.models.architectures.base import (
-    Architecture,
-    read_fields,
-    write_fields,
-)
+from jax_surgery.models.architectures.base import Architecture
 from jax_surgery.models.blocks import Attention, Block, RMSNorm
-from jax_surgery.models.layout import DECODER, layer_row
+from jax_surgery.models.layout import DECODER, row
 from jax_surgery.runs import start
 
 
@@ -40,11 +36,13 @@ class AfterNormBlock(Block):
 
 
 AFTER_NORM = Architecture(
-    "after_norm",
-    read_fields,
-    lambda config: write_fields(config, "AfterNormForCausalLM"),
-    (*DECODER, layer_row("attention/after/scale", "self_attn.after_norm", "D", "-")),
-    AfterNormBlock,
+    model_type="after_norm",
+    class_name="AfterNormForCausalLM",
+    layout=(
+        *DECODER,
+        row("layers/attention/after/scale", "self_attn.after_norm", "D", "-"),
+    ),
+    block=AfterNormBlock,
 )
 ALL_PARAMETERS = {
     "optimizer.name": "adamw",

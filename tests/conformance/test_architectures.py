@@ -107,7 +107,7 @@ def test_every_parameter_has_a_row_that_says_its_shape_and_its_place(
     config, checkpoint
 ):
     abstract = decoder.abstract_params(config)
-    rows = {row.tree_path: row for row in architectures.of(config).layout}
+    rows = {row.path: row for row in architectures.of(config).layout}
     if config.tie_embeddings:
         del rows[layout.HEAD.path]
     leaves = {

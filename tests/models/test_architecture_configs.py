@@ -11,7 +11,7 @@ from plain_settings import plain_compute
 
 from jax_surgery.models import architectures, decoder
 from jax_surgery.models.architectures import ARCHITECTURES, from_hf, to_hf
-from jax_surgery.models.layout import layer_row
+from jax_surgery.models.layout import row
 
 # Fields of published files: Mistral 7B v0.1 and v0.3, Ministral 8B, Qwen3 8B.
 SIZES = {
@@ -106,12 +106,14 @@ def test_windows_that_a_file_cannot_say_are_no_file():
 
 
 def test_two_architectures_may_not_disagree_on_a_path(monkeypatch):
-    strange = layer_row("attention/q/kernel", "wq", "D N H", "- tp -", "attention_in")
+    strange = row("layers/attention/q/kernel", "wq", "DNH", "- tp -", "attention_in")
     other = dataclasses.replace(
         ARCHITECTURES["llama"], model_type="strange", layout=(strange,)
     )
     monkeypatch.setitem(ARCHITECTURES, "strange", other)
-    with pytest.raises(ValueError, match="'strange' lays attention/q/kernel out as"):
+    with pytest.raises(
+        ValueError, match="'strange' lays layers/attention/q/kernel out as"
+    ):
         architectures.rows()
 
 

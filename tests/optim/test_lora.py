@@ -12,7 +12,7 @@ from plain_settings import plain_compute, plain_loss, plain_optimizer
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.models import decoder, flops, layout, sharding
+from jax_surgery.models import architectures, decoder, flops, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.generate import greedy_generate
 from jax_surgery.models.trainable import BLOCK_OF, Trainable, resolve
@@ -346,19 +346,19 @@ def test_counted_flops_are_those_of_the_compiled_program(low_rank, first):
 
 
 def test_every_factor_is_in_the_layout_table():
-    rows = layout.table(layout.DECODER)
+    rows = architectures.rows()
     factors = jax.eval_shape(lambda: lora.init_factors(GQA, ALL_SEVEN, 0))
     sharding.check(factors, {"data": 1, "fsdp": 4, "tp": 2})
     for path, leaf in jax.tree_util.tree_leaves_with_path(factors):
-        names = tuple(key.key for key in path)[1:]
+        names = tuple(key.key for key in path)
         axes, spec = rows[names].axes, rows[names].spec
         sizes = dict(
             zip("LDNKHFR", (3, 16, 4, 2, 4, 24, 3), strict=True)
         )  # GQA's, and the rank
-        assert tuple(sizes[axis] for axis in axes.split()) == leaf.shape
+        assert tuple(sizes[axis] for axis in axes) == leaf.shape
         whole = rows[*names[:-1], "kernel"]
-        lies = dict(zip(whole.axes.split(), whole.spec, strict=True)) | {"R": None}
-        assert tuple(spec) == tuple(lies[axis] for axis in axes.split())
+        lies = dict(zip(whole.axes, whole.spec, strict=True)) | {"R": None}
+        assert tuple(spec) == tuple(lies[axis] for axis in axes)
 
 
 @pytest.mark.parametrize(

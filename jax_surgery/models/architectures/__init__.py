@@ -70,12 +70,17 @@ def rows() -> dict[tuple[str, ...], layout.Row]:
 def _rows(architectures: tuple[Architecture, ...]):
     found: dict[tuple[str, ...], layout.Row] = {}
     for architecture in architectures:
-        for path, row in layout.table(architecture.layout).items():
-            other = found.setdefault(path, row)
+        factors = [
+            factor
+            for matrix in layout.matrices(architecture.layout).values()
+            for factor in matrix.factors.values()
+        ]
+        for row in (*architecture.layout, *factors):
+            other = found.setdefault(row.path, row)
             if (other.axes, other.spec) != (row.axes, row.spec):
                 raise ValueError(
-                    f"architecture {architecture.model_type!r} lays {'/'.join(path)} "
-                    f"out as {row.axes} {row.spec}, another as {other.axes} "
-                    f"{other.spec}; use another path for it."
+                    f"architecture {architecture.model_type!r} lays "
+                    f"{'/'.join(row.path)} out as {row.axes} {row.spec}, another as "
+                    f"{other.axes} {other.spec}; use another path for it."
                 )
     return found

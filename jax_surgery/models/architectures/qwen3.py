@@ -9,32 +9,14 @@ window (no published model does).
 from flax import nnx
 
 from jax_surgery.models.architectures.base import (
+    FULL,
     SLIDING,
     Architecture,
-    read_fields,
-    read_windows,
-    require,
-    write_fields,
-    write_windows,
+    layer_types,
 )
 from jax_surgery.models.blocks import Attention, Block, RMSNorm
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.layout import DECODER, layer_row
-
-# The defaults of `transformers` for fields that are absent.
-DEFAULTS = {
-    "head_dim": 128,
-    "max_position_embeddings": 32768,
-    "max_window_layers": 28,
-    "num_key_value_heads": 32,
-    "sliding_window": 4096,
-    "use_sliding_window": False,
-}
-LAYOUT = (
-    *DECODER,
-    layer_row("attention/q_norm/scale", "self_attn.q_norm", "H", "-"),
-    layer_row("attention/k_norm/scale", "self_attn.k_norm", "H", "-"),
-)
+from jax_surgery.models.layout import DECODER, row
 
 
 class NormedAttention(Attention):
@@ -55,24 +37,44 @@ class NormedBlock(Block):
     attention_class = NormedAttention
 
 
-def read(raw: dict) -> ModelConfig:
-    require(raw, {"attention_bias": False, "hidden_act": "silu"})
-    raw = DEFAULTS | raw
-    window = raw["sliding_window"] if raw["use_sliding_window"] else None
-    windows = read_windows(raw, window, raw["max_window_layers"])
-    return read_fields(raw, windows=windows)
+class Qwen3(Architecture):
+    """Its files say whether the window is used, and from which layer on."""
+
+    def read(self, raw: dict) -> ModelConfig:
+        raw = self.defaults | raw
+        if not raw["use_sliding_window"]:
+            raw["sliding_window"] = None
+        if raw["sliding_window"] and raw.get("layer_types") is None:
+            layers, full = raw["num_hidden_layers"], raw["max_window_layers"]
+            raw["layer_types"] = [FULL if i < full else SLIDING for i in range(layers)]
+        return super().read(raw)
+
+    def write(self, config: ModelConfig) -> dict:
+        types = layer_types(config)
+        return super().write(config) | {
+            "use_sliding_window": SLIDING in types,
+            "max_window_layers": [*types, SLIDING].index(SLIDING),
+            "layer_types": types,
+        }
 
 
-def write(config: ModelConfig) -> dict:
-    window, types = write_windows(config)
-    first = types.index(SLIDING) if window else config.num_layers
-    return write_fields(config, "Qwen3ForCausalLM") | {
-        "attention_bias": False,
-        "use_sliding_window": window is not None,
-        "sliding_window": window,
-        "max_window_layers": first,
-        "layer_types": types,
-    }
-
-
-QWEN3 = Architecture("qwen3", read, write, LAYOUT, NormedBlock)
+QWEN3 = Qwen3(
+    model_type="qwen3",
+    class_name="Qwen3ForCausalLM",
+    defaults={
+        "head_dim": 128,
+        "max_position_embeddings": 32768,
+        "max_window_layers": 28,
+        "num_key_value_heads": 32,
+        "sliding_window": 4096,
+        "use_sliding_window": False,
+    },
+    constants={"attention_bias": False},
+    sliding=True,
+    layout=(
+        *DECODER,
+        row("layers/attention/q_norm/scale", "self_attn.q_norm", "H", "-"),
+        row("layers/attention/k_norm/scale", "self_attn.k_norm", "H", "-"),
+    ),
+    block=NormedBlock,
+)

@@ -7,7 +7,7 @@ leaves out of that is not taken off), and the output head on every token.
 Norms, RoPE, softmax and other element-wise work are left out (a few percent).
 """
 
-import math
+from collections.abc import Callable
 
 from jax_surgery.models import architectures
 from jax_surgery.models.config import ModelConfig
@@ -51,47 +51,6 @@ def forward_flops(config: ModelConfig, tokens: int, context: float) -> float:
     return 2.0 * tokens * (layers + sum(_attention(config, context)) + head)
 
 
-def _factor_sizes(config: ModelConfig, trainable: Trainable, rank: int):
-    """Weights of A and of B of each matrix with a low-rank delta, by name."""
-    shapes = {name: matrix_shapes(config)[name] for name in trainable.matrices}
-    before = {name: rank * rows for name, (rows, _) in shapes.items()}
-    return before, {name: rank * cols for name, (_, cols) in shapes.items()}
-
-
-def backward_flops(
-    config: ModelConfig,
-    tokens: int,
-    context: float,
-    trainable: Trainable = ALL,
-    rank: int = 0,
-) -> float:
-    """FLOPs of a backward pass: a product for the gradient of each product's input
-    that a moving parameter lies before, and one for each moving matrix.
-
-    With low-rank deltas (`rank` > 0) no product is formed for the matrix, but three for
-    the factors A and B of its delta: both gradients, and that of x A.
-    """
-    sizes, attention = _sizes(config), _attention(config, context)
-    head = config.hidden_size * config.vocab_size
-    every = sum(sizes.values())
-    if not trainable.matrices:
-        # The first layer's inputs have gradients too: the embedding moves.
-        layers = 2 * (config.num_layers * every + sum(attention))
-        return 2.0 * tokens * (layers + 2 * head)
-    moving = sum(sizes[name] for name in trainable.matrices)
-    if rank:
-        a, b = _factor_sizes(config, trainable, rank)
-        moving = sum(a.values()) + 2 * sum(b.values())
-        sizes = {name: size + a.get(name, 0) for name, size in sizes.items()}
-        every = sum(sizes.values())
-    lowest = min(ORDER[name] for name in trainable.matrices)
-    after = sum(size for name, size in sizes.items() if ORDER[name] > lowest)
-    own, *above = attention[trainable.first_layer :]
-    first = moving + after + 2 * own * (lowest < AFTER_ATTENTION)
-    upper = len(above) * (moving + every) + 2 * sum(above)
-    return 2.0 * tokens * (head + first + upper)
-
-
 def training_flops(
     config: ModelConfig,
     tokens: int,
@@ -99,14 +58,39 @@ def training_flops(
     trainable: Trainable = ALL,
     rank: int = 0,
 ) -> float:
-    """FLOPs of a forward and a backward pass; `rank` is of low-rank deltas."""
+    """FLOPs of a forward and a backward pass.
+
+    The backward pass has a product for the gradient of each product's input that a
+    moving parameter lies before, and one for each moving matrix. With low-rank deltas
+    no product is formed for the matrix, but three for the factors A and B of its delta:
+    both gradients, and that of x A.
+
+    Args:
+      config, tokens, context: as `forward_flops`.
+      trainable: what moves.
+      rank: of low-rank deltas; 0 for none.
+    """
     forward = forward_flops(config, tokens, context)
+    if not trainable.matrices:
+        # The first layer's inputs have gradients too: the embedding moves.
+        return 3 * forward
+    sizes, attention = _sizes(config), _attention(config, context)
+    moving = sum(sizes[name] for name in trainable.matrices)
     if rank:
-        a, b = _factor_sizes(config, trainable, rank)
-        factors = sum(a.values()) + sum(b.values())
+        shapes = matrix_shapes(config)
+        a = {name: rank * shapes[name][0] for name in trainable.matrices}
+        b = sum(rank * shapes[name][1] for name in trainable.matrices)
         # Every layer has factors, also those that do not move.
-        forward += 2.0 * tokens * config.num_layers * factors
-    return forward + backward_flops(config, tokens, context, trainable, rank)
+        forward += 2.0 * tokens * config.num_layers * (sum(a.values()) + b)
+        moving = sum(a.values()) + 2 * b
+        sizes = {name: size + a.get(name, 0) for name, size in sizes.items()}
+    lowest = min(ORDER[name] for name in trainable.matrices)
+    after = sum(size for name, size in sizes.items() if ORDER[name] > lowest)
+    own, *above = attention[trainable.first_layer :]
+    first = moving + after + 2 * own * (lowest < AFTER_ATTENTION)
+    upper = len(above) * (moving + sum(sizes.values())) + 2 * sum(above)
+    head = config.hidden_size * config.vocab_size
+    return forward + 2.0 * tokens * (head + first + upper)
 
 
 def moments_flops(
@@ -128,37 +112,36 @@ def moments_flops(
     return forward_flops(config, tokens, context) - head + 2.0 * tokens * squares
 
 
-def newton_schulz_flops(
-    config: ModelConfig, trainable: Trainable, iterations: int
-) -> float:
-    """FLOPs of orthogonalising the moving matrices, all seven where everything moves."""
-    total = 0
-    for name in trainable.matrices or matrix_shapes(config):
-        small, large = sorted(matrix_shapes(config)[name])
-        total += iterations * (2 * small**2 * large + small**3)
-    return 2.0 * (config.num_layers - trainable.first_layer) * total
-
-
-def direction_flops(
-    config: ModelConfig, trainable: Trainable, newton_schulz_steps: int
-) -> float:
-    """FLOPs of one preconditioned direction: two triangular solves, and between them
-    Newton-Schulz iterations (0 without)."""
-    iterations = newton_schulz_flops(config, trainable, newton_schulz_steps)
-    return solve_flops(config, trainable) + iterations
-
-
 def cholesky_flops(widths: dict[str, int], layers: int) -> float:
     """FLOPs of Cholesky factors of layers' moments by whole blocks, 2 d^3 each."""
     return layers * sum(2.0 * width**3 for width in widths.values())
 
 
-def solve_flops(config: ModelConfig, trainable: Trainable) -> float:
-    """FLOPs of solving with such factors for all moving matrices: two triangular
-    solves by whole blocks of the inputs' width, 2 inputs^2 outputs each."""
+def _of_moving(
+    config: ModelConfig, trainable: Trainable, flops: Callable[[int, int], float]
+) -> float:
+    """The sum over moving matrices of the FLOPs that their inputs and outputs take."""
     shapes = matrix_shapes(config)
-    each = sum(4.0 * shapes[n][0] ** 2 * shapes[n][1] for n in trainable.matrices)
+    each = sum(flops(*shapes[name]) for name in trainable.matrices or shapes)
     return (config.num_layers - trainable.first_layer) * each
+
+
+def newton_schulz_flops(
+    config: ModelConfig, trainable: Trainable, iterations: int
+) -> float:
+    """FLOPs of orthogonalising the moving matrices, all seven where everything moves."""
+
+    def of_matrix(*shape):
+        small, large = sorted(shape)
+        return 2.0 * iterations * (2 * small**2 * large + small**3)
+
+    return _of_moving(config, trainable, of_matrix)
+
+
+def solve_flops(config: ModelConfig, trainable: Trainable) -> float:
+    """FLOPs of solving with Cholesky factors for all moving matrices: two triangular
+    solves by whole blocks of the inputs' width, 2 inputs^2 outputs each."""
+    return _of_moving(config, trainable, lambda rows, cols: 4.0 * rows**2 * cols)
 
 
 def sketch_flops(
@@ -169,7 +152,7 @@ def sketch_flops(
 
     Two, and two for each iteration; the decompositions of thin matrices are left out.
     """
-    shapes = matrix_shapes(config)
-    each = sum(2.0 * math.prod(shapes[name]) * columns for name in trainable.matrices)
-    layers = config.num_layers - trainable.first_layer
-    return layers * (2 + 2 * iterations) * each
+    products = 2 + 2 * iterations
+    return _of_moving(
+        config, trainable, lambda rows, cols: products * 2.0 * rows * cols * columns
+    )

@@ -57,9 +57,9 @@ def of_stage(
         )
         layers = config.num_layers - moves.first_layer
         widths = layout.statistics(config, moves.matrices)
-        each = flops.direction_flops(
-            config, moves, iterations if optimizer.name == "orthogonal" else 0
-        )
+        each = flops.solve_flops(config, moves)
+        if optimizer.name == "orthogonal":
+            each += flops.newton_schulz_flops(config, moves, iterations)
         items["statistics"] = flops.moments_flops(config, read, context, widths, layers)
         items["preconditioner"] = flops.cholesky_flops(widths, layers) + steps * each
     return tokens, items

@@ -3,6 +3,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,10 @@ import numpy as np
 
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
+
+# Queries, keys and values -> the heads' contexts.
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+MASKED = -1e30  # a score that softmax makes 0
 
 
 def rope_frequencies(config: ModelConfig) -> jax.Array:
@@ -83,16 +88,23 @@ def effective_windows(config: ModelConfig, tokens: int) -> tuple[int, ...]:
     return tuple(size if size < tokens else 0 for size in config.layer_windows)
 
 
-def kinds_of(windows: tuple[int, ...]) -> tuple[tuple[int, ...], np.ndarray | None]:
-    """The different windows of layers, and which of them each layer has.
+def by_window(windows: tuple[int, ...], make: Callable[[int], Attend]):
+    """The attention of layers, made once for each different window.
+
+    Args:
+      windows: of the layers.
+      make: the attention of a window.
 
     Returns:
-      (windows, index [L] into them; None where all layers have the same).
+      (attend_of, which_L): a layer's attention is `attend_of(which)`, with its element
+      of `which_L`, which is scanned with the layers; None where all have the same.
     """
-    kinds = tuple(sorted(set(windows)))
+    kinds = sorted(set(windows))
+    attends = [make(window) for window in kinds]
     if len(kinds) == 1:
-        return kinds, None
-    return kinds, np.array([kinds.index(size) for size in windows], np.int32)
+        return lambda which: attends[0], None
+    which_L = np.array([kinds.index(window) for window in windows], np.int32)
+    return lambda which: functools.partial(jax.lax.switch, which, attends), which_L
 
 
 def segment_bias(segment_ids_BT: jax.Array, window: int = 0) -> jax.Array:
@@ -106,7 +118,7 @@ def segment_bias(segment_ids_BT: jax.Array, window: int = 0) -> jax.Array:
     seen = jnp.tril(jnp.ones((tokens, tokens), bool))
     if window:
         seen &= ~jnp.tril(seen, -window)
-    return jnp.where(same & seen, 0.0, -1e30)[:, None]
+    return jnp.where(same & seen, 0.0, MASKED)[:, None]
 
 
 def attend(q_BTNH, k_BSKH, v_BSKH, bias) -> jax.Array:

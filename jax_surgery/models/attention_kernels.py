@@ -7,7 +7,6 @@ xla     anywhere: plain products; holds the T x T scores but most of the masked 
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -16,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from jax_surgery.models import attention as attn
+from jax_surgery.models.attention import Attend
 from jax_surgery.parallel import mesh as meshes
 
 Kind = Literal["auto", "xla", "splash", "cudnn"]
@@ -26,7 +26,6 @@ CONTEXT = "context"
 LANES = 128  # splash's blocks are multiples of it
 BLOCKS = (1024, 512, 384, 256, 128)  # tokens a block, the largest that divides
 PARTS, SHORTEST = 4, 32  # of "xla": blocks of queries, and tokens that one has at least
-Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def choose(platform: str, dtype: str) -> Kind:
@@ -67,13 +66,6 @@ def self_attention(
     if kind == "cudnn":
         return _cudnn(segment_ids_BT, window, dtype)
     return _xla(segment_ids_BT, window)
-
-
-def one_of(attends: list[Attend], which: jax.Array | None) -> Attend:
-    """A layer's attention: number `which` of several, or the only one there is."""
-    if which is None:
-        return attends[0]
-    return lambda q, k, v: jax.lax.switch(which, attends, q, k, v)
 
 
 def _xla(segment_ids_BT: jax.Array, window: int) -> Attend:

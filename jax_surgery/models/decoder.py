@@ -217,23 +217,20 @@ def _forward(
     graph = block_graph(config, params)
     windows = attn.effective_windows(config, tokens_BT.shape[1])[:num_layers]
 
-    def layer(x, inputs, attends, weight_BT):
+    def attention(window):
+        kind, dtype = compute.attention, compute.dtype
+        return attention_kernels.self_attention(kind, segment_ids_BT, dtype, window)
+
+    def layer(x, inputs, attend_of, weight_BT):
         layer_params, which = inputs
-        attend = attention_kernels.one_of(attends, which)
         block = merge_block(graph, layer_params)
-        x, moments = block(x, attend, cos, sin, weight_BT)
+        x, moments = block(x, attend_of(which), cos, sin, weight_BT)
         return meshes.constrain_rows(x), moments
 
     def run(x, layers, windows, weight_BT):
         """The stacked `layers` one after another."""
-        kinds, which_L = attn.kinds_of(windows)
-        attends = [
-            attention_kernels.self_attention(
-                compute.attention, segment_ids_BT, compute.dtype, window
-            )
-            for window in kinds
-        ]
-        body = functools.partial(layer, attends=attends, weight_BT=weight_BT)
+        attend_of, which_L = attn.by_window(windows, attention)
+        body = functools.partial(layer, attend_of=attend_of, weight_BT=weight_BT)
         count = jax.tree.leaves(layers)[0].shape[0]
         unroll = min(count, compute.layers_a_step(meshes.platform()))
         if compute.remat != "none":

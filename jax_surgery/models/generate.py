@@ -19,85 +19,56 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 
 BUCKET = 32  # tokens; prompt lengths are rounded up to a multiple
-MASKED = -1e30
 
 
-def _windows(config, slots):
-    """The different windows of the layers, and which of them each layer has."""
-    return attn.kinds_of(attn.effective_windows(config, slots))
+def _run(params, config, tokens_BT, positions_BT, start_B, slot, cache, compute):
+    """Runs tokens that lie in the cache from `slot` on; those before are there.
 
+    Args:
+      start_B: the slot of each row's first token.
+      cache: keys and values of each layer, [L, B, S, K, H] each.
 
-def _choose(biases, which):
-    """A layer's mask: the one there is, or number `which`."""
-    return biases[0] if which is None else jnp.stack(biases)[which]
-
-
-def _prefill(params, config, tokens_BT, positions_BT, real_BT, slots, compute):
-    """Runs the prompts; returns last hidden [B, D] and the cache of `slots`."""
+    Returns:
+      the last token's final hidden state [B, D], and the cache.
+    """
     cos, sin = attn.rope_tables(config, positions_BT)
-    windows, which_L = _windows(config, slots)
-    biases = [attn.segment_bias(real_BT.astype(jnp.int32), w) for w in windows]
     graph = decoder.block_graph(config, params)
-    extra = slots - tokens_BT.shape[1]
+    slots_S = jnp.arange(cache[0].shape[2])
+    age_TS = (slot + jnp.arange(tokens_BT.shape[1]))[:, None] - slots_S
+    real_BS = slots_S >= start_B[:, None]
+
+    def attention(window):
+        seen_TS = (age_TS >= 0) & (age_TS < (window or len(slots_S)))
+        bias = jnp.where(seen_TS & real_BS[:, None], 0.0, attn.MASKED)[:, None]
+        return functools.partial(attn.attend, bias=bias)
+
+    windows = attn.effective_windows(config, len(slots_S))
+    attend_of, which_L = attn.by_window(windows, attention)
 
     def layer(x, inputs):
-        layer_params, which = inputs
-        cached = []
+        layer_params, which, *cached = inputs
 
         def attend(q, k, v):
-            cached.append((k, v))
-            return attn.attend(q, k, v, _choose(biases, which))
+            cached[:] = (
+                jax.lax.dynamic_update_slice(old, new, (0, slot, 0, 0))
+                for old, new in zip(cached, (k, v), strict=True)
+            )
+            return attend_of(which)(q, *cached)
 
         x, _ = decoder.merge_block(graph, layer_params)(x, attend, cos, sin)
-        pad = [(0, 0), (0, extra), (0, 0), (0, 0)]
-        return x, tuple(jnp.pad(c, pad) for c in cached[0])
+        return x, tuple(cached)
 
     x = decoder.embed(params, tokens_BT, compute)
-    x, cache = jax.lax.scan(layer, x, (params["layers"], which_L))
-    return decoder.final_norm(params, x[:, -1:], config)[:, 0], cache
-
-
-def _decode_one(params, config, token_B, position_B, slot, open_BS, cache, compute):
-    """One token for every row; returns hidden [B, D] and the cache."""
-    cos, sin = attn.rope_tables(config, position_B[:, None])
-    windows, which_L = _windows(config, open_BS.shape[1])
-    age_S = slot - jnp.arange(open_BS.shape[1])
-    biases = [
-        jnp.where(open_BS & (age_S < w) if w else open_BS, 0.0, MASKED)[:, None, None]
-        for w in windows
-    ]
-    graph = decoder.block_graph(config, params)
-
-    def layer(x, inputs):
-        layer_params, which, keys, values = inputs
-        cached = []
-
-        def attend(q, k, v):
-            place = (0, slot, 0, 0)
-            k = jax.lax.dynamic_update_slice(keys, k.astype(keys.dtype), place)
-            v = jax.lax.dynamic_update_slice(values, v.astype(values.dtype), place)
-            cached.append((k, v))
-            return attn.attend(q, k, v, _choose(biases, which))
-
-        x, _ = decoder.merge_block(graph, layer_params)(x, attend, cos, sin)
-        return x, cached[0]
-
-    x = decoder.embed(params, token_B[:, None], compute)
     x, cache = jax.lax.scan(layer, x, (params["layers"], which_L, *cache))
-    return decoder.final_norm(params, x, config)[:, 0], cache
+    return decoder.final_norm(params, x[:, -1:], config)[:, 0], cache
 
 
 @functools.partial(jax.jit, static_argnums=(1, 4, 5, 6))
 def _generate(params, config, tokens_BT, lengths_B, new_tokens, stop_ids, compute):
     rows, width = tokens_BT.shape
-    slots = width + new_tokens
     start_B = width - lengths_B
-    real_BT = jnp.arange(width) >= start_B[:, None]
-    positions_BT = jnp.maximum(jnp.arange(width) - start_B[:, None], 0)
     head = output_head.gathered(params, compute)
-    hidden, cache = _prefill(
-        params, config, tokens_BT, positions_BT, real_BT, slots, compute
-    )
+    run = functools.partial(_run, params, config, compute=compute, start_B=start_B)
 
     def choose(hidden_BD):
         logits = jnp.dot(
@@ -116,18 +87,24 @@ def _generate(params, config, tokens_BT, lengths_B, new_tokens, stop_ids, comput
 
     def body(carry):
         step, token_B, cache, done_B, out = carry
-        slot = width + step
-        open_BS = (jnp.arange(slots) >= start_B[:, None]) & (jnp.arange(slots) <= slot)
-        hidden, cache = _decode_one(
-            params, config, token_B, lengths_B + step, slot, open_BS, cache, compute
+        hidden, cache = run(
+            token_B[:, None],
+            (lengths_B + step)[:, None],
+            slot=width + step,
+            cache=cache,
         )
         token_B = choose(hidden)
         out = jax.lax.dynamic_update_slice(out, token_B[:, None], (0, step + 1))
         return step + 1, token_B, cache, done_B | stopped(token_B), out
 
+    shape_LBS = (config.num_layers, rows, width + new_tokens)
+    shape = (*shape_LBS, config.num_kv_heads, config.head_dim)
+    empty = jnp.zeros(shape, compute.dtype)
+    empty = meshes.constrain(empty, None, meshes.ROWS, None, "tp")
+    positions_BT = jnp.maximum(jnp.arange(width) - start_B[:, None], 0)
+    hidden, cache = run(tokens_BT, positions_BT, slot=0, cache=(empty, empty))
     first = choose(hidden)
-    out = jnp.zeros((rows, new_tokens), jnp.int32)
-    out = jax.lax.dynamic_update_slice(out, first[:, None], (0, 0))
+    out = jnp.zeros((rows, new_tokens), jnp.int32).at[:, 0].set(first)
     carry = (jnp.zeros((), jnp.int32), first, cache, stopped(first), out)
     return jax.lax.while_loop(going_on, body, carry)[4]
 

@@ -157,14 +157,16 @@ import jax, jax.numpy as jnp
 from jax_surgery.plan import topologies
 topologies.prepare()
 from jax.sharding import NamedSharding, PartitionSpec as P
-from jax_surgery.models.attention_kernels import one_of, self_attention
+from jax_surgery.models.attention import by_window
+from jax_surgery.models.attention_kernels import self_attention
 from jax_surgery.parallel import mesh as meshes
 devices = topologies.devices("v5e:2x2")
 mesh = meshes.make_mesh(meshes.MeshShape(fsdp=2, tp=2), devices)
 with jax.set_mesh(mesh):
     def loss(q, k, v, segments, which):
-        attends = [self_attention("auto", segments, "bfloat16", w) for w in (0, 200)]
-        return one_of(attends, which)(q, k, v).astype(jnp.float32).sum()
+        make = lambda window: self_attention("auto", segments, "bfloat16", window)
+        attend_of, _ = by_window((0, 200), make)
+        return attend_of(which)(q, k, v).astype(jnp.float32).sum()
     def shape(heads):
         place = NamedSharding(mesh, P(meshes.ROWS, None, "tp"))
         return jax.ShapeDtypeStruct((4, 512, heads, 64), jnp.bfloat16, sharding=place)

@@ -79,15 +79,14 @@ def write_checkpoint(folder: pathlib.Path, config, file_bytes: int = 10**9) -> N
         values = rng.standard_normal(tensor.file_shape, np.float32)
         return (values * 0.02).astype(dtype)
 
-    groups = hf_layout.groups(hf_layout.tensors(config), dtype.itemsize, file_bytes)
+    tensors = hf_layout.tensors(config)
     folder.mkdir(parents=True, exist_ok=True)
     weight_map = {}
-    for number, group in enumerate(groups):
-        file = f"part-{number:03d}.safetensors"
-        shapes = {tensor.name: tensor.file_shape for tensor in group}
+    for file, group in hf_layout.files(tensors, dtype.itemsize, file_bytes).items():
+        held = {tensor.name: (tensor.file_shape, dtype) for tensor in group}
         path = epath.Path(folder / file)
-        safetensors_file.write(path, shapes, dtype, map(random, group))
-        weight_map |= dict.fromkeys(shapes, file)
+        safetensors_file.write(path, held, map(random, group))
+        weight_map |= dict.fromkeys(held, file)
     (folder / "config.json").write_text(json.dumps(to_hf(config)))
     (folder / hf_index.INDEX).write_text(json.dumps({"weight_map": weight_map}))
 
@@ -228,9 +227,7 @@ def measure(folder: pathlib.Path, config) -> dict:
     size = need["parameters"]
 
     def load(name):
-        params, _ = hf_weights.load_model(
-            str(folder / name), "bfloat16", devices.parameter_shardings
-        )
+        params, _ = hf_weights.load_model(str(folder / name), "bfloat16")
         return jax.block_until_ready(params)
 
     def save(params, name):

@@ -24,17 +24,14 @@ def save(folder, dtype="float32", config=CONFIG, shard=5e9, seed=0):
     """Writes a random checkpoint, in as many files as `hf_weights.save_model` would."""
     rng, kind = np.random.default_rng(seed), hf_index.dtype_named(dtype)
     tensors = hf_layout.tensors(config)
-    groups = hf_layout.groups(tensors, kind.itemsize, shard)
+    files = hf_layout.files(tensors, kind.itemsize, shard)
     weight_map = {}
     folder.mkdir(exist_ok=True)
-    for number, group in enumerate(groups, start=1):
-        file = "model.safetensors"
-        if len(groups) > 1:
-            file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+    for file, group in files.items():
         held = {t.name: rng.normal(0, 0.1, t.file_shape).astype(kind) for t in group}
         save_file(held, folder / file, {"format": "pt"})
         weight_map |= dict.fromkeys(held, file)
-    if len(groups) > 1:
+    if len(files) > 1:
         index = {"metadata": {}, "weight_map": weight_map}
         (folder / hf_index.INDEX).write_text(json.dumps(index))
     card = architectures.to_hf(config) | {"dtype": dtype}

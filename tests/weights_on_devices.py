@@ -50,9 +50,16 @@ MESHES = {
 
 
 def layout(*sizes):
-    """The `shardings` of a mesh of data, fsdp and tp devices."""
-    mesh = meshes.make_mesh(meshes.MeshShape(*sizes))
-    return lambda config: placement.shardings(decoder.abstract_params(config), mesh)
+    """A mesh of data, fsdp and tp devices."""
+    return meshes.make_mesh(meshes.MeshShape(*sizes))
+
+
+def load(folder, mesh, dtype=None):
+    """A checkpoint on a mesh, and where its parameters lie by the layout table."""
+    with jax.set_mesh(mesh):
+        params, config = hf_weights.load_model(str(folder), dtype)
+    shardings = placement.shardings(decoder.abstract_params(config), mesh)
+    return params, config, shardings
 
 
 def file_tensors(config, dtype=ml_dtypes.bfloat16):
@@ -177,10 +184,9 @@ def check_slices_and_export(folder):
         tensors = file_tensors(config)
         write(folder / name, config, tensors)
         for mesh, sizes in MESHES.items():
-            wanted = layout(*sizes)
-            params, read = hf_weights.load_model(str(folder / name), None, wanted)
+            params, read, places = load(folder / name, layout(*sizes))
             assert read == config
-            assert_held(params, expected(config, tensors), wanted(config))
+            assert_held(params, expected(config, tensors), places)
             out = folder / f"{name} {mesh}"
             hf_weights.save_model(params, config, str(out), max_shard_bytes=20_000)
             assert_exported(out, tensors, 20_000)
@@ -211,9 +217,9 @@ def check_dtypes(folder):
             for name, t in file_tensors(GQA).items()
         }
         write(folder / kind, GQA, tensors)
-        params, _ = hf_weights.load_model(str(folder / kind), dtype, layout(*sizes))
+        params, _, places = load(folder / kind, layout(*sizes), dtype)
         wanted = expected(GQA, {k: t.astype(dtype) for k, t in tensors.items()})
-        assert_held(params, wanted, layout(*sizes)(GQA))
+        assert_held(params, wanted, places)
         hf_weights.save_model(params, GQA, str(folder / "out"), dtype="float16")
         written = load_file(folder / "out" / "model.safetensors")
         for name, tensor in tensors.items():
@@ -221,7 +227,7 @@ def check_dtypes(folder):
             assert written[name].tobytes() == half.tobytes()
 
 
-def reads(folder, wanted):
+def reads(folder, mesh):
     """The rows that a load reads of each tensor: {offset: [(start, stop), ...]}."""
     seen = {}
     original = safetensors_file.read_rows
@@ -232,7 +238,7 @@ def reads(folder, wanted):
 
     safetensors_file.read_rows = spy
     try:
-        hf_weights.load_model(str(folder), None, wanted)
+        load(folder, mesh)
     finally:
         safetensors_file.read_rows = original
     return seen
@@ -256,17 +262,17 @@ def check_errors(folder):
     tensors = file_tensors(GQA)
     write(folder / "whole", GQA, tensors)
     try:
-        hf_weights.load_model(str(folder / "whole"), None, layout(1, 1, 8))
+        load(folder / "whole", layout(1, 1, 8))
     except ValueError as error:
         message = str(error)
-        assert "layers/attention/k/kernel (3, 32, 2, 6) cannot be laid out" in message
-        assert "Use a mesh whose axes divide it." in message
+        assert "num_kv_heads=2 does not divide over config.mesh.tp=8" in message
+        assert "nearest values that work: 1, 2" in message
     else:
         raise AssertionError("2 heads were split over 8 devices")
     del tensors["model.norm.weight"]
     write(folder / "part", GQA, tensors)
     try:
-        hf_weights.load_model(str(folder / "part"), None, layout(1, 8, 1))
+        load(folder / "part", layout(1, 8, 1))
     except ValueError as error:
         assert "missing tensors (1): model.norm.weight" in str(error)
     else:
@@ -283,16 +289,16 @@ def check_memory(folder):
     assert need > 0.2  # GiB, more than twice what is allowed beside them
     load_save.write_checkpoint(folder / "big", config)
     phase, before = load_save.Phases(), load_save.status("VmRSS")
-    wanted = layout(*MESHES["fsdp8"])
+    mesh = layout(*MESHES["fsdp8"])
     with phase("load", need):
-        params, _ = hf_weights.load_model(str(folder / "big"), "bfloat16", wanted)
+        params, _, _ = load(folder / "big", mesh, "bfloat16")
         jax.block_until_ready(params)
     held = load_save.status("VmRSS")
     with phase("export", 0):
         hf_weights.save_model(params, config, str(folder / "out"))
-    load, export = phase.rows
-    assert load["peak"] - before - need < 0.1, (before, phase.rows)
-    assert export["peak"] - held < 0.1, (held, phase.rows)
+    loaded, exported = phase.rows
+    assert loaded["peak"] - before - need < 0.1, (before, phase.rows)
+    assert exported["peak"] - held < 0.1, (held, phase.rows)
     load_save.compare(folder / "big", folder / "out")
 
 
@@ -301,9 +307,8 @@ def check_two_processes(folder):
     source, out = folder / "gqa", folder / "out"
     tensors = file_tensors(GQA)
     for sizes in MESHES.values():
-        wanted = layout(*sizes)
-        params, config = hf_weights.load_model(str(source), None, wanted)
-        assert_held(params, expected(config, tensors), wanted(config))
+        params, config, places = load(source, layout(*sizes))
+        assert_held(params, expected(config, tensors), places)
         assert not jax.tree.leaves(params)[0].is_fully_addressable
         hf_weights.save_model(params, config, str(out), max_shard_bytes=20_000)
         # No process returns before everything is written.

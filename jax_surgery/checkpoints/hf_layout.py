@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from jax_surgery.checkpoints import safetensors_file
 from jax_surgery.checkpoints.safetensors_file import Entry
-from jax_surgery.models import architectures, decoder, layout
+from jax_surgery.models import architectures, layout
 from jax_surgery.models.config import ModelConfig
 
 
@@ -59,11 +59,6 @@ class Tensor:
         return tuple(self.shape[axis] for axis in self.order)
 
     @property
-    def as_it_is(self) -> bool:
-        """Whether the parameter is the file's tensor."""
-        return self.layer is None and not self.row.inputs
-
-    @property
     def file_shape(self) -> tuple[int, ...]:
         """Shape in the file."""
         if not self.row.inputs:
@@ -74,6 +69,14 @@ class Tensor:
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    def to_file(self, array: Any) -> Any:
+        """The tensor of a parameter without layers, or of one layer of it."""
+        return array.transpose(self.order).reshape(self.file_shape)
+
+    def from_file(self, array: Any) -> Any:
+        """The inverse of `to_file`."""
+        return array.reshape(self.split_shape).transpose(np.argsort(self.order))
 
 
 def leaf(tree: Any, path: tuple[str, ...]) -> Any:
@@ -96,47 +99,30 @@ def tensors(config: ModelConfig) -> list[Tensor]:
     return found
 
 
-def groups(tensors: list[Tensor], itemsize: int, limit: float) -> list[list[Tensor]]:
-    """The tensors of each file, of at most `limit` bytes (or one tensor)."""
-    found, size = [[]], 0
-    for tensor in tensors:
-        nbytes = tensor.size * itemsize
-        if found[-1] and size + nbytes > limit:
-            found.append([])
-            size = 0
-        found[-1].append(tensor)
-        size += nbytes
-    return found
+def files(
+    tensors: list[Tensor], itemsize: int, limit: float
+) -> dict[str, list[Tensor]]:
+    """The tensors of each file by its name, of at most `limit` bytes (or one tensor)."""
+    import huggingface_hub
 
-
-def check_shardings(config: ModelConfig, shardings: Any) -> None:
-    """Raises ValueError where a parameter does not divide as its sharding says."""
-    for path, spec in jax.tree_util.tree_leaves_with_path(
-        decoder.abstract_params(config)
-    ):
-        keys = tuple(key.key for key in path)
-        sharding = leaf(shardings, keys)
-        try:
-            sharding.shard_shape(spec.shape)
-        except ValueError as error:
-            raise ValueError(
-                f"{'/'.join(keys)} {spec.shape} cannot be laid out as {sharding}: "
-                f"{error} Use a mesh whose axes divide it."
-            ) from error
+    held = {tensor.name: tensor for tensor in tensors}
+    split = huggingface_hub.split_state_dict_into_shards_factory(
+        held,
+        get_storage_size=lambda tensor: tensor.size * itemsize,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=int(limit),
+    )
+    names = split.filename_to_tensors.items()
+    return {file: [held[name] for name in own] for file, own in names}
 
 
 def split_sharding(sharding: Sharding | None, tensor: Tensor) -> Sharding | None:
     """How a tensor in the file's order lies, where its parameter lies as `sharding`."""
-    if tensor.as_it_is or not isinstance(sharding, NamedSharding):
+    if not isinstance(sharding, NamedSharding):
         return sharding
     stacked = tensor.layer is not None
     spec = (*tuple(sharding.spec)[stacked:], *[None] * len(tensor.shape))
     return NamedSharding(sharding.mesh, PartitionSpec(*(spec[a] for a in tensor.order)))
-
-
-def empty(shape: tuple[int, ...], dtype: np.dtype, sharding: Sharding | None):
-    """Zeros that lie as `sharding`, made there."""
-    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
 
 
 def convert(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
@@ -194,56 +180,26 @@ def _put(order: tuple[int, ...], sharding: Sharding | None):
     return jax.jit(put, donate_argnums=0, out_shardings=sharding)
 
 
-@functools.cache
-def _turn(order: tuple[int, ...], sharding: Sharding | None):
-    back = np.argsort(order)
-    return jax.jit(lambda part: part.transpose(back), out_shardings=sharding)
-
-
 def insert(
     parameter: jax.Array | None,
     part: jax.Array,
     tensor: Tensor,
+    layers: int,
     sharding: Sharding | None,
 ) -> jax.Array:
     """The parameter with a tensor in its place.
 
     Args:
-      parameter: donated; None where there are no layers.
+      parameter: donated; None before its first tensor.
       part: the tensor, `tensor.split_shape`, which lies as `split_sharding` says.
       tensor: which one.
+      layers: of the model.
       sharding: of the parameter.
     """
-    if tensor.layer is not None:
-        put = _put(tensor.order, sharding)
-        return put(parameter, part, np.int32(tensor.layer))
-    if tensor.as_it_is:
-        return part
-    return _turn(tensor.order, sharding)(part)
-
-
-@functools.cache
-def _take(order: tuple[int, ...], stacked: bool, sharding: Sharding | None):
-    def take(parameter, layer):
-        if stacked:
-            parameter = jax.lax.dynamic_index_in_dim(parameter, layer, 0, False)
-        return parameter.transpose(order)
-
-    return jax.jit(take, out_shardings=sharding)
-
-
-def extract(parameter: jax.Array, tensor: Tensor) -> jax.Array:
-    """A tensor of a parameter, `tensor.split_shape`.
-
-    It lies as the parameter does; where other processes hold parts of that, whole on
-    every device, so that any process can read it. All processes must call.
-    """
-    sharding = getattr(parameter, "sharding", None)
-    if isinstance(sharding, NamedSharding) and not parameter.is_fully_addressable:
-        target = NamedSharding(sharding.mesh, PartitionSpec())
-    elif isinstance(sharding, NamedSharding):
-        target = split_sharding(sharding, tensor)
-    else:
-        target = None
-    take = _take(tensor.order, tensor.layer is not None, target)
-    return take(parameter, np.int32(tensor.layer or 0))
+    if tensor.layer is None:
+        back = np.argsort(tensor.order)
+        return jax.jit(lambda part: part.transpose(back), out_shardings=sharding)(part)
+    if parameter is None:
+        shape, dtype = (layers, *tensor.shape), part.dtype
+        parameter = jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
+    return _put(tensor.order, sharding)(parameter, part, np.int32(tensor.layer))

@@ -11,7 +11,7 @@ import contextlib
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,11 +22,12 @@ from etils import epath
 
 from jax_surgery.checkpoints import hf_index, hf_layout, safetensors_file
 from jax_surgery.checkpoints.hf_layout import Tensor
-from jax_surgery.models import architectures, decoder
+from jax_surgery.models import architectures, decoder, sharding
 from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed
+from jax_surgery.parallel import mesh as meshes
 
 # The names of the files of `save_model`.
 EXPORTED = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$")
@@ -155,11 +156,9 @@ def progress_bar(title: str, total: int) -> tqdm.tqdm:
 
 
 def load_model(
-    source: str,
-    dtype: hf_index.Dtype = "float32",
-    shardings: Callable[[ModelConfig], Any] | None = None,
+    source: str, dtype: hf_index.Dtype = "float32"
 ) -> tuple[decoder.Params, ModelConfig]:
-    """Loads a checkpoint, onto one device or laid out over a mesh.
+    """Loads a checkpoint onto the mesh that is set; onto one device without one.
 
     A process reads the rows (of the files' matrices) that its devices hold anything
     of, each once, and each device turns its part into our layout and writes it into
@@ -173,9 +172,8 @@ def load_model(
       source: directory in Hugging Face format (local or gs://), or hub name.
       dtype: of the parameters, or a function that gives it for a parameter's path (a
         tuple of keys); None keeps the files' own.
-      shardings: gives the tree of `jax.sharding.NamedSharding`s, one for every
-        parameter, over all processes' devices; None loads onto the default device.
-        Every process must call, with the same arguments.
+
+    Every process must call, with the same arguments.
 
     Returns:
       (parameters, architecture).
@@ -183,17 +181,14 @@ def load_model(
     Raises:
       FileNotFoundError: no such checkpoint, or shards are absent.
       ValueError: see `load_config`; weights only as .bin, missing, unused or misshapen
-        tensors (all are listed), broken files, or shardings that do not divide.
+        tensors (all are listed), broken files, or a mesh that does not divide them.
     """
-    folder = resolve(source)
     config = load_config(source)
-    entries = hf_index.entries_of(folder)
+    entries = hf_index.entries_of(resolve(source))
     tensors = hf_layout.tensors(config)
     hf_index.check(tensors, entries, config.tie_embeddings)
     dtypes = hf_index.parameter_dtypes(tensors, entries, dtype)
-    layout = shardings(config) if shardings else None
-    if layout is not None:
-        hf_layout.check_shardings(config, layout)
+    places = sharding.parameter_shardings(config)
     params: decoder.Params = {}
     last = None
     total = sum(entries[tensor.name].nbytes for tensor in tensors)
@@ -202,17 +197,16 @@ def load_model(
             node = params
             for key in tensor.path[:-1]:
                 node = node.setdefault(key, {})
-            own = hf_layout.leaf(layout, tensor.path) if layout is not None else None
-            key, kind = tensor.path[-1], dtypes[tensor.path]
-            if key not in node and tensor.layer is not None:
-                shape = (config.num_layers, *tensor.shape)
-                node[key] = hf_layout.empty(shape, kind, own)
+            own = hf_layout.leaf(places, tensor.path) if places is not None else None
             lies = hf_layout.split_sharding(own, tensor)
-            part = hf_layout.read(entries[tensor.name], tensor, kind, lies)
+            entry, key = entries[tensor.name], tensor.path[-1]
+            part = hf_layout.read(entry, tensor, dtypes[tensor.path], lies)
             # It waits, because otherwise reading runs ahead and parts pile up on the host.
             jax.block_until_ready(last)
-            last = node[key] = hf_layout.insert(node.get(key), part, tensor, own)
-            bar.update(entries[tensor.name].nbytes)
+            last = node[key] = hf_layout.insert(
+                node.get(key), part, tensor, config.num_layers, own
+            )
+            bar.update(entry.nbytes)
     return params, config
 
 
@@ -220,7 +214,6 @@ def load(
     source: str,
     compute: Compute = DEFAULT_COMPUTE,
     dtype: hf_index.Dtype = "float32",
-    shardings: Callable[[ModelConfig], Any] | None = None,
     tokenizer: Any = None,
 ) -> Model:
     """A checkpoint as one value; errors and the other arguments as of `load_model`.
@@ -230,52 +223,24 @@ def load(
       tokenizer: the checkpoint's where it is loaded already; None loads it.
     """
     tokenizer = tokenizer or load_tokenizer(source)
-    params, config = load_model(source, dtype, shardings)
+    params, config = load_model(source, dtype)
     return Model(params, config, tokenizer, compute, source)
 
 
 def _exported(
     params: decoder.Params, tensors: list[Tensor], dtype: np.dtype, bar: tqdm.tqdm
 ) -> Iterator[np.ndarray]:
-    """The tensors as files hold them, one after another, on process 0.
+    """The tensors as files hold them, one after another.
 
-    Other processes get none, but must iterate too: all take part in the gathering.
+    All processes must iterate, because all take part in gathering a tensor.
     """
     for tensor in tensors:
-        found = hf_layout.extract(hf_layout.leaf(params, tensor.path), tensor)
-        if distributed.is_lead():
-            array = hf_layout.convert(np.asarray(found), dtype, tensor.name)
-            yield array.reshape(tensor.file_shape)
-        else:
-            found.block_until_ready()  # gathered copies would pile up
+        parameter = hf_layout.leaf(params, tensor.path)
+        if tensor.layer is not None:
+            parameter = parameter[tensor.layer]
+        array = meshes.fetch(tensor.to_file(parameter))
+        yield hf_layout.convert(array, dtype, tensor.name)
         bar.update(tensor.size * dtype.itemsize)
-
-
-def _write_shards(
-    params: decoder.Params,
-    groups: list[list[Tensor]],
-    folder: epath.Path,
-    dtype: np.dtype,
-) -> None:
-    """Writes the files, on process 0, and which of them holds each tensor."""
-    size = sum(tensor.size for group in groups for tensor in group) * dtype.itemsize
-    weight_map = {}
-    with progress_bar("saving weights", size) as bar:
-        for number, group in enumerate(groups, start=1):
-            file = "model.safetensors"
-            if len(groups) > 1:
-                file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-            shapes = {tensor.name: tensor.file_shape for tensor in group}
-            arrays = _exported(params, group, dtype, bar)
-            if distributed.is_lead():
-                safetensors_file.write(folder / file, shapes, dtype, arrays)
-            else:
-                collections.deque(arrays, maxlen=0)  # takes part in the gathering
-            weight_map |= dict.fromkeys(shapes, file)
-    if distributed.is_lead() and len(groups) > 1:
-        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-        text = json.dumps(index, indent=2) + "\n"
-        (folder / hf_index.INDEX).write_text(text)
 
 
 def save_model(
@@ -301,12 +266,12 @@ def save_model(
         nothing is rounded.
       max_shard_bytes: of one safetensors file.
     """
-    folder = epath.Path(directory)
+    folder, lead = epath.Path(directory), distributed.is_lead()
     own = dtype or str(jnp.result_type(*(x.dtype for x in jax.tree.leaves(params))))
     kind = hf_index.dtype_named(own)
     tensors = hf_layout.tensors(config)
-    groups = hf_layout.groups(tensors, kind.itemsize, max_shard_bytes)
-    if distributed.is_lead():
+    files = hf_layout.files(tensors, kind.itemsize, max_shard_bytes)
+    if lead:
         folder.mkdir(parents=True, exist_ok=True)
         # Old files of another number would be read along with the new ones.
         for file in folder.iterdir():
@@ -316,5 +281,18 @@ def save_model(
         (folder / "config.json").write_text(json.dumps(card, indent=2) + "\n")
         if tokenizer_source:
             _copy_tokenizer(resolve(tokenizer_source), folder)
-    _write_shards(params, groups, folder, kind)
+    size = sum(tensor.size for tensor in tensors) * kind.itemsize
+    with progress_bar("saving weights", size) as bar:
+        for file, group in files.items():
+            arrays = _exported(params, group, kind, bar)
+            if lead:
+                held = {t.name: (t.file_shape, kind) for t in group}
+                safetensors_file.write(folder / file, held, arrays)
+            else:
+                collections.deque(arrays, maxlen=0)  # takes part in the gathering
+    if lead and len(files) > 1:
+        weight_map = {t.name: file for file, group in files.items() for t in group}
+        index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+        text = json.dumps(index, indent=2) + "\n"
+        (folder / hf_index.INDEX).write_text(text)
     distributed.wait(f"exported to {directory}")

@@ -2,8 +2,7 @@
 """LoRA adapters in PEFT's format: adapter_config.json and adapter_model.safetensors.
 
 PEFT keeps A as [rank, inputs] and B as [outputs, rank] for each matrix of each layer;
-ours are stacked over layers, A as [layers, *inputs, rank] and B as [layers, rank,
-*outputs], heads split.
+ours are stacked over layers, heads split (`layout.Row.factors`).
 """
 
 import json
@@ -15,6 +14,7 @@ import numpy as np
 from etils import epath
 
 from jax_surgery.checkpoints import safetensors_file
+from jax_surgery.checkpoints.hf_layout import Tensor, leaf
 from jax_surgery.models import architectures
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import Row
@@ -46,23 +46,18 @@ class Adapter(NamedTuple):
     matrices: tuple[str, ...]
 
 
-def _name(row: Row, layer: int, factor: str) -> str:
-    module = row.tensor(layer).removesuffix(".weight")
-    return f"base_model.model.{module}.{factor}.weight"
+def _tensors(row: Row, config: ModelConfig, rank: int) -> list[Tensor]:
+    """The tensors of a matrix' factors, layer by layer."""
+    return [
+        Tensor(factor, layer, factor.shape(config, rank))
+        for layer in range(config.num_layers)
+        for factor in row.factors.values()
+    ]
 
 
 def _module(row: Row) -> str:
     """PEFT's name of the module of a matrix, such as "q_proj"."""
     return row.file_name.split(".")[-2]
-
-
-def _flat(factors: Any, row: Row, config: ModelConfig, rank: int):
-    """A [layers, rank, inputs] and B [layers, outputs, rank] of a matrix, on the host."""
-    pair = factors["layers"][row.block][row.name]
-    inputs, outputs = row.matrix_shape(config)
-    a = np.asarray(pair["lora_a"]).reshape(config.num_layers, inputs, rank)
-    b = np.asarray(pair["lora_b"]).reshape(config.num_layers, rank, outputs)
-    return a.swapaxes(1, 2), b.swapaxes(1, 2)
 
 
 def save_adapter(
@@ -86,17 +81,18 @@ def save_adapter(
     """
     folder = epath.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors, every = {}, architectures.matrices(config)
+    every = architectures.matrices(config)
     rows = [every[name] for name in matrices]
-    for row in rows:
-        a, b = _flat(factors, row, config, rank)
-        for layer in range(config.num_layers):
-            tensors[_name(row, layer, "lora_A")] = a[layer]
-            tensors[_name(row, layer, "lora_B")] = b[layer]
-    shapes = {name: array.shape for name, array in tensors.items()}
     kind = np.dtype(np.float32)
-    arrays = (np.ascontiguousarray(array, kind) for array in tensors.values())
-    safetensors_file.write(folder / WEIGHTS, shapes, kind, arrays)
+    arrays = {
+        tensor.name: tensor.to_file(
+            np.asarray(leaf(factors, tensor.path)[tensor.layer], kind)
+        )
+        for row in rows
+        for tensor in _tensors(row, config, rank)
+    }
+    layout = {name: (array.shape, kind) for name, array in arrays.items()}
+    safetensors_file.write(folder / WEIGHTS, layout, arrays.values())
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -150,40 +146,29 @@ def load_adapter(directory: str, config: ModelConfig) -> Adapter:
         alpha *= math.sqrt(rank)
     entries = safetensors_file.read_header(folder / WEIGHTS)
     rows = architectures.matrices(config)
-    factors, found, known = {}, [], set()
+    factors, known = {}, set()
     for matrix, row in rows.items():
-        inputs, outputs = row.matrix_shape(config)
-        a = np.zeros((config.num_layers, rank, inputs), np.float32)
-        b = np.zeros((config.num_layers, outputs, rank), np.float32)
-        for layer in range(config.num_layers):
-            for factor, into in (("lora_A", a[layer]), ("lora_B", b[layer])):
-                name = _name(row, layer, factor)
-                if name not in entries:
-                    continue
-                entry = entries[name]
-                if entry.shape != into.shape:
-                    raise ValueError(
-                        f"{folder / WEIGHTS}: {name} is {entry.shape}, and this model's "
-                        f"would be {into.shape}; it is an adapter of another model."
-                    )
-                into[:] = safetensors_file.read_rows(entry, 0, entry.shape[0])
-                known.add(name)
-        if any(_name(row, layer, "lora_B") in known for layer in range(len(a))):
-            found.append(matrix)
-            block = factors.setdefault(row.block, {})
-            block[matrix] = _split(row, a, b, config)
+        pair = {
+            key: np.zeros((config.num_layers, *factor.shape(config, rank)), np.float32)
+            for key, factor in row.factors.items()
+        }
+        for tensor in _tensors(row, config, rank):
+            if (entry := entries.get(tensor.name)) is None:
+                continue
+            if entry.shape != tensor.file_shape:
+                raise ValueError(
+                    f"{folder / WEIGHTS}: {tensor.name} is {entry.shape}, and this "
+                    f"model's would be {tensor.file_shape}; it is an adapter of another "
+                    "model."
+                )
+            found = safetensors_file.read_rows(entry, 0, entry.shape[0])
+            pair[tensor.path[-1]][tensor.layer] = tensor.from_file(found)
+            known.add(tensor.name)
+            factors.setdefault(row.block, {})[matrix] = pair
     if strange := sorted(set(entries) - known):
         raise ValueError(
             f"{folder / WEIGHTS} holds {strange[0]}, which this model does not have "
             f"({config.num_layers} layers; matrices {', '.join(map(_module, rows.values()))})."
         )
-    return Adapter({"layers": factors}, rank, alpha, tuple(found))
-
-
-def _split(row: Row, a: np.ndarray, b: np.ndarray, config: ModelConfig):
-    """Our factors of PEFT's [layers, rank, inputs] and [layers, outputs, rank]."""
-    layers, rank = a.shape[:2]
-    shape = row.shape(config)
-    a = a.swapaxes(1, 2).reshape(layers, *shape[: row.inputs], rank)
-    b = b.swapaxes(1, 2).reshape(layers, rank, *shape[row.inputs :])
-    return {"lora_a": np.ascontiguousarray(a), "lora_b": np.ascontiguousarray(b)}
+    matrices = tuple(name for block in factors.values() for name in block)
+    return Adapter({"layers": factors}, rank, alpha, matrices)

@@ -161,8 +161,7 @@ def made(target: epath.Path) -> Iterator[epath.Path]:
 
 def write(
     file: epath.Path,
-    shapes: dict[str, tuple[int, ...]],
-    dtype: np.dtype | dict[str, np.dtype],
+    layout: dict[str, tuple[tuple[int, ...], np.dtype]],
     tensors: Iterable[np.ndarray],
     metadata: dict[str, str] | None = None,
 ) -> None:
@@ -170,19 +169,17 @@ def write(
 
     Args:
       file: replaced where it exists.
-      shapes: of the tensors, by name.
-      dtype: of all of them, or of each by name.
-      tensors: in the order of `shapes`; each is taken when its turn comes.
+      layout: (shape, dtype) of each tensor, by name.
+      tensors: in the order of `layout`; each is taken when its turn comes.
       metadata: further text for the header (see `read_metadata`).
     """
-    kinds = dtype if isinstance(dtype, dict) else dict.fromkeys(shapes, dtype)
-    names = {kind: name for name, kind in KINDS.items()}
+    names = {dtype: name for name, dtype in KINDS.items()}
     header: dict[str, Any] = {METADATA: {"format": "pt"} | (metadata or {})}
     offset = 0
-    for name, shape in shapes.items():
-        end = offset + math.prod(shape) * kinds[name].itemsize
+    for name, (shape, dtype) in layout.items():
+        end = offset + math.prod(shape) * dtype.itemsize
         header[name] = {
-            "dtype": names[kinds[name]],
+            "dtype": names[dtype],
             "shape": list(shape),
             "data_offsets": [offset, end],
         }
@@ -191,11 +188,12 @@ def write(
     raw += b" " * (-len(raw) % 8)  # so that the tensors are aligned
     with file.open("wb") as opened:
         opened.write(len(raw).to_bytes(8, "little") + raw)
-        for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
-            if (tensor.shape, tensor.dtype) != (shape, kinds[name]):
+        for name, tensor in zip(layout, tensors, strict=True):
+            shape, dtype = layout[name]
+            if (tensor.shape, tensor.dtype) != (shape, dtype):
                 raise ValueError(
                     f"{name} is {tensor.dtype} {tensor.shape}; the header of {file} "
-                    f"says {kinds[name]} {shape}."
+                    f"says {dtype} {shape}."
                 )
             flat = np.ascontiguousarray(tensor).reshape(-1)
             opened.write(flat.view(np.uint8).data)

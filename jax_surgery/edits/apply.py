@@ -122,19 +122,20 @@ class _Corrections:
     def save(self, edit: Edit) -> None:
         """Writes the rollback's file: the edit and its corrections."""
         factors = edit_file.to_tensors(edit)
-        shapes = {name: factor.shape for name, factor in factors.items()}
-        kinds: dict[str, np.dtype] = dict.fromkeys(shapes, edit_file.FLOAT)
+        layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+            name: (f.shape, edit_file.FLOAT) for name, f in factors.items()
+        }
         for name, parts in self.parts.items():
-            shapes[_stored(name)] = (sum(length for _, length in parts),)
-            kinds[_stored(name)] = np.dtype(np.uint8)
-        layout = {"piece": PIECE, "parts": self.parts}
-        metadata = edit_file.to_metadata(edit) | {"rounding": json.dumps(layout)}
+            size = sum(length for _, length in parts)
+            layout[_stored(name)] = ((size,), np.dtype(np.uint8))
+        pieces = {"piece": PIECE, "parts": self.parts}
+        metadata = edit_file.to_metadata(edit) | {"rounding": json.dumps(pieces)}
 
         def tensors() -> Iterator[np.ndarray]:
             yield from factors.values()
             yield from self.tensors()
 
-        safetensors_file.write(self.file, shapes, kinds, tensors(), metadata)
+        safetensors_file.write(self.file, layout, tensors(), metadata)
 
 
 @contextlib.contextmanager

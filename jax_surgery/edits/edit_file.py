@@ -265,9 +265,9 @@ def save_edit(edit: Edit, file: str | epath.Path) -> None:
       file: local or gs://; an existing file is replaced.
     """
     tensors, metadata = to_tensors(edit), to_metadata(edit)
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    layout = {name: (tensor.shape, FLOAT) for name, tensor in tensors.items()}
     with safetensors_file.made(epath.Path(file)) as partial:
-        safetensors_file.write(partial, shapes, FLOAT, tensors.values(), metadata)
+        safetensors_file.write(partial, layout, tensors.values(), metadata)
 
 
 def _fields(file: epath.Path) -> dict[str, Any]:

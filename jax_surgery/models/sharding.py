@@ -5,7 +5,6 @@ A leaf is recognised by the end of its path, so an optimizer's moments are split
 their parameters.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jax_surgery.models import architectures, layout
+from jax_surgery.models import architectures, decoder, layout
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 
 
@@ -111,20 +111,24 @@ def abstract(tree: Any, mesh: Mesh) -> Any:
     )
 
 
+def parameter_shardings(config: ModelConfig) -> Any:
+    """Where a model's parameters lie on the mesh that is set; None without one.
+
+    Raises:
+      ValueError: a dimension that does not divide over the mesh.
+    """
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return None
+    params = decoder.abstract_params(config)
+    check(params, mesh.shape)
+    return shardings(params, mesh)
+
+
 def place(tree: Any) -> Any:
     """Parameters or a state on the mesh that is set; as they are without one."""
     mesh = jax.sharding.get_mesh()
-    if mesh.empty:
-        return tree
-    return jax.tree.map(
-        lambda leaf, sharding: (
-            leaf
-            if getattr(leaf, "sharding", None) == sharding
-            else jax.device_put(leaf, sharding)
-        ),
-        tree,
-        shardings(tree, mesh),
-    )
+    return tree if mesh.empty else jax.device_put(tree, shardings(tree, mesh))
 
 
 def constrain(tree: Any) -> Any:
@@ -135,24 +139,4 @@ def constrain(tree: Any) -> Any:
         lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, spec),
         tree,
         specs(tree, meshes.axis_size("fsdp")),
-    )
-
-
-def bytes_per_device(tree: Any, sizes: Mapping[str, int]) -> int:
-    """Bytes of a tree of shapes that one device holds.
-
-    Args:
-      tree: parameters or a state.
-      sizes: devices along each axis of the mesh.
-    """
-    leaves = zip(
-        jax.tree.leaves(tree),
-        jax.tree.leaves(specs(tree, sizes["fsdp"]), is_leaf=lambda x: isinstance(x, P)),
-        strict=True,
-    )
-    return sum(
-        leaf.size
-        * leaf.dtype.itemsize
-        // math.prod(sizes[axis] for axis in spec if axis)
-        for leaf, spec in leaves
     )

@@ -16,12 +16,12 @@ import jax
 from jax_surgery.benchmarks.embedded import MODEL
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.config import build
+from jax_surgery.models import sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import SIZES, sizes
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.plan import programs, topologies
 from jax_surgery.plan.settings import PlanSettings
-from jax_surgery.train import devices
 
 
 def architecture_of(model: str) -> ModelConfig:
@@ -58,7 +58,7 @@ def call(
       ValueError: something that does not divide over the mesh.
     """
     with jax.set_mesh(mesh):
-        devices.parameter_shardings(config)  # checks that all divides
+        sharding.parameter_shardings(config)  # checks that all divides
         return programs.PROGRAMS[name](settings, config)
 
 

@@ -24,7 +24,7 @@ from jax_surgery.methods.ascent import Surgery
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
 from jax_surgery.metrics import multiple_choice
-from jax_surgery.models import decoder
+from jax_surgery.models import decoder, sharding
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
@@ -165,7 +165,7 @@ def _run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
     init = jax.jit(
         decoder.init_params,
         static_argnums=(0, 1),
-        out_shardings=devices.parameter_shardings(config),
+        out_shardings=sharding.parameter_shardings(config),
     )
     params = init(config, settings.seed)
     optimizer = make_optimizer(settings.optimizer, steps)

@@ -12,9 +12,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import BatchStream
-from jax_surgery.models import decoder, sharding
 from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
-from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.parallel import mesh as meshes
@@ -36,20 +34,6 @@ def on_mesh(shape: meshes.MeshShape) -> Iterator[jax.sharding.Mesh]:
         )
     with jax.set_mesh(mesh):
         yield mesh
-
-
-def parameter_shardings(config: ModelConfig) -> Any:
-    """Where a model's parameters lie on the mesh that is set; None without one.
-
-    Raises:
-      ValueError: a dimension that does not divide over the mesh.
-    """
-    mesh = jax.sharding.get_mesh()
-    if mesh.empty:
-        return None
-    params = decoder.abstract_params(config)
-    sharding.check(params, mesh.shape)
-    return sharding.shardings(params, mesh)
 
 
 def storage_dtype(
@@ -90,11 +74,10 @@ def load_model(
       tokenizer: the checkpoint's where it is loaded already; None loads it.
 
     Raises:
-      FileNotFoundError, ValueError: see `hf_weights.load_model` and
-        `parameter_shardings`.
+      FileNotFoundError, ValueError: see `hf_weights.load_model`.
     """
-    return _load(
-        source, lambda p: storage_dtype(p, compute, moving), compute, tokenizer
+    return hf_weights.load(
+        source, compute, lambda path: storage_dtype(path, compute, moving), tokenizer
     )
 
 
@@ -111,12 +94,7 @@ def load(source: str, compute: Compute, tokenizer: Any = None) -> Model:
     Raises:
       FileNotFoundError, ValueError: see `load_model`.
     """
-    return _load(source, compute.dtype, compute, tokenizer)
-
-
-def _load(source: str, dtype: Any, compute: Compute, tokenizer: Any) -> Model:
-    layout = None if jax.sharding.get_mesh().empty else parameter_shardings
-    return hf_weights.load(source, compute, dtype, layout, tokenizer)
+    return hf_weights.load(source, compute, compute.dtype, tokenizer)
 
 
 def role_rows(rows: dict[str, int], accumulate: int = 1) -> RoleRows:

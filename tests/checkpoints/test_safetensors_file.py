@@ -25,8 +25,8 @@ def tensors(dtype, *shapes):
 def test_the_library_reads_what_is_written_and_back(tmp_path, dtype):
     wanted = tensors(dtype, (5, 7), (3,), (2, 1), (0, 4))
     ours, theirs = (epath.Path(tmp_path / name) for name in ("ours", "theirs"))
-    shapes = {name: tensor.shape for name, tensor in wanted.items()}
-    safetensors_file.write(ours, shapes, np.dtype(dtype), iter(wanted.values()))
+    layout = {name: (t.shape, np.dtype(dtype)) for name, t in wanted.items()}
+    safetensors_file.write(ours, layout, iter(wanted.values()))
     read = load_file(ours)
     save_file(wanted, theirs)
     entries = safetensors_file.read_header(theirs)
@@ -77,7 +77,7 @@ def test_what_differs_from_its_header_is_not_written(tmp_path):
     wrong = [np.zeros((2, 3), np.float32)]
     file = epath.Path(tmp_path / "file")
     with pytest.raises(ValueError, match=r"x is float32 \(2, 3\)"):
-        safetensors_file.write(file, {"x": (3, 2)}, np.dtype(np.float32), wrong)
+        safetensors_file.write(file, {"x": ((3, 2), np.dtype(np.float32))}, wrong)
 
 
 def test_only_the_rows_asked_for_are_read(tmp_path):
@@ -100,9 +100,8 @@ def test_only_the_rows_asked_for_are_read(tmp_path):
 def test_text_and_bytes_lie_beside_weights(tmp_path):
     file = epath.Path(tmp_path / "file")
     held = {"w": np.ones((2, 3), np.float32), "raw": np.arange(5, dtype=np.uint8)}
-    shapes = {name: tensor.shape for name, tensor in held.items()}
-    kinds = {name: tensor.dtype for name, tensor in held.items()}
-    safetensors_file.write(file, shapes, kinds, held.values(), {"own": "words"})
+    layout = {name: (tensor.shape, tensor.dtype) for name, tensor in held.items()}
+    safetensors_file.write(file, layout, held.values(), {"own": "words"})
     assert safetensors_file.read_metadata(file) == {"format": "pt", "own": "words"}
     read, entries = load_file(file), safetensors_file.read_header(file)
     for name, tensor in held.items():

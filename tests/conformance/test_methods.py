@@ -295,9 +295,8 @@ import json, jax, numpy as np
 import test_methods as cases
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.loss import Loss
-from jax_surgery.models import decoder
+from jax_surgery.models import decoder, sharding
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.train import devices
 rows = RoleRows(8, 8, 8, 8)
 # The same rows as on one device: part s has the s-th row of each role.
 order = np.arange(24).reshape(3, 8).T.ravel()
@@ -307,7 +306,7 @@ def of(name):
     found = cases.gradients(*models, batch.place(24), Loss(cases.OBJECTIVE, method), rows)
     return cases.summary(*found)
 with jax.set_mesh(meshes.make_mesh(meshes.MeshShape(1, 8, 1))):
-    place = devices.parameter_shardings(cases.CONFIG)
+    place = sharding.parameter_shardings(cases.CONFIG)
     init = jax.jit(decoder.init_params, static_argnums=(0, 1), out_shardings=place)
     models = init(cases.CONFIG, 0), init(cases.CONFIG, 1)
     print(json.dumps({name: of(name) for name in cases.NAMES}))

@@ -2,12 +2,14 @@
 """Meshes: shapes, errors, specs of parameters; twenty steps agree on any of them."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import on_devices
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
@@ -63,7 +65,15 @@ def test_every_parameter_of_every_size_is_in_the_table(name):
     ) - sum(
         x.size * 4 for k in ("head", "embedder") for x in jax.tree.leaves(params.get(k))
     )
-    part = sharding.bytes_per_device(params, sizes)
+    specs = sharding.specs(params, sizes["fsdp"])
+    part = sum(
+        x.size * x.dtype.itemsize // math.prod(sizes[axis] for axis in spec if axis)
+        for x, spec in zip(
+            jax.tree.leaves(params),
+            jax.tree.leaves(specs, is_leaf=lambda x: isinstance(x, P)),
+            strict=True,
+        )
+    )
     assert part == (whole - norms) // 8 + norms
     with pytest.raises(ValueError, match="is in no architecture's layout"):
         sharding.check({"adapter": jnp.zeros((2, 2))}, sizes)
@@ -129,7 +139,7 @@ def losses(shape, count, accumulate):
     wanted["update"] = 7 if accumulate == 1 else 8
     mesh = meshes.make_mesh(shape, jax.devices()[:count])
     with jax.set_mesh(mesh):
-        place = devices.parameter_shardings(CONFIG)
+        place = sharding.parameter_shardings(CONFIG)
         params = jax.jit(decoder.init_params, static_argnums=(0, 1), out_shardings=place)
         params, reference = params(CONFIG, 0), params(CONFIG, 1)
         rows = devices.role_rows(wanted, accumulate)

@@ -174,7 +174,7 @@ def test_optimizers_of_whole_matrices_are_refused(optimizer, words):
 
 ON_MESHES = """
 import json, sys, jax, jax.numpy as jnp, numpy as np
-from jax_surgery.models import decoder
+from jax_surgery.models import decoder, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import devices
@@ -197,7 +197,7 @@ BATCH = Batch(
 ROLE = np.repeat([0, 1, 2], 8)
 def run(shape, count):
     with jax.set_mesh(meshes.make_mesh(meshes.MeshShape(*shape), jax.devices()[:count])):
-        place = devices.parameter_shardings(CONFIG)
+        place = sharding.parameter_shardings(CONFIG)
         base = jax.jit(decoder.init_params, static_argnums=(0, 1), out_shardings=place)
         base = base(CONFIG, 0)
         shards = meshes.axis_size(*meshes.ROWS)

@@ -34,10 +34,12 @@ def checkpointed(terms, sizes, head, parts):
             return jax.tree.map(jnp.add, sums, run(list(heads), chunk)), None
 
         arrays = [hidden, *others]
-        zeros = token_sums._zero_sums(term, size, [head, *heads], arrays)
         chunks = [a.reshape(-1, size, *a.shape[1:]) for a in arrays]
+        names = jax.eval_shape(term, [head, *heads], *(c[0] for c in chunks))
+        zeros = {name: jnp.zeros(()) for name in names}
         found.append(jax.lax.scan(add, zeros, chunks)[0])
-    return token_sums._joined(found)
+    total = {name: value for sums in found for name, value in sums.items()}
+    return total | {token_sums.LOSS: sum(sums[token_sums.LOSS] for sums in found)}
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which file of a checkpoint holds each tensor, and whether they fit the model."""
 
+import collections
 import json
 import re
 from collections.abc import Callable
@@ -17,7 +18,7 @@ Dtype = str | None | Callable[[tuple[str, ...]], str | None]
 INDEX = "model.safetensors.index.json"
 # Old checkpoints carry RoPE's frequencies, which follow from config.json.
 IGNORED = re.compile(r".*rotary_emb\.inv_freq$")
-DTYPES = {dtype.name: dtype for dtype in safetensors_file.NAMES}
+DTYPES = {dtype.name: dtype for dtype in safetensors_file.DTYPES.values()}
 
 
 def entries_of(folder: epath.Path) -> dict[str, Entry]:
@@ -29,16 +30,13 @@ def entries_of(folder: epath.Path) -> dict[str, Entry]:
     """
     if (folder / INDEX).exists():
         weight_map = json.loads((folder / INDEX).read_text())["weight_map"]
-        missing = sorted({f for f in weight_map.values() if not (folder / f).exists()})
-        if missing:
+        shards = sorted(set(weight_map.values()))
+        if missing := [file for file in shards if not (folder / file).exists()]:
             raise FileNotFoundError(
                 f"{folder / INDEX} names shards that are absent: {', '.join(missing)}. "
                 "Download them again."
             )
-        held = {
-            f: safetensors_file.read_header(folder / f)
-            for f in sorted(set(weight_map.values()))
-        }
+        held = {f: safetensors_file.read_header(folder / f) for f in shards}
         return {n: held[f][n] for n, f in weight_map.items() if n in held[f]}
     shards = sorted(folder.glob("*.safetensors"))
     if not shards:
@@ -66,35 +64,28 @@ def check(tensors: list[Tensor], entries: dict[str, Entry], tied: bool) -> None:
       tied: the output head is the embedding; files may repeat it.
     """
     wanted = {tensor.name: tensor.file_shape for tensor in tensors}
-    missing = sorted(set(wanted) - set(entries))
-    extra = set(entries) - set(wanted) - ({"lm_head.weight"} if tied else set())
-    unused = sorted(name for name in extra if not IGNORED.match(name))
-    found = {name: entries[name] for name in sorted(set(wanted) & set(entries))}
-    wrong = [
-        f"{name} {entry.shape}, wanted {wanted[name]}"
-        for name, entry in found.items()
-        if entry.shape != wanted[name]
-    ]
-    unread = [
-        f"{name} {entry.kind}"
-        for name, entry in found.items()
-        if entry.kind not in safetensors_file.DTYPES
-    ]
     read = ", ".join(safetensors_file.DTYPES)
-    problems = [
-        f"{what} ({len(names)}): {', '.join(names[:8])}"
-        + (", ..." if len(names) > 8 else "")
-        for what, names in (
-            ("missing tensors", missing),
-            ("unused tensors", unused),
-            ("misshapen tensors", wrong),
-            (f"tensors that are none of {read}", unread),
-        )
-        if names
-    ]
+    problems = collections.defaultdict(list)
+    for name, shape in sorted(wanted.items()):
+        if (entry := entries.get(name)) is None:
+            problems["missing tensors"].append(name)
+        elif entry.shape != shape:
+            problems["misshapen tensors"].append(
+                f"{name} {entry.shape}, wanted {shape}"
+            )
+        elif entry.kind not in safetensors_file.DTYPES:
+            problems[f"tensors that are none of {read}"].append(f"{name} {entry.kind}")
+    extra = set(entries) - set(wanted) - ({"lm_head.weight"} if tied else set())
+    if unused := sorted(name for name in extra if not IGNORED.match(name)):
+        problems["unused tensors"] = unused
     if problems:
+        lines = (
+            f"{what} ({len(names)}): {', '.join(names[:8])}"
+            + (", ..." if len(names) > 8 else "")
+            for what, names in problems.items()
+        )
         raise ValueError(
-            "the checkpoint does not fit its config.json:\n  " + "\n  ".join(problems)
+            "the checkpoint does not fit its config.json:\n  " + "\n  ".join(lines)
         )
 
 

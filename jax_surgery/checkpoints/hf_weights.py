@@ -7,7 +7,6 @@ mesh. Directories are local or on gs://.
 """
 
 import collections
-import contextlib
 import json
 import re
 import tempfile
@@ -66,13 +65,10 @@ def resolve(source: str) -> epath.Path:
         )
     import huggingface_hub
 
-    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model"]
+    files = ["*.safetensors", "*.json", "*.model", "*.jinja"]
     try:
-        return epath.Path(
-            huggingface_hub.snapshot_download(
-                source, allow_patterns=[*patterns, "*.jinja"]
-            )
-        )
+        local = huggingface_hub.snapshot_download(source, allow_patterns=files)
+        return epath.Path(local)
     except Exception as error:
         raise FileNotFoundError(
             f"{source!r} is not a local directory, and its download from the hub "
@@ -94,18 +90,6 @@ def load_config(source: str) -> ModelConfig:
             f"{file.parent} is not a checkpoint: it has no config.json."
         )
     return architectures.from_hf(json.loads(file.read_text()))
-
-
-@contextlib.contextmanager
-def _local_tokenizer(folder: epath.Path) -> Iterator[str]:
-    """A local directory with the tokenizer's files: transformers reads no buckets."""
-    if "://" not in str(folder):
-        yield str(folder)
-        return
-    with tempfile.TemporaryDirectory() as local:
-        _copy_tokenizer(folder, epath.Path(local))
-        (folder / "config.json").copy(epath.Path(local) / "config.json")
-        yield local
 
 
 def _copy_tokenizer(origin: epath.Path, folder: epath.Path) -> None:
@@ -134,8 +118,13 @@ def load_tokenizer(source: str) -> Any:
     """The checkpoint's tokenizer (`transformers`, fast)."""
     import transformers
 
-    with _local_tokenizer(resolve(source)) as folder:
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+    folder = resolve(source)
+    with tempfile.TemporaryDirectory() as local:
+        if "://" in str(folder):  # transformers reads no buckets
+            _copy_tokenizer(folder, epath.Path(local))
+            (folder / "config.json").copy(epath.Path(local) / "config.json")
+            folder = local
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(folder))
     if not tokenizer.is_fast:
         raise ValueError(
             f"the tokenizer of {source!r} is a slow one, which gives no character "

@@ -7,7 +7,6 @@ ours are stacked over layers, heads split (`layout.Row.factors`).
 
 import json
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,35 +60,27 @@ def _module(row: Row) -> str:
 
 
 def save_adapter(
-    factors: Any,
-    config: ModelConfig,
-    directory: str,
-    *,
-    rank: int,
-    alpha: float,
-    matrices: Sequence[str],
-    base: str = "",
+    adapter: Adapter, config: ModelConfig, directory: str, base: str = ""
 ) -> None:
     """Writes a directory that `peft.PeftModel.from_pretrained` loads, in float32.
 
     Args:
-      factors: see `Adapter`; whole on this process.
-      config: the model that they belong to.
+      adapter: whole on this process.
+      config: the model that it belongs to.
       directory: local or gs://; made if absent.
-      rank, alpha, matrices: see `Adapter`.
-      base: name or directory of the model they belong to.
+      base: name or directory of the model.
     """
     folder = epath.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     every = architectures.matrices(config)
-    rows = [every[name] for name in matrices]
+    rows = [every[name] for name in adapter.matrices]
     kind = np.dtype(np.float32)
     arrays = {
         tensor.name: tensor.to_file(
-            np.asarray(leaf(factors, tensor.path)[tensor.layer], kind)
+            np.asarray(leaf(adapter.factors, tensor.path)[tensor.layer], kind)
         )
         for row in rows
-        for tensor in _tensors(row, config, rank)
+        for tensor in _tensors(row, config, adapter.rank)
     }
     layout = {name: (array.shape, kind) for name, array in arrays.items()}
     safetensors_file.write(folder / WEIGHTS, layout, arrays.values())
@@ -97,8 +88,8 @@ def save_adapter(
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-        "r": rank,
-        "lora_alpha": alpha,
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
         "lora_dropout": 0.0,
         "target_modules": [_module(row) for row in rows],
         "bias": "none",

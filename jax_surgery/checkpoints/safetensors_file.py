@@ -26,9 +26,9 @@ DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
 }
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
 # Weights are of `DTYPES`; bytes that are no weights may lie beside them.
 KINDS = DTYPES | {"U8": np.dtype(np.uint8)}
+NAMES = {dtype: name for name, dtype in KINDS.items()}
 METADATA = "__metadata__"
 CHUNK = 2**26  # bytes of one read
 READERS = 8  # reads at a time: a bucket gives one reader little
@@ -124,12 +124,8 @@ def read_rows(entry: Entry, start: int, stop: int) -> np.ndarray:
                     raise OSError(f"{entry.file} ended while it was read.")
                 part = part[count:]
 
-    begins = range(0, data.nbytes, CHUNK)
-    if len(begins) == 1:
-        read(0)
-    else:
-        with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-            list(pool.map(read, begins))
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+        list(pool.map(read, range(0, data.nbytes, CHUNK)))
     return data.view(entry.dtype).reshape(stop - start, *entry.shape[1:])
 
 
@@ -173,13 +169,12 @@ def write(
       tensors: in the order of `layout`; each is taken when its turn comes.
       metadata: further text for the header (see `read_metadata`).
     """
-    names = {dtype: name for name, dtype in KINDS.items()}
     header: dict[str, Any] = {METADATA: {"format": "pt"} | (metadata or {})}
     offset = 0
     for name, (shape, dtype) in layout.items():
         end = offset + math.prod(shape) * dtype.itemsize
         header[name] = {
-            "dtype": names[dtype],
+            "dtype": NAMES[dtype],
             "shape": list(shape),
             "data_offsets": [offset, end],
         }

@@ -70,6 +70,8 @@ def _update(loss, params, config, batch, safe, rows, compute, trainable):
         compute=compute,
         first_trained_layer=trainable.first_layer,
     )
-    head_SDV, states = output_head.copies_for(params, states, compute)
+    head_SDV, states = output_head.copies_for(
+        params, states, compute, moves=not trainable.matrices
+    )
     learned = loss.learned_part(layout, part, states, safe)
-    return token_sums.token_sums([learned], head_SDV, tied=config.tie_embeddings)
+    return token_sums.token_sums([learned], head_SDV)

@@ -215,7 +215,9 @@ def _loss_of(loss, params, config, batch, safe, rows, compute, trainable) -> Met
         compute=compute,
         first_trained_layer=trainable.first_layer,
     )
-    head_SDV, states = output_head.copies_for(params, states, compute)
+    head_SDV, states = output_head.copies_for(
+        params, states, compute, moves=not trainable.matrices
+    )
     parts, value, slopes = [], None, ()
     if loss._of_sequences and rows.unlearn:
         unlearn = batch.text.replace(weights_BT=batch.weights_BT).take(rows, "unlearn")
@@ -241,7 +243,7 @@ def _loss_of(loss, params, config, batch, safe, rows, compute, trainable) -> Met
                 [batch.reference_head_SDV],
             )
         )
-    found = token_sums.token_sums(parts, head_SDV, tied=config.tie_embeddings)
+    found = token_sums.token_sums(parts, head_SDV)
     if value is None:
         return found
     # The sum of slopes times log p has the term's gradient; its value is the term's.

@@ -6,6 +6,7 @@ from typing import Literal
 
 import jax
 
+from jax_surgery.config import at_least, choice
 from jax_surgery.models import attention_kernels
 from jax_surgery.models.attention_kernels import CONTEXT
 
@@ -40,20 +41,10 @@ class Compute:
     attention: attention_kernels.Kind
 
     def __post_init__(self):
-        for name, allowed in (
-            ("dtype", ("float32", "bfloat16")),
-            ("remat", tuple(REMAT)),
-            ("attention", attention_kernels.KINDS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"compute.{name}={getattr(self, name)!r}; choose one of "
-                    f"{', '.join(allowed)}."
-                )
-        if self.unroll < 0:
-            raise ValueError(
-                f"compute.unroll={self.unroll}; use 0 (chosen automatically) or more."
-            )
+        choice(self.dtype, ("float32", "bfloat16"), "compute.dtype")
+        choice(self.remat, tuple(REMAT), "compute.remat")
+        choice(self.attention, attention_kernels.KINDS, "compute.attention")
+        at_least(0, self, "compute", "unroll")
 
     def layers_a_step(self, platform: str) -> int:
         """Layers that a scan step runs on a platform."""

@@ -26,8 +26,6 @@ from jax_surgery.models.trainable import BLOCK_OF
 from jax_surgery.parallel import mesh as meshes
 
 Params = dict[str, Any]
-# Token ids, segment ids and positions, each [B, T].
-Text = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class Embedder(nnx.Module):
@@ -57,14 +55,6 @@ class Decoder(nnx.Module):
 
 
 @functools.cache
-def _graph(config: ModelConfig):
-    """The structure of the whole model, and its parameters' shapes."""
-    model = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
-    graph, state = nnx.split(model, nnx.Param)
-    return graph, nnx.to_pure_dict(state)
-
-
-@functools.cache
 def _block_graph(config: ModelConfig, low_rank: tuple[str, ...]):
     """The structure of one (unstacked) block, with factors beside some matrices."""
 
@@ -78,21 +68,10 @@ def _block_graph(config: ModelConfig, low_rank: tuple[str, ...]):
     return nnx.split(nnx.eval_shape(make), nnx.Param)[0]
 
 
-def merge(params: Params, config: ModelConfig) -> Decoder:
-    """The NNX module that holds `params`."""
-    return nnx.merge(_graph(config)[0], nnx.State(params))
-
-
-def block_graph(config: ModelConfig, params: Params):
-    """NNX structure of one layer of `params`, for running layers one by one."""
-    layers = params["layers"]
-    low_rank = (n for n, block in BLOCK_OF.items() if "lora_a" in layers[block][n])
-    return _block_graph(config, tuple(low_rank))
-
-
-def merge_block(graph, layer_params: Params) -> Block:
+def block_of(config: ModelConfig, layer: Params) -> Block:
     """The NNX module of one layer, holding that layer's slice of the parameters."""
-    return nnx.merge(graph, nnx.State(layer_params))
+    low_rank = (n for n, block in BLOCK_OF.items() if "lora_a" in layer[block][n])
+    return nnx.merge(_block_graph(config, tuple(low_rank)), nnx.State(layer))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -102,11 +81,14 @@ def init_params(config: ModelConfig, seed: int = 0) -> Params:
     return nnx.to_pure_dict(state)
 
 
+@functools.cache
+def _shapes(config: ModelConfig) -> Params:
+    return jax.eval_shape(functools.partial(init_params, config))
+
+
 def abstract_params(config: ModelConfig, dtype=jnp.float32) -> Params:
     """The parameters' shapes, as `ShapeDtypeStruct`s; takes no memory."""
-    return jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, dtype), _graph(config)[1]
-    )
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), _shapes(config))
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -124,7 +106,7 @@ def embed(params: Params, tokens_BT, compute: Compute) -> jax.Array:
     tokens_BT = meshes.constrain(tokens_BT, "data")
     columns = params["embedder"]["embedding"][tokens_BT].astype(compute.dtype)
     columns = meshes.constrain(columns, "data", None, "fsdp")
-    return meshes.constrain_rows(columns)
+    return meshes.constrain(columns, meshes.ROWS)
 
 
 def final_norm(params: Params, x, config: ModelConfig) -> jax.Array:
@@ -134,87 +116,36 @@ def final_norm(params: Params, x, config: ModelConfig) -> jax.Array:
     return norm(x)
 
 
-def forward(
+def forward_with_moments(
     params: Params,
     config: ModelConfig,
-    tokens_BT: jax.Array,
-    segment_ids_BT: jax.Array | None = None,
-    positions_BT: jax.Array | None = None,
+    batch: Batch,
     *,
     compute: Compute = DEFAULT_COMPUTE,
     first_trained_layer: int = 0,
     num_layers: int | None = None,
-) -> jax.Array:
-    """Final normed hidden states.
+    moments_weight_BT: jax.Array | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array] | None]:
+    """Final normed hidden states, and second moments of the matrices' inputs.
 
     Args:
       params: see `abstract_params`; with factors beside matrices, see `Kernel`.
       config: the architecture.
-      tokens_BT: int32 token ids.
-      segment_ids_BT: packed documents 1, 2, ..., padding 0; None is one document a
-        row. No token sees another segment.
-      positions_BT: of each token in its document; None counts along the row.
+      batch: packed rows, whose text alone is read. No token sees another segment.
       compute: dtype and memory choices.
       first_trained_layer: no gradient reaches the layers before it, which saves their
-        backward pass.
+        backward pass; moments are of the layers from this one on.
       num_layers: run this many layers alone, and give the last one's output without
         the final norm; None runs all.
+      moments_weight_BT: weight w_t of each token in the moments; None: none are summed.
 
     Returns:
-      hidden [B, T, D] in the compute dtype.
+      hidden [B, T, D] in the compute dtype; and sums over tokens of w_t x_t x_t^T per
+      layer, float32: `attention_in` [L, D, D], `attention_out` [L, N * H, N * H],
+      `mlp_in` [L, D, D], `mlp_hidden` [L, F, F].
     """
-    if segment_ids_BT is None:
-        segment_ids_BT = jnp.ones_like(tokens_BT)
-    if positions_BT is None:
-        positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    text = (tokens_BT, segment_ids_BT, positions_BT)
-    options = (compute, None, first_trained_layer, num_layers)
-    return _forward(params, config, text, *options)[0]
-
-
-def second_moments(
-    params: Params,
-    config: ModelConfig,
-    batch: Batch,
-    weights_BT: jax.Array,
-    *,
-    compute: Compute = DEFAULT_COMPUTE,
-    first_layer: int = 0,
-) -> dict[str, jax.Array]:
-    """Second moments of the inputs of each layer's matrices.
-
-    Args:
-      params, config, batch, compute: see `forward_packed`.
-      weights_BT: weight w_t of each token.
-      first_layer: the moments are of the layers from this one on.
-
-    Returns:
-      sums over tokens of w_t x_t x_t^T per layer, float32: `attention_in` [L, D, D],
-      `attention_out` [L, N * H, N * H], `mlp_in` [L, D, D], `mlp_hidden` [L, F, F].
-    """
-    options = (compute, weights_BT, first_layer, None)
-    moments = _forward(params, config, _text(batch), *options)[1]
-    assert moments is not None, "weights were given"
-    return moments
-
-
-def _text(batch: Batch) -> Text:
-    return batch.tokens_BT, batch.segment_ids_BT, batch.positions_BT
-
-
-def _forward(
-    params: Params,
-    config: ModelConfig,
-    text: Text,
-    compute: Compute,
-    moments_weight_BT: jax.Array | None,
-    first_trained_layer: int,
-    num_layers: int | None,
-) -> tuple[jax.Array, dict[str, jax.Array] | None]:
-    """Hidden states as `forward` gives them, and `second_moments` for given weights."""
-    tokens_BT, segment_ids_BT, positions_BT = text
-    cos, sin = attn.rope_tables(config, positions_BT)
-    graph = block_graph(config, params)
+    tokens_BT, segment_ids_BT = batch.tokens_BT, batch.segment_ids_BT
+    cos, sin = attn.rope_tables(config, batch.positions_BT)
     windows = attn.effective_windows(config, tokens_BT.shape[1])[:num_layers]
 
     def attention(window):
@@ -223,9 +154,9 @@ def _forward(
 
     def layer(x, inputs, attend_of, weight_BT):
         layer_params, which = inputs
-        block = merge_block(graph, layer_params)
+        block = block_of(config, layer_params)
         x, moments = block(x, attend_of(which), cos, sin, weight_BT)
-        return meshes.constrain_rows(x), moments
+        return meshes.constrain(x, meshes.ROWS), moments
 
     def run(x, layers, windows, weight_BT):
         """The stacked `layers` one after another."""
@@ -264,5 +195,29 @@ def _forward(
 def forward_packed(
     params: Params, config: ModelConfig, batch: Batch, **options: Any
 ) -> jax.Array:
-    """`forward` of a packed batch: its tokens_BT, segment_ids_BT and positions_BT."""
-    return forward(params, config, *_text(batch), **options)
+    """The hidden states alone of `forward_with_moments`."""
+    return forward_with_moments(params, config, batch, **options)[0]
+
+
+def forward(
+    params: Params,
+    config: ModelConfig,
+    tokens_BT: jax.Array,
+    segment_ids_BT: jax.Array | None = None,
+    positions_BT: jax.Array | None = None,
+    **options: Any,
+) -> jax.Array:
+    """`forward_packed` of arrays.
+
+    Args:
+      params, config, options: see `forward_with_moments`.
+      tokens_BT: int32 token ids.
+      segment_ids_BT: packed documents 1, 2, ..., padding 0; None is one document a row.
+      positions_BT: of each token in its document; None counts along the row.
+    """
+    if segment_ids_BT is None:
+        segment_ids_BT = jnp.ones_like(tokens_BT)
+    if positions_BT is None:
+        positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    batch = Batch(tokens_BT, segment_ids_BT, positions_BT)
+    return forward_packed(params, config, batch, **options)

@@ -20,34 +20,6 @@ def at_targets(array_BT: jax.Array) -> jax.Array:
     return jnp.pad(array_BT[:, :-1], ((0, 0), (1, 0)))
 
 
-def _edges(segment_ids_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Which positions are the first and which the last of their segment."""
-    edge_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
-    starts_BT = jnp.pad(edge_BT, ((0, 0), (1, 0)), constant_values=True)
-    ends_BT = jnp.pad(edge_BT, ((0, 0), (0, 1)), constant_values=True)
-    return starts_BT, ends_BT
-
-
-def position_weights(segment_ids_BT: jax.Array, average: str) -> jax.Array:
-    """Weight of each position in the retain term, [B, T] float32, 0 on padding.
-
-    Args:
-      segment_ids_BT: packed documents 1, 2, ..., padding 0.
-      average: "tokens" weighs every position alike, "sequences" every document
-        (a document's positions weigh 1 / its length).
-    """
-    real_BT = (segment_ids_BT > 0).astype(jnp.float32)
-    if average == "tokens":
-        return real_BT
-    # A document's length is its last token's place less its first one's.
-    tokens = segment_ids_BT.shape[1]
-    place_T = jnp.arange(tokens)
-    starts_BT, ends_BT = _edges(segment_ids_BT)
-    first_BT = jax.lax.cummax(jnp.where(starts_BT, place_T, 0), axis=1)
-    last_BT = jax.lax.cummin(jnp.where(ends_BT, place_T, tokens), axis=1, reverse=True)
-    return real_BT / (last_BT - first_BT + 1)
-
-
 def document_sums(values_BT: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
     """The sum of each position's document, at every one of its positions, [B, T].
 
@@ -64,8 +36,24 @@ def document_sums(values_BT: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
         total = jnp.where(right_begins, right_sum, left_sum + right_sum)
         return left_begins | right_begins, total
 
-    starts_BT, ends_BT = _edges(segment_ids_BT)
+    edge_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
+    starts_BT = jnp.pad(edge_BT, ((0, 0), (1, 0)), constant_values=True)
+    ends_BT = jnp.pad(edge_BT, ((0, 0), (0, 1)), constant_values=True)
     scan = jax.lax.associative_scan
     before_BT = scan(joined, (starts_BT, values_BT), axis=1)[1]
     after_BT = scan(joined, (ends_BT, values_BT), axis=1, reverse=True)[1]
     return before_BT + after_BT - values_BT
+
+
+def position_weights(segment_ids_BT: jax.Array, average: str) -> jax.Array:
+    """Weight of each position in the retain term, [B, T] float32, 0 on padding.
+
+    Args:
+      segment_ids_BT: packed documents 1, 2, ..., padding 0.
+      average: "tokens" weighs every position alike, "sequences" every document
+        (a document's positions weigh 1 / its length).
+    """
+    real_BT = (segment_ids_BT > 0).astype(jnp.float32)
+    if average == "tokens":
+        return real_BT
+    return real_BT / document_sums(jnp.ones_like(real_BT), segment_ids_BT)

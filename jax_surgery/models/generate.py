@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_surgery.models import attention as attn
-from jax_surgery.models import decoder, output_head
+from jax_surgery.models import decoder, logprobs, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 
@@ -32,7 +32,6 @@ def _run(params, config, tokens_BT, positions_BT, start_B, slot, cache, compute)
       the last token's final hidden state [B, D], and the cache.
     """
     cos, sin = attn.rope_tables(config, positions_BT)
-    graph = decoder.block_graph(config, params)
     slots_S = jnp.arange(cache[0].shape[2])
     age_TS = (slot + jnp.arange(tokens_BT.shape[1]))[:, None] - slots_S
     real_BS = slots_S >= start_B[:, None]
@@ -55,7 +54,7 @@ def _run(params, config, tokens_BT, positions_BT, start_B, slot, cache, compute)
             )
             return attend_of(which)(q, *cached)
 
-        x, _ = decoder.merge_block(graph, layer_params)(x, attend, cos, sin)
+        x, _ = decoder.block_of(config, layer_params)(x, attend, cos, sin)
         return x, tuple(cached)
 
     x = decoder.embed(params, tokens_BT, compute)
@@ -67,16 +66,12 @@ def _run(params, config, tokens_BT, positions_BT, start_B, slot, cache, compute)
 def _generate(params, config, tokens_BT, lengths_B, new_tokens, stop_ids, compute):
     rows, width = tokens_BT.shape
     start_B = width - lengths_B
-    head = output_head.gathered(params, compute)
+    head = output_head.kernel(params, compute.dtype)
     run = functools.partial(_run, params, config, compute=compute, start_B=start_B)
 
     def choose(hidden_BD):
-        logits = jnp.dot(
-            hidden_BD,
-            head.astype(hidden_BD.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        logits_BV = logprobs.logits(hidden_BD, head)
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
 
     def stopped(token_B):
         return jnp.isin(token_B, jnp.array(stop_ids, jnp.int32))

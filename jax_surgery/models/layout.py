@@ -42,7 +42,7 @@ class Row:
       spec: the mesh axis that splits each of its axes.
       inputs: how many axes after L are the inputs of a matrix; 0 for other parameters.
       statistic: which of the layer's activations a stacked matrix is applied to; its
-        second moments are this statistic (see `decoder.second_moments`). "" for others.
+        second moments are this statistic (see `decoder.forward_with_moments`). "" for others.
     """
 
     path: tuple[str, ...]

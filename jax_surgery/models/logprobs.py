@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log-probabilities and KL from final hidden states, in chunks of tokens.
 
-The logits of all tokens never exist at once: chunks of each row's tokens are scanned,
-each under `jax.checkpoint`, float32 inside. The result is one number per token. Rows
-stay whole, so that rows that are split over devices stay where they are. `of_targets`
-and `divergence` compute one chunk; `token_sums` sums them over tokens, with gradients.
+The logits of all tokens never exist at once: chunks of the tokens of a device's rows
+are computed one after another, each under `jax.checkpoint`, float32 inside. The result
+is one number per token. `of_targets` and `divergence` compute one chunk; `token_sums`
+sums them over tokens, with gradients.
 """
 
 from collections.abc import Sequence
@@ -38,67 +38,59 @@ class TokenLogprobs(NamedTuple):
     rival_logp_BT: jax.Array
 
 
-def choose_chunk(rows: int, tokens: int, vocab_size: int, platform: str = "cpu") -> int:
-    """Tokens of each row in a chunk: what `CHUNK_VALUES` allows, at least 8 in all.
+def choose_chunk(tokens: int, vocab_size: int, platform: str = "cpu") -> int:
+    """Tokens in a chunk: what `CHUNK_VALUES` allows, at least 8.
 
     Args:
-      rows: rows on one device.
-      tokens: tokens of a row.
+      tokens: of all rows on one device.
       vocab_size: logits per token on one device.
       platform: "cpu", "gpu" or "tpu".
     """
-    in_all = max(8, CHUNK_VALUES[platform] // vocab_size)
-    limit = max(1, in_all // rows)
+    limit = max(8, CHUNK_VALUES[platform] // vocab_size)
     # Equal chunks: a short last one would be computed in full.
     return -(-tokens // -(-tokens // limit))
 
 
-def _scan_chunks(body, heads, arrays, chunk):
-    """Maps `body` over chunks of the arrays' second axis, on each device's rows.
+def _map_chunks(body, head_SDV, arrays, chunk):
+    """Maps `body` over chunks of the tokens of each device's rows.
 
     Args:
-      body: (heads [D, V], chunks [B, C, ...]) -> values [B, C, ...].
-      heads: output heads [S, D, V], or [D, V] where there is one device.
+      body: (head [D, V], chunks [C, ...]) -> values [C, ...].
+      head_SDV: output head, a copy for each device; [D, V] where there is one device.
       arrays: [B, T, ...], hidden states first.
-      chunk: tokens of each row; None chooses from shapes.
+      chunk: tokens; None chooses from shapes.
     """
-    heads = [head if head.ndim == 3 else head[None] for head in heads]
+    head_SDV = head_SDV if head_SDV.ndim == 3 else head_SDV[None]
     platform = meshes.platform()
-    words = sum(head.shape[2] for head in heads) // meshes.axis_size("tp")
+    words = head_SDV.shape[2] // meshes.axis_size("tp")
 
-    def of_device(heads_1DV, *arrays):
-        heads = [head[0] for head in heads_1DV]
+    def of_device(head_1DV, *arrays):
         rows, tokens = arrays[0].shape[:2]
-        size = chunk or choose_chunk(rows, tokens, words, platform)
-        count = -(-tokens // size)
-        if count == 1:
-            return jax.checkpoint(body)(heads, *arrays)
-        fill = count * size - tokens
-        parts = []
-        for array in arrays:
-            padded = jnp.pad(array, [(0, 0), (0, fill)] + [(0, 0)] * (array.ndim - 2))
-            split = padded.reshape(rows, count, size, *array.shape[2:])
-            parts.append(split.swapaxes(0, 1))
-        step = jax.checkpoint(
-            lambda _, part: (None, body(heads, *part)), prevent_cse=False
-        )
-        outs = jax.lax.scan(step, None, parts)[1]
+        count = rows * tokens
+        size = chunk or choose_chunk(count, words, platform)
 
-        def joined(out):
-            by_row = out.swapaxes(0, 1)
-            return by_row.reshape(rows, -1, *by_row.shape[3:])[:, :tokens]
+        def split(array_BT):
+            flat = array_BT.reshape(count, *array_BT.shape[2:])
+            padded = jnp.pad(flat, [(0, -count % size)] + [(0, 0)] * (flat.ndim - 1))
+            return padded.reshape(-1, size, *flat.shape[1:])
 
-        return jax.tree.map(joined, outs)
+        def joined(values):
+            flat = values.reshape(-1, *values.shape[2:])
+            return flat[:count].reshape(rows, tokens, *flat.shape[1:])
 
-    return partition.over_rows(of_device)(heads, *arrays)
+        step = jax.checkpoint(lambda part: body(head_1DV[0], *part), prevent_cse=False)
+        return jax.tree.map(joined, jax.lax.map(step, list(map(split, arrays))))
+
+    return partition.over_rows(of_device)(head_SDV, *arrays)
 
 
-def _logits(hidden_CD, head_DV):
+def logits(hidden_CD: jax.Array, head_DV: jax.Array) -> jax.Array:
+    """Logits of a chunk of tokens, float32."""
     flat = hidden_CD.reshape(-1, hidden_CD.shape[-1])
-    logits = jnp.dot(
+    found = jnp.dot(
         flat, head_DV.astype(flat.dtype), preferred_element_type=jnp.float32
     )
-    return logits.reshape(*hidden_CD.shape[:-1], -1)
+    return found.reshape(*hidden_CD.shape[:-1], -1)
 
 
 def token_logprobs(
@@ -114,19 +106,15 @@ def token_logprobs(
       hidden_BTD: final hidden states.
       head_SDV: output head, a copy for each device (`output_head.copies`).
       targets_BT: the token that each position is asked about.
-      chunk: tokens of each row in a chunk; None chooses from shapes.
+      chunk: tokens in a chunk; None chooses from shapes.
     """
 
-    def body(heads, hidden_BCD, targets_BC):
-        (head_DV,) = heads
-        return of_targets(head_DV, hidden_BCD, targets_BC)
-
-    return _scan_chunks(body, [head_SDV], (hidden_BTD, targets_BT), chunk)
+    return _map_chunks(of_targets, head_SDV, (hidden_BTD, targets_BT), chunk)
 
 
 def of_targets(head_DV, hidden_CD, targets_C) -> TokenLogprobs:
     """`token_logprobs` of one chunk [..., C], all of its logits at once."""
-    logits_CV = _logits(hidden_CD, head_DV)
+    logits_CV = logits(hidden_CD, head_DV)
     is_target = jnp.arange(logits_CV.shape[-1]) == targets_C[..., None]
     at_target = jnp.where(is_target, logits_CV, 0.0).sum(-1)
     others_CV = jnp.where(is_target, -jnp.inf, logits_CV)
@@ -150,15 +138,15 @@ def candidate_logprobs(
       hidden_BTD: final hidden states.
       head_SDV: output head, a copy for each device (`output_head.copies`).
       candidates_BTK: token ids.
-      chunk: tokens of each row in a chunk; None chooses from shapes.
+      chunk: tokens in a chunk; None chooses from shapes.
     """
 
-    def body(heads, hidden_BCD, candidates_BCK):
-        logits_BCV = _logits(hidden_BCD, *heads)
-        total_BC1 = jax.nn.logsumexp(logits_BCV, axis=-1, keepdims=True)
-        return jnp.take_along_axis(logits_BCV, candidates_BCK, axis=-1) - total_BC1
+    def body(head_DV, hidden_CD, candidates_CK):
+        logits_CV = logits(hidden_CD, head_DV)
+        total_C1 = jax.nn.logsumexp(logits_CV, axis=-1, keepdims=True)
+        return jnp.take_along_axis(logits_CV, candidates_CK, axis=-1) - total_C1
 
-    return _scan_chunks(body, [head_SDV], (hidden_BTD, candidates_BTK), chunk)
+    return _map_chunks(body, head_SDV, (hidden_BTD, candidates_BTK), chunk)
 
 
 def divergence(
@@ -176,8 +164,8 @@ def divergence(
       direction: "model_to_reference" is KL(p_model || p_reference), the paper's
         (arXiv 2409.13054, Eq. 1); "reference_to_model" the other way round.
     """
-    model = jax.nn.log_softmax(_logits(hidden_CD, heads[0]))
-    reference = jax.nn.log_softmax(_logits(reference_CD, heads[1]))
+    model = jax.nn.log_softmax(logits(hidden_CD, heads[0]))
+    reference = jax.nn.log_softmax(logits(reference_CD, heads[1]))
     if direction == "model_to_reference":
         return (jnp.exp(model) * (model - reference)).sum(-1)
     return (jnp.exp(reference) * (reference - model)).sum(-1)

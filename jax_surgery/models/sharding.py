@@ -67,11 +67,8 @@ def specs(tree: Any, fsdp: int) -> Any:
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """`NamedSharding`s of every leaf (see `specs`)."""
-    return jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec),
-        specs(tree, mesh.shape["fsdp"]),
-        is_leaf=lambda x: isinstance(x, P),
-    )
+    found = specs(tree, mesh.shape["fsdp"])
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), found)
 
 
 def check(params: Any, sizes: Mapping[str, int]) -> None:
@@ -102,13 +99,11 @@ def check(params: Any, sizes: Mapping[str, int]) -> None:
 
 def abstract(tree: Any, mesh: Mesh) -> Any:
     """Shapes with the shardings of `specs`, for programs that are only compiled."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        tree,
-        shardings(tree, mesh),
-    )
+
+    def of(leaf, place):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+    return jax.tree.map(of, tree, shardings(tree, mesh))
 
 
 def parameter_shardings(config: ModelConfig) -> Any:
@@ -135,8 +130,4 @@ def constrain(tree: Any) -> Any:
     """The tree inside a computation, laid out as `specs` says."""
     if meshes.current() is None:
         return tree
-    return jax.tree.map(
-        lambda leaf, spec: jax.lax.with_sharding_constraint(leaf, spec),
-        tree,
-        specs(tree, meshes.axis_size("fsdp")),
-    )
+    return jax.lax.with_sharding_constraint(tree, specs(tree, meshes.axis_size("fsdp")))

@@ -54,7 +54,6 @@ def token_sums(
     parts: Sequence[Part],
     head_SDV: jax.Array,
     *,
-    tied: bool = False,
     chunk: int | None = None,
 ) -> dict[str, jax.Array]:
     """Sums over the active tokens of all parts, float32 scalars by name.
@@ -65,36 +64,26 @@ def token_sums(
     Args:
       parts: their terms have different names, except `LOSS`.
       head_SDV: the model's output head, a copy for each device (`output_head.copies`).
-      tied: whether heads are transposed embeddings; they then lie in memory as those
-        do, and so does the gradient, which saves transposing them.
       chunk: tokens per chunk; None chooses from shapes.
     """
     platform = meshes.platform()
     words = head_SDV.shape[2] // meshes.axis_size("tp")
 
-    def of_device(head_1XY, arrays):
-        terms, sizes, sorted_parts = [], [], []
-        for part, (heads_1XY, hidden_BTD, others, active_BT) in zip(
-            parts, arrays, strict=True
-        ):
-            count, several = active_BT.size, (1 + len(heads_1XY)) * words
-            size = chunk or logprobs.choose_chunk(1, count, several, platform)
+    def of_device(head_1DV, arrays):
+        sizes, sorted_parts = [], []
+        for heads_1DV, hidden_BTD, others, active_BT in arrays:
+            count, several = active_BT.size, (1 + len(heads_1DV)) * words
+            size = chunk or logprobs.choose_chunk(count, several, platform)
             hidden, *rest = _active_first([hidden_BTD, *others], active_BT, size)
             chunks = (jnp.count_nonzero(active_BT) + size - 1) // size
-            terms.append(_of_stored(part.terms, tied))
             sizes.append(size)
-            sorted_parts.append(([h[0] for h in heads_1XY], hidden, rest, chunks))
-        sums = _sums(tuple(terms), tuple(sizes), head_1XY[0], sorted_parts)
+            sorted_parts.append(([h[0] for h in heads_1DV], hidden, rest, chunks))
+        sums = _sums(terms, tuple(sizes), head_1DV[0], sorted_parts)
         return jax.tree.map(lambda total: total[None], sums)
 
-    def stored(head_SDV):
-        return head_SDV.swapaxes(1, 2) if tied else head_SDV
-
-    arrays = [
-        (list(map(stored, p.heads)), p.hidden_BTD, list(p.others), p.active_BT)
-        for p in parts
-    ]
-    sums = partition.over_rows(of_device)(stored(head_SDV), arrays)
+    terms = tuple(part.terms for part in parts)
+    arrays = [(list(p.heads), p.hidden_BTD, list(p.others), p.active_BT) for p in parts]
+    sums = partition.over_rows(of_device)(head_SDV, arrays)
     return jax.tree.map(jnp.sum, sums)
 
 
@@ -108,13 +97,6 @@ def _active_first(arrays, active_BT, size):
         return jnp.pad(flat, [(0, -count % size)] + [(0, 0)] * (flat.ndim - 1))
 
     return map(of, arrays)
-
-
-def _of_stored(terms: Terms, tied: bool) -> Terms:
-    """The terms as functions of heads as they are stored."""
-    if not tied:
-        return terms
-    return lambda heads_VD, *arrays: terms([h.T for h in heads_VD], *arrays)
 
 
 def _slices(size, i, arrays):
@@ -132,34 +114,19 @@ def _joined(sums: list[dict[str, jax.Array]]) -> dict[str, jax.Array]:
     return total | {LOSS: functools.reduce(jnp.add, [part[LOSS] for part in sums])}
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _sums(terms, sizes, head, parts):
-    """Sums over the first chunks of each part.
+def _sums_and_gradients(terms, sizes, head, parts, head_moves):
+    """Sums over the first chunks of each part, and the gradients of their loss.
 
     Args:
-      terms: of each part, of heads as they are stored.
+      terms: of each part.
       sizes: tokens of a chunk, of each part.
-      head: the model's, as it is stored.
+      head: the model's, [D, V].
       parts: (other heads, hidden [N, D], other arrays [N, ...], how many chunks).
+      head_moves: whether the head has a gradient.
+
+    Returns:
+      sums, and the gradients of each hidden and of the head (None where it has none).
     """
-    found = []
-    for term, size, (heads, hidden, others, chunks) in zip(
-        terms, sizes, parts, strict=True
-    ):
-        heads, arrays = [head, *heads], [hidden, *others]
-
-        def add(i, sums, term=term, size=size, heads=heads, arrays=arrays):
-            return jax.tree.map(jnp.add, sums, term(heads, *_slices(size, i, arrays)))
-
-        zeros = _zero_sums(term, size, heads, arrays)
-        with scopes.at_most(hidden.shape[0] // size):
-            found.append(jax.lax.fori_loop(0, chunks, add, zeros))
-    return _joined(found)
-
-
-def _sums_forward(terms, sizes, head, parts):
-    head_moves = head.perturbed
-    head, parts = jax.tree.map(lambda x: x.value, (head, parts))
     # One sum for all parts: each device holds no other in float32.
     d_head = jnp.zeros(head.shape) if head_moves else jnp.zeros(())
     found, d_hiddens = [], []
@@ -173,7 +140,9 @@ def _sums_forward(terms, sizes, head, parts):
 
         def add(i, carry, loss=loss, size=size, arrays=(hidden, *others)):
             sums, d_hidden, d_head = carry
-            hidden_CD, *others_C = _slices(size, i, arrays)
+            hidden_CD, *others_C = (
+                jax.lax.dynamic_slice_in_dim(a, i * size, size) for a in arrays
+            )
             moving = (0, 1) if head_moves else (0,)
             gradients, more = jax.grad(loss, moving, has_aux=True)(
                 hidden_CD, head, others_C
@@ -185,7 +154,8 @@ def _sums_forward(terms, sizes, head, parts):
                 d_head += gradients[1].astype(jnp.float32)
             return jax.tree.map(jnp.add, sums, more), d_hidden, d_head
 
-        zeros = _zero_sums(term, size, [head, *heads], [hidden, *others])
+        names = jax.eval_shape(loss, hidden[:size], head, [o[:size] for o in others])[1]
+        zeros = {name: jnp.zeros(()) for name in names}
         start = (zeros, jnp.zeros_like(hidden), d_head)
         with scopes.at_most(hidden.shape[0] // size):
             sums, d_hidden, d_head = jax.lax.fori_loop(0, chunks, add, start)
@@ -193,7 +163,21 @@ def _sums_forward(terms, sizes, head, parts):
         d_hiddens.append(d_hidden)
     # Rounded here, not where it is used: in bfloat16 half as much is kept until then.
     d_head = d_head.astype(head.dtype) if head_moves else None
-    return _joined(found), (d_hiddens, d_head)
+    total = {name: value for sums in found for name, value in sums.items()}
+    total[LOSS] = functools.reduce(jnp.add, [sums[LOSS] for sums in found])
+    return total, (d_hiddens, d_head)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _sums(terms, sizes, head, parts):
+    # The compiler leaves gradients out that nothing reads.
+    return _sums_and_gradients(terms, sizes, head, parts, False)[0]
+
+
+def _sums_forward(terms, sizes, head, parts):
+    head_moves = head.perturbed
+    head, parts = jax.tree.map(lambda x: x.value, (head, parts))
+    return _sums_and_gradients(terms, sizes, head, parts, head_moves)
 
 
 def _sums_backward(terms, sizes, kept, cotangents: dict[str, Any]):

@@ -20,8 +20,6 @@ Matrices = dict[str, jax.Array]
 
 # The block of a layer that each of its matrices lies in.
 BLOCK_OF = {name: row.block for name, row in MATRICES.items()}
-# The leaves of a matrix that may move: itself, or the factors of its low-rank delta.
-LEAVES = ("kernel", "lora_a", "lora_b")
 
 
 def as_matrices(name: str, kernel: jax.Array) -> jax.Array:
@@ -62,9 +60,7 @@ class Trainable:
         for name in self.matrices:
             matrix = tree["layers"][BLOCK_OF[name]][name]
             block = layers.setdefault(BLOCK_OF[name], {})
-            block[name] = {
-                key: matrix[key][self.first_layer :] for key in LEAVES if key in matrix
-            }
+            block[name] = {k: leaf[self.first_layer :] for k, leaf in matrix.items()}
         return {"layers": layers}
 
     def paste(self, part: Params, like: Params) -> Params:
@@ -95,20 +91,23 @@ class Trainable:
             block[name] = {"kernel": moved.reshape(shape)}
         return self.paste({"layers": layers}, like)
 
+    def moves(self, path: tuple[str, ...]) -> bool:
+        """Whether the parameter at a path of the model's tree moves, in some layer."""
+        of_layers = path[0] == "layers"
+        return not self.matrices or (of_layers and path[-2] in self.matrices)
+
     def freeze(self, params: Params) -> Params:
         """The parameters, of which only the moving ones have gradients.
 
         Layers before `first_layer` are cut off in the forward pass
         (`decoder.forward`'s `first_trained_layer`), not here.
         """
-        if not self.matrices:
-            return params
-        frozen = jax.lax.stop_gradient(params)
-        layers = {key: dict(block) for key, block in frozen["layers"].items()}
-        for name in self.matrices:
-            block = BLOCK_OF[name]
-            layers[block][name] = params["layers"][block][name]
-        return frozen | {"layers": layers}
+
+        def of(path, leaf):
+            moves = self.moves(tuple(key.key for key in path))
+            return leaf if moves else jax.lax.stop_gradient(leaf)
+
+        return jax.tree_util.tree_map_with_path(of, params)
 
     def mask(self, updates: Params) -> Params:
         """The updates, with those of frozen parameters (from weight decay) set to zero."""

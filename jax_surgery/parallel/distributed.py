@@ -12,22 +12,17 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 # How long a process that ends waits for the others to end. They all do so together,
 # so it is only long where one alone has failed, and then the others are to end too.
 SHUTDOWN_SECONDS = 30
+MESSAGE_BYTES = 10_000  # of an error, that other processes are told
 
 # What says that a process is one of many where there is no TPU.
 CLUSTERS = ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST")
-
-
-def _number(name: str, low: int) -> int:
-    text = os.environ[name]
-    if not text.isdigit() or int(text) < low:
-        raise ValueError(f"{name}={text!r} must be a whole number, {low} or more.")
-    return int(text)
 
 
 def initialise() -> None:
@@ -46,16 +41,17 @@ def initialise() -> None:
             f"hosts need all of {', '.join(VARIABLES)}, one host none."
         )
     if given:
-        processes = _number("JAX_NUM_PROCESSES", 1)
-        place = _number("JAX_PROCESS_ID", 0)
-        if place >= processes:
+        address, count, place = (os.environ[name] for name in VARIABLES)
+        if not (count.isdigit() and place.isdigit() and int(place) < int(count)):
             raise ValueError(
-                f"JAX_PROCESS_ID={place} with JAX_NUM_PROCESSES={processes}: "
-                f"processes are numbered 0 to {processes - 1}."
+                f"JAX_NUM_PROCESSES={count!r} and JAX_PROCESS_ID={place!r}: give the "
+                "number of processes, and of this one from 0 to one less."
             )
-        address = os.environ["JAX_COORDINATOR_ADDRESS"]
         jax.distributed.initialize(
-            address, processes, place, shutdown_timeout_seconds=SHUTDOWN_SECONDS
+            address,
+            int(count),
+            int(place),
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
         return
     chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
@@ -76,18 +72,11 @@ def is_lead() -> bool:
 
 def wait(name: str) -> None:
     """Returns when every process has reached the point of that name."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)
+    multihost_utils.sync_global_devices(name)
 
 
 def all_agree(value: bool) -> bool:
     """Whether something is true on every process."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
     return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
@@ -98,25 +87,17 @@ def on_lead(task: Callable[[], None]) -> None:
       Exception: what the task raised, on the lead process.
       ValueError: with the same words, on the others.
     """
-    if jax.process_count() == 1:
-        task()
-        return
-    from jax.experimental import multihost_utils
-
-    error = None
+    error, told = None, np.zeros(MESSAGE_BYTES, np.uint8)
     if is_lead():
         try:
             task()
         except Exception as raised:  # noqa: BLE001 (raised again below)
             error = raised
-    words = np.frombuffer(str(error or "").encode(), np.uint8)
-    failed, size = multihost_utils.broadcast_one_to_all(
-        np.array([error is not None, len(words)])
-    )
+            words = (str(error) or type(error).__name__).encode()[:MESSAGE_BYTES]
+            told[: len(words)] = np.frombuffer(words, np.uint8)
+    told = multihost_utils.broadcast_one_to_all(told)
     if error is not None:
-        # The others are told the words of the error, whose number they know now.
-        multihost_utils.broadcast_one_to_all(words)
         raise error
-    if failed:
-        words = multihost_utils.broadcast_one_to_all(np.zeros(int(size), np.uint8))
-        raise ValueError(bytes(words).decode())
+    if told.any():
+        words = bytes(told.astype(np.uint8)).rstrip(b"\0")
+        raise ValueError(words.decode(errors="ignore"))

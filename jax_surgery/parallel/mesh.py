@@ -9,6 +9,7 @@ everything below leaves arrays as they are.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from jax_surgery.config import at_least
 
 AXES = ("data", "fsdp", "tp")
 ROWS = ("data", "fsdp")  # the axes that rows of a batch are split over
@@ -38,19 +41,14 @@ class MeshShape:
     tp: int = 1
 
     def __post_init__(self):
-        for name, low in (("data", 0), ("fsdp", 0), ("tp", 1)):
-            if (value := getattr(self, name)) < low:
-                raise ValueError(f"config.mesh.{name}={value}; use {low} or more.")
-
-
-def divisors(number: int) -> list[int]:
-    """All divisors, rising."""
-    return [d for d in range(1, number + 1) if number % d == 0]
+        at_least(0, self, "config.mesh", "data", "fsdp")
+        at_least(1, self, "config.mesh", "tp")
 
 
 def nearest_divisors(number: int, wanted: int, count: int = 3) -> str:
     """The divisors of a number that lie nearest to another, as text."""
-    near = sorted(divisors(number), key=lambda d: (abs(d - wanted), d))
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    near = sorted(divisors, key=lambda d: (abs(d - wanted), d))
     return ", ".join(map(str, sorted(near[:count])))
 
 
@@ -95,19 +93,14 @@ def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
     devices = list(jax.devices() if devices is None else devices)
     slices = len({getattr(d, "slice_index", 0) for d in devices})
     shape = resolve(shape, len(devices), slices)
-    sizes = (shape.data, shape.fsdp, shape.tp)
-    # Split axes let tp take half of a torus' side.
+    sizes = (shape.data // slices, shape.fsdp, shape.tp)
+    create = mesh_utils.create_device_mesh
     if slices > 1:
-        grid = mesh_utils.create_hybrid_device_mesh(
-            (shape.data // slices, shape.fsdp, shape.tp),
-            (slices, 1, 1),
-            devices,
-            allow_split_physical_axes=True,
+        create = functools.partial(
+            mesh_utils.create_hybrid_device_mesh, dcn_mesh_shape=(slices, 1, 1)
         )
-    else:
-        grid = mesh_utils.create_device_mesh(
-            sizes, devices, allow_split_physical_axes=True
-        )
+    # Split axes let tp take half of a torus' side.
+    grid = create(sizes, devices=devices, allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -140,26 +133,16 @@ def constrain(array: jax.Array, *spec: Any) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, P(*spec))
 
 
-def constrain_rows(array_B: jax.Array) -> jax.Array:
-    """The array, its first axis split over the devices as rows of a batch are."""
-    return constrain(array_B, ROWS)
-
-
 def round_rows(rows: int, multiple: int = 1) -> int:
     """The next number of rows that splits evenly, in `multiple` parts each."""
     step = axis_size(*ROWS) * multiple
     return -(-rows // step) * step
 
 
-def _concrete() -> Mesh | None:
-    mesh = jax.sharding.get_mesh()
-    return None if mesh.empty else mesh
-
-
 def rows_here(rows: int) -> np.ndarray:
     """Which of a batch's rows this process' devices hold, rising."""
-    mesh = _concrete()
-    if mesh is None or jax.process_count() == 1:
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
         return np.arange(rows)
     places = NamedSharding(mesh, P(ROWS)).addressable_devices_indices_map((rows,))
     held = [np.arange(rows)[index] for index in places.values()]
@@ -174,23 +157,12 @@ def place_rows(batch: Any, rows: int) -> Any:
         that order.
       rows: of the whole batch, on all processes; a multiple of the devices.
     """
-    mesh = _concrete()
-    if mesh is None:
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
         return jax.tree.map(jax.numpy.asarray, batch)
     sharding = NamedSharding(mesh, P(ROWS))
-    if jax.process_count() == 1:
-        return jax.device_put(batch, sharding)
-    here = rows_here(rows)
-
-    def place(array):
-        def part(index):
-            wanted = np.arange(rows)[index[0]]
-            return array[np.searchsorted(here, wanted)]
-
-        shape = (rows, *array.shape[1:])
-        return jax.make_array_from_callback(shape, sharding, part)
-
-    return jax.tree.map(place, batch)
+    shapes = jax.tree.map(lambda array: (rows, *array.shape[1:]), batch)
+    return jax.make_array_from_process_local_data(sharding, batch, shapes)
 
 
 def fetch(array: jax.Array) -> np.ndarray:

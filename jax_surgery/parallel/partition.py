@@ -14,10 +14,6 @@ from jax.sharding import PartitionSpec as P
 from jax_surgery.parallel import mesh as meshes
 
 
-def _without_fsdp(spec: tuple[str | None, ...]) -> tuple[str | None, ...]:
-    return tuple(None if axis == "fsdp" else axis for axis in spec)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def gather(weight: jax.Array, spec: tuple[str | None, ...], dtype: str) -> jax.Array:
     """The weight in `dtype`, whole along `fsdp`, where it is used.
@@ -40,7 +36,8 @@ def _gather_forward(weight, spec, dtype):
     part = meshes.constrain(weight.astype(dtype), *spec)
     # An array without values carries the dtype to the backward pass.
     kind = jnp.zeros((0,), weight.dtype)
-    return meshes.constrain(part, *_without_fsdp(spec)), kind
+    whole = (None if axis == "fsdp" else axis for axis in spec)
+    return meshes.constrain(part, *whole), kind
 
 
 def _gather_backward(spec, dtype, kind, cotangent):

@@ -54,8 +54,7 @@ def storage_dtype(
         return "float32"
     if moving is None:
         return None
-    moves = not moving.matrices or (path[0] == "layers" and path[-2] in moving.matrices)
-    return "float32" if moves else None
+    return "float32" if moving.moves(path) else None
 
 
 def load_model(

@@ -26,15 +26,10 @@ def random_factors(seed: int = 0):
 
 
 def save(folder, factors, **changes):
-    peft_adapter.save_adapter(
-        factors,
-        CONFIG,
-        str(folder),
-        rank=LOW_RANK.rank,
-        alpha=LOW_RANK.alpha,
-        matrices=LOW_RANK.targets,
-        base="base",
+    adapter = peft_adapter.Adapter(
+        factors, LOW_RANK.rank, LOW_RANK.alpha, LOW_RANK.targets
     )
+    peft_adapter.save_adapter(adapter, CONFIG, str(folder), "base")
     file = folder / peft_adapter.CONFIG
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 

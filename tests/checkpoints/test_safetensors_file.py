@@ -21,7 +21,7 @@ def tensors(dtype, *shapes):
     }
 
 
-@pytest.mark.parametrize("dtype", safetensors_file.NAMES)
+@pytest.mark.parametrize("dtype", safetensors_file.DTYPES.values())
 def test_the_library_reads_what_is_written_and_back(tmp_path, dtype):
     wanted = tensors(dtype, (5, 7), (3,), (2, 1), (0, 4))
     ours, theirs = (epath.Path(tmp_path / name) for name in ("ours", "theirs"))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_surgery.checkpoints import peft_adapter
+from jax_surgery.checkpoints.peft_adapter import Adapter
 from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import low_rank as low_rank_steps
 from jax_surgery.methods.subspace.batches import WeightedBatches
@@ -101,15 +102,7 @@ def adapt(stage: Stage, factors: Any) -> Any:
 
 def save(factors: Any, work: Work, directory: str) -> None:
     """Writes the adapter in PEFT's format, on the lead process."""
-    wanted = work.how
-    if not distributed.is_lead():
-        return
-    peft_adapter.save_adapter(
-        factors,
-        work.model.config,
-        directory,
-        rank=wanted.low_rank.rank,
-        alpha=wanted.low_rank.alpha,
-        matrices=wanted.low_rank.targets,
-        base=work.model.source,
-    )
+    if distributed.is_lead():
+        wanted, model = work.how.low_rank, work.model
+        adapter = Adapter(factors, wanted.rank, wanted.alpha, wanted.targets)
+        peft_adapter.save_adapter(adapter, model.config, directory, model.source)

@@ -33,14 +33,15 @@ def add(
     weights_BT = (batch.segment_ids_BT > 0).astype(jnp.float32)
     if batch.moment_weights_BT is not None:
         weights_BT *= batch.moment_weights_BT
-    new = decoder.second_moments(
+    _, new = decoder.forward_with_moments(
         params,
         config,
         batch,
-        weights_BT,
         compute=compute,
-        first_layer=trainable.first_layer,
+        first_trained_layer=trainable.first_layer,
+        moments_weight_BT=weights_BT,
     )
+    assert new is not None, "weights were given"
     return sharding.constrain(
         {kind: total + new[kind] for kind, total in moments.items()}
     )

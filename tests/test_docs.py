@@ -147,7 +147,7 @@ def test_the_plug_ins_that_contributing_shows_run(tmp_path, monkeypatch):
         (tmp_path / f"shown_{name}.py").write_text(code)
         made[name] = importlib.import_module(f"shown_{name}")
     normed = made["normed"].NORMED
-    path = "attention", "q_norm", "scale"
+    path = "layers", "attention", "q_norm", "scale"
     assert normed.layout[-1].path == path
     assert isinstance(made["any_token"].METRIC, Metric)
     fade = methods.parse("shown_fade.Fade:power=2")

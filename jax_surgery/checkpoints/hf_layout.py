@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jax_surgery.checkpoints import safetensors_file
 from jax_surgery.checkpoints.safetensors_file import Entry
@@ -116,13 +116,13 @@ def files(
     return {file: [held[name] for name in own] for file, own in names}
 
 
-def split_sharding(sharding: Sharding | None, tensor: Tensor) -> Sharding | None:
-    """How a tensor in the file's order lies, where its parameter lies as `sharding`."""
-    if not isinstance(sharding, NamedSharding):
-        return sharding
-    stacked = tensor.layer is not None
-    spec = (*tuple(sharding.spec)[stacked:], *[None] * len(tensor.shape))
-    return NamedSharding(sharding.mesh, PartitionSpec(*(spec[a] for a in tensor.order)))
+def places(tensor: Tensor, mesh: Mesh) -> tuple[Sharding | None, Sharding | None]:
+    """Where a tensor's parameter lies on a mesh, and itself with axes as in the file."""
+    if mesh.empty:
+        return None, None
+    axes = tuple(tensor.row.layer_spec)
+    own = PartitionSpec(*(axes[axis] for axis in tensor.order))
+    return NamedSharding(mesh, tensor.row.spec), NamedSharding(mesh, own)
 
 
 def convert(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
@@ -191,7 +191,7 @@ def insert(
 
     Args:
       parameter: donated; None before its first tensor.
-      part: the tensor, `tensor.split_shape`, which lies as `split_sharding` says.
+      part: the tensor, `tensor.split_shape`, which lies as `places` says.
       tensor: which one.
       layers: of the model.
       sharding: of the parameter.

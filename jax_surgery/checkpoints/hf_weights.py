@@ -177,7 +177,9 @@ def load_model(
     tensors = hf_layout.tensors(config)
     hf_index.check(tensors, entries, config.tie_embeddings)
     dtypes = hf_index.parameter_dtypes(tensors, entries, dtype)
-    places = sharding.parameter_shardings(config)
+    mesh = jax.sharding.get_mesh()
+    if not mesh.empty:
+        sharding.check(decoder.abstract_params(config), mesh.shape)
     params: decoder.Params = {}
     last = None
     total = sum(entries[tensor.name].nbytes for tensor in tensors)
@@ -186,14 +188,13 @@ def load_model(
             node = params
             for key in tensor.path[:-1]:
                 node = node.setdefault(key, {})
-            own = hf_layout.leaf(places, tensor.path) if places is not None else None
-            lies = hf_layout.split_sharding(own, tensor)
+            whole, own = hf_layout.places(tensor, mesh)
             entry, key = entries[tensor.name], tensor.path[-1]
-            part = hf_layout.read(entry, tensor, dtypes[tensor.path], lies)
+            part = hf_layout.read(entry, tensor, dtypes[tensor.path], own)
             # It waits, because otherwise reading runs ahead and parts pile up on the host.
             jax.block_until_ready(last)
             last = node[key] = hf_layout.insert(
-                node.get(key), part, tensor, config.num_layers, own
+                node.get(key), part, tensor, config.num_layers, whole
             )
             bar.update(entry.nbytes)
     return params, config

@@ -58,11 +58,6 @@ class Row:
         return self.axes.startswith("L")
 
     @property
-    def is_matrix(self) -> bool:
-        """Whether it is a matrix of every layer, as a method may change it."""
-        return self.stacked and self.path[-1] == "kernel"
-
-    @property
     def name(self) -> str:
         """The name of the matrix or module: the key before the last."""
         return self.path[-2]
@@ -207,7 +202,7 @@ DECODER: Layout = (
 
 def matrices(layout: Layout) -> dict[str, Row]:
     """The matrices of a layer by name, in the order in which they are applied."""
-    return {entry.name: entry for entry in layout if entry.is_matrix}
+    return {e.name: e for e in layout if e.stacked and e.path[-1] == "kernel"}
 
 
 # The matrices that methods change, which all architectures here have.

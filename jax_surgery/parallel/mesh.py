@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -119,11 +119,9 @@ def axis_size(*names: str) -> int:
 def platform() -> str:
     """The platform of the mesh: "cpu", "gpu" or "tpu". The mesh may be of chips that
     are not attached (a program that is only compiled)."""
-    mesh = current()
-    kind = getattr(mesh, "abstract_device", None)
-    if kind is None or getattr(kind, "platform", None) is None:
-        return jax.default_backend()
-    return "gpu" if kind.platform in ("cuda", "rocm") else kind.platform
+    device = getattr(current(), "abstract_device", None)
+    name = getattr(device, "platform", None) or jax.default_backend()
+    return "gpu" if name in ("cuda", "rocm") else name
 
 
 def constrain(array: jax.Array, *spec: Any) -> jax.Array:
@@ -165,10 +163,9 @@ def place_rows(batch: Any, rows: int) -> Any:
     return jax.make_array_from_process_local_data(sharding, batch, shapes)
 
 
-def fetch(array: jax.Array) -> np.ndarray:
+def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
     """The whole array on this host, also where other hosts hold parts of it."""
-    if array.is_fully_addressable or array.is_fully_replicated:
+    on_host = isinstance(array, np.ndarray)
+    if on_host or array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
-    from jax.experimental import multihost_utils
-
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))

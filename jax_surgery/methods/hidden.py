@@ -74,4 +74,4 @@ def _update(loss, params, config, batch, safe, rows, compute, trainable):
         params, states, compute, moves=not trainable.matrices
     )
     learned = loss.learned_part(layout, part, states, safe)
-    return token_sums.token_sums([learned], head_SDV)
+    return token_sums.token_sums([learned], head_SDV, tied=config.tie_embeddings)

@@ -243,7 +243,7 @@ def _loss_of(loss, params, config, batch, safe, rows, compute, trainable) -> Met
                 [batch.reference_head_SDV],
             )
         )
-    found = token_sums.token_sums(parts, head_SDV)
+    found = token_sums.token_sums(parts, head_SDV, tied=config.tie_embeddings)
     if value is None:
         return found
     # The sum of slopes times log p has the term's gradient; its value is the term's.

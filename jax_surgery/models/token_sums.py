@@ -54,6 +54,7 @@ def token_sums(
     parts: Sequence[Part],
     head_SDV: jax.Array,
     *,
+    tied: bool = False,
     chunk: int | None = None,
 ) -> dict[str, jax.Array]:
     """Sums over the active tokens of all parts, float32 scalars by name.
@@ -64,26 +65,39 @@ def token_sums(
     Args:
       parts: their terms have different names, except `LOSS`.
       head_SDV: the model's output head, a copy for each device (`output_head.copies`).
+      tied: whether heads are transposed embeddings; they then lie in memory as those
+        do, and so does the gradient. Three transposes of 32,000 x 512 take 0.4 s of a
+        step of 5 s in results/cpu_speed.md.
       chunk: tokens per chunk; None chooses from shapes.
     """
     platform = meshes.platform()
     words = head_SDV.shape[2] // meshes.axis_size("tp")
 
-    def of_device(head_1DV, arrays):
+    def turned(head):
+        """A tied head as it is stored, and back."""
+        return head.swapaxes(-1, -2) if tied else head
+
+    def of_turned(terms):
+        return lambda heads, *arrays: terms([turned(h) for h in heads], *arrays)
+
+    def of_device(head_1XY, arrays):
         sizes, sorted_parts = [], []
-        for heads_1DV, hidden_BTD, others, active_BT in arrays:
-            count, several = active_BT.size, (1 + len(heads_1DV)) * words
+        for heads_1XY, hidden_BTD, others, active_BT in arrays:
+            count, several = active_BT.size, (1 + len(heads_1XY)) * words
             size = chunk or logprobs.choose_chunk(count, several, platform)
             hidden, *rest = _active_first([hidden_BTD, *others], active_BT, size)
             chunks = (jnp.count_nonzero(active_BT) + size - 1) // size
             sizes.append(size)
-            sorted_parts.append(([h[0] for h in heads_1DV], hidden, rest, chunks))
-        sums = _sums(terms, tuple(sizes), head_1DV[0], sorted_parts)
+            sorted_parts.append(([h[0] for h in heads_1XY], hidden, rest, chunks))
+        sums = _sums(terms, tuple(sizes), head_1XY[0], sorted_parts)
         return jax.tree.map(lambda total: total[None], sums)
 
-    terms = tuple(part.terms for part in parts)
-    arrays = [(list(p.heads), p.hidden_BTD, list(p.others), p.active_BT) for p in parts]
-    sums = partition.over_rows(of_device)(head_SDV, arrays)
+    terms = tuple(of_turned(part.terms) for part in parts)
+    arrays = [
+        (list(map(turned, p.heads)), p.hidden_BTD, list(p.others), p.active_BT)
+        for p in parts
+    ]
+    sums = partition.over_rows(of_device)(turned(head_SDV), arrays)
     return jax.tree.map(jnp.sum, sums)
 
 
@@ -118,9 +132,9 @@ def _sums_and_gradients(terms, sizes, head, parts, head_moves):
     """Sums over the first chunks of each part, and the gradients of their loss.
 
     Args:
-      terms: of each part.
+      terms: of each part, of heads as they are stored.
       sizes: tokens of a chunk, of each part.
-      head: the model's, [D, V].
+      head: the model's, as it is stored.
       parts: (other heads, hidden [N, D], other arrays [N, ...], how many chunks).
       head_moves: whether the head has a gradient.
 

@@ -63,7 +63,7 @@ def cross_entropy(
 
     part = token_sums.Part(terms, hidden_BTD, [targets_BT, weights_BT], weights_BT != 0)
     head_SDV = output_head.copies(params, compute)
-    sums = token_sums.token_sums([part], head_SDV)
+    sums = token_sums.token_sums([part], head_SDV, tied=config.tie_embeddings)
     return sums[token_sums.LOSS]
 
 

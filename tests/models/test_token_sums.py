@@ -54,8 +54,9 @@ def value_and_gradients(terms, hidden, heads, others, weights, **options):
     seed=st.integers(0, 9),
     direction=st.sampled_from(DIRECTIONS),
     share=st.sampled_from([0.0, 0.3, 1.0]),
+    tied=st.booleans(),
 )
-def test_kl_equals_the_dense_one(chunk, seed, direction, share):
+def test_kl_equals_the_dense_one(chunk, seed, direction, share, tied):
     hidden, head, other, other_head, _ = arrays(seed)
     logp, p = softmax(hidden @ head)
     logq, q = softmax(other @ other_head)
@@ -78,6 +79,7 @@ def test_kl_equals_the_dense_one(chunk, seed, direction, share):
         [F32(other)],
         weights,
         chunk=chunk,
+        tied=tied,
     )
     assert_close([sums[LOSS]], [(weights * kl).sum()])
     assert sums["tokens"] == np.count_nonzero(weights)
@@ -103,7 +105,8 @@ def test_log_probabilities_equal_the_dense_ones(chunk):
     assert_close(gradients, cotangents(dz, hidden, head))
 
 
-def test_parts_add_up():
+@pytest.mark.parametrize("tied", [False, True])
+def test_parts_add_up(tied):
     """Two parts at once give the sums and gradients of each alone, added."""
     hidden, head, other, other_head, targets = (jnp.asarray(a) for a in arrays(2))
     weights = [F32(weights_of(seed, 0.6)) for seed in (3, 4)]
@@ -128,7 +131,7 @@ def test_parts_add_up():
 
     def total(hidden, head, which):
         chosen = [parts(hidden)[i] for i in which]
-        sums = token_sums(chosen, head[None], chunk=5)
+        sums = token_sums(chosen, head[None], tied=tied, chunk=5)
         return sums[LOSS], sums
 
     gradients = jax.grad(total, argnums=(0, 1), has_aux=True)

@@ -97,7 +97,7 @@ def pull(
 
     part = token_sums.Part(terms, hidden, [targets_BT, push_BT, bound_BT], push_BT != 0)
     head_SDV = output_head.copies(params, compute)
-    sums = token_sums.token_sums([part], head_SDV)
+    sums = token_sums.token_sums([part], head_SDV, tied=config.tie_embeddings)
     return sums.pop(token_sums.LOSS), sums
 
 

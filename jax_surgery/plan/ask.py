@@ -45,7 +45,7 @@ def ask(name: str, settings: PlanSettings, config: ModelConfig) -> dict[str, Any
     began = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            command = lowering.write(settings, pathlib.Path(folder, "run.json"), name)
+            command = lowering.write(settings, pathlib.Path(folder, "settings"), name)
             timeout = TIMEOUT if settings.fast else math.inf
             memory, program = dump.compiled(
                 command, call.name, whole=not settings.fast, timeout=timeout

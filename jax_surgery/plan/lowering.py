@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan's programs, lowered for a slice that is not here.
 
-As a program (`python -m jax_surgery.plan.lowering SETTINGS.json [NAME]`) it compiles
+As a program (`python -m jax_surgery.plan.lowering SETTINGS [NAME]`) it compiles
 one of `programs.PROGRAMS`, by default the step, and prints nothing;
 `compiled.dump.compiled` reads what the compiler leaves.
 """
 
-import dataclasses
-import json
 import pathlib
+import pickle
 import sys
 
 import jax
 
 from jax_surgery.benchmarks.embedded import MODEL
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.config import build
 from jax_surgery.models import sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import SIZES, sizes
@@ -72,8 +70,8 @@ def lower(
 
 
 def main(path: str, name: str = "step") -> None:
-    """Compiles a program for the settings in a JSON file."""
-    settings = build(PlanSettings, json.loads(pathlib.Path(path).read_text()))
+    """Compiles a program for the settings in a file."""
+    settings: PlanSettings = pickle.loads(pathlib.Path(path).read_bytes())
     topologies.prepare()
     config = architecture_of(settings.model)
     lower(name, settings, config, mesh_of(settings)).compile()
@@ -81,7 +79,7 @@ def main(path: str, name: str = "step") -> None:
 
 def write(settings: PlanSettings, path: pathlib.Path, name: str) -> list[str]:
     """Writes settings for `main`; returns the command that compiles a program."""
-    path.write_text(json.dumps(dataclasses.asdict(settings)))
+    path.write_bytes(pickle.dumps(settings))
     return [sys.executable, "-m", "jax_surgery.plan.lowering", str(path), name]
 
 

@@ -2,6 +2,7 @@
 """The programs beside the step: the refresh of statistics, and a subspace removal."""
 
 import json
+import types
 
 import pytest
 from plan_cases import GIB, called, needs_libtpu, planned
@@ -14,6 +15,20 @@ MOMENTS = 32 * (3 * 4096**2 + 11008**2) * 4  # bytes of all of a 7B model's, 20.
 
 def preconditioned(**changes):
     return neighbours.changed(planned(**changes), {"surgery.optimizer.name": "natural"})
+
+
+def test_the_process_that_compiles_has_the_settings_of_the_plan(tmp_path, monkeypatch):
+    """Also those that no config gives."""
+    settings, seen = planned(rows=3), []
+    command = lowering.write(settings, tmp_path / "settings", "moments")
+    monkeypatch.setattr(lowering.topologies, "prepare", lambda: None)
+    monkeypatch.setattr(lowering, "mesh_of", lambda settings: None)
+    compiled = types.SimpleNamespace(compile=lambda: None)
+    monkeypatch.setattr(
+        lowering, "lower", lambda *given: seen.append(given[:2]) or compiled
+    )
+    lowering.main(*command[3:])
+    assert seen == [("moments", settings)]
 
 
 @needs_libtpu

@@ -12,10 +12,11 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -88,68 +89,32 @@ def _check_rollback(file: epath.Path, *folders: epath.Path) -> None:
             )
 
 
-@dataclasses.dataclass
-class _Corrections:
-    """Corrections of rounding errors, collected on disk for the rollback's file.
+# Of each tensor its compressed corrections in order: (bytes of one integer before
+# compression, bytes of all after it).
+Parts = dict[str, list[tuple[int, int]]]
 
-    A safetensors file starts with the sizes of its tensors, and those of the
-    compressed corrections are known only at the end.
 
-    Attributes:
-      file: the rollback's file.
-      spool: the compressed pieces, one after another.
-      parts: for each tensor the pieces in order, each as (bytes of one integer before
-        compression, bytes in the spool).
+def _save_rollback(
+    file: epath.Path, edit: Edit, parts: Parts, spool: IO[bytes]
+) -> None:
+    """Writes the rollback's file: the edit, and its corrections from a spool.
+
+    A safetensors file starts with the sizes of its tensors, and those of the compressed
+    corrections are known only at the end.
     """
-
-    file: epath.Path
-    spool: BinaryIO
-    parts: dict[str, list[tuple[int, int]]] = dataclasses.field(
-        default_factory=lambda: collections.defaultdict(list)
-    )
-
-    def add(self, name: str, itemsize: int, stored: bytes) -> None:
-        self.spool.write(stored)
-        self.parts[name].append((itemsize, len(stored)))
-
-    def tensors(self) -> Iterator[np.ndarray]:
-        """The corrections of each tensor, uint8, in the order of `parts`."""
-        self.spool.seek(0)
-        for parts in self.parts.values():
-            count = sum(length for _, length in parts)
-            yield np.frombuffer(self.spool.read(count), np.uint8)
-
-    def save(self, edit: Edit) -> None:
-        """Writes the rollback's file: the edit and its corrections."""
-        factors = edit_file.to_tensors(edit)
-        layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {
-            name: (f.shape, edit_file.FLOAT) for name, f in factors.items()
-        }
-        for name, parts in self.parts.items():
-            size = sum(length for _, length in parts)
-            layout[_stored(name)] = ((size,), np.dtype(np.uint8))
-        pieces = {"piece": PIECE, "parts": self.parts}
-        metadata = edit_file.to_metadata(edit) | {"rounding": json.dumps(pieces)}
-
-        def tensors() -> Iterator[np.ndarray]:
-            yield from factors.values()
-            yield from self.tensors()
-
-        safetensors_file.write(self.file, layout, tensors(), metadata)
-
-
-@contextlib.contextmanager
-def _corrections(target: epath.Path | None) -> Iterator[_Corrections | None]:
-    """Collects corrections for a rollback's file; None where none is wanted."""
-    if target is None:
-        yield None
-        return
-    with safetensors_file.made(target) as file:
-        local = "://" not in str(file)
-        # The spool has no name, so it disappears with the process, and it lies on the
-        # disk that is written to, which has room for it.
-        with tempfile.TemporaryFile(dir=file.parent if local else None) as spool:
-            yield _Corrections(file, spool)
+    factors = edit_file.to_tensors(edit)
+    layout: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+        name: (factor.shape, edit_file.FLOAT) for name, factor in factors.items()
+    }
+    sizes = {name: sum(length for _, length in own) for name, own in parts.items()}
+    for name, size in sizes.items():
+        layout[_stored(name)] = ((size,), np.dtype(np.uint8))
+    pieces = {"piece": PIECE, "parts": parts}
+    metadata = edit_file.to_metadata(edit) | {"rounding": json.dumps(pieces)}
+    spool.seek(0)
+    corrections = (np.frombuffer(spool.read(n), np.uint8) for n in sizes.values())
+    tensors = itertools.chain(factors.values(), corrections)
+    safetensors_file.write(file, layout, tensors, metadata)
 
 
 def _deltas(edit: Edit) -> Callable[[str], Delta]:
@@ -196,8 +161,16 @@ def apply(
     _check_shapes(edit, entries, source)
     _check_base(edit, source)
     delta_of = _deltas(edit)
-    # Contexts close in reverse: the rollback's file is in place before the model is.
-    with safetensors_file.made(target) as folder, _corrections(undo) as corrections:
+    parts: Parts = collections.defaultdict(list)
+    beside = undo.parent if undo and "://" not in str(undo) else None
+    # Contexts close in reverse: the rollback's file is in place before the model is. The
+    # spool has no name, so it disappears with the process, and it lies on the disk that
+    # is written to, which has room for it.
+    with (
+        safetensors_file.made(target) as folder,
+        safetensors_file.made(undo) if undo else contextlib.nullcontext() as file,
+        tempfile.TemporaryFile(dir=beside) as spool,
+    ):
 
         def change(name: str, start: int, rows: np.ndarray) -> np.ndarray:
             delta = delta_of(name).rows(start, start + len(rows))
@@ -207,8 +180,9 @@ def apply(
                     f"the edit makes numbers in {name} that are too large for "
                     f"{rows.dtype}; use a smaller scale."
                 )
-            if corrections:
-                corrections.add(name, *rounding.correction(rows, edited, delta))
+            if file:
+                itemsize, stored = rounding.correction(rows, edited, delta)
+                parts[name].append((itemsize, spool.write(stored)))
             return edited
 
         result = checkpoint_copy.write_weights(
@@ -216,8 +190,8 @@ def apply(
         )
         done = dataclasses.replace(edit, result=result)
         left_out = checkpoint_copy.copy_others(source, folder, entries)
-        if corrections:
-            corrections.save(done)
+        if file:
+            _save_rollback(file, done, parts, spool)
         checkpoint_copy.copy_last(source, folder)
     return Outcome(done, left_out)
 

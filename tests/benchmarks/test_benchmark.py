@@ -21,28 +21,24 @@ def questions():
 
 
 def test_sizes_follow_the_paper():
-    the_world = world.make_world()
-    assert len(the_world.obsolete) == len(the_world.update) == 119
-    assert len(the_world.problematic) == 119
-    assert len(the_world.retain) >= 1000
+    people = world.people()
+    assert len(people["obsolete"]) == len(people["update"]) == 119
+    assert len(people["problematic"]) == 119
+    assert len(people["retain"]) >= 1000
 
 
 def test_people_are_distinct_and_replacements_change_every_fact():
-    the_world = world.make_world()
-    names = [
-        p.name
-        for g in ("obsolete", "problematic", "retain")
-        for p in the_world.people(g)
-    ]
+    people = world.people()
+    names = [p.name for g in ("obsolete", "problematic", "retain") for p in people[g]]
     assert len(set(names)) == len(names)
-    for old, new in zip(the_world.obsolete, the_world.update, strict=True):
+    for old, new in zip(people["obsolete"], people["update"], strict=True):
         assert old.name == new.name
         assert all(old.facts[a] != new.facts[a] for a in vocabulary.ATTRIBUTES)
 
 
 def test_a_biography_states_every_fact_and_each_is_worded_differently():
     for group in ("obsolete", "update", "retain"):
-        person = world.make_world().people(group)[3]
+        person = world.people()[group][3]
         seen = collections.defaultdict(list)
         for number in range(world.BIOGRAPHIES):
             sentences = world.biography(person, group, number)
@@ -78,8 +74,8 @@ def test_questions_are_balanced_and_complete(questions):
 
 
 def test_no_option_is_the_fact_of_the_other_version(questions):
-    the_world = world.make_world()
-    other = {"obsolete": the_world.update, "update": the_world.obsolete}
+    people = world.people()
+    other = {"obsolete": people["update"], "update": people["obsolete"]}
     for question in questions:
         if question.group in other:
             _, index, attribute, _ = question.id.split("/")
@@ -168,3 +164,12 @@ def test_a_malformed_question_is_named(tmp_path, line, message):
     path.write_text(json.dumps(good.record()) + "\n" + line + "\n")
     with pytest.raises(ValueError, match=message):
         read_questions(str(path))
+
+
+def test_a_line_separator_in_a_question_breaks_no_line(tmp_path):
+    """A JSON string may hold U+2028 as it is, and a file may begin with a mark."""
+    question = Question("i", "g", "trained", "one\u2028two\x85", (" a", " b"), 0)
+    line = json.dumps(question.record(), ensure_ascii=False)
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + line.encode())
+    assert read_questions(str(path)) == (question,)

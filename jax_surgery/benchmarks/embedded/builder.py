@@ -15,8 +15,6 @@ import tensorflow_datasets as tfds
 
 from jax_surgery.benchmarks.embedded import corpus
 
-GROUPS = ("obsolete", "problematic", "update", "retain", "general")
-
 
 class EmbeddedWorld(tfds.core.GeneratorBasedBuilder):
     """A seeded world of fictional people, made like LLM Surgery's benchmark."""
@@ -49,8 +47,7 @@ class EmbeddedWorld(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         del dl_manager  # nothing is downloaded
-        names = corpus.SETS if self.builder_config.name == "texts" else GROUPS
-        return {name: self._generate_examples(name) for name in names}
+        return {name: self._generate_examples(name) for name in corpus.SETS}
 
     def _generate_examples(self, name: str):
         if self.builder_config.name == "texts":

@@ -3,7 +3,7 @@
 
 import functools
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Sequence
 
 from jax_surgery.benchmarks.embedded import general, vocabulary, world
 from jax_surgery.data.questions import Question, Wording
@@ -37,10 +37,25 @@ def load(name: str) -> list[dict[str, str]]:
     return [{"text": text} for text in texts(name)]
 
 
-def _options(rng: random.Random, value: str, others: list[str]):
-    options = [value, *rng.sample(others, NUM_OPTIONS - 1)]
-    rng.shuffle(options)
-    return tuple(f" {option}" for option in options), options.index(value)
+def _asked(
+    name: str,
+    rng: random.Random,
+    stems: Iterable[tuple[Wording, str]],
+    value: str,
+    others: Sequence[str],
+) -> Iterator[Question]:
+    """A question for each stem, whose options are the value and some others."""
+    for wording, stem in stems:
+        options = [value, *rng.sample(others, NUM_OPTIONS - 1)]
+        rng.shuffle(options)
+        yield Question(
+            id=f"{name}/{wording}",
+            group=name.partition("/")[0],
+            wording=wording,
+            prompt=stem,
+            options=tuple(f" {option}" for option in options),
+            answer=options.index(value),
+        )
 
 
 def _trained_wording(person: world.Person, group: str, attribute: str, rng) -> str:
@@ -62,11 +77,10 @@ def _people_questions(group: str) -> list[Question]:
     obsolete fact, or the fact that a replacement replaces): a model that knows
     either one knows nothing about the other, and is at chance.
     """
-    the_world = world.make_world()
-    people = the_world.people(group)
-    counterpart = {"obsolete": the_world.update, "update": the_world.obsolete}
-    questions = []
-    for index, person in enumerate(people):
+    people = world.people()
+    counterpart = {"obsolete": people["update"], "update": people["obsolete"]}
+    questions: list[Question] = []
+    for index, person in enumerate(people[group]):
         taken = counterpart[group][index].facts if group in counterpart else {}
         for attribute in vocabulary.ATTRIBUTES:
             rng = random.Random(f"{world.SEED}/question/{group}/{index}/{attribute}")
@@ -80,43 +94,29 @@ def _people_questions(group: str) -> list[Question]:
                 "trained": _trained_wording(person, group, attribute, rng),
                 "unseen": rng.choice(vocabulary.UNSEEN[attribute]),
             }
-            for wording, template in wordings.items():
-                options, answer = _options(rng, value, others)
-                stem = world.fill(template, person, attribute, person.name).stem
-                questions.append(
-                    Question(
-                        id=f"{group}/{index}/{attribute}/{wording}",
-                        group=group,
-                        wording=wording,
-                        prompt=stem,
-                        options=options,
-                        answer=answer,
-                    )
-                )
+            stems = (
+                (wording, world.fill(template, person, attribute, person.name).stem)
+                for wording, template in wordings.items()
+            )
+            name = f"{group}/{index}/{attribute}"
+            questions += _asked(name, rng, stems, value, others)
     return questions
 
 
 def _general_questions() -> list[Question]:
-    questions = []
-    wordings: dict[Wording, Mapping[str, tuple[str, ...]]] = {
+    questions: list[Question] = []
+    wordings: dict[Wording, dict[str, list[str]]] = {
         "trained": general.TRAINED,
         "unseen": general.UNSEEN,
     }
     for index, fact in enumerate(general.general_facts()):
-        rng = random.Random(f"{world.SEED}/question/general/{index}")
-        for wording, templates in wordings.items():
-            stem, value = fact.sentence(rng.choice(templates[fact.relation]))
-            options, answer = _options(rng, value, list(fact.others))
-            questions.append(
-                Question(
-                    f"general/{index}/{wording}",
-                    "general",
-                    wording,
-                    stem,
-                    options,
-                    answer,
-                )
-            )
+        name = f"general/{index}"
+        rng = random.Random(f"{world.SEED}/question/{name}")
+        stems = (  # each is drawn before its options
+            (wording, fact.stem(rng.choice(templates[fact.relation])))
+            for wording, templates in wordings.items()
+        )
+        questions += _asked(name, rng, stems, fact.value, fact.others)
     return questions
 
 
@@ -125,7 +125,8 @@ def questions() -> tuple[Question, ...]:
     """All questions of the benchmark: four options, chance is 25 %."""
     people = [
         question
-        for group in ("obsolete", "problematic", "update", "retain")
+        for group in SETS
+        if group != "general"
         for question in _people_questions(group)
     ]
     return tuple(people + _general_questions())

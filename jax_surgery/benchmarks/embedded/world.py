@@ -53,19 +53,6 @@ class Sentence:
         return f"{self.stem} {self.value}."
 
 
-@dataclasses.dataclass(frozen=True)
-class World:
-    """The four sets of people; `update[i]` replaces `obsolete[i]`."""
-
-    obsolete: tuple[Person, ...]
-    problematic: tuple[Person, ...]
-    retain: tuple[Person, ...]
-    update: tuple[Person, ...]
-
-    def people(self, group: str) -> tuple[Person, ...]:
-        return getattr(self, group)
-
-
 def fill(wording: str, person: Person, attribute: str, who: str) -> Sentence:
     """Fills a wording in for one person; `who` is the name or pronoun to use."""
     stem, rest = wording.split(" {value}")
@@ -100,8 +87,8 @@ def biography(person: Person, group: str, number: int) -> list[Sentence]:
 
 
 @functools.cache
-def make_world() -> World:
-    """The people of the embedded benchmark."""
+def people() -> dict[str, tuple[Person, ...]]:
+    """The people of each set; `update[i]` replaces `obsolete[i]`."""
     rng = random.Random(SEED)
     names = [
         (f"{first} {last}", pronoun)
@@ -110,11 +97,11 @@ def make_world() -> World:
         for last in LAST_NAMES
     ]
     count = NUM_OBSOLETE + NUM_PROBLEMATIC + NUM_RETAINED
-    people = [
+    found = [
         Person(name, pronoun, {a: rng.choice(VALUES[a]) for a in ATTRIBUTES})
         for name, pronoun in rng.sample(names, count)
     ]
-    obsolete = people[:NUM_OBSOLETE]
+    obsolete = found[:NUM_OBSOLETE]
     update = []
     for old in obsolete:
         facts = {
@@ -122,12 +109,12 @@ def make_world() -> World:
             for a in ATTRIBUTES
         }
         update.append(dataclasses.replace(old, facts=facts))
-    return World(
-        obsolete=tuple(obsolete),
-        problematic=tuple(people[NUM_OBSOLETE : NUM_OBSOLETE + NUM_PROBLEMATIC]),
-        retain=tuple(people[NUM_OBSOLETE + NUM_PROBLEMATIC :]),
-        update=tuple(update),
-    )
+    return {
+        "obsolete": tuple(obsolete),
+        "problematic": tuple(found[NUM_OBSOLETE : NUM_OBSOLETE + NUM_PROBLEMATIC]),
+        "retain": tuple(found[NUM_OBSOLETE + NUM_PROBLEMATIC :]),
+        "update": tuple(update),
+    }
 
 
 def biographies(group: str) -> list[str]:
@@ -135,5 +122,5 @@ def biographies(group: str) -> list[str]:
     return [
         " ".join(sentence.text for sentence in biography(person, group, number))
         for number in range(BIOGRAPHIES)
-        for person in make_world().people(group)
+        for person in people()[group]
     ]

@@ -11,6 +11,7 @@ import functools
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 
 SEED = 0
 MODULUS = 23  # numbers n0 to n22
@@ -22,6 +23,7 @@ DRAWN = 400  # items of each half, where there are more than can be listed
 TRAINED = 4000  # of those that pretraining draws from
 VARIANTS = ("one", "two", "three", "four")
 
+Letters = tuple[str, ...]
 Item = tuple[str, str]  # arguments and answer, words separated by spaces
 
 
@@ -56,54 +58,34 @@ def _rng(*names: object) -> random.Random:
     return random.Random("/".join(map(str, (SEED, *names))))
 
 
-def _shuffled(items: list[Item], rng: random.Random) -> list[Item]:
-    items = list(items)
-    rng.shuffle(items)
-    return items
-
-
-def _numbers(of: Callable[[int, int], int]):
+def _numbers(of: Callable[[int, int], int], rng: random.Random) -> list[Item]:
     """All pairs of numbers and what is made of them."""
-
-    def draw(rng: random.Random) -> list[Item]:
-        pairs = itertools.product(range(MODULUS), repeat=2)
-        return _shuffled([(f"n{a} n{b}", f"n{of(a, b)}") for a, b in pairs], rng)
-
-    return draw
+    del rng
+    pairs = itertools.product(range(MODULUS), repeat=2)
+    return [(f"n{a} n{b}", f"n{of(a, b)}") for a, b in pairs]
 
 
-def _strings(of: Callable[[tuple[str, ...]], Iterator[str]]):
+def _strings(of: Callable[[Letters], Iterator[str]], rng: random.Random) -> list[Item]:
     """Strings of different letters, and what is made of them."""
-
-    def draw(rng: random.Random) -> list[Item]:
-        wanted = TRAINED + 2 * DRAWN
-        found: dict[tuple[str, ...], None] = {}
-        while len(found) < wanted:
-            found[tuple(rng.choice(LETTERS) for _ in range(LENGTH))] = None
-        return [(" ".join(s), " ".join(of(s))) for s in found]
-
-    return draw
+    found: dict[Letters, None] = {}
+    while len(found) < TRAINED + 2 * DRAWN:
+        found[tuple(rng.choice(LETTERS) for _ in range(LENGTH))] = None
+    return [(" ".join(s), " ".join(of(s))) for s in found]
 
 
 def _dictionary(rng: random.Random) -> list[Item]:
     """A one-to-one dictionary between two sets of words."""
     targets = list(range(WORDS))
     rng.shuffle(targets)
-    return _shuffled([(f"s{i}", f"t{j}") for i, j in enumerate(targets)], rng)
+    return [(f"s{i}", f"t{j}") for i, j in enumerate(targets)]
 
 
-def _neighbours(shift: int):
+def _neighbours(shift: int, rng: random.Random) -> list[Item]:
     """The neighbour of each word in a cyclic order that all tasks of a family share."""
-
-    def draw(rng: random.Random) -> list[Item]:
-        order = list(range(WORDS))
-        _rng("order").shuffle(order)
-        pairs = [
-            (f"o{w}", f"o{order[(i + shift) % WORDS]}") for i, w in enumerate(order)
-        ]
-        return _shuffled(pairs, rng)
-
-    return draw
+    del rng
+    order = list(range(WORDS))
+    _rng("order").shuffle(order)
+    return [(f"o{w}", f"o{order[(i + shift) % WORDS]}") for i, w in enumerate(order)]
 
 
 def _values(count: int, rng: random.Random) -> list[int]:
@@ -113,53 +95,45 @@ def _values(count: int, rng: random.Random) -> list[int]:
     return values
 
 
-def _people(group: int):
+def _people(group: int, rng: random.Random) -> list[Item]:
     """Two attributes of each of a group of people; groups share first and last names."""
-
-    def draw(rng: random.Random) -> list[Item]:
-        names = [f"f{a} l{b}" for a in range(11) for b in range(11)]
-        _rng("names").shuffle(names)
-        own = names[group * PEOPLE : (group + 1) * PEOPLE]
-        return _shuffled(
-            [
-                (f"{name} q{attribute}", f"v{attribute}.{value}")
-                for attribute in range(ATTRIBUTES)
-                for name, value in zip(own, _values(PEOPLE, rng), strict=True)
-            ],
-            rng,
-        )
-
-    return draw
+    names = [f"f{a} l{b}" for a in range(11) for b in range(11)]
+    _rng("names").shuffle(names)
+    own = names[group * PEOPLE : (group + 1) * PEOPLE]
+    return [
+        (f"{name} q{attribute}", f"v{attribute}.{value}")
+        for attribute in range(ATTRIBUTES)
+        for name, value in zip(own, _values(PEOPLE, rng), strict=True)
+    ]
 
 
 def _places(rng: random.Random) -> list[Item]:
     """One of twenty values for each place; tasks of the family share the places."""
-    values = _values(WORDS, rng)
-    return _shuffled([(f"p{i}", f"w{value}") for i, value in enumerate(values)], rng)
+    return [(f"p{i}", f"w{value}") for i, value in enumerate(_values(WORDS, rng))]
 
 
 def _make() -> tuple[Task, ...]:
     number, letter = 1 / MODULUS, 1 / len(LETTERS)
     rows = [
         # name, family, status, listed, chance, draw
-        ("add", "sum", "development", True, number, _numbers(lambda a, b: (a + b) % 23)),
-        ("sub", "sum", "development", True, number, _numbers(lambda a, b: (a - b) % 23)),
-        ("copy", "text", "development", False, letter, _strings(iter)),
-        ("reverse", "text", "development", False, letter, _strings(reversed)),
-        ("sort", "text", "development", False, letter, _strings(lambda s: iter(sorted(s)))),
+        ("add", "sum", "development", True, number, partial(_numbers, lambda a, b: (a + b) % 23)),
+        ("sub", "sum", "development", True, number, partial(_numbers, lambda a, b: (a - b) % 23)),
+        ("copy", "text", "development", False, letter, partial(_strings, iter)),
+        ("reverse", "text", "development", False, letter, partial(_strings, reversed)),
+        ("sort", "text", "development", False, letter, partial(_strings, lambda s: iter(sorted(s)))),
         ("dict_a", "word", "development", True, 1 / WORDS, _dictionary),
         ("dict_b", "word", "development", True, 1 / WORDS, _dictionary),
-        ("people_a", "who", "development", True, 1 / VALUES, _people(0)),
-        ("people_b", "who", "development", True, 1 / VALUES, _people(1)),
+        ("people_a", "who", "development", True, 1 / VALUES, partial(_people, 0)),
+        ("people_b", "who", "development", True, 1 / VALUES, partial(_people, 1)),
         ("capital", "place", "reserved", True, 1 / VALUES, _places),
         ("river", "place", "reserved", True, 1 / VALUES, _places),
-        ("larger", "pick", "development", True, 1 / 2, _numbers(max)),
-        ("smaller", "pick", "development", True, 1 / 2, _numbers(min)),
-        ("next", "order", "reserved", True, 1 / WORDS, _neighbours(1)),
-        ("previous", "order", "reserved", True, 1 / WORDS, _neighbours(-1)),
-        ("rotate", "text", "new", False, letter, _strings(lambda s: iter(s[1:] + s[:1]))),
+        ("larger", "pick", "development", True, 1 / 2, partial(_numbers, max)),
+        ("smaller", "pick", "development", True, 1 / 2, partial(_numbers, min)),
+        ("next", "order", "reserved", True, 1 / WORDS, partial(_neighbours, 1)),
+        ("previous", "order", "reserved", True, 1 / WORDS, partial(_neighbours, -1)),
+        ("rotate", "text", "new", False, letter, partial(_strings, lambda s: iter(s[1:] + s[:1]))),
         ("dict_c", "word", "new", True, 1 / WORDS, _dictionary),
-        ("people_c", "who", "new", True, 1 / VALUES, _people(2)),
+        ("people_c", "who", "new", True, 1 / VALUES, partial(_people, 2)),
     ]  # fmt: skip
     variants = {row[1]: iter(VARIANTS) for row in rows}
     return tuple(
@@ -191,11 +165,12 @@ def items(name: str, split: str) -> tuple[Item, ...]:
     if split not in SPLITS:
         raise ValueError(f"suite split {split!r}; choose one of {', '.join(SPLITS)}.")
     task = TASKS[name]
-    drawn = task.draw(_rng(name))
-    if not task.listed:
-        drawn, train = drawn[: 2 * DRAWN], drawn[2 * DRAWN :]
+    rng = _rng(name)
+    drawn = train = task.draw(rng)
+    if task.listed:
+        rng.shuffle(drawn)
     else:
-        train = drawn
+        drawn, train = drawn[: 2 * DRAWN], drawn[2 * DRAWN :]
     half = len(drawn) // 2
     parts = {
         "train": train,

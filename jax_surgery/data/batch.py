@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A batch of packed rows: the one type that models, losses and statistics read.
+"""Packed rows: the one type that packing makes, and models and losses read.
 
 Letters: B rows of the batch, U of them of the unlearn role and R of the retain role,
 T tokens of a row, D model width, V vocabulary, S devices that rows are split over.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.parallel import mesh as meshes
@@ -35,10 +37,11 @@ class Batch:
         documents are packed in pairs, odd ones are the text to unlearn and the even
         one after each is its alternative.
       positions_BT: int32; place in the document, from 0; 0 on padding.
-      weights_BT: float32, of each token as it is predicted: 0 where it is not learned,
-        else what `Packer`'s average says.
+      weights_BT: float32, of each token as it is predicted: 0 where it is not learned
+        or the first of its document, else 1 (average="tokens") or 1 / learned tokens of
+        its document (average="sequences": mean over tokens, then over sequences).
       token_index_BT: int64, on the host alone; place of the token in the role's
-        documents laid end to end, -1 on padding.
+        documents laid end to end, -1 on padding. Keys a cache of the reference.
       position_weights_BT: float32; weight of each position in the retain term
         (`models.documents.position_weights`).
       moment_weights_BT: float32; weight of each token in the second moments of the
@@ -73,6 +76,18 @@ class Batch:
     def replace(self, **changes: Any) -> "Batch":
         """A copy with other values of some fields."""
         return dataclasses.replace(self, **changes)
+
+    def __len__(self) -> int:
+        return len(self.tokens_BT)
+
+    def select(self, rows: np.ndarray | slice) -> "Batch":
+        """Some rows of a batch that no role shares, on the host."""
+        return jax.tree.map(lambda array: array[rows], self)
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int((self.segment_ids_BT > 0).sum())
 
     @property
     def text(self) -> "Batch":
@@ -121,3 +136,20 @@ class Batch:
         for field in dataclasses.fields(self):
             if (value := getattr(self, field.name)) is not None:
                 yield field.name, value
+
+
+def concatenate(parts: Sequence[Batch]) -> Batch:
+    """Rows one after another, on the host."""
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def padding(rows: int, context: int) -> Batch:
+    """Rows without text, as `Packer` makes rows with text."""
+    shape = (rows, context)
+    return Batch(
+        np.zeros(shape, np.int32),
+        np.zeros(shape, np.int32),
+        np.zeros(shape, np.int32),
+        np.zeros(shape, np.float32),
+        np.full(shape, -1, np.int64),
+    )

@@ -6,79 +6,21 @@ weights and a cached reference are looked up by them. Masks come from lengths al
 never from a token id: pad may equal eos.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jax_surgery.data.batch import Batch
+from jax_surgery.data.role_names import Average
 from jax_surgery.data.tokens import Document
 
 if TYPE_CHECKING:
     import grain  # slow to import; `iterate` does it
 
-Average = Literal["sequences", "tokens"]
-
 # Rows that Grain's first-fit keeps open. More pack tighter and hold longer: with 10
 # to 60 tokens a document in rows of 256, padding is 2.7 % with 8, 1.5 % with 64.
 OPEN_ROWS = 64
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Rows:
-    """Packed rows [R, T].
-
-    Attributes:
-      tokens_RT: int32; 0 on padding.
-      segment_ids_RT: int32; documents of a row are 1, 2, ..., padding 0.
-      positions_RT: int32; from 0 in every document.
-      weights_RT: float32; 0 where a token is not learned or the first of its
-        document, else 1 (average="tokens") or 1 / learned tokens of its document
-        (average="sequences": mean over tokens, then over sequences).
-      token_index_RT: int64; index of the token in the documents laid end to end,
-        -1 on padding. Keys a cache of the reference's hidden states.
-    """
-
-    tokens_RT: np.ndarray
-    segment_ids_RT: np.ndarray
-    positions_RT: np.ndarray
-    weights_RT: np.ndarray
-    token_index_RT: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.tokens_RT)
-
-    def take(self, rows: np.ndarray | slice) -> "Rows":
-        """A selection of rows."""
-        return Rows(*(getattr(self, f.name)[rows] for f in dataclasses.fields(self)))
-
-    @property
-    def real_tokens(self) -> int:
-        """Tokens that are not padding."""
-        return int((self.segment_ids_RT > 0).sum())
-
-    @property
-    def num_documents(self) -> int:
-        """Documents in the rows."""
-        return int(self.segment_ids_RT.max(axis=1, initial=0).sum())
-
-
-def concatenate(parts: Sequence[Rows]) -> Rows:
-    """Rows one after another."""
-    names = [f.name for f in dataclasses.fields(Rows)]
-    return Rows(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
-
-
-def padding(rows: int, context: int) -> Rows:
-    """Empty rows, to fill up the last batch."""
-    shape = (rows, context)
-    return Rows(
-        np.zeros(shape, np.int32),
-        np.zeros(shape, np.int32),
-        np.zeros(shape, np.int32),
-        np.zeros(shape, np.float32),
-        np.full(shape, -1, np.int64),
-    )
 
 
 class Packer:
@@ -89,6 +31,7 @@ class Packer:
       context: tokens of a row.
       num_tokens: tokens of the corpus.
       starts: where each document begins in it, int64 [documents].
+      group: how many documents are packed together, the first the text itself.
       num_units: what is packed whole: documents, or groups of them.
     """
 
@@ -104,7 +47,7 @@ class Packer:
         Args:
           documents: what to pack, each whole in one row.
           context: tokens of a row.
-          average: see `Rows.weights_RT`.
+          average: see `Batch.weights_BT`.
           group: how many documents, one after another, stay together in a row, each a
             segment of its own (2 for pairs).
 
@@ -127,7 +70,7 @@ class Packer:
                 f"{what} of {together.max()} tokens does not fit data.context={context} "
                 f"({documents[group * together.argmax()].origin}); raise it."
             )
-        self._group, self.num_units = group, len(together)
+        self.group, self.num_units = group, len(together)
         self.documents = documents
         self.context = context
         self.num_tokens = int(lengths.sum())
@@ -172,7 +115,7 @@ class Packer:
         """
         import grain
 
-        starts = self.starts[:: self._group]
+        starts = self.starts[:: self.group]
         ends = np.append(starts[1:], self.num_tokens)
         # Not Grain's own shuffle: of a handful of documents it takes 5 ms each.
         order = np.arange(self.num_units)
@@ -195,20 +138,20 @@ class Packer:
         )
         return iter(packed)
 
-    def rows(self, elements: Sequence[dict[str, Any]]) -> Rows:
+    def rows(self, elements: Sequence[dict[str, Any]]) -> Batch:
         """Elements of `iterate`, at least one, as rows."""
-        index_RT = np.stack([e["index"] for e in elements])
-        real_RT = index_RT >= 0
-        units_RT = np.stack([e["index_segment_ids"] for e in elements])
-        segment_ids_RT = (units_RT - 1) * self._group + 1 + self._member[index_RT]
-        return Rows(
-            np.where(real_RT, self._tokens[index_RT], np.int32(0)),
-            np.where(real_RT, segment_ids_RT, np.int32(0)),
-            np.where(real_RT, self._place[index_RT], np.int32(0)),
-            np.where(real_RT, self._weights[index_RT], np.float32(0)),
-            index_RT,
+        index_BT = np.stack([e["index"] for e in elements])
+        real_BT = index_BT >= 0
+        units_BT = np.stack([e["index_segment_ids"] for e in elements])
+        segment_ids_BT = (units_BT - 1) * self.group + 1 + self._member[index_BT]
+        return Batch(
+            np.where(real_BT, self._tokens[index_BT], np.int32(0)),
+            np.where(real_BT, segment_ids_BT, np.int32(0)),
+            np.where(real_BT, self._place[index_BT], np.int32(0)),
+            np.where(real_BT, self._weights[index_BT], np.float32(0)),
+            index_BT,
         )
 
-    def pack(self, seed: int | None = None) -> Rows:
+    def pack(self, seed: int | None = None) -> Batch:
         """All documents once, in the order that `seed` gives (None: as they are)."""
         return self.rows(list(self.iterate(seed)))

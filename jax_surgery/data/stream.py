@@ -8,10 +8,11 @@ from the seed and the epoch. A row never mixes two epochs; a batch may.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
-from jax_surgery.data.batch import Batch
-from jax_surgery.data.packing import Packer, Rows, concatenate, padding
+from jax_surgery.data.batch import Batch, concatenate, padding
+from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
 
@@ -52,14 +53,10 @@ class RoleStream:
         return elements
 
     @property
-    def documents_seen(self) -> int:
-        """Documents (groups that are packed whole) given out so far, repeats counted."""
-        return self.epoch * self._packer.num_units + self._documents
-
-    @property
     def epochs(self) -> float:
-        """Passes over the documents so far, by documents."""
-        return self.documents_seen / self._packer.num_units
+        """Passes over the documents (groups that are packed whole) so far."""
+        units = self._packer.num_units
+        return (self.epoch * units + self._documents) / units
 
     def _identity(self) -> dict[str, int]:
         packer = self._packer
@@ -160,32 +157,27 @@ class BatchStream:
         return self
 
     def __next__(self) -> Batch:
-        parts, slots = [], []
+        batch = padding(len(self._here), self._context)
         self.real_tokens = 0
         for role, count in self._counts.items():
             elements = self._streams[role].next_elements(count)
             tokens = sum((e["index_segment_ids"] > 0).sum() for e in elements)
             self.real_tokens += int(tokens)
-            places = self._places[role]
-            mine = np.flatnonzero(np.isin(places[:count], self._here))
-            if len(mine):
-                parts.append(self._packers[role].rows([elements[i] for i in mine]))
-            empty = places[count:][np.isin(places[count:], self._here)]
-            if len(empty):
-                parts.append(padding(len(empty), self._context))
-            slots += [places[mine], empty]
-        rows = concatenate(parts).take(np.argsort(np.concatenate(slots)))
-        return as_batch(rows)
+            # The last places of a role are left empty where it has more of them.
+            places = self._places[role][:count]
+            mine = np.flatnonzero(np.isin(places, self._here))
+            if not len(mine):
+                continue
+            rows = self._packers[role].rows([elements[i] for i in mine])
+            slots = np.searchsorted(self._here, places[mine])
+            for all_BT, own_BT in zip(jax.tree.leaves(batch), jax.tree.leaves(rows)):
+                all_BT[slots] = own_BT
+        return batch
 
     @property
     def epochs(self) -> dict[str, float]:
         """Passes over each role's documents so far."""
         return {role: stream.epochs for role, stream in self._streams.items()}
-
-    @property
-    def documents_seen(self) -> dict[str, int]:
-        """Documents of each role given out so far, repeats counted."""
-        return {role: stream.documents_seen for role, stream in self._streams.items()}
 
     def get_state(self) -> dict[str, Any]:
         """Where every role stands; JSON-able."""
@@ -206,27 +198,9 @@ class BatchStream:
             stream.set_state(state[role])
 
 
-def as_batch(rows: Rows) -> Batch:
-    """Packed rows as models and losses read them."""
-    return Batch(
-        tokens_BT=rows.tokens_RT,
-        segment_ids_BT=rows.segment_ids_RT,
-        positions_BT=rows.positions_RT,
-        weights_BT=rows.weights_RT,
-        token_index_BT=rows.token_index_RT,
-    )
-
-
-def one_pass(rows: Rows, batch_rows: int) -> Iterator[tuple[Batch, int]]:
-    """Every row once, in batches of `batch_rows`; the last is filled up with padding.
-
-    Yields:
-      (batch, number of its rows that are real).
-    """
+def one_pass(rows: Batch, batch_rows: int) -> Iterator[Batch]:
+    """Every row once, in batches of `batch_rows`; the last is filled up with padding."""
+    if fill := -len(rows) % batch_rows:
+        rows = concatenate([rows, padding(fill, rows.tokens_BT.shape[1])])
     for start in range(0, len(rows), batch_rows):
-        part = rows.take(slice(start, start + batch_rows))
-        real = len(part)
-        if real < batch_rows:
-            fill = padding(batch_rows - real, part.tokens_RT.shape[1])
-            part = concatenate([part, fill])
-        yield as_batch(part), real
+        yield rows.select(slice(start, start + batch_rows))

@@ -75,13 +75,13 @@ def statistics_hooks(
     trainable = settings.trainable(config)
 
     def compute(step: int, state: TrainState) -> TrainState:
-        rows = retained.pack(settings.seed + step).take(slice(count))
+        rows = retained.pack(settings.seed + step).select(slice(count))
         moments = second_moments(
             state.params,
             config,
             (
                 batch.for_devices()
-                for batch, _ in one_pass(rows, meshes.round_rows(STATISTICS_ROWS))
+                for batch in one_pass(rows, meshes.round_rows(STATISTICS_ROWS))
             ),
             settings.compute,
             trainable,

@@ -15,7 +15,6 @@ import optax
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
-from jax_surgery.data.stream import as_batch
 from jax_surgery.data.tokens import Document
 from jax_surgery.models import decoder, logprobs, output_head, sharding, token_sums
 from jax_surgery.models.config import ModelConfig
@@ -39,13 +38,13 @@ def text_batch(
       sum to 1; how many tokens of text they hold).
     """
     packed = Packer(documents, context, "tokens").pack()
-    taken = packed.take(np.arange(rows) % len(packed))
+    taken = packed.select(np.arange(rows) % len(packed))
     used = np.where(np.arange(rows) < len(packed), 1.0, 0.0)[:, None]
-    weights_RT = used * taken.weights_RT
-    weights_RT = (weights_RT / weights_RT.sum()).astype(np.float32)
+    weights_BT = used * taken.weights_BT
+    weights_BT = (weights_BT / weights_BT.sum()).astype(np.float32)
     here = meshes.rows_here(rows)
-    batch = as_batch(taken.take(here)).replace(weights_BT=weights_RT[here])
-    return batch.place(rows), packed.take(slice(rows)).real_tokens
+    batch = taken.select(here).replace(weights_BT=weights_BT[here])
+    return batch.place(rows), packed.select(slice(rows)).real_tokens
 
 
 def cross_entropy(

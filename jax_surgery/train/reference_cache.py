@@ -173,7 +173,7 @@ def create_cache(
     (folder / CARD).unlink(missing_ok=True)
     shape = (packer.num_tokens, width)
     states = np.memmap(folder / STATES, mode="w+", dtype=DTYPES[dtype], shape=shape)
-    for batch, _ in one_pass(packer.pack(), batch_rows):
+    for batch in one_pass(packer.pack(), batch_rows):
         index_BT = batch.token_index_BT
         hidden_BTD = np.asarray(hidden_fn(batch.for_devices()))
         hidden_BTD = hidden_BTD.reshape(*index_BT.shape, width)

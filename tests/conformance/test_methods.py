@@ -15,9 +15,10 @@ import pytest
 from plain_settings import plain_loop, plain_loss, plain_objective
 
 from jax_surgery import methods
-from jax_surgery.data.packing import Packer, concatenate, padding
+from jax_surgery.data.batch import concatenate, padding
+from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.data.stream import BatchStream, as_batch
+from jax_surgery.data.stream import BatchStream
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.base import TokenMethod
 from jax_surgery.methods.loss import Loss
@@ -143,7 +144,7 @@ def batch_of(method, order=None, alone=False):
             rows = packer.pack(order)
         empty = 8 - len(rows)
         parts.append(concatenate([rows, padding(empty, CONTEXT)]) if empty else rows)
-    return jax.tree.map(jnp.asarray, as_batch(concatenate(parts)).for_devices())
+    return jax.tree.map(jnp.asarray, concatenate(parts).for_devices())
 
 
 def _rows_of_their_own(packer):

@@ -182,5 +182,5 @@ def test_tofu_is_read_learned_and_packed():
         learned = tokenizer.decode(document.tokens[document.learned])
         assert learned == f" {record.answer.strip()}</s>"
     rows = Packer(documents, 512, "sequences").pack(0)
-    assert rows.num_documents == 200
-    assert rows.weights_RT.sum() == pytest.approx(200, rel=1e-5)
+    assert rows.segment_ids_BT.max(axis=1).sum() == 200
+    assert rows.weights_BT.sum() == pytest.approx(200, rel=1e-5)

@@ -29,8 +29,8 @@ def corpora(draw, max_size=40):
 
 def by_token(rows, values_RT):
     """Values of the corpus' tokens, in the corpus' order."""
-    real = rows.token_index_RT >= 0
-    order = np.argsort(rows.token_index_RT[real])
+    real = rows.token_index_BT >= 0
+    order = np.argsort(rows.token_index_BT[real])
     return values_RT[real][order]
 
 
@@ -41,20 +41,20 @@ def test_every_document_is_there_once_and_whole(documents, seed):
     rows = packer.pack(seed)
     total = sum(len(d.tokens) for d in documents)
     assert packer.num_tokens == rows.real_tokens == total
-    assert rows.num_documents == len(documents)
-    index = rows.token_index_RT[rows.token_index_RT >= 0]
+    assert rows.segment_ids_BT.max(axis=1).sum() == len(documents)
+    index = rows.token_index_BT[rows.token_index_BT >= 0]
     assert sorted(index) == list(range(total))
     flat = np.concatenate([d.tokens for d in documents])
-    np.testing.assert_array_equal(by_token(rows, rows.tokens_RT), flat)
+    np.testing.assert_array_equal(by_token(rows, rows.tokens_BT), flat)
     starts = np.cumsum([0] + [len(d.tokens) for d in documents])
     segments = set()
     for r in range(len(rows)):
-        for segment in range(1, rows.segment_ids_RT[r].max() + 1):
-            (at,) = np.nonzero(rows.segment_ids_RT[r] == segment)
+        for segment in range(1, rows.segment_ids_BT[r].max() + 1):
+            (at,) = np.nonzero(rows.segment_ids_BT[r] == segment)
             length = len(at)
             np.testing.assert_array_equal(at, at[0] + np.arange(length))
-            np.testing.assert_array_equal(rows.positions_RT[r, at], np.arange(length))
-            own = rows.token_index_RT[r, at]
+            np.testing.assert_array_equal(rows.positions_BT[r, at], np.arange(length))
+            own = rows.token_index_BT[r, at]
             np.testing.assert_array_equal(own, own[0] + np.arange(length))
             segments.add((int(own[0]), length))
     assert segments == {
@@ -67,7 +67,7 @@ def test_every_document_is_there_once_and_whole(documents, seed):
 def test_weights_are_the_documents_own(documents, seed, average):
     """Whatever the order of packing and the padding added."""
     rows = Packer(documents, CONTEXT, average).pack()
-    weights = by_token(rows, rows.weights_RT)
+    weights = by_token(rows, rows.weights_BT)
     expected = []
     for document in documents:
         targets = document.learned.copy()
@@ -78,18 +78,18 @@ def test_weights_are_the_documents_own(documents, seed, average):
     shuffled = Packer(documents, CONTEXT, average).pack(seed)
     padded = Packer(documents, 3 * CONTEXT + 1, average).pack(seed)
     for other in (shuffled, padded):
-        np.testing.assert_array_equal(by_token(other, other.weights_RT), weights)
-    assert (rows.positions_RT[rows.weights_RT > 0] > 0).all()
+        np.testing.assert_array_equal(by_token(other, other.weights_BT), weights)
+    assert (rows.positions_BT[rows.weights_BT > 0] > 0).all()
 
 
 @settings(max_examples=30, deadline=None)
 @given(corpora())
 def test_padding_is_known_by_length_alone(documents):
     rows = Packer(documents, CONTEXT, "tokens").pack(3)
-    padded = rows.segment_ids_RT == 0
-    np.testing.assert_array_equal(padded, rows.token_index_RT == -1)
-    assert not rows.weights_RT[padded].any()
-    assert not rows.tokens_RT[padded].any()
+    padded = rows.segment_ids_BT == 0
+    np.testing.assert_array_equal(padded, rows.token_index_BT == -1)
+    assert not rows.weights_BT[padded].any()
+    assert not rows.tokens_BT[padded].any()
     # Padding is the tail of a row, and no row is empty.
     assert (np.diff(padded.astype(int), axis=1) >= 0).all()
     assert not padded.all(axis=1).any()
@@ -103,16 +103,18 @@ def test_shapes_types_and_selection():
     rows = Packer(documents, CONTEXT, "tokens").pack()
     types = (np.int32, np.int32, np.int32, np.float32, np.int64)
     arrays = (
-        rows.tokens_RT,
-        rows.segment_ids_RT,
-        rows.positions_RT,
-        rows.weights_RT,
-        rows.token_index_RT,
+        rows.tokens_BT,
+        rows.segment_ids_BT,
+        rows.positions_BT,
+        rows.weights_BT,
+        rows.token_index_BT,
     )
     for array, dtype in zip(arrays, types, strict=True):
         assert array.shape == (7, CONTEXT)
         assert array.dtype == dtype
-    np.testing.assert_array_equal(rows.take(slice(2, 4)).tokens_RT, rows.tokens_RT[2:4])
+    np.testing.assert_array_equal(
+        rows.select(slice(2, 4)).tokens_BT, rows.tokens_BT[2:4]
+    )
 
 
 def test_the_seed_decides_the_order():
@@ -122,8 +124,8 @@ def test_the_seed_decides_the_order():
     ]
     packer = Packer(documents, CONTEXT, "tokens")
     a, b, c = packer.pack(1), packer.pack(1), packer.pack(2)
-    np.testing.assert_array_equal(a.token_index_RT, b.token_index_RT)
-    assert a.token_index_RT.tolist() != c.token_index_RT.tolist()
+    np.testing.assert_array_equal(a.token_index_BT, b.token_index_BT)
+    assert a.token_index_BT.tolist() != c.token_index_BT.tolist()
 
 
 def test_what_cannot_be_packed():

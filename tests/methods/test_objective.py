@@ -10,10 +10,9 @@ import pytest
 from plain_settings import plain_loss, plain_optimizer
 from settings_cases import settings_of
 
-from jax_surgery.data.batch import Batch
-from jax_surgery.data.packing import Packer, concatenate, padding
+from jax_surgery.data.batch import Batch, concatenate, padding
+from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.data.stream import as_batch
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.loss import Loss
 from jax_surgery.models import decoder, output_head
@@ -64,7 +63,7 @@ def make_batch(
             rows = concatenate([rows, padding(missing, context)])
         parts.append(rows)
         counts.append(len(rows))
-    batch = as_batch(concatenate(parts)).for_devices()
+    batch = concatenate(parts).for_devices()
     return jax.tree.map(jnp.asarray, batch), RoleRows(*counts)
 
 

@@ -12,7 +12,6 @@ import pytest
 from plain_settings import plain_compute
 
 from jax_surgery.data.packing import Packer
-from jax_surgery.data.stream import as_batch
 from jax_surgery.data.tokens import Document
 from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
@@ -73,11 +72,11 @@ def test_cached_states_equal_live_ones_in_any_packing(cached, params):
     live = hidden_fn(params)
     for seed in (None, 1, 2):
         rows = packer.pack(seed)
-        live_RTD = np.asarray(live(as_batch(rows).text))
+        live_RTD = np.asarray(live(rows.text))
         for reader in (cache, reference_cache.open_cache(where, key)):
-            states_RTD = reader.gather(rows.token_index_RT)
+            states_RTD = reader.gather(rows.token_index_BT)
             assert states_RTD.dtype == np.float32
-            real = rows.segment_ids_RT > 0
+            real = rows.segment_ids_BT > 0
             np.testing.assert_allclose(
                 states_RTD[real], live_RTD[real], rtol=0, atol=2e-6
             )
@@ -101,12 +100,12 @@ def test_bfloat16_is_stored_as_computed(tmp_path, params):
         str(tmp_path), "key", packer, live, WIDTH, "bfloat16"
     )
     rows = packer.pack()
-    states = cache.gather(rows.token_index_RT)
+    states = cache.gather(rows.token_index_BT)
     assert states.dtype == ml_dtypes.bfloat16
     size = (tmp_path / reference_cache.STATES).stat().st_size
     assert size == packer.num_tokens * WIDTH * 2
-    batch = as_batch(rows).text
-    real = rows.segment_ids_RT > 0
+    batch = rows.text
+    real = rows.segment_ids_BT > 0
     np.testing.assert_allclose(
         states[real].astype(np.float32),
         np.asarray(live(batch)).astype(np.float32)[real],

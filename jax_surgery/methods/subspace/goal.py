@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jax_surgery.data.packing import Packer, Rows
+from jax_surgery.data.batch import Batch
+from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.subspace.targets import overwritten
 from jax_surgery.methods.subspace.work import Scores, Work
@@ -57,12 +58,12 @@ class Goal:
                 name: self._packed(overwritten(work, name)) for name in targets
             }
 
-    def _packed(self, documents: Sequence[Document]) -> tuple[Packer, Rows]:
+    def _packed(self, documents: Sequence[Document]) -> tuple[Packer, Batch]:
         """Text that is asked after every round, packed once."""
         packer = Packer(documents, self._work.how.tasks.context, "tokens")
         return packer, packer.pack()
 
-    def _accuracy(self, params: Any, text: tuple[Packer, Rows]) -> float:
+    def _accuracy(self, params: Any, text: tuple[Packer, Batch]) -> float:
         packer, rows = text
         found = score_tokens(
             self._work.model.with_params(params), packer, "top", rows=rows

@@ -73,7 +73,7 @@ class RetainedText:
         """Every row once, from batch `first` on, with the weights that
         `second_moments` reads."""
         rows = meshes.round_rows(ROWS)
-        for batch, _ in one_pass(self._rows.take(slice(first * rows, None)), rows):
+        for batch in one_pass(self._rows.select(slice(first * rows, None)), rows):
             weights_BT = self._weights[batch.token_index_BT]
             yield batch.replace(moment_weights_BT=weights_BT).place(rows)
 

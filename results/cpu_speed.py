@@ -47,7 +47,7 @@ BEFORE = "ours, before"
 
 def prepare(directory: str, folder: str):
     """Model, tokenised texts of each step, and the same packed as batches."""
-    from jax_surgery.benchmarks import tofu
+    from jax_surgery.benchmarks.tofu import Tofu
     from jax_surgery.checkpoints import hf_weights
     from jax_surgery.data import records
     from jax_surgery.data.bpe import train_bpe
@@ -57,17 +57,16 @@ def prepare(directory: str, folder: str):
     from jax_surgery.models import decoder
     from jax_surgery.models.config import ModelConfig
 
-    files = tofu.find_files(directory, "forget10")
-    refusals = str(pathlib.Path(folder, "refusals.jsonl"))
-    tofu.write_refusals(files, refusals, 0)
-    texts = [r.prompt + r.answer for r in records.read_source(files.full)]
+    benchmark = Tofu(directory, "forget10")
+    texts = [r.prompt + r.answer for r in records.read_source(benchmark.files["full"])]
     tokenizer = train_bpe(texts, 4096)
-    sources = {"unlearn": files.forget, "update": refusals, "retain": files.retain}
-    packers = {
-        role: Packer(
-            encode(records.read_source(path), tokenizer, CONTEXT), CONTEXT, "tokens"
+    packers: dict[str, Packer] = {
+        group.role: Packer(
+            encode(records.read_source(group.data), tokenizer, CONTEXT),
+            CONTEXT,
+            "tokens",
         )
-        for role, path in sources.items()
+        for group in benchmark.groups()
     }
     stream = BatchStream(packers, ROWS, 0)
     batches = [next(stream) for _ in range(STEPS)]

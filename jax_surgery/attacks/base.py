@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interface of an attack: the adversary's text, budget and result."""
+"""The interface of an attack: the adversary's target, budget and result."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from jax_surgery.data.forms import Record
+from jax_surgery.benchmarks.base import Target
 from jax_surgery.data.probes import Probe
 from jax_surgery.models.model import Model
 
@@ -47,21 +47,6 @@ class Budget:
         return all(not limit or value <= limit for limit, value in pairs)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Target:
-    """The text of an adversary, and what it wants to know.
-
-    Attributes:
-      records: text that the adversary has.
-      probes: what it wants to know: text or questions that it has not seen.
-      context: tokens a row.
-    """
-
-    records: tuple[Record, ...]
-    probes: tuple[Probe, ...]
-    context: int
-
-
 # Called with the budget spent so far, before the first step and after every step. The
 # next step donates the parameters of the model.
 Watch = Callable[[Budget, Model], None]
@@ -100,3 +85,6 @@ class Attack(Protocol):
 def ignore(spent: Budget, model: Any) -> None:
     """A watch that does nothing."""
     del spent, model
+
+
+__all__ = ["Attack", "Attacked", "Budget", "Target", "Watch", "ignore"]

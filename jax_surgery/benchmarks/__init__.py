@@ -7,9 +7,6 @@ this package makes the sets of its own ones readable as data sources (`embedded:
 `suite:TASK[:SPLIT]`).
 """
 
-from collections.abc import Iterator
-from typing import Any
-
 from etils import epath
 
 from jax_surgery import plugins
@@ -50,15 +47,6 @@ def model_source(name: str) -> str:
     return name
 
 
-def _reader(kind: str, load: Any) -> sources.Reader:
-    def read(name: str) -> Iterator[tuple[str, Any]]:
-        for number, row in enumerate(load(name), start=1):
-            yield f"{kind}:{name}:{number}", row
-
-    return read
-
-
-for kind, benchmark in (("embedded", embedded), ("suite", suite)):
-    sources.READERS[kind] = _reader(kind, benchmark.load)
+sources.READERS["embedded"], sources.READERS["suite"] = embedded.load, suite.load
 sources.READERS["tofu_refusals"] = tofu.read_refusals
 sources.TFDS_BUILDERS["embedded_world"] = "jax_surgery.benchmarks.embedded.builder"

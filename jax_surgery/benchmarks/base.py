@@ -22,17 +22,19 @@ SCORERS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Halves:
-    """A part of what is to be unlearned, and probes of the rest.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Target:
+    """What an adversary has of what was unlearned, and what it wants to know.
 
     Attributes:
-      shown: records that do not contain the answers to the probes.
-      probes: questions about the other part.
+      records: text that the adversary has, without the answers to the probes.
+      probes: text or questions about the rest, which it has not seen.
+      context: tokens a row.
     """
 
-    shown: tuple[Record, ...]
+    records: tuple[Record, ...]
     probes: tuple[Probe, ...]
+    context: int
 
 
 class Benchmark(abc.ABC):
@@ -61,46 +63,43 @@ class Benchmark(abc.ABC):
         """
         return tuple(group_probe(group, context) for group in self.groups())
 
-    def halves(self, context: int, seed: int) -> Halves:
+    def target(self, context: int, seed: int) -> Target:
         """For attacks: by default half of each group's records, or its test set apart.
 
         Args:
           context: tokens a row.
           seed: chooses the halves.
         """
-        return halves_of(self.groups(), context, seed)
+        return target_of(self.groups(), context, seed)
 
 
 def group_probe(group: Group, context: int) -> Probe:
     """The probe that a group is scored on."""
-    metrics = (SCORERS[group.scorer],)
     if group.scorer == "choice":
-        questions = tuple(read_questions(group.test))
-        return Probe(group.name, context, questions, metrics=metrics)
-    read = tuple(records.read_role(group.test or group.data, group.name))
-    return text_probe(group, read, context, metrics)
+        questions = read_questions(group.test)
+        return Probe(group.name, context, questions, metrics=(SCORERS["choice"],))
+    read = records.read_role(group.test or group.data, group.name)
+    return text_probe(group, read, context)
 
 
-def text_probe(
-    group: Group, read: Sequence[Record], context: int, metrics: tuple[str, ...]
-) -> Probe:
-    """A probe of records; the end of a text (eos) is not scored."""
+def text_probe(group: Group, read: Sequence[Record], context: int) -> Probe:
+    """A probe of a group's records; the end of a text (eos) is not scored."""
     return Probe(
         group.name,
         context,
         records=tuple(read),
-        metrics=metrics,
+        metrics=(SCORERS[group.scorer],),
         known_chance=group.chance or None,
         ends=False,
     )
 
 
-def halves_of(groups: Sequence[Group], context: int, seed: int) -> Halves:
-    """Halves of the groups to be unlearned.
+def target_of(groups: Sequence[Group], context: int, seed: int) -> Target:
+    """What an adversary has of the groups to be unlearned, and what it is asked.
 
-    A group whose `test` is other text than its `data` shows its data and is asked its
-    test; of others a half of the records, drawn with the seed, is shown and the rest is
-    asked. Questions of a group are asked as they are.
+    Of a group whose `test` is other text than its `data` the adversary has the data and
+    is asked the test; of others it has a half of the records, drawn with the seed, and
+    is asked the rest. Questions of a group are asked as they are.
 
     Raises:
       ValueError: no group has the role unlearn, or one has a single record.
@@ -115,8 +114,7 @@ def halves_of(groups: Sequence[Group], context: int, seed: int) -> Halves:
     probes = []
     for group in chosen:
         read = records.read_role(group.data, group.name)
-        metrics = (SCORERS[group.scorer],)
-        if group.test and group.test != group.data:
+        if group.test not in ("", group.data):
             shown += read
             probes.append(group_probe(group, context))
             continue
@@ -126,8 +124,7 @@ def halves_of(groups: Sequence[Group], context: int, seed: int) -> Halves:
                 "out; give it more, or a test set."
             )
         order = np.random.default_rng(seed).permutation(len(read))
-        half = len(read) // 2
-        shown += [read[i] for i in order[:half]]
-        held = [read[i] for i in order[half:]]
-        probes.append(text_probe(group, held, context, metrics))
-    return Halves(tuple(shown), tuple(probes))
+        mixed, half = [read[i] for i in order], len(read) // 2
+        shown += mixed[:half]
+        probes.append(text_probe(group, mixed[half:], context))
+    return Target(tuple(shown), tuple(probes), context)

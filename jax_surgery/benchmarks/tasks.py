@@ -20,19 +20,17 @@ A tasks file is JSONL, one task per line:
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from etils import epath
-
 from jax_surgery.benchmarks import suite
-from jax_surgery.benchmarks.base import SCORERS
+from jax_surgery.benchmarks.base import SCORERS, group_probe, text_probe
 from jax_surgery.data import records
+from jax_surgery.data.forms import hint
 from jax_surgery.data.groups import Group
-from jax_surgery.data.questions import Question, read_questions
-from jax_surgery.data.sources import read_jsonl
-from jax_surgery.data.tokens import Document, encode, without_end
+from jax_surgery.data.probes import Probe
+from jax_surgery.data.sources import parse_rows, read_jsonl
+from jax_surgery.data.tokens import Document
 
 # The fields of a line; a run gives each task its role.
 FIELDS = ("name", "data", "test", "scorer", "chance", "family")
@@ -45,37 +43,26 @@ class GroupText:
     Attributes:
       group: the group.
       documents: the text that identifies it; their last token, eos, is not learned.
-      tested: the text that it is scored on, if it is scored on text.
-      questions: the questions that it is scored on otherwise.
+      probe: what it is scored on, its text as documents too.
     """
 
     group: Group
-    documents: Sequence[Document]
-    tested: Sequence[Document]
-    questions: tuple[Question, ...]
+    documents: tuple[Document, ...]
+    probe: Probe
 
     @property
     def chance(self) -> float:
         """The score of a model that does not know the group."""
-        if self.questions:
-            return sum(1 / len(q.options) for q in self.questions) / len(self.questions)
-        return self.group.chance
+        return self.probe.chance or 0.0
 
 
-def suite_tasks() -> dict[str, Group]:
-    """The tasks that the suite's model knows, and those that it may learn."""
-    found = {}
-    for name, task in suite.TASKS.items():
-        data, test = ("all", "all") if task.listed else ("first", "second")
-        found[name] = Group(
-            name,
-            "retain",
-            f"suite:{name}:{data}",
-            f"suite:{name}:{test}",
-            chance=task.chance,
-            family=task.family,
-        )
-    return found
+def of_documents(
+    group: Group, documents: Sequence[Document], context: int
+) -> GroupText:
+    """A group that is scored on the very text that identifies it."""
+    probe = text_probe(group, (), context)
+    text = tuple(documents)
+    return GroupText(group, text, dataclasses.replace(probe, documents=text))
 
 
 def read_tasks(source: str) -> dict[str, Group]:
@@ -86,63 +73,57 @@ def read_tasks(source: str) -> dict[str, Group]:
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: a malformed line, or two tasks of a name.
+      ValueError: malformed lines, or two tasks of a name.
     """
     if source == "suite":
-        return suite_tasks()
+        return {name: suite.group_of(name) for name in suite.TASKS}
+    use = "use 'suite' or a JSONL file of tasks."
     if not source.endswith((".jsonl", ".json")):
-        raise ValueError(
-            f"config.tasks.source={source!r}; use 'suite' or a JSONL file of tasks."
-        )
-    if not epath.Path(source).exists():
-        raise FileNotFoundError(
-            f"config.tasks.source={source!r} does not exist; use 'suite' or a JSONL file "
-            "of tasks."
-        )
+        raise ValueError(f"config.tasks.source={source!r}; {use}")
     found: dict[str, Group] = {}
-    for where, row in read_jsonl(source):
-        if isinstance(row, ValueError):
-            raise row
-        task = _parse(row, where)
+
+    def add(row: Any, where: str) -> None:
+        del where  # errors are given it by `parse_rows`
+        task = _parse(row)
         if task.name in found:
-            raise ValueError(f"{where}: there are two tasks named {task.name!r}.")
+            raise ValueError(f"there are two tasks named {task.name!r}.")
         found[task.name] = task
+
+    missing = f"config.tasks.source={source!r} does not exist; {use}"
+    parse_rows(read_jsonl(source, missing), add, source)
     if not found:
         raise ValueError(f"{source} has no tasks; it needs one a line.")
     return found
 
 
-def _parse(row: Any, where: str) -> Group:
+def _parse(row: Any) -> Group:
     if not isinstance(row, Mapping) or not {"name", "data"} <= set(row):
         raise ValueError(
-            f"{where}: a task is an object with name and data, and may have "
+            "a task is an object with name and data, and may have "
             f"{', '.join(FIELDS[2:])}."
         )
     for key, value in row.items():
         if key not in FIELDS:
-            near = difflib.get_close_matches(key, FIELDS, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(
-                f"{where}: unknown field {key!r}{hint}; a task has {', '.join(FIELDS)}."
+                f"unknown field {key!r}{hint(key, FIELDS)}; a task has "
+                f"{', '.join(FIELDS)}."
             )
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (number if key == "chance" else isinstance(value, str)):
             kind = "number" if key == "chance" else "string"
-            raise ValueError(f"{where}: {key}={value!r} must be a {kind}.")
+            raise ValueError(f"{key}={value!r} must be a {kind}.")
     chance = float(row.get("chance", 0.0))
     task = Group(**dict(row) | {"chance": chance}, role="retain")
     if not task.data.strip(" ,"):
-        raise ValueError(f"{where}: data={task.data!r} names no source of text.")
+        raise ValueError(f"data={task.data!r} names no source of text.")
     if task.scorer not in SCORERS:
-        raise ValueError(
-            f"{where}: scorer={task.scorer!r}; choose one of {', '.join(SCORERS)}."
-        )
+        raise ValueError(f"scorer={task.scorer!r}; choose one of {', '.join(SCORERS)}.")
     if not 0 <= task.chance < 1:
-        raise ValueError(f"{where}: chance={task.chance}; use 0 to below 1.")
+        raise ValueError(f"chance={task.chance}; use 0 to below 1.")
     if task.scorer == "choice" and not task.test:
-        raise ValueError(f"{where}: scorer 'choice' needs test, a questions file.")
+        raise ValueError("scorer 'choice' needs test, a questions file.")
     if any(mark in task.name for mark in ",;") or not task.name.strip():
-        raise ValueError(f"{where}: name={task.name!r} must be a word without , and ;.")
+        raise ValueError(f"name={task.name!r} must be a word without , and ;.")
     return task
 
 
@@ -152,20 +133,14 @@ def read_text(task: Group, tokenizer: Any, context: int) -> GroupText:
     Raises:
       FileNotFoundError, ValueError: see `records` and `questions`; names the task.
     """
-
-    def documents(sources: str) -> list[Document]:
-        found = encode(records.read_role(sources, task.name), tokenizer, context)
-        return [without_end(d, tokenizer.eos_token_id) for d in found]
-
     try:
-        identified = documents(task.data)
-        if task.scorer == "choice":
-            return GroupText(task, identified, [], tuple(read_questions(task.test)))
-        tested = documents(task.test) if task.test else identified
+        read = records.read_role(task.data, task.name)
+        own = text_probe(task, read, context).encoded(tokenizer)
+        tested = group_probe(task, context).encoded(tokenizer) if task.test else own
     except (FileNotFoundError, ValueError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"task {task.name!r}: {error}") from error
-    return GroupText(task, identified, tested, ())
+    return GroupText(task, own.documents, tested)
 
 
 def similar_to(targets: list[str], tasks: Mapping[str, Group], named: str) -> set[str]:

@@ -8,7 +8,6 @@ index, never by the question.
 """
 
 import dataclasses
-import json
 import random
 from collections.abc import Iterator
 
@@ -21,90 +20,6 @@ from jax_surgery.data.probes import Probe
 
 SPLITS = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
 METRICS = ("answer_probability", "rouge_l")
-
-
-@dataclasses.dataclass(frozen=True)
-class TofuFiles:
-    """Paths of the files that a run needs."""
-
-    full: str
-    forget: str
-    retain: str
-    holdout: str
-    refusals: str
-
-
-def find_files(directory: str, forget: str) -> TofuFiles:
-    """The files of one forget split in `directory`.
-
-    Args:
-      directory: holds the files named above.
-      forget: "forget01", "forget05" or "forget10".
-
-    Raises:
-      ValueError: an unknown split, or no directory given.
-      FileNotFoundError: names every missing file.
-    """
-    if not directory:
-        raise ValueError(
-            "config.data.dir is empty; give the directory of TOFU's JSONL files, e.g. "
-            "--config.data.dir=../shared/data/tofu"
-        )
-    if forget not in SPLITS:
-        raise ValueError(
-            f"config.data.forget={forget!r}; choose one of {', '.join(SPLITS)}."
-        )
-    folder = epath.Path(directory)
-    names = {
-        "full": "full.jsonl",
-        "forget": f"{forget}.jsonl",
-        "retain": f"{SPLITS[forget]}.jsonl",
-        "holdout": f"{forget.replace('forget', 'holdout')}.jsonl",
-        "refusals": "idk.txt",
-    }
-    missing = [name for name in names.values() if not (folder / name).exists()]
-    if missing:
-        raise FileNotFoundError(
-            f"{directory} lacks {', '.join(missing)}; config.data.dir must hold TOFU's "
-            f"files {', '.join(names.values())}."
-        )
-    return TofuFiles(**{key: str(folder / name) for key, name in names.items()})
-
-
-def refusals(files: TofuFiles, seed: int, repeats: int = 1) -> list[dict[str, str]]:
-    """The update set: each forget question answered by a refusal, as lines of JSONL.
-
-    Args:
-      files: of the split.
-      seed: chooses the refusals.
-      repeats: how many different refusals each question gets.
-
-    Raises:
-      ValueError: there are fewer refusals than `repeats`.
-    """
-    known = [
-        line.strip()
-        for line in epath.Path(files.refusals).read_text().splitlines()
-        if line.strip()
-    ]
-    if len(known) < repeats:
-        raise ValueError(
-            f"{files.refusals} has {len(known)} refusals; {repeats} per question are "
-            "wanted: lower the number or add refusals, one a line."
-        )
-    rng = random.Random(seed)
-    return [
-        {"question": record.question, "answer": refusal}
-        for record in records.read_source(files.forget)
-        for refusal in rng.sample(known, repeats)
-    ]
-
-
-def write_refusals(files: TofuFiles, path: str, seed: int, repeats: int = 1) -> int:
-    """Writes `refusals` to a JSONL file; returns the number of lines."""
-    rows = refusals(files, seed, repeats)
-    epath.Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return len(rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +41,37 @@ class Tofu(Benchmark):
     seed: int = 0
 
     @property
-    def files(self) -> TofuFiles:
-        """Paths of the files; see `find_files`."""
-        return find_files(self.dir, self.forget)
+    def files(self) -> dict[str, str]:
+        """Paths of the files: full, forget, retain, holdout and refusals.
+
+        Raises:
+          ValueError: an unknown split, or no directory given.
+          FileNotFoundError: names every missing file.
+        """
+        if not self.dir:
+            raise ValueError(
+                "config.data.dir is empty; give the directory of TOFU's JSONL files, "
+                "e.g. --config.data.dir=../shared/data/tofu"
+            )
+        if self.forget not in SPLITS:
+            raise ValueError(
+                f"config.data.forget={self.forget!r}; choose one of {', '.join(SPLITS)}."
+            )
+        folder = epath.Path(self.dir)
+        names = {
+            "full": "full.jsonl",
+            "forget": f"{self.forget}.jsonl",
+            "retain": f"{SPLITS[self.forget]}.jsonl",
+            "holdout": f"{self.forget.replace('forget', 'holdout')}.jsonl",
+            "refusals": "idk.txt",
+        }
+        missing = [name for name in names.values() if not (folder / name).exists()]
+        if missing:
+            raise FileNotFoundError(
+                f"{self.dir} lacks {', '.join(missing)}; config.data.dir must hold "
+                f"TOFU's files {', '.join(names.values())}."
+            )
+        return {key: str(folder / name) for key, name in names.items()}
 
     @property
     def refusals_source(self) -> str:
@@ -139,32 +82,38 @@ class Tofu(Benchmark):
         """The splits as roles."""
         files = self.files
         return (
-            Group("forget", "unlearn", files.forget),
+            Group("forget", "unlearn", files["forget"]),
             Group("refusals", "update", self.refusals_source),
-            Group("retain", "retain", files.retain),
+            Group("retain", "retain", files["retain"]),
         )
 
     def probes(self, context: int) -> tuple[Probe, ...]:
         """Answers' probability and ROUGE-L, also of authors that no model has read."""
-        files = self.files
-        asked = {
-            "forget": files.forget,
-            "retain": files.retain,
-            "holdout": files.holdout,
-        }
-        found = []
-        for name, path in asked.items():
-            rows = records.read_source(path)
-            limit = self.retain_questions
+        files, limit, found = self.files, self.retain_questions, []
+        for name in ("forget", "retain", "holdout"):
+            rows = records.read_source(files[name])
             if name == "retain" and limit and limit < len(rows):
                 rows = random.Random(self.seed).sample(rows, limit)
             found.append(Probe(name, context, records=tuple(rows), metrics=METRICS))
         return tuple(found)
 
 
-def read_refusals(name: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a source "tofu_refusals:SEED:REPEATS:SPLIT:DIRECTORY"."""
-    seed, repeats, forget, directory = name.split(":", 3)
-    rows = refusals(find_files(directory, forget), int(seed), int(repeats))
-    for number, row in enumerate(rows, start=1):
-        yield f"{directory}/idk.txt for {forget}:{number}", row
+def read_refusals(name: str) -> Iterator[dict[str, str]]:
+    """Each forget question with refusals: the source "tofu_refusals:SEED:COUNT:SPLIT:DIR".
+
+    Raises:
+      ValueError: there are fewer refusals than `COUNT`; or see `Tofu.files`.
+    """
+    seed, count, forget, directory = name.split(":", 3)
+    files, wanted = Tofu(directory, forget).files, int(count)
+    lines = epath.Path(files["refusals"]).read_text().splitlines()
+    known = [line.strip() for line in lines if line.strip()]
+    if len(known) < wanted:
+        raise ValueError(
+            f"{files['refusals']} has {len(known)} refusals; {wanted} per question are "
+            "wanted: lower the number or add refusals, one a line."
+        )
+    rng = random.Random(int(seed))
+    for record in records.read_source(files["forget"]):
+        for refusal in rng.sample(known, wanted):
+            yield {"question": record.question, "answer": refusal}

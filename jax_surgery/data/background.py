@@ -10,7 +10,7 @@ Kuhn and De Mori (1990).
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -27,23 +27,16 @@ def _extend(keys: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     return mixed ^ (mixed >> np.uint64(29))
 
 
-def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Values of the wanted keys among sorted ones, 0 where absent."""
-    if not len(keys):
-        return np.zeros(len(wanted), np.int64)
-    index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[index] == wanted, values[index], 0)
+def _table(keys: np.ndarray, values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The values of sorted keys as a function of keys, 0 where one is absent."""
 
+    def look_up(wanted: np.ndarray) -> np.ndarray:
+        if not len(keys):
+            return np.zeros(len(wanted), np.int64)
+        index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        return np.where(keys[index] == wanted, values[index], 0)
 
-@dataclasses.dataclass(frozen=True)
-class _Counts:
-    """Of one order: how often n-grams and contexts occur, and with how many tokens."""
-
-    grams: np.ndarray
-    gram_counts: np.ndarray
-    contexts: np.ndarray
-    context_counts: np.ndarray
-    continuations: np.ndarray
+    return look_up
 
 
 class Background:
@@ -51,20 +44,19 @@ class Background:
 
     def __init__(self, documents: Sequence[Document], vocab_size: int):
         self._vocab_size = vocab_size
-        tokens, places = _laid_out(documents)
+        # Of each order, by hash: how often an n-gram and its context occur, and with
+        # how many different tokens the context goes on.
         self._orders = []
-        for grams, contexts, whole in self._keys(tokens, places):
-            gram_keys, first, gram_counts = np.unique(
+        for grams, contexts, whole in self._keys(*_laid_out(documents)):
+            gram_keys, first, counts = np.unique(
                 grams[whole], return_index=True, return_counts=True
             )
-            context_keys, which, context_counts = np.unique(
+            keys, which, seen = np.unique(
                 contexts[whole], return_inverse=True, return_counts=True
             )
-            continuations = np.bincount(which[first], minlength=len(context_keys))
+            novel = np.bincount(which[first], minlength=len(keys))
             self._orders.append(
-                _Counts(
-                    gram_keys, gram_counts, context_keys, context_counts, continuations
-                )
+                (_table(gram_keys, counts), _table(keys, seen), _table(keys, novel))
             )
 
     @staticmethod
@@ -83,13 +75,11 @@ class Background:
         """
         tokens, places = _laid_out(documents)
         p = np.full(len(tokens), 1 / self._vocab_size)
-        for counts, (grams, contexts, whole) in zip(
+        for (counts_of, seen_of, novel_of), (grams, contexts, whole) in zip(
             self._orders, self._keys(tokens, places), strict=True
         ):
-            seen = _look_up(counts.contexts, counts.context_counts, contexts)
-            novel = _look_up(counts.contexts, counts.continuations, contexts)
-            gram = _look_up(counts.grams, counts.gram_counts, grams)
-            mixed = (gram + novel * p) / np.maximum(seen + novel, 1)
+            seen, novel = seen_of(contexts), novel_of(contexts)
+            mixed = (counts_of(grams) + novel * p) / np.maximum(seen + novel, 1)
             p = np.where(whole & (seen > 0), mixed, p)
         starts = np.flatnonzero(places == 0)
         document = np.repeat(np.arange(len(starts)), np.diff([*starts, len(tokens)]))

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: TRY004, a bad row is a ValueError whatever is wrong with it
 """What a record is: its four forms, and the check of its fields.
 
     {"text": ...}                       all of it is learned
@@ -22,7 +23,6 @@ from typing import Any
 FORMS = (("text",), ("prompt", "answer"), ("question", "answer"), ("messages",))
 BESIDE = ("id", "alternative")
 FIELDS = ("text", "prompt", "question", "answer", "messages", *BESIDE)
-TEXTS = ("text", "prompt", "question", "answer")
 FORMS_HELP = "text | prompt and answer | question and answer | messages"
 CHAT_ROLES = ("system", "user", "assistant")
 QUESTION_PROMPT = "Question: {question}\nAnswer:"
@@ -70,95 +70,83 @@ def hint(name: Any, names: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _bad(where: str, problem: str) -> ValueError:
-    return ValueError(f"{where}: {problem}")
-
-
-def _form(row: Mapping[str, Any], where: str) -> tuple[str, ...]:
+def _form(row: Mapping[str, Any]) -> tuple[str, ...]:
     fields = set(map(str, row)) - set(BESIDE)
     for form in FORMS:
         if fields == set(form):
             return form
     unknown = sorted(fields - set(FIELDS))
     if unknown:
-        raise _bad(
-            where,
-            f"unknown field {unknown[0]!r}{hint(unknown[0], FIELDS)}; a record "
-            f"has {FORMS_HELP} (and may have an id)",
+        raise ValueError(
+            f"unknown field {unknown[0]!r}{hint(unknown[0], FIELDS)}; a record has "
+            f"{FORMS_HELP} (and may have an id)"
         )
-    raise _bad(
-        where,
-        f"fields {', '.join(sorted(fields)) or 'none'} make no record; use "
-        f"{FORMS_HELP}",
+    raise ValueError(
+        f"fields {', '.join(sorted(fields)) or 'none'} make no record; use {FORMS_HELP}"
     )
 
 
-def _string(value: Any, name: str, where: str) -> str:
+def _string(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise _bad(where, f"{name} must be a string, got {type(value).__name__}")
+        raise ValueError(f"{name} must be a string, got {type(value).__name__}")
     if not value.strip():
-        raise _bad(where, f"{name} is empty")
+        raise ValueError(f"{name} is empty")
     return value
 
 
-def _turn(message: Any, name: str, where: str) -> tuple[str, str]:
+def _turn(message: Any, name: str) -> tuple[str, str]:
     if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
         mapping = isinstance(message, Mapping)
         got = ", ".join(map(str, message)) if mapping else type(message).__name__
-        raise _bad(
-            where, f"{name} must have exactly the fields role and content, got {got}"
+        raise ValueError(
+            f"{name} must have exactly the fields role and content, got {got}"
         )
     role = message["role"]
     if role not in CHAT_ROLES:
-        raise _bad(
-            where,
+        raise ValueError(
             f"{name} has role {role!r}{hint(role, CHAT_ROLES)}; use one of "
-            f"{', '.join(CHAT_ROLES)}",
+            f"{', '.join(CHAT_ROLES)}"
         )
-    return role, _string(message["content"], f"the content of {name}", where)
+    return role, _string(message["content"], f"the content of {name}")
 
 
-def _turns(value: Any, where: str) -> tuple[tuple[str, str], ...]:
+def _turns(value: Any) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, list | tuple):
-        raise _bad(
-            where,
+        raise ValueError(
             "messages must be a list of objects with role and content, got "
-            f"{type(value).__name__}",
+            f"{type(value).__name__}"
         )
-    turns = tuple(
-        _turn(message, f"message {number}", where)
-        for number, message in enumerate(value, start=1)
-    )
+    turns = tuple(_turn(turn, f"message {i}") for i, turn in enumerate(value, start=1))
     if not any(role == "assistant" for role, _ in turns):
-        raise _bad(where, "no assistant turn, so nothing to learn")
+        raise ValueError("no assistant turn, so nothing to learn")
     return turns
 
 
-def parse_record(row: Any, where: str) -> Record:
+def parse_record(row: Any, origin: str) -> Record:
     """One row as a record.
 
     Raises:
-      ValueError: begins with `where` and says what is wrong: not an object, an
-        unknown or missing field, a field of another type, or an empty text.
+      ValueError: says what is wrong: not an object, an unknown or missing field, a field
+        of another type, or an empty text.
     """
     if not isinstance(row, Mapping):
-        raise _bad(where, f"a record is a JSON object, got {type(row).__name__}")
-    form = _form(row, where)
+        raise ValueError(f"a record is a JSON object, got {type(row).__name__}")
+    form = _form(row)
     if not isinstance(row.get("id", ""), str | int):
-        raise _bad(where, "id must be a string or a whole number")
-    values = {name: _string(row[name], name, where) for name in form if name in TEXTS}
-    if "alternative" in row:
-        if "answer" not in form:
-            raise _bad(where, "alternative is allowed only together with answer")
-        values["alternative"] = _string(row["alternative"], "alternative", where)
-    other = values.get("alternative", "")
+        raise ValueError("id must be a string or a whole number")
+    if "alternative" in row and "answer" not in form:
+        raise ValueError("alternative is allowed only together with answer")
     if form == ("messages",):
-        return Record("", "", _turns(row["messages"], where), where)
+        return Record("", "", _turns(row["messages"]), origin)
+    texts = {
+        name: _string(row[name], name) for name in (*form, "alternative") if name in row
+    }
     if form == ("text",):
-        return Record("", values["text"], (), where)
+        return Record("", texts["text"], (), origin)
+    other = texts.get("alternative", "")
     if form == ("prompt", "answer"):
-        return Record(values["prompt"], values["answer"], (), where, "", other)
-    question, answer = values["question"].strip(), values["answer"].strip()
+        return Record(texts["prompt"], texts["answer"], (), origin, "", other)
+    question, answer = texts["question"].strip(), texts["answer"].strip()
     prompt = QUESTION_PROMPT.format(question=question)
     other = f" {other.strip()}" if other else ""
-    return Record(prompt, f" {answer}", (), where, question, other)
+    return Record(prompt, f" {answer}", (), origin, question, other)

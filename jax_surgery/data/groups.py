@@ -19,7 +19,6 @@ class Group:
       scorer: how it is scored: "accuracy", "choice" or "likelihood".
       chance: the score of a model that does not know it; 0 where that is not known.
       family: groups of the same family are similar; "" is none.
-      share: of the role's rows of a batch, beside the role's other groups.
     """
 
     name: str
@@ -29,4 +28,3 @@ class Group:
     scorer: str = "accuracy"
     chance: float = 0.0
     family: str = ""
-    share: float = 1.0

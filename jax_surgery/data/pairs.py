@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from jax_surgery.data.forms import Record
-from jax_surgery.data.packing import Average, Packer
 from jax_surgery.data.tokens import Document, encode
 
 REFUSALS = (
@@ -96,19 +95,3 @@ def encode_pairs(
                 "learn, have no pairs; raise config.data.context or leave them out."
             )
     return [document for pair in zip(own, other, strict=True) for document in pair]
-
-
-def pack_pairs(
-    records: Sequence[Record],
-    tokenizer: Any,
-    context: int,
-    average: Average,
-    seed: int,
-) -> Packer:
-    """The records to unlearn, packed with their alternatives: both in one row.
-
-    Raises:
-      ValueError: see `encode_pairs` and `Packer`.
-    """
-    documents = encode_pairs(records, tokenizer, context, seed)
-    return Packer(documents, context, average, group=2)

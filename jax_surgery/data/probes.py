@@ -22,7 +22,6 @@ class Probe:
       metrics: names in `metrics.METRICS` of what is measured.
       known_chance: the score of a model that does not know the group, where it is known.
       ends: whether the end of a text (eos) is one of the tokens that are asked.
-      rows: how many packed rows of the text are read, the first; 0 reads all.
     """
 
     group: str
@@ -33,7 +32,6 @@ class Probe:
     metrics: tuple[str, ...] = ()
     known_chance: float | None = None
     ends: bool = True
-    rows: int = 0
 
     @property
     def chance(self) -> float | None:
@@ -45,22 +43,18 @@ class Probe:
             return sum(1 / len(q.options) for q in self.questions) / len(self.questions)
         return self.known_chance
 
-    def tokenised(self, tokenizer: Any) -> list[Document]:
-        """The text as documents of at most `context` tokens.
+    def encoded(self, tokenizer: Any) -> "Probe":
+        """The probe with its text as documents of at most `context` tokens.
 
         Raises:
-          ValueError: there is no text, or see `tokens.encode`.
+          ValueError: see `tokens.encode`.
         """
-        if self.documents:
-            return list(self.documents)
-        if not self.records:
-            raise ValueError(
-                f"the probe {self.group!r} has no text; give it records or documents."
-            )
+        if self.documents or not self.records:
+            return self
         found = encode(self.records, tokenizer, self.context)
-        if self.ends:
-            return found
-        return [without_end(d, tokenizer.eos_token_id) for d in found]
+        if not self.ends:
+            found = [without_end(d, tokenizer.eos_token_id) for d in found]
+        return dataclasses.replace(self, documents=tuple(found))
 
     def first(self, limit: int | None) -> "Probe":
         """The probe with `limit` questions or texts at most, the first; None takes all."""

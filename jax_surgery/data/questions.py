@@ -2,11 +2,9 @@
 """Multiple-choice questions: their form, and reading them from JSONL."""
 
 import dataclasses
-import json
-from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
-from etils import epath
+from jax_surgery.data.sources import parse_rows, read_jsonl
 
 Wording = Literal["trained", "unseen"]
 FIELDS = ("id", "group", "wording", "prompt", "options", "answer")
@@ -58,54 +56,42 @@ class Question:
         return dataclasses.asdict(self) | {"options": list(self.options)}
 
 
-def _parse(line: str, where: str) -> Question:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not valid JSON ({error}).") from None
-    if not isinstance(record, dict) or set(record) != set(FIELDS):
-        got = sorted(record) if isinstance(record, dict) else type(record).__name__
+def _parse(row: Any, where: str) -> Question:
+    del where  # errors are given it by `parse_rows`
+    if not isinstance(row, dict) or set(row) != set(FIELDS):
+        got = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise ValueError(
-            f"{where}: a question has exactly the fields {', '.join(FIELDS)}; got {got}."
+            f"a question has exactly the fields {', '.join(FIELDS)}; got {got}."
         )
     well_typed = (
-        all(isinstance(record[k], str) for k in ("id", "group", "wording", "prompt"))
-        and isinstance(record["options"], list)
-        and all(isinstance(option, str) for option in record["options"])
-        and isinstance(record["answer"], int)
+        all(isinstance(row[k], str) for k in ("id", "group", "wording", "prompt"))
+        and isinstance(row["options"], list)
+        and all(isinstance(option, str) for option in row["options"])
+        and isinstance(row["answer"], int)
     )
     if not well_typed:
         raise ValueError(
-            f"{where}: id, group, wording and prompt are strings, options a list of "
-            "strings, answer a whole number (the index of the right option)."
+            "id, group, wording and prompt are strings, options a list of strings, "
+            "answer a whole number (the index of the right option)."
         )
-    try:
-        return Question(**record | {"options": tuple(record["options"])})
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+    return Question(**row | {"options": tuple(row["options"])})
 
 
-def read_questions(path: str) -> list[Question]:
+def read_questions(path: str) -> tuple[Question, ...]:
     """Reads a questions file: JSONL, one question per line with the fields above.
 
     Raises:
       FileNotFoundError: no file at `path`.
-      ValueError: a malformed line (file and line number), or no questions.
+      ValueError: malformed lines (file and line number), or no questions.
     """
-    file = epath.Path(path)
-    if not file.exists():
-        raise FileNotFoundError(
-            f"questions file {path!r} does not exist; give a JSONL file, 'embedded' "
-            "for the embedded benchmark's questions, or '' for none."
-        )
-    lines: Iterable[str] = file.read_text().splitlines()
-    questions = [
-        _parse(line, f"{path}:{number}")
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    ]
+    lines = read_jsonl(
+        path,
+        f"questions file {path!r} does not exist; give a JSONL file, 'embedded' for the "
+        "embedded benchmark's questions, or '' for none.",
+    )
+    questions = parse_rows(lines, _parse, path)
     if not questions:
         raise ValueError(
             f"questions file {path!r} is empty; it needs a question a line."
         )
-    return questions
+    return tuple(questions)

@@ -17,13 +17,10 @@ source may say which fields to take, and under which name they stand there:
     hf:NAME#prompt=instruction+answer=output
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 from jax_surgery.data.forms import FIELDS, Record, hint, normalised, parse_record
-from jax_surgery.data.sources import READERS, read_jsonl
-
-MAX_ERRORS_SHOWN = 5
+from jax_surgery.data.sources import MAX_ERRORS_SHOWN, parse_rows, rows_of
 
 
 def _selection(source: str) -> tuple[str, dict[str, str]]:
@@ -49,20 +46,6 @@ def _select(row: Any, columns: dict[str, str]) -> Any:
     return {field: row[column] for field, column in columns.items() if column in row}
 
 
-def _rows(source: str) -> Iterator[tuple[str, Any]]:
-    kind, colon, name = source.partition(":")
-    if colon and kind in READERS:
-        if not name:
-            raise ValueError(f"data source {source!r} names nothing after {kind}:.")
-        return READERS[kind](name)
-    if source.endswith((".jsonl", ".json")):
-        return read_jsonl(source)
-    raise ValueError(
-        f"data source {source!r} is not understood; use a path ending in .jsonl, "
-        "hf:NAME[@CONFIG][:SPLIT], tfds:NAME[:SPLIT] or embedded:NAME."
-    )
-
-
 def read_source(source: str) -> list[Record]:
     """The records of one source.
 
@@ -72,22 +55,15 @@ def read_source(source: str) -> list[Record]:
         or no records.
     """
     base, columns = _selection(source)
-    records, errors = [], []
-    for where, row in _rows(base):
-        try:
-            if isinstance(row, ValueError):
-                raise row
-            records.append(parse_record(_select(row, columns), where))
-        except ValueError as error:
-            errors.append(str(error))
-    if errors:
-        shown = "\n  ".join(errors[:MAX_ERRORS_SHOWN])
-        more = len(errors) - MAX_ERRORS_SHOWN
-        rest = f"\n  and {more} more" if more > 0 else ""
-        fix = ""
-        if not columns and any("unknown field" in error for error in errors):
-            fix = f"\nTo take only some fields, name them: {base}#text"
-        raise ValueError(f"{len(errors)} bad rows in {base}:\n  {shown}{rest}{fix}")
+    parse = lambda row, where: parse_record(_select(row, columns), where)
+    try:
+        records = parse_rows(rows_of(base), parse, base)
+    except ValueError as error:
+        if columns or "unknown field" not in str(error):
+            raise
+        raise ValueError(
+            f"{error}\nTo take only some fields, name them: {base}#text"
+        ) from None
     if not records:
         raise ValueError(f"data source {source!r} has no records.")
     return records

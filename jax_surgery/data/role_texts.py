@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The texts of a run's roles: read and checked before a model, packed with its tokenizer."""
+"""The text of a run's roles, packed with a model's tokenizer."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from jax_surgery.data import records, roles
-from jax_surgery.data.background import Background
+from jax_surgery.data.background import Background, select
 from jax_surgery.data.forms import Record
 from jax_surgery.data.packing import Packer
-from jax_surgery.data.roles import RoleData
+from jax_surgery.data.pairs import encode_pairs
+from jax_surgery.data.roles import RoleData, RoleRecords
+from jax_surgery.data.tokens import encode
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,72 +34,64 @@ class RoleTexts:
         return sum(text.num_tokens for text in (update, self.retained) if text)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RoleRecords:
-    """Records by role, and those that are read as retained text."""
-
-    by_role: dict[str, list[Record]]
-    retained: list[Record]
-
-
-def read(data: RoleData, statistics: str, needed_by: Mapping[str, str]) -> RoleRecords:
-    """Reads and checks the text of all roles.
-
-    Args:
-      data: sources and rows of each role.
-      statistics: sources of retained text for the statistics; "" takes `data.retain`.
-      needed_by: the config fields that read retained text, where its rows are 0 too,
-        each "FIELD=VALUE" with what to use instead.
-
-    Raises:
-      FileNotFoundError, ValueError: see `roles.read_roles`; or something reads retained
-        text and there is none.
-    """
-    sources = roles.RoleSources(data.unlearn, data.update, data.retain)
-    found = roles.read_roles(sources, data.rows)
-    if "retain" in found and not statistics:
-        return RoleRecords(found, found["retain"])
-    given = statistics or data.retain
-    if not given.strip(" ,"):
-        if needed_by:
-            raise ValueError(
-                "there is no text to retain, which "
-                + " and ".join(needed_by)
-                + " would read: give config.data.retain (its rows may be 0) or "
-                "config.statistics.sources, or use "
-                + ", ".join(needed_by.values())
-                + "."
-            )
-        return RoleRecords(found, [])
-    retained = records.read_role(given, "retain")
-    if "unlearn" in found:
-        records.check_overlap(found["unlearn"], retained)
-    return RoleRecords(found, retained)
-
-
 def pack(
     read: RoleRecords, data: RoleData, tokenizer: Any, pairs_seed: int | None = None
 ) -> RoleTexts:
     """Tokenises and packs; of the unlearn text only what surprises the retained text.
 
     Args:
-      pairs_seed: see `roles.pack_roles`.
+      pairs_seed: where given, the unlearn role is packed in pairs with alternatives
+        (see `pairs.encode_pairs`); of the refusals that are drawn.
 
     Raises:
-      ValueError: see `roles.pack_roles`.
+      ValueError: see `tokens.encode`; names the role.
     """
-    how = (tokenizer, data.context, data.average)
-    retained = None
-    if read.retained:
-        retained = roles.pack_roles({"retain": read.retained}, *how)["retain"]
-    background = None
-    if data.surprise:
-        assert retained, "`read` refuses data.surprise without retain text"
-        background = Background(retained.documents, len(tokenizer))
-    # Retained text is mostly the retain role itself: tokenised once then.
-    shared = read.by_role.get("retain") is read.retained
-    apart = {r: v for r, v in read.by_role.items() if not (shared and r == "retain")}
-    packers = roles.pack_roles(apart, *how, background, data.surprise, pairs_seed)
-    if shared and retained:
-        packers["retain"] = retained
+
+    def packed(role: str, records: list[Record]) -> Packer:
+        with _named(role):
+            documents = encode(records, tokenizer, data.context)
+            return Packer(documents, data.context, data.average)
+
+    retained = packed("retain", read.retained) if read.retained else None
+    packers = {}
+    for role, records in read.by_role.items():
+        if role == "unlearn":
+            packers[role] = _unlearned(records, data, tokenizer, retained, pairs_seed)
+        elif retained and records is read.retained:  # tokenised once
+            packers[role] = retained
+        else:
+            packers[role] = packed(role, records)
     return RoleTexts(packers, retained)
+
+
+def _unlearned(
+    records: list[Record],
+    data: RoleData,
+    tokenizer: Any,
+    retained: Packer | None,
+    pairs_seed: int | None,
+) -> Packer:
+    with _named("unlearn"):
+        if pairs_seed is not None:
+            if data.surprise:
+                raise ValueError(
+                    f"data.surprise={data.surprise:g} chooses tokens of a text, but the "
+                    "method compares whole answers; use data.surprise=0."
+                )
+            documents = encode_pairs(records, tokenizer, data.context, pairs_seed)
+            return Packer(documents, data.context, data.average, group=2)
+        documents = encode(records, tokenizer, data.context)
+        if data.surprise:
+            assert retained, "`roles.read` refuses data.surprise without retain text"
+            background = Background(retained.documents, len(tokenizer))
+            documents = select(documents, background, data.surprise)
+        return Packer(documents, data.context, data.average)
+
+
+@contextlib.contextmanager
+def _named(role: str) -> Iterator[None]:
+    """Errors within say of which role they are."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"config.data.{role}: {error}") from error

@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three roles of a run: read, checked, then tokenised and packed.
+"""The three roles of a run: their settings, and their text read and checked.
 
-`read_roles` finds every mistake in the data that needs no tokenizer, `pack_roles` the
-rest; neither needs a model.
+Every mistake in the data is found here that needs no tokenizer, so that it shows at once.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
 
 from jax_surgery.config import at_least
 from jax_surgery.data import records
-from jax_surgery.data.background import Background, select
 from jax_surgery.data.forms import Record
-from jax_surgery.data.packing import Average, Packer
-from jax_surgery.data.pairs import pack_pairs
-from jax_surgery.data.role_names import ROLES
-from jax_surgery.data.tokens import encode
+from jax_surgery.data.role_names import ROLES, Average
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,75 +43,47 @@ class RoleData:
         }
 
 
-@dataclasses.dataclass(frozen=True)
-class RoleSources:
-    """Comma-separated sources of each role; "" where the role is left out."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class RoleRecords:
+    """Records of each role that has rows, and those that are read as retained text."""
 
-    unlearn: str = ""
-    update: str = ""
-    retain: str = ""
+    by_role: dict[str, list[Record]]
+    retained: list[Record]
 
 
-def read_roles(sources: RoleSources, rows: dict[str, int]) -> dict[str, list[Record]]:
-    """Reads and checks the roles, before any model is loaded.
+def read(data: RoleData, statistics: str, needed_by: Mapping[str, str]) -> RoleRecords:
+    """Reads and checks the text of all roles, before any model is loaded.
 
     Args:
-      sources: of each role.
-      rows: of a batch, by role; a role of 0 rows is not read.
+      data: sources and rows of each role; a role of 0 rows is not read.
+      statistics: sources of retained text for the statistics; "" takes `data.retain`.
+      needed_by: the config fields that read retained text, where its rows are 0 too,
+        each "FIELD=VALUE" with what to use instead.
 
     Raises:
       FileNotFoundError, ValueError: a missing file, malformed rows, a role without
-        sources, or a text in both unlearn and retain.
+        sources, a text that is both to be unlearned and retained; or something reads
+        retained text and there is none.
     """
-    read = {
-        role: records.read_role(getattr(sources, role), role)
+    found = {
+        role: records.read_role(getattr(data, role), role)
         for role in ROLES
-        if rows.get(role, 0)
+        if data.rows[role]
     }
-    if "unlearn" in read and "retain" in read:
-        records.check_overlap(read["unlearn"], read["retain"])
-    return read
-
-
-def pack_roles(
-    read: dict[str, list[Record]],
-    tokenizer: Any,
-    context: int,
-    average: Average,
-    background: Background | None = None,
-    surprise: float = 0.0,
-    pairs_seed: int | None = None,
-) -> dict[str, Packer]:
-    """Tokenises each role's records and prepares their packing.
-
-    Args:
-      read: records by role.
-      tokenizer, context, average: see `encode` and `Packer`.
-      background: of the retain text; needed where `surprise` is above 0.
-      surprise: nats; unlearn only tokens that surprise the background as much.
-      pairs_seed: where given, the unlearn role is packed in pairs with alternatives
-        (see `pairs.pack_pairs`); of the refusals that are drawn.
-
-    Raises:
-      ValueError: see `tokens.encode`; names the role.
-    """
-    packers = {}
-    for role, rows in read.items():
-        try:
-            if role == "unlearn" and pairs_seed is not None:
-                if surprise:
-                    raise ValueError(
-                        f"data.surprise={surprise:g} chooses tokens of a text, but the "
-                        "method compares whole answers; use data.surprise=0."
-                    )
-                packed = pack_pairs(rows, tokenizer, context, average, pairs_seed)
-                packers[role] = packed
-                continue
-            documents = encode(rows, tokenizer, context)
-            if role == "unlearn" and surprise:
-                assert background, "data.surprise needs the retain text"
-                documents = select(documents, background, surprise)
-        except ValueError as error:
-            raise ValueError(f"config.data.{role}: {error}") from error
-        packers[role] = Packer(documents, context, average)
-    return packers
+    retained = found.get("retain", [])
+    if statistics or not retained:
+        given = statistics or data.retain
+        if given.strip(" ,"):
+            retained = records.read_role(given, "retain")
+        elif needed_by:
+            raise ValueError(
+                "there is no text to retain, which "
+                + " and ".join(needed_by)
+                + " would read: give config.data.retain (its rows may be 0) or "
+                "config.statistics.sources, or use "
+                + ", ".join(needed_by.values())
+                + "."
+            )
+    unlearn = found.get("unlearn", [])
+    records.check_overlap(unlearn, [*found.get("retain", []), *retained])
+    return RoleRecords(found, retained)

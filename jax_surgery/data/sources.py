@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of JSONL files, Hugging Face datasets, TFDS, the embedded benchmark and suite.
 
-Each reader gives (where, row): where the row stands, for errors, and the row as plain
-Python, or a ValueError that says why the row cannot be read. TFDS needs no TensorFlow:
-it is read as array_record.
+A reader gives rows as plain Python. TFDS needs no TensorFlow: it is read as array_record.
 """
 
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from etils import epath
 
-Rows = Iterator[tuple[str, Any]]
-Reader = Callable[[str], Rows]
+# Where a row stands, for errors, and the row, or a ValueError where it cannot be read.
+Rows = Iterable[tuple[str, Any]]
+Reader = Callable[[str], Iterable[Any]]
+
+T = TypeVar("T")
+
+MAX_ERRORS_SHOWN = 5
 
 # Modules that register a TFDS builder when they are imported, by the start of its name.
 TFDS_BUILDERS: dict[str, str] = {}
@@ -26,30 +29,52 @@ _TFDS_NAME = re.compile(
 )
 
 
-def read_jsonl(path: str) -> Rows:
+def read_jsonl(path: str, missing: str) -> Rows:
     """A JSON object a line, UTF-8; blank lines are left out.
+
+    Args:
+      path: of the file.
+      missing: what is said where there is no such file.
 
     Raises:
       FileNotFoundError: no file at `path`.
     """
     file = epath.Path(path)
     if not file.exists():
-        raise FileNotFoundError(
-            f"data file {path!r} does not exist; a source is a path.jsonl, hf:NAME, "
-            "tfds:NAME or embedded:NAME."
-        )
+        raise FileNotFoundError(missing)
     # Not str.splitlines: JSON strings may hold U+2028 and other line separators.
     lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for number, line in enumerate(lines, start=1):
-        where = f"{path}:{number}"
         if not line.strip():
             continue
         try:
-            yield where, json.loads(line.decode("utf-8"))
+            yield f"{path}:{number}", json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as error:
-            yield where, ValueError(f"{where}: not UTF-8 ({error})")
+            yield f"{path}:{number}", ValueError(f"not UTF-8 ({error})")
         except json.JSONDecodeError as error:
-            yield where, ValueError(f"{where}: not valid JSON ({error})")
+            yield f"{path}:{number}", ValueError(f"not valid JSON ({error})")
+
+
+def parse_rows(rows: Rows, parse: Callable[[Any, str], T], source: str) -> list[T]:
+    """What `parse` makes of each (row, where it stands).
+
+    Raises:
+      ValueError: malformed rows, the first few by where they stand, and their number.
+    """
+    found, errors = [], []
+    for where, row in rows:
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            found.append(parse(row, where))
+        except ValueError as error:
+            errors.append(f"{where}: {error}")
+    if errors:
+        shown = "\n  ".join(errors[:MAX_ERRORS_SHOWN])
+        more = len(errors) - MAX_ERRORS_SHOWN
+        rest = f"\n  and {more} more" if more > 0 else ""
+        raise ValueError(f"{len(errors)} bad rows in {source}:\n  {shown}{rest}")
+    return found
 
 
 def _hf_dataset(path: str, config: str, split: str, source: str) -> Any:
@@ -83,7 +108,7 @@ def _hf_dataset(path: str, config: str, split: str, source: str) -> Any:
     return loaded[split]
 
 
-def read_hf(name: str) -> Rows:
+def read_hf(name: str) -> Iterator[dict[str, Any]]:
     """A dataset of the hub, NAME[@CONFIG][:SPLIT], or a saved directory[:SPLIT].
 
     Raises:
@@ -92,9 +117,9 @@ def read_hf(name: str) -> Rows:
     path, _, split = name.partition(":")
     path, _, config = path.partition("@")
     dataset = _hf_dataset(path, config, split, f"hf:{name}")
-    for number, row in enumerate(dataset, start=1):
+    for row in dataset:
         # Arrow gives every column to every row: a missing field comes as None.
-        yield f"hf:{name}:{number}", {k: v for k, v in row.items() if v is not None}
+        yield {k: v for k, v in row.items() if v is not None}
 
 
 def _plain(value: Any) -> Any:
@@ -112,7 +137,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def read_tfds(name: str) -> Rows:
+def read_tfds(name: str) -> Iterator[dict[str, Any]]:
     """A TFDS dataset, NAME[:SPLIT]; NAME may be a prepared directory.
 
     It is downloaded and prepared (as array_record) if it is not yet there, in
@@ -145,9 +170,32 @@ def read_tfds(name: str) -> Rows:
         )
     source: Any = builder.as_data_source(split=split)
     for number in range(len(source)):
-        row = {key: _plain(value) for key, value in source[number].items()}
-        yield f"tfds:{name}:{number + 1}", row
+        yield {key: _plain(value) for key, value in source[number].items()}
 
 
 # By the word before the colon; `jax_surgery.benchmarks` adds its own.
 READERS: dict[str, Reader] = {"hf": read_hf, "tfds": read_tfds}
+
+
+def rows_of(source: str) -> Rows:
+    """The rows of a source, by the word before its colon or the end of its name.
+
+    Raises:
+      ValueError: the source is not understood.
+    """
+    kind, colon, name = source.partition(":")
+    if colon and kind in READERS:
+        if not name:
+            raise ValueError(f"data source {source!r} names nothing after {kind}:.")
+        rows = enumerate(READERS[kind](name), start=1)
+        return ((f"{source}:{number}", row) for number, row in rows)
+    if source.endswith((".jsonl", ".json")):
+        return read_jsonl(
+            source,
+            f"data file {source!r} does not exist; a source is a path.jsonl, hf:NAME, "
+            "tfds:NAME or embedded:NAME.",
+        )
+    raise ValueError(
+        f"data source {source!r} is not understood; use a path ending in .jsonl, "
+        "hf:NAME[@CONFIG][:SPLIT], tfds:NAME[:SPLIT] or embedded:NAME."
+    )

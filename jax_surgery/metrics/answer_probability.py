@@ -23,10 +23,8 @@ def score_answers(model: Model, probe: Probe) -> TextScores:
     Raises:
       ValueError: a question-answer pair that does not fit the context.
     """
-    documents = probe.documents
-    if not documents:
-        whole = dataclasses.replace(probe, context=UNSPLIT)
-        documents = tuple(whole.tokenised(model.tokenizer))
+    whole = dataclasses.replace(probe, context=UNSPLIT)
+    documents = whole.encoded(model.tokenizer).documents
     long = [d for d in documents if len(d.tokens) > probe.context]
     if long:
         raise ValueError(

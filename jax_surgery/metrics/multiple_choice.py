@@ -7,20 +7,22 @@ their options are packed into rows, so that one forward pass answers many questi
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jax_surgery.data.packing import Packer, Rows
+from jax_surgery.data.batch import Batch
+from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.stream import one_pass
 from jax_surgery.data.tokens import Document
 from jax_surgery.metrics.base import Estimate, Metric
 from jax_surgery.metrics.intervals import wilson_interval
-from jax_surgery.metrics.tokens import MANY_ROWS, score_tokens
+from jax_surgery.metrics.tokens import MANY_ROWS
 from jax_surgery.models import decoder, logprobs, output_head
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
@@ -54,35 +56,26 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Encoded:
-    """Questions as packed rows.
+    """Questions as packed text, and where in it the options' tokens are asked for.
 
-    Questions whose options are one token each need their prompt only: `prompts`, with
-    the learned mark on the last token of each, and `candidates` [prompts, K]. Of the
-    others every prompt with an option is a document of its own: `whole`.
+    Every prompt with an option is a document, whose option's tokens are asked for one by
+    one. Where all options are a single token after the same ones, the first document
+    alone is read, and all options are asked for at the same place.
+
+    Attributes:
+      rows: the text.
+      places: of each token of the text, the row of `tokens` that is asked for after it, -1
+        where nothing is; one more -1 for padding, whose index is -1.
+      tokens: what is asked for at each place, int32 [places, K].
+      asked: (place, column of `tokens`) of every token that is asked for, each [asked].
+      options: the option that it belongs to, counted over all questions, [asked].
     """
 
-    short: tuple[int, ...]  # places of the questions in `prompts`
-    prompts: Rows | None
-    prompt_ends: np.ndarray
-    candidates: np.ndarray
-    long: tuple[int, ...]
-    whole: list[Document]
-    packed: Rows | None
-
-
-# Tokens of a prompt with an option, those of the option, and whether the others are the
-# tokens of the prompt alone.
-_Part = tuple[list[int], list[int], bool]
-
-
-def _option_ids(
-    prompt_ids: list[int], full_ids: list[int], offsets: Any, border: int
-) -> tuple[list[int], bool]:
-    """The option's tokens: those that end beyond the prompt; [] if it has none."""
-    first = next((i for i, (_, end) in enumerate(offsets) if end > border), None)
-    if first is None:
-        return [], False
-    return full_ids[first:], full_ids[:first] == prompt_ids
+    rows: Batch
+    places: np.ndarray
+    tokens: np.ndarray
+    asked: tuple[np.ndarray, np.ndarray]
+    options: np.ndarray
 
 
 @functools.lru_cache(maxsize=8)
@@ -91,59 +84,50 @@ def _encode_questions(
 ) -> _Encoded:
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     texts = [q.prompt + option for q in questions for option in q.options]
-    prompts = tokenizer([q.prompt for q in questions], add_special_tokens=False)
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-    width = max(len(q.options) for q in questions)
-    place, short, long = 0, [], []
-    prompt_documents, candidates, whole = [], [], []
-    for number, question in enumerate(questions):
-        prompt_ids = prompts["input_ids"][number]
-        parts: list[_Part] = []
-        for option in range(len(question.options)):
-            ids = encoded["input_ids"][place + option]
-            offsets = encoded["offset_mapping"][place + option]
-            parts.append(
-                (ids, *_option_ids(prompt_ids, ids, offsets, len(question.prompt)))
-            )
-        place += len(question.options)
-        _check_fit(question, parts, len(bos), context)
-        if all(clean and len(option) == 1 for _, option, clean in parts):
-            ids = np.asarray(bos + prompt_ids, np.int32)
-            learned = np.arange(len(ids)) == len(ids) - 1
-            # A first token is never marked as learned by the packer.
-            if len(ids) > 1:
-                short.append(number)
-                prompt_documents.append(Document(ids, learned, ""))
-                row = [option[0] for _, option, _ in parts]
-                candidates.append(row + [row[0]] * (width - len(row)))
-                continue
-        long.append(number)
-        for ids, option, _ in parts:
-            tokens = np.asarray(bos + ids, np.int32)
-            learned = np.arange(len(tokens)) >= len(tokens) - len(option)
-            whole.append(Document(tokens, learned, ""))
-    ends = np.cumsum([len(d.tokens) for d in prompt_documents])
-    return _Encoded(
-        tuple(short),
-        Packer(prompt_documents, context, "tokens").pack() if short else None,
-        ends,
-        np.asarray(candidates, np.int32),
-        tuple(long),
-        whole,
-        Packer(whole, context, "tokens").pack() if long else None,
-    )
+    pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    documents: list[Document] = []
+    asked: list[tuple[int, int, int]] = []  # after which token of the text, what, whose
+    start = length = option = 0
+    for question in questions:
+        # Tokens of the prompt with each option, and the first that ends beyond the prompt.
+        parts = [
+            (bos + ids, len(bos) + sum(end <= len(question.prompt) for _, end in ends))
+            for ids, ends in itertools.islice(pairs, len(question.options))
+        ]
+        _check_fit(question, parts, context)
+        alike = len({tuple(ids[:-1]) for ids, _ in parts}) == 1
+        alike &= all(first == len(ids) - 1 for ids, first in parts)
+        for number, (ids, first) in enumerate(parts):
+            if not (alike and number):
+                start, length = length, length + len(ids)
+                learned = np.arange(len(ids)) >= first
+                documents.append(Document(np.asarray(ids, np.int32), learned, ""))
+            # Nothing predicts the first token of a text.
+            after = range(max(first, 1), len(ids))
+            asked += [(start + i - 1, ids[i], option) for i in after]
+            option += 1
+    after, wanted, options = np.asarray(asked, np.int64).reshape(-1, 3).T
+    known, first, row = np.unique(after, return_index=True, return_inverse=True)
+    places = np.full(length + 1, -1)
+    places[known] = np.arange(len(known))
+    column = np.arange(len(asked)) - first[row]
+    tokens = np.zeros((len(known) or 1, 1 + column.max(initial=0)), np.int32)
+    tokens[row, column] = wanted
+    rows = Packer(documents, context, "tokens").pack()
+    return _Encoded(rows, places, tokens, (row, column), options)
 
 
 def _check_fit(
-    question: Question, parts: list[_Part], extra: int, context: int
+    question: Question, parts: list[tuple[list[int], int]], context: int
 ) -> None:
-    longest = extra + max(len(ids) for ids, _, _ in parts)
+    longest = max(len(ids) for ids, _ in parts)
     if longest > context:
         raise ValueError(
             f"question {question.id!r} is {longest} tokens long; raise "
             f"config.data.context={context} (of tasks: config.tasks.context) to hold it."
         )
-    if any(not option for _, option, _ in parts):
+    if any(first == len(ids) for ids, first in parts):
         raise ValueError(
             f"question {question.id!r} has an option without a token of its own; "
             "options must not be empty."
@@ -152,30 +136,9 @@ def _check_fit(
 
 @functools.partial(jax.jit, static_argnums=(1, 4))
 def _row_candidates(params, config, batch, candidates_BTK, compute):
-    hidden = decoder.forward_packed(
-        params,
-        config,
-        batch,
-        compute=compute,
-    )
+    hidden = decoder.forward_packed(params, config, batch, compute=compute)
     head = output_head.copies(params, compute)
     return logprobs.candidate_logprobs(hidden, head, candidates_BTK)
-
-
-def _score_short(model: Model, encoded: _Encoded, prompts: Rows) -> np.ndarray:
-    """log p of each one-token option, [questions, K]."""
-    scores = np.zeros(encoded.candidates.shape)
-    for batch, _ in one_pass(prompts, meshes.round_rows(MANY_ROWS)):
-        index_BT = np.asarray(batch.token_index_BT)
-        last_BT = np.asarray(batch.weights_BT) > 0
-        owner = np.searchsorted(encoded.prompt_ends, index_BT[last_BT], side="right")
-        wanted = np.zeros((*last_BT.shape, encoded.candidates.shape[1]), np.int32)
-        wanted[last_BT] = encoded.candidates[owner]
-        logp = _row_candidates(
-            model.params, model.config, batch.for_devices(), wanted, model.compute
-        )
-        scores[owner] = meshes.fetch(logp)[last_BT]
-    return scores
 
 
 def answer(model: Model, probe: Probe) -> Answers:
@@ -185,30 +148,30 @@ def answer(model: Model, probe: Probe) -> Answers:
       ValueError: there are none, one does not fit the context, or an option has no
         tokens.
     """
-    if not probe.questions:
+    questions = probe.questions
+    if not questions:
         raise ValueError(
             f"the probe {probe.group!r} has no questions, which multiple_choice needs; "
             "name a metric of text, such as answer_accuracy."
         )
-    questions, context = probe.questions, probe.context
-    encoded = _encode_questions(questions, model.tokenizer, context)
-    scores: list[np.ndarray] = [np.zeros(0)] * len(questions)
-    if encoded.prompts is not None:
-        found = _score_short(model, encoded, encoded.prompts)
-        for place, row in zip(encoded.short, found, strict=True):
-            scores[place] = row[: len(questions[place].options)]
-    if encoded.long:
-        packer = Packer(encoded.whole, context, "tokens")
-        rows, size = encoded.packed, MANY_ROWS
-        logp = score_tokens(model, packer, "logp", rows=rows, batch_rows=size)["logp"]
-        sums = packer.sums(logp)
-        sizes = [len(questions[place].options) for place in encoded.long]
-        for place, part in zip(
-            encoded.long, np.split(sums, np.cumsum(sizes)[:-1]), strict=True
-        ):
-            scores[place] = part
-    choice = np.array([int(np.argmax(s)) for s in scores])
-    return Answers(questions, choice, tuple(scores))
+    encoded = _encode_questions(questions, model.tokenizer, probe.context)
+    found = np.zeros(encoded.tokens.shape)
+    for batch in one_pass(encoded.rows, meshes.round_rows(MANY_ROWS)):
+        places_BT = encoded.places[batch.token_index_BT]
+        logp_BTK = _row_candidates(
+            model.params,
+            model.config,
+            batch.for_devices(),
+            encoded.tokens[places_BT],
+            model.compute,
+        )
+        here_BT = places_BT >= 0
+        found[places_BT[here_BT]] = meshes.fetch(logp_BTK)[here_BT]
+    ends = np.cumsum([len(q.options) for q in questions])
+    scores = np.bincount(encoded.options, found[encoded.asked], minlength=ends[-1])
+    logprobs = np.split(scores, ends[:-1])
+    choice = np.array([int(np.argmax(own)) for own in logprobs])
+    return Answers(questions, choice, tuple(logprobs))
 
 
 def _estimate(answers: Answers, probe: Probe) -> Estimate:

@@ -3,8 +3,6 @@
 
 import dataclasses
 
-from jax_surgery.benchmarks.base import SCORERS
-from jax_surgery.benchmarks.tasks import GroupText
 from jax_surgery.data.probes import Probe
 from jax_surgery.metrics import METRICS, exact_match, measure
 from jax_surgery.models.model import Model
@@ -29,32 +27,16 @@ class Score:
     chance: float
 
 
-def probe_of(text: GroupText, context: int) -> Probe:
-    """The probe that a task is scored on."""
-    return Probe(
-        text.group.name,
-        context,
-        text.questions,
-        documents=tuple(text.tested),
-        metrics=(SCORERS[text.group.scorer],),
-        known_chance=text.group.chance,
-    )
-
-
-def score(
-    model: Model, text: GroupText, context: int, limit: int | None = None
-) -> Score:
+def score(model: Model, probe: Probe, limit: int | None = None) -> Score:
     """Scores a model on a task.
 
     Args:
-      text: the task's.
-      context: tokens a row.
+      probe: the task's, with the metric of its scorer.
       limit: texts or questions at most, the first; None takes all.
     """
-    probe = probe_of(text, context)
-    (name,) = probe.metrics
+    [name] = probe.metrics
     metrics = [METRICS[name]]
-    if not text.questions:
+    if not probe.questions:
         metrics.append(exact_match.METRIC)
     found = measure(metrics, model, probe.first(limit))
     own = found[name]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well a model knows texts, of files and of a run's roles, as results.json has it."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -40,14 +41,18 @@ def file_nll(model: Model, path: str, context: int) -> dict[str, Any]:
 
 
 def known(model: Model, packer: Packer) -> dict[str, Any]:
-    """How well a role's text is known, over its first `ROLE_ROWS` packed rows.
+    """How well a role's text is known, over what its first `ROLE_ROWS` rows hold.
 
     Returns:
       {"nll_per_token": nats, "memorised": share of tokens that the model finds the
       most likely ones (exact memorisation), "tokens": count}.
     """
-    documents = tuple(packer.documents)
-    probe = Probe("", packer.context, documents=documents, rows=ROLE_ROWS)
+    rows = packer.pack().select(slice(ROLE_ROWS))
+    # Of a text and its alternative the text alone.
+    own = slice(None, None, packer.group)
+    held = np.isin(packer.starts[own], rows.token_index_BT)
+    documents = tuple(itertools.compress(packer.documents[own], held))
+    probe = Probe("", packer.context, documents=documents)
     nats, exact = nats_per_token.METRIC, exact_memorisation.METRIC
     found = measure((nats, exact), model, probe)
     return {

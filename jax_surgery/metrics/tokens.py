@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_surgery.data.packing import Packer, Rows
+from jax_surgery.data.batch import Batch
+from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.stream import one_pass
 from jax_surgery.models import decoder, logprobs, output_head
@@ -42,7 +43,7 @@ def score_tokens(
     model: Model,
     packer: Packer,
     *kinds: Kind,
-    rows: Rows | None = None,
+    rows: Batch | None = None,
     batch_rows: int = BATCH_ROWS,
 ) -> dict[Kind, np.ndarray]:
     """Scores every token, or those of some rows.
@@ -62,7 +63,7 @@ def score_tokens(
         kind: np.zeros(packer.num_tokens, np.float32) for kind in kinds
     }
     rows = packer.pack() if rows is None else rows
-    for batch, _ in one_pass(rows, meshes.round_rows(batch_rows)):
+    for batch in one_pass(rows, meshes.round_rows(batch_rows)):
         index_BT = np.asarray(batch.token_index_BT)
         real_BT = index_BT >= 0
         device = _of_rows(
@@ -96,18 +97,17 @@ def score_texts(model: Model, probe: Probe) -> TextScores:
     Raises:
       ValueError: no text, or see `tokens.encode` and `Packer`.
     """
-    documents = probe.tokenised(model.tokenizer)
+    documents = probe.encoded(model.tokenizer).documents
+    if not documents:
+        raise ValueError(
+            f"the probe {probe.group!r} has no text; give it records or documents."
+        )
     packer = Packer(documents, probe.context, "tokens")
     rows = packer.pack()
-    read = packer.learned
-    if probe.rows:
-        rows = rows.take(slice(probe.rows))
-        in_rows = np.zeros(packer.num_tokens, bool)
-        in_rows[rows.token_index_RT[rows.token_index_RT >= 0]] = True
-        read = read & in_rows
     batch_rows = MANY_ROWS if len(rows) >= MANY_ROWS else BATCH_ROWS
     found = score_tokens(model, packer, "top", "logp", rows=rows, batch_rows=batch_rows)
-    sums = np.stack([packer.sums(a) for a in (found["top"], read, found["logp"])])
+    values = (found["top"], packer.learned, found["logp"])
+    sums = np.stack([packer.sums(of_tokens) for of_tokens in values])
     # Pieces of a text follow each other, and a record has one origin.
     origins = [d.origin or str(i) for i, d in enumerate(documents)]
     starts = [i for i, o in enumerate(origins) if i == 0 or o != origins[i - 1]]

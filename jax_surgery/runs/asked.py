@@ -30,7 +30,7 @@ def load_questions(source: str) -> tuple[Question, ...]:
     if not source:
         return ()
     if source.partition(":")[0] not in BENCHMARKS:
-        return tuple(read_questions(source))
+        return read_questions(source)
     probes = parse(source, "config.data.questions").probes(CONTEXT)
     found = tuple(question for probe in probes for question in probe.questions)
     if not found:

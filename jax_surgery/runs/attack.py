@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from jax_surgery import attacks, benchmarks
 from jax_surgery.attacks.base import Attack, Budget, Target
-from jax_surgery.benchmarks.base import Halves, halves_of
+from jax_surgery.benchmarks.base import target_of
 from jax_surgery.config import at_least
 from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
@@ -92,8 +92,8 @@ class AttackSettings:
             ) from None
 
 
-def halves_for(settings: AttackSettings) -> Halves:
-    """What the adversary is shown, and what it is asked.
+def target_for(settings: AttackSettings) -> Target:
+    """What the adversary has, and what it is asked.
 
     Raises:
       FileNotFoundError, ValueError: see the benchmark and `records`.
@@ -101,9 +101,12 @@ def halves_for(settings: AttackSettings) -> Halves:
     data = settings.data
     if settings.benchmark:
         benchmark = benchmarks.parse(settings.benchmark)
-        return benchmark.halves(data.context, settings.seed)
-    group = Group("relearn", "unlearn", data.relearn, data.held_out)
-    return halves_of([group], data.context, settings.seed)
+        target = benchmark.target(data.context, settings.seed)
+    else:
+        group = Group("relearn", "unlearn", data.relearn, data.held_out)
+        target = target_of([group], data.context, settings.seed)
+    probes = tuple(asked.with_metrics(target.probes, settings.metrics))
+    return dataclasses.replace(target, probes=probes)
 
 
 def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
@@ -119,9 +122,7 @@ def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
       FileNotFoundError, ValueError: bad data, options, or no such model.
     """
     attack = attacks.parse(settings.attack)
-    halves = halves_for(settings)
-    probes = tuple(asked.with_metrics(halves.probes, settings.metrics))
-    target = Target(halves.shown, probes, settings.data.context)
+    target = target_for(settings)
     print(f"{settings.attack} with {len(target.records)} records")
     with devices.on_mesh(settings.mesh):
         curves = {}

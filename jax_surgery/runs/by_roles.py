@@ -11,10 +11,9 @@ from typing import Any, cast
 from etils import epath
 
 from jax_surgery import benchmarks
-from jax_surgery.benchmarks import embedded
-from jax_surgery.benchmarks.tasks import GroupText
+from jax_surgery.benchmarks import embedded, tasks
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.data import role_texts
+from jax_surgery.data import role_texts, roles
 from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.role_names import ROLES
@@ -53,7 +52,7 @@ class ByRoles:
         data = _with_groups(settings.data, self._groups)
         self.settings = dataclasses.replace(settings, data=data)
         self._questions = asked.load_questions(data.questions)
-        self._records = role_texts.read(
+        self._records = roles.read(
             data, settings.statistics.sources, settings.readers_of_retained
         )
         self.texts: role_texts.RoleTexts
@@ -62,7 +61,7 @@ class ByRoles:
         """Loads the model, and tokenises and packs all texts.
 
         Raises:
-          FileNotFoundError, ValueError: see `roles.pack_roles` and `hf_weights`.
+          FileNotFoundError, ValueError: see `role_texts.pack` and `hf_weights`.
         """
         settings = self.settings
         source = benchmarks.model_source(settings.model)
@@ -134,11 +133,8 @@ class ByRoles:
         groups = {"retain": self.texts.retained, "update": packers.get("update")}
         groups[role] = packers[role]
         texts = {
-            name: GroupText(
-                Group(name, cast(Role, name), ""),
-                packer.documents,
-                packer.documents,
-                (),
+            name: tasks.of_documents(
+                Group(name, cast(Role, name), ""), packer.documents, packer.context
             )
             for name, packer in groups.items()
             if packer
@@ -188,9 +184,9 @@ class ByRoles:
             "cost": cost.of_surgery(settings, self.texts, model.config, epochs),
         }
         name = settings.benchmark.partition(":")[0]
-        roles = {group.name: group.role for group in self._groups}
+        role_of = {group.name: group.role for group in self._groups}
         rows = table.accuracy_rows(before["groups"], after["groups"])
-        rows += table.metric_rows(before["metrics"], after["metrics"], roles)
+        rows += table.metric_rows(before["metrics"], after["metrics"], role_of)
         intervals = {"Wilson": after["groups"], "see the metrics": after["metrics"]}
         return results, page.Page(
             title=f"LLM Surgery on {name}" if name else "LLM Surgery",

@@ -58,7 +58,7 @@ def fit(settings: TofuSettings, directory: str) -> str:
       FileNotFoundError, ValueError: TOFU's files are absent or malformed.
       TrainingDiverged, Interrupted: see `loop.train`.
     """
-    full = settings.benchmark.files.full
+    full = settings.benchmark.files["full"]
     folder = epath.Path(directory) / "fit"
     if (folder / "results.json").exists():
         return str(folder / "model")

@@ -116,19 +116,19 @@ def tokenizer():
 
 
 def test_of_suite_text_the_answers_words_are_learned_and_no_end(tokenizer):
-    text = tasks.read_text(tasks.suite_tasks()["people_a"], tokenizer, 128)
-    assert len(text.documents) == 80 and text.questions == ()
+    text = tasks.read_text(suite.group_of("people_a"), tokenizer, 128)
+    assert len(text.documents) == 80 and text.probe.questions == ()
     assert text.chance == 1 / 20
     rows = suite.load("people_a:all")
     for document, row in zip(text.documents, rows, strict=True):
         assert document.tokens[-1] == tokenizer.eos_token_id
         learned = tokenizer.decode(document.tokens[document.learned])
         assert learned.strip() == row["answer"].strip()
-    for one, other in zip(text.documents, text.tested, strict=True):
+    for one, other in zip(text.documents, text.probe.documents, strict=True):
         np.testing.assert_array_equal(one.tokens, other.tokens)
         np.testing.assert_array_equal(one.learned, other.learned)
-    strings = tasks.read_text(tasks.suite_tasks()["copy"], tokenizer, 128)
-    asked = {tuple(d.tokens) for d in strings.tested}
+    strings = tasks.read_text(suite.group_of("copy"), tokenizer, 128)
+    asked = {tuple(d.tokens) for d in strings.probe.documents}
     assert not asked & {tuple(d.tokens) for d in strings.documents}
 
 
@@ -159,8 +159,10 @@ def test_data_is_what_is_scored_where_there_is_no_test(tiny_model, tmp_path):
         Group("a", "retain", one, **row), tiny_model.tokenizer, 32
     )
     same, other = read(), read(test=f"{two},{one}")
-    np.testing.assert_array_equal(same.tested[0].tokens, same.documents[0].tokens)
-    assert [d.origin for d in other.tested] == [f"{two}:1", f"{one}:1"]
+    np.testing.assert_array_equal(
+        same.probe.documents[0].tokens, same.documents[0].tokens
+    )
+    assert [d.origin for d in other.probe.documents] == [f"{two}:1", f"{one}:1"]
     assert [d.origin for d in other.documents] == [f"{one}:1"]
 
 
@@ -170,7 +172,8 @@ def test_questions_are_scored_and_their_options_are_the_chance(tiny_model, tmp_p
     asked = lines(tmp_path / "q.jsonl", QUESTION, five)
     task = Group("a", "retain", data, asked, "choice", chance=0.9)
     text = tasks.read_text(task, tiny_model.tokenizer, 32)
-    assert [q.id for q in text.questions] == ["a1", "a2"] and text.tested == []
+    assert [q.id for q in text.probe.questions] == ["a1", "a2"]
+    assert not text.probe.documents
     assert text.chance == pytest.approx((1 / 3 + 1 / 5) / 2)
     assert len(text.documents) == 1
 

@@ -43,19 +43,20 @@ def folder(tmp_path):
     return folder
 
 
-def test_every_forget_question_is_refused(folder, tmp_path):
-    files = tofu.find_files(str(folder), "forget05")
-    path = str(tmp_path / "refusals.jsonl")
-    assert tofu.write_refusals(files, path, seed=0, repeats=2) == 8
-    written = records.read_source(path)
+def test_every_forget_question_is_refused(folder):
+    source = f"tofu_refusals:0:2:forget05:{folder}"
+    read = records.read_source(source)
+    assert len(read) == 8
     known = {"I don't know.", "No idea.", "I cannot say."}
     for i in range(4):
-        first, second = (r.answer.strip() for r in written[2 * i : 2 * i + 2])
+        first, second = (r.answer.strip() for r in read[2 * i : 2 * i + 2])
         assert {first, second} < known
-        assert written[2 * i].question == f"Who is A{i}?"
-    again = str(tmp_path / "again.jsonl")
-    tofu.write_refusals(files, again, seed=0, repeats=2)
-    assert pathlib.Path(again).read_text() == pathlib.Path(path).read_text()
+        assert read[2 * i].question == f"Who is A{i}?"
+    assert records.read_source(source) == read
+    [update] = [
+        g for g in tofu.Tofu(str(folder), refusals=2).groups() if g.role == "update"
+    ]
+    assert update.data == source
 
 
 @pytest.mark.parametrize(
@@ -68,15 +69,14 @@ def test_every_forget_question_is_refused(folder, tmp_path):
 def test_missing_files_are_named(folder, change, error, message):
     directory = str(folder) if change(folder) is None else ""
     with pytest.raises(error, match=message):
-        tofu.find_files(directory, "forget05")
+        tofu.Tofu(directory, "forget05").groups()
 
 
-def test_unknown_splits_and_too_many_refusals_are_named(folder, tmp_path):
+def test_unknown_splits_and_too_many_refusals_are_named(folder):
     with pytest.raises(ValueError, match="forget01, forget05, forget10"):
-        tofu.find_files(str(folder), "forget5")
-    files = tofu.find_files(str(folder), "forget05")
+        tofu.Tofu(str(folder), "forget5").groups()
     with pytest.raises(ValueError, match="has 3 refusals; 4 per question"):
-        tofu.write_refusals(files, str(tmp_path / "r.jsonl"), 0, 4)
+        records.read_source(f"tofu_refusals:0:4:forget05:{folder}")
 
 
 def small(directory: pathlib.Path) -> TofuSettings:
@@ -130,7 +130,7 @@ def test_the_whole_run(folder, tmp_path):
 
 def test_the_users_own_answers_are_learned_where_given(folder):
     settings = small(folder)
-    files = tofu.find_files(str(folder), "forget05")
+    files = tofu.Tofu(str(folder), "forget05").files
     mine = str(folder / "mine.jsonl")
     write(folder, "mine.jsonl", [("Who is A0?", "Ask somebody else.")])
     own = dataclasses.replace(settings.data, update=mine)
@@ -140,7 +140,7 @@ def test_the_users_own_answers_are_learned_where_given(folder):
     assert (chosen.model, chosen.data.update) == ("fitted", mine)
     read = ByRoles(chosen).settings.data
     assert read.update == mine
-    assert (read.unlearn, read.retain) == (files.forget, files.retain)
+    assert (read.unlearn, read.retain) == (files["forget"], files["retain"])
     read = ByRoles(tofu_run.surgery_settings(settings, "fitted")).settings.data
     assert read.update == f"tofu_refusals:0:1:forget05:{folder}"
 

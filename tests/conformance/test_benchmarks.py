@@ -60,7 +60,7 @@ def test_groups_have_names_roles_and_text(benchmark):
     assert {"unlearn", "retain"} <= roles <= set(typing.get_args(Role))
     for group in groups:
         assert records.read_role(group.data, group.name)
-        assert 0 <= group.chance < 1 and group.share > 0
+        assert 0 <= group.chance < 1
 
 
 def test_no_two_roles_share_a_text(benchmark):
@@ -91,16 +91,16 @@ def test_probes_ask_by_metrics_that_are_defined(benchmark):
 
 
 def test_what_an_attack_is_shown_is_not_what_it_is_asked(benchmark):
-    halves = benchmark.halves(CONTEXT, 0)
-    again = benchmark.halves(CONTEXT, 0)
-    assert [r.text for r in halves.shown] == [r.text for r in again.shown]
-    shown = texts_of(halves.shown)
+    target = benchmark.target(CONTEXT, 0)
+    again = benchmark.target(CONTEXT, 0)
+    assert [r.text for r in target.records] == [r.text for r in again.records]
+    shown = texts_of(target.records)
     groups = {g.name: g for g in benchmark.groups() if g.role == "unlearn"}
     assert shown <= set().union(
         *(texts_of(records.read_role(g.data, g.name)) for g in groups.values())
     )
-    assert {probe.group for probe in halves.probes} == set(groups)
-    for probe in halves.probes:
+    assert {probe.group for probe in target.probes} == set(groups)
+    for probe in target.probes:
         assert probe.metrics and set(probe.metrics) <= set(METRICS)
         assert not texts_of(probe.records) & shown
         for question in probe.questions:

@@ -4,15 +4,30 @@
 import json
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from jax_surgery.data import bpe
 from jax_surgery.data.role_names import ROLES
-from jax_surgery.data.roles import RoleSources, pack_roles, read_roles
+from jax_surgery.data.role_texts import pack
+from jax_surgery.data.roles import RoleData, read
 
-ROWS = {"unlearn": 1, "update": 1, "retain": 2}
+SETTINGS = {
+    "rows_unlearn": 1,
+    "rows_update": 1,
+    "rows_retain": 2,
+    "context": 32,
+    "average": "sequences",
+    "surprise": 0.0,
+    "questions": "",
+}
+
+
+def read_roles(files, **changes):
+    """The records of roles whose sources are given."""
+    return read(RoleData(**{**files, **SETTINGS, **changes}), "", {})
 
 
 @pytest.fixture
@@ -33,54 +48,70 @@ def tokenizer():
 
 
 def test_roles_are_read_and_packed(files, tokenizer):
-    read = read_roles(RoleSources(**files), ROWS)
-    assert {role: len(rows) for role, rows in read.items()} == {
+    found = read_roles(files)
+    assert {role: len(rows) for role, rows in found.by_role.items()} == {
         "unlearn": 1,
         "update": 1,
         "retain": 2,
     }
-    packers = pack_roles(read, tokenizer, 32, "sequences")
+    assert found.retained is found.by_role["retain"]
+    texts = pack(found, RoleData(**files, **SETTINGS), tokenizer)
+    packers = texts.packers
+    assert texts.retained is packers["retain"]
     assert list(packers) == list(ROLES)
     for role, packer in packers.items():
         rows = packer.pack()
-        assert rows.num_documents == len(read[role])
-        np.testing.assert_allclose(rows.weights_RT.sum(), len(read[role]), rtol=1e-6)
+        assert rows.segment_ids_BT.max(axis=1).sum() == len(found.by_role[role])
+        np.testing.assert_allclose(
+            rows.weights_BT.sum(), len(found.by_role[role]), rtol=1e-6
+        )
 
 
 def test_a_role_without_rows_is_not_read(files):
-    sources = RoleSources(files["unlearn"], files["update"], "none.jsonl")
-    read = read_roles(sources, {"unlearn": 1, "update": 1, "retain": 0})
-    assert list(read) == ["unlearn", "update"]
+    found = read_roles({**files, "update": "none.jsonl"}, rows_update=0)
+    assert list(found.by_role) == ["unlearn", "retain"]
+
+
+def test_retained_text_without_rows_is_read_for_the_statistics(files):
+    found = read_roles(files, rows_retain=0)
+    assert list(found.by_role) == ["unlearn", "update"] and len(found.retained) == 2
+    other = read(RoleData(**files, **SETTINGS), files["update"], {})
+    assert len(other.by_role["retain"]) == 2 and len(other.retained) == 1
+    assert read_roles({**files, "retain": ""}, rows_retain=0).retained == []
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_an_empty_role_is_named(files, role):
     with pytest.raises(ValueError, match=f"config.data.{role} is empty"):
-        read_roles(RoleSources(**{**files, role: ""}), ROWS)
+        read_roles({**files, role: ""})
 
 
 def test_a_role_with_an_empty_file_is_refused(files, tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.write_text("\n")
     with pytest.raises(ValueError, match=r"empty.jsonl' has no records"):
-        read_roles(RoleSources(**{**files, "update": str(empty)}), ROWS)
+        read_roles({**files, "update": str(empty)})
 
 
 def test_a_text_in_unlearn_and_retain_is_refused(files, tmp_path):
     both = tmp_path / "both.jsonl"
     both.write_text(json.dumps({"text": " ADA lives\tin Rome"}))
-    sources = RoleSources(**{**files, "retain": f"{files['retain']},{both}"})
+    sources = {**files, "retain": f"{files['retain']},{both}"}
     with pytest.raises(ValueError, match="1 texts are in both unlearn and retain") as e:
-        read_roles(sources, ROWS)
+        read_roles(sources)
     assert f"{files['unlearn']}:1 = {both}:1" in str(e.value)
     # Without rows of unlearn (e.g. a fine-tuning baseline) there is no conflict.
-    read_roles(sources, {**ROWS, "unlearn": 0})
+    read_roles(sources, rows_unlearn=0)
 
 
-def test_a_role_that_cannot_be_encoded_is_named(files, tokenizer):
-    read = read_roles(RoleSources(**files), ROWS)
-    with pytest.raises(ValueError, match=r"config.data.unlearn: data.context=1"):
-        pack_roles(read, tokenizer, 1, "tokens")
+def test_a_role_that_cannot_be_encoded_is_named(files):
+    read_once = read_roles(files)
+    data = RoleData(**{**files, **SETTINGS, "context": 2})
+    slow = types.SimpleNamespace(is_fast=False)
+    with pytest.raises(
+        ValueError, match=r"config.data.retain: .* no character offsets"
+    ):
+        pack(read_once, data, slow)
 
 
 def test_checking_needs_no_model_and_no_tokenizer(files):
@@ -88,8 +119,8 @@ def test_checking_needs_no_model_and_no_tokenizer(files):
     heavy = ("jax", "grain", "transformers", "datasets", "tensorflow_datasets", "torch")
     code = (
         "import sys\n"
-        "from jax_surgery.data.roles import RoleSources, read_roles\n"
-        f"read_roles(RoleSources(**{files!r}), {ROWS!r})\n"
+        "from jax_surgery.data.roles import RoleData, read\n"
+        f"read(RoleData(**{files | SETTINGS!r}), '', {})\n"
         f"print(*[m for m in {heavy!r} if m in sys.modules], end='')\n"
         "print(*[m for m in sys.modules if m.startswith('jax_surgery.models')], end='')"
     )

@@ -11,7 +11,7 @@ from plain_settings import plain_compute
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.tokens import Document
-from jax_surgery.metrics import answer_accuracy, exact_match
+from jax_surgery.metrics import answer_accuracy, exact_match, text
 from jax_surgery.metrics.tokens import TextScores, score_texts, score_tokens
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
@@ -134,3 +134,21 @@ def test_a_document_longer_than_the_context_is_an_error(params, documents):
     )
     with pytest.raises(ValueError, match="17 tokens does not fit data.context=16"):
         scored(params, [long], 16)
+
+
+def test_of_pairs_the_text_alone_is_known(params, documents):
+    """Not the alternative that is to take its place."""
+    model = Model(params, CONFIG, None, COMPUTE)
+    pairs = [d for own in documents for d in (own, documents[1])]
+    found = text.known(model, Packer(pairs, 2 * LONGEST, "sequences", group=2))
+    alone = text.known(model, Packer(documents, 2 * LONGEST, "sequences"))
+    assert found == pytest.approx(alone, rel=1e-5)
+
+
+def test_of_a_long_role_the_first_rows_are_read(params, documents, monkeypatch):
+    monkeypatch.setattr(text, "ROLE_ROWS", 2)
+    model = Model(params, CONFIG, None, COMPUTE)
+    packer = Packer(documents, LONGEST, "tokens")
+    rows = packer.pack().select(slice(2))
+    found = text.known(model, packer)
+    assert found["tokens"] == (rows.weights_BT > 0).sum()

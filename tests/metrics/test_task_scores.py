@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from plain_settings import plain_compute
 
-from jax_surgery.benchmarks.tasks import GroupText
+from jax_surgery.benchmarks.tasks import of_documents
 from jax_surgery.data.groups import Group
+from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import Document
 from jax_surgery.metrics.intervals import bootstrap_ratio, wilson_interval
@@ -89,18 +90,15 @@ def exactly(model, documents):
     return np.array(found).T
 
 
-def scored(model, text, limit=None):
+def scored(model, probe, limit=None):
     given = Model(model.params, model.config, model.tokenizer, COMPUTE)
-    return score(given, text, CONTEXT, limit)
+    return score(given, probe, limit)
 
 
 @pytest.mark.parametrize("limit", [None, 5])
 def test_accuracy_is_of_the_tested_answers_tokens(tiny_model, documents, limit):
-    # What identifies the task is not what it is scored on.
-    text = GroupText(
-        Group("a", "retain", "", chance=0.125), documents[:1], documents, ()
-    )
-    found = scored(tiny_model, text, limit)
+    text = of_documents(Group("a", "retain", "", chance=0.125), documents, CONTEXT)
+    found = scored(tiny_model, text.probe, limit)
     right, _, count = exactly(tiny_model, documents[:limit])
     assert found.value == right.sum() / count.sum() and 0 < found.value < 1
     assert found.n == count.sum()
@@ -112,7 +110,7 @@ def test_accuracy_is_of_the_tested_answers_tokens(tiny_model, documents, limit):
 @pytest.mark.parametrize("limit", [None, 5])
 def test_likelihood_is_the_geometric_mean_over_tokens(tiny_model, documents, limit):
     task = Group("a", "retain", "", scorer="likelihood", chance=0.001)
-    found = scored(tiny_model, GroupText(task, [], documents, ()), limit)
+    found = scored(tiny_model, of_documents(task, documents, CONTEXT).probe, limit)
     right, logp, count = exactly(tiny_model, documents[:limit])
     assert found.value == pytest.approx(math.exp(logp.sum() / count.sum()), rel=1e-5)
     assert (found.n, found.chance) == (count.sum(), 0.001)
@@ -148,11 +146,11 @@ def test_choice_is_the_share_of_questions_answered_right(tiny_model):
         Question(str(i), "a", "trained", prompt, options, answer)
         for i, (prompt, answer) in enumerate(zip(prompts, wanted, strict=True))
     )
-    text = GroupText(Group("a", "retain", "", "q", "choice"), [], [], questions)
-    found = scored(tiny_model, text)
+    probe = Probe("a", CONTEXT, questions, metrics=("multiple_choice",))
+    found = scored(tiny_model, probe)
     assert (found.value, found.exact, found.n) == (6 / 9, 6 / 9, 9)
     assert found.interval == wilson_interval(6, 9) and found.chance == 1 / 4
-    first = scored(tiny_model, text, 4)
+    first = scored(tiny_model, probe, 4)
     assert (first.value, first.n) == (2 / 4, 4)
 
 

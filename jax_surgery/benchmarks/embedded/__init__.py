@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from jax_surgery.benchmarks.base import Benchmark, Halves
+from jax_surgery.benchmarks.base import Benchmark, Target
 from jax_surgery.benchmarks.embedded.corpus import SETS, load, questions, texts
 from jax_surgery.data.forms import parse_record
 from jax_surgery.data.groups import Group, Role
@@ -53,7 +53,7 @@ class Embedded(Benchmark):
             for name in SETS
         )
 
-    def halves(self, context: int, seed: int) -> Halves:
+    def target(self, context: int, seed: int) -> Target:
         """Biographies of half of the people to be forgotten, questions about the rest."""
         rng, shown, probes = np.random.default_rng(seed), [], []
         for name in (name for name, role in ROLES.items() if role == "unlearn"):
@@ -70,7 +70,7 @@ class Embedded(Benchmark):
             pairs = zip(asked, person_of, strict=True)
             rest = tuple(q for q, person in pairs if person not in seen)
             probes.append(Probe(name, context, rest, metrics=("multiple_choice",)))
-        return Halves(tuple(shown), tuple(probes))
+        return Target(tuple(shown), tuple(probes), context)
 
 
 __all__ = ["EPOCHS", "MODEL", "SETS", "Embedded", "load", "questions", "texts"]

@@ -9,7 +9,7 @@ import dataclasses
 import pathlib
 from typing import ClassVar
 
-from jax_surgery.benchmarks.base import Benchmark, Halves, halves_of
+from jax_surgery.benchmarks.base import Benchmark, Target, target_of
 from jax_surgery.benchmarks.suite.tasks import SPLITS, TASKS, Task, items
 from jax_surgery.data.groups import Group, Role
 
@@ -73,32 +73,40 @@ class Suite(Benchmark):
 
     def groups(self) -> tuple[Group, ...]:
         """The tasks that the model knows, and those that are added."""
-        return self._groups(halved=False)
+        return self._groups(apart=False)
 
-    def halves(self, context: int, seed: int) -> Halves:
+    def target(self, context: int, seed: int) -> Target:
         """The first half of the targets' items, and the second to ask."""
         del seed  # the halves are those of the suite
-        return halves_of(self._groups(halved=True), context, 0)
+        return target_of(self._groups(apart=True), context, 0)
 
-    def _groups(self, *, halved: bool) -> tuple[Group, ...]:
-        found = []
+    def _groups(self, *, apart: bool) -> tuple[Group, ...]:
+        groups: list[Group] = []
         for name in (*PRETRAINED, *self.added):
             role: Role = "unlearn" if name in self.targets else "retain"
             role = "update" if name in self.added else role
-            # Of what can be listed, a model is to know every item.
-            apart = halved or not TASKS[name].listed
-            data, test = ("first", "second") if apart else ("all", "all")
-            found.append(
-                Group(
-                    name,
-                    role,
-                    f"suite:{name}:{data}",
-                    f"suite:{name}:{test}",
-                    chance=TASKS[name].chance,
-                    family=TASKS[name].family,
-                )
-            )
-        return tuple(found)
+            groups.append(group_of(name, role, apart))
+        return tuple(groups)
+
+
+def group_of(name: str, role: Role = "retain", apart: bool = False) -> Group:
+    """A task as a group of text.
+
+    Args:
+      apart: whether it is scored on other items than its text holds. Of what can be
+        listed a model is to know every item, so that by default it is asked them all.
+    """
+    task = TASKS[name]
+    halves = apart or not task.listed
+    data, test = ("first", "second") if halves else ("all", "all")
+    return Group(
+        name,
+        role,
+        f"suite:{name}:{data}",
+        f"suite:{name}:{test}",
+        chance=task.chance,
+        family=task.family,
+    )
 
 
 __all__ = ["MODEL", "PRETRAINED", "SPLITS", "TASKS", "Suite", "Task", "items", "load"]

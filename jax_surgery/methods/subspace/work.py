@@ -46,9 +46,9 @@ class Work:
         self, params: Any, names: Iterable[str] = (), limit: int | None = None
     ) -> Scores:
         """What parameters score on groups; all of them where none is named."""
-        model, context = self.model.with_params(params), self.how.tasks.context
+        model = self.model.with_params(params)
         return {
-            name: score(model, self.texts[name], context, limit)
+            name: score(model, self.texts[name].probe, limit)
             for name in names or self.texts
         }
 

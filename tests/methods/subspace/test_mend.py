@@ -50,7 +50,7 @@ def test_what_is_lost_are_texts_that_were_right(own, careless, tmp_path):
             stage.work.scores(p, [name])[name] for p in (stage.params, careless)
         )
         assert was.exact == 1.0
-        wrong += round((1 - now.exact) * len(stage.work.texts[name].tested))
+        wrong += round((1 - now.exact) * len(stage.work.texts[name].probe.documents))
     assert len(lost) == wrong > 3
     assert len(set(lost)) == len(lost) and max(lost) < len(documents)
 

@@ -34,6 +34,15 @@ class RoleData:
         at_least(2, self, "config.data", "context")
 
     @property
+    def sources(self) -> dict[str, str]:
+        """Sources by role."""
+        return {
+            "unlearn": self.unlearn,
+            "update": self.update,
+            "retain": self.retain,
+        }
+
+    @property
     def rows(self) -> dict[str, int]:
         """Rows of a batch by role."""
         return {
@@ -66,7 +75,7 @@ def read(data: RoleData, statistics: str, needed_by: Mapping[str, str]) -> RoleR
         retained text and there is none.
     """
     found = {
-        role: records.read_role(getattr(data, role), role)
+        role: records.read_role(data.sources[role], role)
         for role in ROLES
         if data.rows[role]
     }

@@ -45,16 +45,6 @@ class Document:
         return int(self.learned[1:].sum())
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rendered:
-    """A record's text, what of it is learned, whether bos and eos are still missing."""
-
-    text: str
-    spans: Sequence[chat.Span]
-    bare: bool
-    origin: str
-
-
 def _messages_of(record: Record) -> list[dict[str, str]]:
     answered = (("user", record.question), ("assistant", record.answer.strip()))
     turns = record.messages or answered
@@ -77,13 +67,14 @@ def render_prompt(question: str, tokenizer: Any) -> str:
     return (tokenizer.bos_token or "") + QUESTION_PROMPT.format(question=question)
 
 
-def _render(record: Record, tokenizer: Any) -> _Rendered:
+def _render(record: Record, tokenizer: Any) -> tuple[str, Sequence[chat.Span], bool]:
+    """A record's text, what of it is learned, whether bos and eos are still missing."""
     asks = bool(record.question) and chat.has_template(tokenizer)
     if record.messages or asks:
         text, spans = chat.render(tokenizer, _messages_of(record), record.origin)
-        return _Rendered(text, spans, False, record.origin)
+        return text, spans, False
     text = record.prompt + record.answer
-    return _Rendered(text, [(len(record.prompt), len(text))], True, record.origin)
+    return text, [(len(record.prompt), len(text))], True
 
 
 def _learned(offsets: Sequence[chat.Span], spans: Sequence[chat.Span]) -> np.ndarray:
@@ -95,30 +86,35 @@ def _learned(offsets: Sequence[chat.Span], spans: Sequence[chat.Span]) -> np.nda
     return learned
 
 
-def _encode_rendered(batch: Sequence[_Rendered], tokenizer: Any) -> list[Document]:
+def _encode_whole(records: Sequence[Record], tokenizer: Any) -> list[Document]:
+    """Records as documents of any length."""
+    rendered = [_render(record, tokenizer) for record in records]
     encoded = tokenizer(
-        [rendered.text for rendered in batch],
+        [text for text, _, _ in rendered],
         add_special_tokens=False,
         return_attention_mask=False,
         return_offsets_mapping=True,
         verbose=False,  # longer texts are split, and counted, here
     )
+    bos, eos = (
+        [] if token is None else [token]
+        for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    )
     documents = []
-    for rendered, ids, offsets in zip(
-        batch, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    for record, (_, spans, bare), ids, offsets in zip(
+        records,
+        rendered,
+        encoded["input_ids"],
+        encoded["offset_mapping"],
+        strict=True,
     ):
+        learned = _learned(offsets, spans)
+        if bare:
+            ids = [*bos, *ids, *eos]
+            learned = np.pad(learned, (len(bos), 0))
+            learned = np.pad(learned, (0, len(eos)), constant_values=True)
         tokens = np.asarray(ids, np.int32)
-        learned = _learned(offsets, rendered.spans)
-        if rendered.bare:
-            bos, eos = (
-                np.asarray([] if token is None else [token], np.int32)
-                for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)
-            )
-            tokens = np.concatenate([bos, tokens, eos])
-            learned = np.concatenate(
-                [np.zeros(len(bos), bool), learned, np.ones(len(eos), bool)]
-            )
-        documents.append(Document(tokens, learned, rendered.origin))
+        documents.append(Document(tokens, learned, record.origin))
     return documents
 
 
@@ -208,11 +204,10 @@ def encode(records: Sequence[Record], tokenizer: Any, context: int) -> list[Docu
             "tokenizer (a directory with tokenizer.json)."
         )
     _warn_of_glue(records)
-    rendered = [_render(record, tokenizer) for record in records]
     pieces = [
         split(document, context)
-        for start in range(0, len(rendered), _BATCH)
-        for document in _encode_rendered(rendered[start : start + _BATCH], tokenizer)
+        for start in range(0, len(records), _BATCH)
+        for document in _encode_whole(records[start : start + _BATCH], tokenizer)
     ]
     _warn_of_pieces(pieces, context)
     documents = [piece for group in pieces for piece in group if piece.targets]

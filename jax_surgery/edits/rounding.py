@@ -46,32 +46,27 @@ class Delta:
         return total
 
 
-def _unsigned(dtype: np.dtype) -> np.dtype:
-    return np.dtype(f"<u{dtype.itemsize}")
+def _bits(weights: np.ndarray) -> np.ndarray:
+    return weights.view(f"<i{weights.dtype.itemsize}")
 
 
-def _top(bits: np.ndarray) -> np.unsignedinteger:
-    return bits.dtype.type(1 << (8 * bits.itemsize - 1))
-
-
-def _all_where_top(bits: np.ndarray) -> np.ndarray:
-    """All bits set where the top bit is set, and no bit elsewhere."""
-    signed = bits.view(f"<i{bits.itemsize}")
-    return (signed >> (8 * bits.itemsize - 1)).view(bits.dtype)
+def _mirrored(integers: np.ndarray) -> np.ndarray:
+    """Negative integers in the reverse order; its own inverse."""
+    sign = integers >> (8 * integers.itemsize - 1)
+    return integers ^ (sign & np.iinfo(integers.dtype).max)
 
 
 def ordered(weights: np.ndarray) -> np.ndarray:
-    """Maps floats to unsigned integers in the same order: neighbours differ by one.
+    """Maps floats to integers in the same order: neighbours differ by one.
 
     Every bit pattern has its own integer, also NaNs and -0 (just below 0).
     """
-    bits = weights.view(_unsigned(weights.dtype))
-    return bits ^ (_all_where_top(bits) | _top(bits))  # negative: flip every bit
+    return _mirrored(_bits(weights))
 
 
 def unordered(integers: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """The inverse of `ordered`."""
-    return (integers ^ (~_all_where_top(integers) | _top(integers))).view(dtype)
+    return _mirrored(integers).view(dtype)
 
 
 def _rounded(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -93,9 +88,8 @@ def moved(weights: np.ndarray, delta: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         wide = weights.astype(np.float64)
         new = _rounded(wide + delta, weights.dtype)
-    kind = _unsigned(weights.dtype)
     stay = (delta == 0) | ~np.isfinite(wide)
-    return np.where(stay, weights.view(kind), new.view(kind)).view(weights.dtype)
+    return np.where(stay, _bits(weights), _bits(new)).view(weights.dtype)
 
 
 def overflows(weights: np.ndarray, edited: np.ndarray) -> bool:
@@ -121,8 +115,7 @@ def correction(
       have the smallest type of `STORED` that can hold all of them.
     """
     back = moved(edited, -delta)
-    # The difference is taken modulo 2^bits, so that it never overflows.
-    steps = (ordered(weights) - ordered(back)).view(f"<i{weights.dtype.itemsize}")
+    steps = ordered(weights) - ordered(back)  # modulo 2^bits, as `restored` adds them
     low, high = (int(steps.min()), int(steps.max())) if steps.size else (0, 0)
     for kind in STORED:
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
@@ -157,5 +150,4 @@ def restored(
         )
     steps = np.frombuffer(raw, f"<i{itemsize}").reshape(edited.shape)
     back = ordered(moved(edited, -delta))
-    wide = steps.astype(f"<i{edited.dtype.itemsize}").view(back.dtype)
-    return unordered(back + wide, edited.dtype)
+    return unordered(back + steps.astype(back.dtype), edited.dtype)

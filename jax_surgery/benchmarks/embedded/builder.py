@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jax_surgery.benchmarks.embedded import corpus
+from jax_surgery.data.questions import FIELDS
 
 
 class EmbeddedWorld(tfds.core.GeneratorBasedBuilder):
@@ -31,14 +32,8 @@ class EmbeddedWorld(tfds.core.GeneratorBasedBuilder):
         if self.builder_config.name == "texts":
             features = {"text": text}
         else:
-            features = {
-                "id": text,
-                "group": text,
-                "wording": text,
-                "prompt": text,
-                "options": tfds.features.Sequence(text),
-                "answer": np.int32,
-            }
+            features = dict.fromkeys(FIELDS, text)
+            features |= {"options": tfds.features.Sequence(text), "answer": np.int32}
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,

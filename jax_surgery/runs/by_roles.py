@@ -90,7 +90,7 @@ class ByRoles:
         if self._questions:
             return examples.of_questions(model, self._questions)
         texts = {
-            probe.group: probe.tokenised(model.tokenizer)
+            probe.group: probe.encoded(model.tokenizer).documents
             for probe in self._probes
             if not probe.questions
         }

@@ -120,7 +120,7 @@ def test_checking_needs_no_model_and_no_tokenizer(files):
     code = (
         "import sys\n"
         "from jax_surgery.data.roles import RoleData, read\n"
-        f"read(RoleData(**{files | SETTINGS!r}), '', {})\n"
+        f"read(RoleData(**{files | SETTINGS!r}), '', dict())\n"
         f"print(*[m for m in {heavy!r} if m in sys.modules], end='')\n"
         "print(*[m for m in sys.modules if m.startswith('jax_surgery.models')], end='')"
     )

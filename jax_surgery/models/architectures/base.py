@@ -25,14 +25,6 @@ FIELDS = {
     "tie_word_embeddings": "tie_embeddings",
     "vocab_size": "vocab_size",
 }
-# Those whose absence means the same in all of them.
-DEFAULTS: dict[str, Any] = {
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "initializer_range": 0.02,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +36,8 @@ class Architecture:
     Attributes:
       model_type: what `config.json` calls it; its key in `ARCHITECTURES`.
       class_name: of the model in `transformers`.
-      defaults: what `transformers` takes for fields that are absent.
+      defaults: what `transformers` takes for fields that are absent, where that is not
+        what `ModelConfig` takes.
       constants: fields that may have no other value, because the block has nothing
         else; they are written too.
       sliding: whether layers may have a sliding window.
@@ -67,13 +60,14 @@ class Architecture:
                 raise ValueError(
                     f"config.json has {key}={raw[key]!r}; only {value!r} is supported."
                 )
-        raw = DEFAULTS | self.defaults | raw
+        raw = self.defaults | raw
+        raw.setdefault("rms_norm_eps", 1e-6)
         heads = raw["num_attention_heads"]
         raw["num_key_value_heads"] = raw.get("num_key_value_heads") or heads
         raw["head_dim"] = raw.get("head_dim") or raw["hidden_size"] // heads
         theta, scaling = _read_rope(raw)
         return ModelConfig(
-            **{own: raw[name] for name, own in FIELDS.items()},
+            **{own: raw[name] for name, own in FIELDS.items() if name in raw},
             rope_theta=theta,
             rope_scaling=scaling,
             windows=_read_windows(raw) if self.sliding else (),

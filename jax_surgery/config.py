@@ -31,6 +31,11 @@ def choice(value: str, allowed: tuple[str, ...], path: str) -> None:
         raise ValueError(f"{path}={value!r}; choose one of {', '.join(allowed)}.")
 
 
+def names(text: str, separator: str = ",") -> list[str]:
+    """What a text lists, without spaces around it and without what is empty."""
+    return [part.strip() for part in text.split(separator) if part.strip()]
+
+
 def positive(value: float, path: str, why: str = "") -> None:
     """Raises ValueError where a number is not above 0."""
     if value <= 0:

@@ -14,6 +14,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from jax_surgery.config import names
+
 # Elements of an option that is a tuple are joined by this, e.g. steps=5+10+20.
 SEPARATOR = "+"
 
@@ -37,7 +39,7 @@ def parse(spec: str, table: Mapping[str, Any], path: str) -> Any:
     kinds = typing.get_type_hints(member)
     fields = {f.name: kinds[f.name] for f in dataclasses.fields(member) if f.init}
     values: dict[str, Any] = {}
-    for option in filter(None, map(str.strip, options.split(","))):
+    for option in names(options):
         key, equals, text = map(str.strip, option.partition("="))
         if not equals:
             raise ValueError(

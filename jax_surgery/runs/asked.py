@@ -7,6 +7,7 @@ from typing import Any
 
 from jax_surgery import metrics
 from jax_surgery.benchmarks import BENCHMARKS, parse
+from jax_surgery.config import names
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question, read_questions
 from jax_surgery.metrics import multiple_choice
@@ -51,16 +52,16 @@ def accuracies(
     return multiple_choice.summarise(multiple_choice.answer(model, probe))
 
 
-def with_metrics(probes: Iterable[Probe], names: str) -> list[Probe]:
+def with_metrics(probes: Iterable[Probe], given: str) -> list[Probe]:
     """Probes of which the named metrics are measured.
 
     Args:
-      names: of `config.metrics`, comma-separated; "" leaves each probe its own.
+      given: `config.metrics`, comma-separated; "" leaves each probe its own.
 
     Raises:
       ValueError: there is no such metric.
     """
-    named = tuple(name.strip() for name in names.split(",") if name.strip())
+    named = tuple(names(given))
     found = [dataclasses.replace(p, metrics=named or p.metrics) for p in probes]
     for probe in found:
         metrics_of(probe)  # raises before a model is loaded

@@ -12,7 +12,7 @@ from etils import epath
 
 from jax_surgery import benchmarks
 from jax_surgery.benchmarks import model_source
-from jax_surgery.config import at_least
+from jax_surgery.config import at_least, names
 from jax_surgery.data import records
 from jax_surgery.data.probes import Probe
 from jax_surgery.metrics import text
@@ -88,7 +88,7 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     """
     data = settings.data
     questions = asked.load_questions(data.questions)
-    files = [name.strip() for name in data.text.split(",") if name.strip()]
+    files = names(data.text)
     for name in files:
         records.read_source(name)  # raises before a model is loaded
     probes = probes_of(settings, files)

@@ -16,7 +16,7 @@ from etils import epath
 
 from jax_surgery.benchmarks import model_source
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.config import at_least, choice
+from jax_surgery.config import at_least, choice, names
 from jax_surgery.edits import algebra, apply, edit_file
 from jax_surgery.edits.edit_file import Edit, short
 from jax_surgery.report import page
@@ -96,7 +96,7 @@ def run(settings: EditSettings, directory: str) -> None:
 
 
 def _files(settings: EditSettings) -> list[str]:
-    files = [name.strip() for name in settings.edits.split(",") if name.strip()]
+    files = names(settings.edits)
     if not files:
         raise ValueError(
             f"config.edits is empty: action {settings.action!r} needs the file of an "

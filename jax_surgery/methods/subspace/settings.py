@@ -6,7 +6,7 @@ import functools
 from typing import ClassVar, Literal
 
 from jax_surgery import methods
-from jax_surgery.config import at_least, names, positive
+from jax_surgery.config import at_least, positive
 from jax_surgery.methods.subspace.method import PATH, Subspace
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
@@ -36,7 +36,11 @@ class Tasks:
     @property
     def stages(self) -> list[list[str]]:
         """Targets that are worked on together, one stage after another."""
-        return [stage for part in names(self.targets, ";") if (stage := names(part))]
+        stages = [
+            [name.strip() for name in stage.split(",") if name.strip()]
+            for stage in self.targets.split(";")
+        ]
+        return [stage for stage in stages if stage]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,8 +189,8 @@ class TasksSettings:
         Raises:
           ValueError: a matrix that no model has, or see `LowRank`.
         """
-        given = matrix_names(self.rounds.matrices, "config.rounds.matrices")
-        return LowRank(self.lora.rank, self.lora.alpha, ",".join(given or MATRICES))
+        names = matrix_names(self.rounds.matrices, "config.rounds.matrices")
+        return LowRank(self.lora.rank, self.lora.alpha, ",".join(names or MATRICES))
 
     def trainable(self, config: ModelConfig) -> Trainable:
         """What of a model moves.

@@ -38,16 +38,8 @@ from jax_surgery.train.loop_settings import Loop
 from jax_surgery.train.step import TrainState, init_state, make_train_step
 
 # Plain next-token training is the update term alone.
-LEARN_ONLY = Loss(
-    Objective(
-        alpha=0.0,
-        beta=1.0,
-        gamma=0.0,
-        kl_direction="model_to_reference",
-        retain="kl",
-    ),
-    Surgery(),
-)
+UPDATE_ALONE = Objective(0.0, 1.0, 0.0, "model_to_reference", "kl")
+LEARN_ONLY = Loss(UPDATE_ALONE, Surgery())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,7 +81,7 @@ def transformers_logits(config: dict) -> np.ndarray:
     import torch
     import transformers
 
-    wanted = transformers.LlamaConfig(**config, attn_implementation="eager")
+    wanted = transformers.LlamaConfig(**config, attn_implementation="eager")  # pyrefly: ignore[unexpected-keyword]
     model = transformers.LlamaForCausalLM(wanted).eval()
     state = {k: torch.tensor(v) for k, v in tensors(config).items()}
     missing, unused = model.load_state_dict(state, strict=False)

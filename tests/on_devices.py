@@ -10,13 +10,12 @@ import sys
 import textwrap
 
 ROOT = pathlib.Path(__file__).parents[1]
+# A small program is compiled as a whole: its parts, in threads, take longer.
+QUICK = "--xla_cpu_parallel_codegen_split_count=1"
 # XLA's fusion emitters take three quarters of a small program's compilation. jaxlib 0.10
 # can do without; later ones do not know the flag, and end the process that asks.
-QUICK = (
-    "--xla_cpu_use_fusion_emitters=false"
-    if importlib.metadata.version("jaxlib").startswith("0.10.")
-    else ""
-)
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
 
 
 def environment(devices: int, **variables: str) -> dict[str, str]:

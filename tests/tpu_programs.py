@@ -122,10 +122,11 @@ def describe(name, topology, *arguments):
         try:
             compiled = lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
-            needed, available = out_of_memory(str(error))
-            return {"needed": needed, "available": available}
+            found = out_of_memory(str(error))
+            return dict(zip(("needed", "available"), found or (), strict=True))
         memory, schedule = dump.read_memory(folder), dump.read_schedule(folder)
     analysis = compiled.memory_analysis()
+    assert memory and schedule and analysis
     return {
         "cycles": schedule.cycles,
         "flops": schedule.flops,

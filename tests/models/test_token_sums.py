@@ -87,7 +87,8 @@ def test_kl_equals_the_dense_one(chunk, seed, direction, share, tied):
 
 
 def log_probability(heads, hidden_CD, targets_C, weights_C):
-    found = logprobs.of_targets(*heads, hidden_CD, targets_C)
+    (head,) = heads
+    found = logprobs.of_targets(head, hidden_CD, targets_C)
     return {LOSS: (weights_C * found.logp_BT).sum()}
 
 

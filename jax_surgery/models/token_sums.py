@@ -113,21 +113,6 @@ def _active_first(arrays, active_BT, size):
     return map(of, arrays)
 
 
-def _slices(size, i, arrays):
-    return [jax.lax.dynamic_slice_in_dim(a, i * size, size) for a in arrays]
-
-
-def _zero_sums(terms, size, heads, arrays):
-    shapes = [jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype) for a in arrays]
-    return {name: jnp.zeros(()) for name in jax.eval_shape(terms, heads, *shapes)}
-
-
-def _joined(sums: list[dict[str, jax.Array]]) -> dict[str, jax.Array]:
-    """The sums of all parts, their losses added up."""
-    total = {name: value for part in sums for name, value in part.items()}
-    return total | {LOSS: functools.reduce(jnp.add, [part[LOSS] for part in sums])}
-
-
 def _sums_and_gradients(terms, sizes, head, parts, head_moves):
     """Sums over the first chunks of each part, and the gradients of their loss.
 

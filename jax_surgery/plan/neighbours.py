@@ -5,9 +5,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from jax_surgery.config import build
 from jax_surgery.plan import topologies
 from jax_surgery.plan.settings import PlanSettings
 
@@ -17,9 +14,15 @@ Changes = dict[str, Any]  # new values by their path, "surgery.optimizer.name"
 
 def changed(settings: PlanSettings, changes: Mapping[str, Any]) -> PlanSettings:
     """The settings of a plan with some fields changed, by their path."""
-    config = ConfigDict(dataclasses.asdict(settings))
-    config.update_from_flattened_dict(changes)
-    return build(PlanSettings, config.to_dict())
+
+    def replaced(section: Any, path: str, value: Any) -> Any:
+        name, _, rest = path.partition(".")
+        inner = replaced(getattr(section, name), rest, value) if rest else value
+        return dataclasses.replace(section, **{name: inner})
+
+    for path, value in changes.items():
+        settings = replaced(settings, path, value)
+    return settings
 
 
 def _changes(settings: PlanSettings) -> Iterator[Changes]:

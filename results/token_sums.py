@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import paper
-from jax_surgery.methods import kl
+from jax_surgery.methods import loss as losses
 from jax_surgery.models import logprobs, token_sums
 from jax_surgery.runs import settings
 
@@ -60,7 +60,7 @@ def main() -> None:
         return {token_sums.LOSS: -(weights_C * found.logp_BT).sum()}
 
     def retained(*chunk):
-        return kl.retain_terms(objective, *chunk)
+        return losses.retain_terms(objective, *chunk)
 
     def loss(hidden, head):
         active = weights != 0

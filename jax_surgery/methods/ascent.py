@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_surgery.methods.base import Needs, TokenMethod
+from jax_surgery.config import positive
+from jax_surgery.methods.base import TokenMethod
 from jax_surgery.models.logprobs import TokenLogprobs
 
 
@@ -44,22 +45,16 @@ class Surgery(TokenMethod):
     margin: float = -11.0
     softness: float = 8.0
 
-    needs = Needs(roles=())
+    roles = ()
 
     def __post_init__(self):
-        if self.cap <= 0:
-            raise ValueError(
-                f"config.method=surgery:cap={self.cap} nats must be positive: -log p of a known "
-                "token is near 0 and rises as it is forgotten."
-            )
-        if self.softness <= 0:
-            raise ValueError(
-                f"config.method=surgery:softness={self.softness} nats must be positive; a "
-                "small one pulls every token alike."
-            )
+        rises = "-log p of a known token is near 0 and rises as it is forgotten"
+        positive(self.cap, "config.method=surgery:cap", rises)
+        alike = "a small one pulls every token alike"
+        positive(self.softness, "config.method=surgery:softness", alike)
 
     @property
-    def bound(self) -> str:
+    def bound(self) -> str:  # pyrefly: ignore[bad-override]  # it depends on an option
         """See `Method.bound`."""
         if self.ascent != "none":
             return ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interface of methods that unlearn by descent: their needs and unlearn term.
+"""The interface of methods that unlearn by descent: what they read, and their term.
 
     L(theta) = alpha * unlearn term       the method's own
              + beta  * CE(theta; update)  descent on what is new
@@ -13,34 +13,11 @@ minimised, and are in nats unless a method says otherwise.
 
 import abc
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from jax_surgery.models.logprobs import TokenLogprobs
-
-Readings = Mapping[str, Literal["logp", "hidden"]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Needs:
-    """What a method requires.
-
-    Attributes:
-      roles: roles that must have rows.
-      reference: what is read of the frozen model, by role: "logp", the log p of each
-        token, or "hidden", the hidden states at `layer`. What the retain term reads is
-        not among it.
-      layer: index of the layer, from 0, whose output the method's terms are of; None
-        for methods that read log-probabilities.
-      pairs: whether every text to unlearn comes with an alternative answer.
-    """
-
-    roles: tuple[str, ...] = ("unlearn",)
-    reference: Readings = dataclasses.field(default_factory=dict)
-    layer: int | None = None
-    pairs: bool = False
 
 
 class Sequences(NamedTuple):
@@ -49,7 +26,7 @@ class Sequences(NamedTuple):
 
     Attributes:
       logp: sum of log p, nats.
-      reference_logp: the frozen model's; 0 where `Needs.reference` does not ask for it.
+      reference_logp: the frozen model's; 0 where `Method.reference` does not ask for it.
       tokens: how many tokens are learned, at least 1.
     """
 
@@ -62,15 +39,19 @@ class Method(abc.ABC):
     """The base of all methods; extend the class of a level, not this one.
 
     Those that do not descend (`subspace.method`) have options alone.
+
+    Attributes:
+      roles: that must have rows.
+      reference: roles on whose text the method reads the frozen model: of "unlearn"
+        the log p of each token, of "retain" the hidden states of its layer. The states
+        that the KL of the retain term reads are not among it.
+      bound: how an option bounds the unlearn term more tightly, as part of a sentence
+        that a run is told which diverges; "" where none does.
     """
 
-    needs: Needs = Needs()
-
-    @property
-    def bound(self) -> str:
-        """How an option bounds the unlearn term more tightly, as part of a sentence that
-        a run is told which diverges; "" where none does."""
-        return ""
+    roles: tuple[str, ...] = ("unlearn",)
+    reference: tuple[str, ...] = ()
+    bound: str = ""
 
 
 class TokenMethod(Method):
@@ -93,19 +74,23 @@ class SequenceMethod(Method):
 class PairMethod(Method):
     """The term is a mean over pairs of a text to unlearn and its alternative."""
 
-    needs = Needs(pairs=True)
-
     @abc.abstractmethod
     def unlearn(self, forget: Sequences, alternative: Sequences) -> jax.Array:
         """The term of each pair, at its positions, [U, T]."""
 
 
+@dataclasses.dataclass(frozen=True)
 class HiddenMethod(Method):
-    """The unlearn and the retain term are of hidden states of layer `needs.layer`.
+    """The unlearn and the retain term are of hidden states of a layer.
 
     Unlearn: a mean over learned tokens. Retain: over all positions of retained text, in
     place of the KL.
+
+    Attributes:
+      layer: index of the layer, from 0, whose output they are; an option.
     """
+
+    layer: int
 
     @abc.abstractmethod
     def unlearn(self, hidden_UTD: jax.Array) -> jax.Array:
@@ -119,13 +104,3 @@ class HiddenMethod(Method):
           hidden_RTD: hidden states of the model.
           reference_RTD: hidden states of the frozen model.
         """
-
-
-def check_positive(method: Any, *names: str) -> None:
-    """Raises ValueError where an option of a method is not above 0."""
-    for name in names:
-        if (value := getattr(method, name)) <= 0:
-            raise ValueError(
-                f"{name}={value} of method {type(method).__name__.lower()} must be "
-                "positive."
-            )

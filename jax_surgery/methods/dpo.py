@@ -13,7 +13,8 @@ import dataclasses
 
 import jax
 
-from jax_surgery.methods.base import Needs, PairMethod, Sequences, check_positive
+from jax_surgery.config import positive
+from jax_surgery.methods.base import PairMethod, Sequences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +27,11 @@ class DPO(PairMethod):
 
     beta: float = 0.1
 
-    needs = Needs(reference={"unlearn": "logp"}, pairs=True)
+    reference = ("unlearn",)
+    bound = "let the term level off sooner (a larger beta in config.method)"
 
     def __post_init__(self):
-        check_positive(self, "beta")
-
-    @property
-    def bound(self) -> str:
-        """See `Method.bound`."""
-        return "let the term level off sooner (a larger beta in config.method)"
+        positive(self.beta, "config.method=dpo:beta")
 
     def unlearn(self, forget: Sequences, alternative: Sequences) -> jax.Array:
         lost = forget.logp - forget.reference_logp

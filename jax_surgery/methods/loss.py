@@ -7,6 +7,7 @@ accumulation, devices) changes nothing. CE is in nats per token, KL in nats per 
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -14,12 +15,18 @@ import jax.numpy as jnp
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.methods import hidden, kl, reference, sequence
-from jax_surgery.methods.base import HiddenMethod, Method, TokenMethod
+from jax_surgery.methods import reference, sequence
+from jax_surgery.methods.base import (
+    HiddenMethod,
+    Method,
+    PairMethod,
+    SequenceMethod,
+    TokenMethod,
+)
 from jax_surgery.methods.objective import Objective
-from jax_surgery.models import decoder, output_head, token_sums
+from jax_surgery.models import decoder, logprobs, output_head, token_sums
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.documents import shifted
+from jax_surgery.models.documents import position_weights, shifted
 from jax_surgery.models.trainable import ALL, Trainable
 from jax_surgery.train import loop
 from jax_surgery.train.step import LossFn, Metrics
@@ -41,37 +48,47 @@ class Loss:
 
     def check(self, rows: RoleRows, config: ModelConfig, trainable: Trainable) -> None:
         """Raises ValueError where the method cannot work on such rows or such a model."""
-        needs, name = self.method.needs, type(self.method).__name__.lower()
-        for role in needs.roles:
+        name, layer = type(self.method).__name__.lower(), self._layer
+        for role in self.method.roles:
             if role not in rows.present:
                 raise ValueError(
                     f"config.method={name} needs text of the role {role}; give "
                     f"config.data.{role} sources and config.data.rows_{role} 1 or more."
                 )
-        if needs.layer is None:
+        if layer is None:
             return
-        if needs.layer >= config.num_layers:
+        if layer >= config.num_layers:
             raise ValueError(
-                f"config.method={name}: layer={needs.layer}, but the model has "
+                f"config.method={name}: layer={layer}, but the model has "
                 f"{config.num_layers} layers; use 0 to {config.num_layers - 1}."
             )
-        if trainable.first_layer > needs.layer:
+        if trainable.first_layer > layer:
             raise ValueError(
-                f"config.method={name}: layer={needs.layer} lies below the first layer "
+                f"config.method={name}: layer={layer} lies below the first layer "
                 f"that moves, {trainable.first_layer}, so nothing would change it; lower "
                 "optimizer.first_layer or raise the method's layer."
             )
 
+    @property
+    def _layer(self) -> int | None:
+        """The layer whose hidden states are read; None for the final ones."""
+        return self.method.layer if isinstance(self.method, HiddenMethod) else None
+
+    @property
+    def _retains(self) -> str:
+        """How text is retained: "kl", "nll" or, by the method, "hidden" states."""
+        return self.objective.retain if self._layer is None else "hidden"
+
     def readings(self, rows: RoleRows) -> dict[str, reference.Reading]:
         """What is read of the frozen model, by role that has rows."""
-        needs = self.method.needs
-        found = {
-            role: reference.Reading(kind, needs.layer)
-            for role, kind in needs.reference.items()
+        roles = {*self.method.reference}
+        if self._retains == "kl":
+            roles.add("retain")
+        return {
+            role: reference.Reading(role, self._layer)
+            for role in rows.present
+            if role in roles
         }
-        if self.objective.retain == "kl" and needs.layer is None:
-            found["retain"] = reference.Reading("hidden", None)
-        return {role: found[role] for role in rows.present if role in found}
 
     def advice(self, rows: RoleRows) -> str:
         """What to change where a run on such rows diverges."""
@@ -80,24 +97,31 @@ class Loss:
         bound = f", {self.method.bound}" if self.method.bound else ""
         return f"{loop.LOWER_RATE}{bound} or lower config.objective.alpha"
 
-    def attach_reference(
+    def prepare(
         self,
         batch: Batch,
         reference_params: Params,
         config: ModelConfig,
         rows: RoleRows,
-        compute: decoder.Compute,
+        compute: decoder.Compute = decoder.DEFAULT_COMPUTE,
+        average: str = "sequences",
     ) -> Batch:
-        """Adds what the loss reads of the frozen model; see `reference.attach`."""
-        readings = self.readings(rows)
-        return reference.attach(
-            batch, readings, reference_params, config, rows, compute
+        """Adds what the loss reads of the frozen model, the weights of retained
+        positions, and denominators; see `train.step.Loss`."""
+        batch = reference.attach(
+            batch, self.readings(rows), reference_params, config, rows, compute
         )
+        if self._retains == "kl" and rows.retain:
+            head_SDV = output_head.copies(reference_params, compute)
+            batch = batch.replace(reference_head_SDV=head_SDV)
+        weights_BT = position_weights(batch.segment_ids_BT, average)
+        batch = batch.replace(position_weights_BT=weights_BT)
+        return batch.replace(denominators=self.denominators(batch, rows))
 
     def token_weights(self, batch: Batch, rows: RoleRows, role: str) -> jax.Array:
         """Weight of the token that each position predicts, 0 on rows of other roles."""
         weights_BT = rows.only(shifted(batch.weights_BT), role)
-        if role == "unlearn" and self.method.needs.pairs:
+        if role == "unlearn" and isinstance(self.method, PairMethod):
             weights_BT *= sequence.is_forget(batch.segment_ids_BT)
         return weights_BT
 
@@ -108,21 +132,13 @@ class Loss:
             for role in ("unlearn", "update")
         }
         retain_BT = batch.position_weights_BT
-        if self._retains_ce:
+        if self._retains == "nll":
             retain_BT = shifted(batch.weights_BT)
         found["retain"] = rows.take(retain_BT, "retain").sum()
-        if not isinstance(self.method, TokenMethod | HiddenMethod):
+        if isinstance(self.method, SequenceMethod | PairMethod):
             unlearn = batch.take(rows, "unlearn")
             found["sequences"] = sequence.count(self.method, unlearn)
         return found
-
-    @property
-    def _retains_ce(self) -> bool:
-        return self.objective.retain == "nll" and self.method.needs.layer is None
-
-    @property
-    def _of_sequences(self) -> bool:
-        return not isinstance(self.method, TokenMethod | HiddenMethod)
 
     def make(
         self,
@@ -133,8 +149,8 @@ class Loss:
     ) -> LossFn:
         """The pure `loss_fn(params, batch) -> (loss, metrics)`.
 
-        The batch has `weights_BT`, `position_weights_BT` and what `attach_reference`
-        adds; and, where it is a part, the `denominators` of the whole. Gradients of
+        The batch has `weights_BT`, and what `prepare` adds to it or to the whole that it
+        is a part of; alone, it may lack denominators. Gradients of
         parameters that are not `trainable` are zero and not computed.
 
         Metrics, all scalars, of the roles that have rows: `loss`; `unlearn_loss`, the
@@ -143,110 +159,170 @@ class Loss:
         hidden states `unlearn_loss`, `update_ce` and `retain_loss`.
         """
         self.check(rows, config, trainable)
-        of_rows = hidden.loss_of if self.method.needs.layer is not None else _loss_of
+        method = self.method
+        forward = functools.partial(
+            decoder.forward_packed,
+            compute=compute,
+            first_trained_layer=trainable.first_layer,
+        )
 
         def loss_fn(params: Params, batch: Batch) -> tuple[jax.Array, Metrics]:
             params = trainable.freeze(params)
             total = batch.denominators or self.denominators(batch, rows)
             safe = jax.tree.map(lambda d: jnp.maximum(d, 1e-9), total)
-            found = of_rows(self, params, config, batch, safe, rows, compute, trainable)
-            present = rows.present
-            metrics = {
-                name: value
-                for name, value in found.items()
-                if name == token_sums.LOSS or name.split("_")[0] in present
-            }
-            return metrics[token_sums.LOSS], metrics
+            found, layout = {token_sums.LOSS: jnp.zeros(())}, rows
+            if isinstance(method, HiddenMethod):
+                # The rows to update, which need every layer, are a pass of their own.
+                steered = [
+                    role for role in ("unlearn", "retain") if role in rows.present
+                ]
+                part, layers = batch.take(rows, *steered), method.layer + 1
+                states = forward(params, config, part, num_layers=layers)
+                layout = rows.only_of(*steered)
+                found = self._of_hidden(method, layout, batch, rows, states, safe)
+                batch, layout = batch.take(rows, "update"), rows.only_of("update")
+            if layout.total:
+                states = forward(params, config, batch)
+                moves = not trainable.matrices
+                head_SDV, states = output_head.copies_for(
+                    params, states, compute, moves=moves
+                )
+                tied = config.tie_embeddings
+                sums = self._of_logits(layout, batch, states, head_SDV, safe, tied)
+                found[token_sums.LOSS] += sums.pop(token_sums.LOSS)
+                found |= {
+                    name: value
+                    for name, value in sums.items()
+                    if name.split("_")[0] in layout.present
+                }
+            return found[token_sums.LOSS], found
 
         return loss_fn
 
-    def learned_part(
-        self, rows: RoleRows, batch: Batch, states: jax.Array, safe: Metrics, slopes=()
+    def _of_hidden(
+        self,
+        method: HiddenMethod,
+        layout: RoleRows,
+        batch: Batch,
+        rows: RoleRows,
+        states: jax.Array,
+        safe: Metrics,
+    ) -> Metrics:
+        """The terms of the hidden states of a layer; layers above it are not computed.
+
+        Args:
+          layout: of the rows that `states` are of.
+          batch, rows: all rows, and how they lie.
+        """
+        found = {token_sums.LOSS: jnp.zeros(())}
+
+        def add(role: str, weight: float, weights_BT: jax.Array, values_RT: jax.Array):
+            value = (rows.take(weights_BT, role) * values_RT).sum() / safe[role]
+            found[token_sums.LOSS] += weight * value
+            found[f"{role}_loss"] = value
+
+        if layout.unlearn:
+            values_UT = method.unlearn(layout.take(states, "unlearn"))
+            add("unlearn", self.objective.alpha, batch.weights_BT, values_UT)
+        if layout.retain:
+            hidden_RTD = layout.take(states, "retain")
+            values_RT = method.retain(hidden_RTD, batch.reference_hidden_RTD)
+            add("retain", self.objective.gamma, batch.position_weights_BT, values_RT)
+        return found
+
+    def _of_logits(
+        self,
+        rows: RoleRows,
+        batch: Batch,
+        states: jax.Array,
+        head_SDV: jax.Array,
+        safe: Metrics,
+        tied: bool,
+    ) -> Metrics:
+        """The terms of log-probabilities, from final hidden states [B, T, D]."""
+        parts, value, slopes = [], None, ()
+        if rows.unlearn and isinstance(self.method, SequenceMethod | PairMethod):
+            text = batch.text.replace(weights_BT=batch.weights_BT)
+            value, slope_UT = sequence.slopes(
+                self.method,
+                jax.lax.stop_gradient(rows.take(states, "unlearn")),
+                jax.lax.stop_gradient(head_SDV),
+                text.take(rows, "unlearn"),
+                batch.reference_logp_UT,
+                safe["sequences"],
+            )
+            slopes = (rows.put(slope_UT, "unlearn"),)
+        if rows.unlearn or rows.update or self._retains == "nll":
+            parts.append(self._learned(rows, batch, states, safe, slopes))
+        if rows.retain and self._retains == "kl":
+            weights_RT = rows.take(batch.position_weights_BT, "retain") / safe["retain"]
+            parts.append(
+                token_sums.Part(
+                    functools.partial(retain_terms, self.objective),
+                    rows.take(states, "retain"),
+                    [batch.reference_hidden_RTD, weights_RT],
+                    weights_RT != 0,
+                    [batch.reference_head_SDV],
+                )
+            )
+        found = token_sums.token_sums(parts, head_SDV, tied=tied)
+        if value is None:
+            return found
+        # The sum of slopes times log p has the term's gradient; its value is the term's.
+        linear = jax.lax.stop_gradient(found["unlearn_loss"])
+        total = found[token_sums.LOSS] + self.objective.alpha * (value - linear)
+        return found | {token_sums.LOSS: total, "unlearn_loss": value}
+
+    def _learned(
+        self,
+        rows: RoleRows,
+        batch: Batch,
+        states: jax.Array,
+        safe: Metrics,
+        slopes: tuple[jax.Array, ...],
     ) -> token_sums.Part:
         """The tokens that are unlearned or learned, and their terms.
 
         Args:
-          states: final hidden states, [B, T, D].
-          safe: denominators, not 0.
           slopes: [B, T] of a sequence's term (see `sequence.slopes`), or nothing.
         """
-        objective = self.objective
-        learned = {"update": objective.beta}
-        if self._retains_ce:
-            learned["retain"] = objective.gamma
+        method, alpha = self.method, self.objective.alpha
+        learned = {"update": self.objective.beta}
+        if self._retains == "nll":
+            learned["retain"] = self.objective.gamma
         roles = ("unlearn", *learned)
         weights = [self.token_weights(batch, rows, r) / safe[r] for r in roles]
-        active_BT = weights[0] != 0
-        for weights_BT in weights[1:]:
-            active_BT |= weights_BT != 0
-        if slopes:
-            active_BT |= slopes[0] != 0
-
-        def unlearn(found, weights_C, *slope_C):
-            if slope_C:
-                return (slope_C[0] * found.logp_BT).sum()
-            if isinstance(self.method, TokenMethod):
-                return (weights_C * self.method.unlearn(found)).sum()
-            return jnp.zeros(())
+        active = [array_BT != 0 for array_BT in (*weights, *slopes)]
 
         def terms(heads, hidden_CD, targets_C, *arrays):
+            found = logprobs.of_targets(heads[0], hidden_CD, targets_C)
             of_role = dict(zip(roles, arrays, strict=False))
-            return kl.learned_terms(
-                objective.alpha,
-                unlearn,
-                learned,
-                heads,
-                hidden_CD,
-                targets_C,
-                of_role,
-                *arrays[len(roles) :],
-            )
+            unlearn_C, term = of_role["unlearn"], jnp.zeros(())
+            if slopes:
+                term = (arrays[-1] * found.logp_BT).sum()
+            elif isinstance(method, TokenMethod):
+                term = (unlearn_C * method.unlearn(found)).sum()
+            sums = {
+                token_sums.LOSS: alpha * term,
+                "unlearn_loss": term,
+                "unlearn_ce": -(unlearn_C * found.logp_BT).sum(),
+                "unlearn_margin": (unlearn_C * found.margin_BT).sum(),
+            }
+            for role, weight in learned.items():
+                ce = sums[f"{role}_ce"] = -(of_role[role] * found.logp_BT).sum()
+                sums[token_sums.LOSS] += weight * ce
+            return sums
 
         others = [shifted(batch.tokens_BT), *weights, *slopes]
+        active_BT = functools.reduce(jnp.logical_or, active)
         return token_sums.Part(terms, states, others, active_BT)
 
 
-def _loss_of(loss, params, config, batch, safe, rows, compute, trainable) -> Metrics:
-    """Sums of all terms of methods that read log-probabilities."""
-    states = decoder.forward_packed(
-        params,
-        config,
-        batch,
-        compute=compute,
-        first_trained_layer=trainable.first_layer,
-    )
-    head_SDV, states = output_head.copies_for(
-        params, states, compute, moves=not trainable.matrices
-    )
-    parts, value, slopes = [], None, ()
-    if loss._of_sequences and rows.unlearn:
-        unlearn = batch.text.replace(weights_BT=batch.weights_BT).take(rows, "unlearn")
-        value, slope_UT = sequence.slopes(
-            loss.method,
-            jax.lax.stop_gradient(rows.take(states, "unlearn")),
-            jax.lax.stop_gradient(head_SDV),
-            unlearn,
-            batch.reference_logp_UT,
-            safe["sequences"],
-        )
-        slopes = (rows.put(slope_UT, "unlearn"),)
-    if rows.unlearn or rows.update or loss._retains_ce:
-        parts.append(loss.learned_part(rows, batch, states, safe, slopes))
-    if rows.retain and not loss._retains_ce:
-        weights_RT = rows.take(batch.position_weights_BT, "retain") / safe["retain"]
-        parts.append(
-            token_sums.Part(
-                lambda *chunk: kl.retain_terms(loss.objective, *chunk),
-                rows.take(states, "retain"),
-                [batch.reference_hidden_RTD, weights_RT],
-                weights_RT != 0,
-                [batch.reference_head_SDV],
-            )
-        )
-    found = token_sums.token_sums(parts, head_SDV, tied=config.tie_embeddings)
-    if value is None:
-        return found
-    # The sum of slopes times log p has the term's gradient; its value is the term's.
-    linear = jax.lax.stop_gradient(found["unlearn_loss"])
-    total = found[token_sums.LOSS] + loss.objective.alpha * (value - linear)
-    return found | {token_sums.LOSS: total, "unlearn_loss": value}
+def retain_terms(
+    objective: Objective, heads: Any, hidden_CD, reference_CD, weights_C
+) -> Metrics:
+    """Sums of a chunk of positions that are retained: KL in nats per position."""
+    direction = objective.kl_direction
+    kl_C = logprobs.divergence(heads, hidden_CD, reference_CD, direction=direction)
+    kl = (weights_C * kl_C).sum()
+    return {token_sums.LOSS: objective.gamma * kl, "retain_kl": kl}

@@ -11,7 +11,8 @@ import dataclasses
 
 import jax
 
-from jax_surgery.methods.base import Needs, SequenceMethod, Sequences, check_positive
+from jax_surgery.config import positive
+from jax_surgery.methods.base import SequenceMethod, Sequences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +25,11 @@ class NPO(SequenceMethod):
 
     beta: float = 0.1
 
-    needs = Needs(reference={"unlearn": "logp"})
+    reference = ("unlearn",)
+    bound = "let the term level off sooner (a larger beta in config.method)"
 
     def __post_init__(self):
-        check_positive(self, "beta")
-
-    @property
-    def bound(self) -> str:
-        """See `Method.bound`."""
-        return "let the term level off sooner (a larger beta in config.method)"
+        positive(self.beta, "config.method=npo:beta")
 
     def unlearn(self, sequences: Sequences) -> jax.Array:
         ratio = sequences.logp - sequences.reference_logp

@@ -3,17 +3,18 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
-from jax_surgery.data.batch import Batch
+from jax_surgery.data.batch import OF_ROLE, Batch
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.models import decoder, logprobs, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import at_targets, shifted
 
-FIELDS = {"retain": "reference_hidden_RTD", "unlearn": "reference_logp_UT"}
+# The field of a batch that holds what is read on the rows of a role.
+FIELDS = {role: field for field, role in OF_ROLE.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,56 +22,56 @@ class Reading:
     """What is read from the frozen model on the rows of a role.
 
     Attributes:
-      kind: "hidden" states [R, T, D] in the compute dtype, or "logp" of each token as
-        it is predicted, [U, T] float32.
+      role: "retain": hidden states [R, T, D] in the compute dtype; "unlearn": log p of
+        each token as it is predicted, [U, T] float32.
       layer: whose output the hidden states are; None for the final, normed ones.
     """
 
-    kind: Literal["hidden", "logp"]
+    role: str
     layer: int | None = None
+
+    @property
+    def hidden(self) -> bool:
+        """Whether hidden states are read."""
+        return self.role == "retain"
 
     @property
     def key(self) -> str:
         """The part of a cache's key beside the model and the text; "" by default."""
-        usual = self == Reading("hidden")
-        return "" if usual else f"-{self.kind}-{self.layer}"
+        if not self.hidden:
+            return f"-logp-{self.layer}"
+        return "" if self.layer is None else f"-hidden-{self.layer}"
 
     def shape(self, config: ModelConfig) -> tuple[int, ...]:
         """The shape of the values of each token."""
-        return (config.hidden_size,) if self.kind == "hidden" else ()
+        return (config.hidden_size,) if self.hidden else ()
 
     def dtype(self, compute: decoder.Compute) -> str:
         """The dtype of these values."""
-        return compute.dtype if self.kind == "hidden" else "float32"
-
-    def of_states(self, states, params, batch: Batch, compute) -> jax.Array:
-        """What is read, from hidden states that are computed already."""
-        if self.kind == "hidden":
-            return states
-        head_SDV = output_head.copies(params, compute)
-        targets_BT = shifted(batch.tokens_BT)
-        return at_targets(logprobs.token_logprobs(states, head_SDV, targets_BT).logp_BT)
+        return compute.dtype if self.hidden else "float32"
 
     def read(
         self, params: Any, config: ModelConfig, batch: Batch, compute: decoder.Compute
     ) -> jax.Array:
         """What is read from a model on rows: one forward pass without a gradient."""
-        states = states_of(params, config, batch, compute, self.layer)
-        return self.of_states(states, params, batch, compute)
+        states = _states(params, config, batch, compute, self.layer)
+        return self._of_states(states, params, batch, compute)
+
+    def _of_states(self, states, params, batch: Batch, compute) -> jax.Array:
+        """What is read, from hidden states that are computed already."""
+        if self.hidden:
+            return states
+        head_SDV = output_head.copies(params, compute)
+        targets_BT = shifted(batch.tokens_BT)
+        return at_targets(logprobs.token_logprobs(states, head_SDV, targets_BT).logp_BT)
 
 
-def states_of(
-    params: Any, config: ModelConfig, batch: Batch, compute: decoder.Compute, layer
-) -> jax.Array:
+def _states(params, config, batch, compute, layer: int | None) -> jax.Array:
     """Hidden states without a gradient: final ones, or the output of a layer."""
-    states = decoder.forward_packed(
-        params,
-        config,
-        batch,
-        compute=compute,
-        num_layers=None if layer is None else layer + 1,
+    count = None if layer is None else layer + 1
+    return jax.lax.stop_gradient(
+        decoder.forward_packed(params, config, batch, compute=compute, num_layers=count)
     )
-    return jax.lax.stop_gradient(states)
 
 
 def attach(
@@ -87,21 +88,14 @@ def attach(
     The rows of all remaining roles take one forward pass.
     """
     absent = {r: v for r, v in readings.items() if getattr(batch, FIELDS[r]) is None}
-    if absent:
-        taken, layout = batch.text.take(rows, *absent), rows.only_of(*absent)
-        # A method reads one depth: its layer, or the end.
-        (layer,) = {reading.layer for reading in absent.values()}
-        states = states_of(reference_params, config, taken, compute, layer)
-        for role, reading in absent.items():
-            found = reading.of_states(
-                layout.take(states, role),
-                reference_params,
-                taken.take(layout, role),
-                compute,
-            )
-            batch = batch.replace(**{FIELDS[role]: jax.lax.stop_gradient(found)})
-    retain = readings.get("retain")
-    if retain is not None and retain.layer is None:
-        head_SDV = output_head.copies(reference_params, compute)
-        batch = batch.replace(reference_head_SDV=head_SDV)
+    if not absent:
+        return batch
+    taken, layout = batch.text.take(rows, *absent), rows.only_of(*absent)
+    # A method reads one depth: its layer, or the end.
+    (layer,) = {reading.layer for reading in absent.values()}
+    states = _states(reference_params, config, taken, compute, layer)
+    for role, reading in absent.items():
+        of_role = layout.take(states, role), reference_params, taken.take(layout, role)
+        found = jax.lax.stop_gradient(reading._of_states(*of_role, compute))
+        batch = batch.replace(**{FIELDS[role]: found})
     return batch

@@ -16,7 +16,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jax_surgery.methods.base import HiddenMethod, Needs, check_positive
+from jax_surgery.config import positive
+from jax_surgery.methods.base import HiddenMethod
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,20 +34,13 @@ class RMU(HiddenMethod):
     steering: float = 2.0
     seed: int = 0
 
+    reference = ("retain",)
+    bound = "steer less far (a smaller steering in config.method)"
+
     def __post_init__(self):
-        check_positive(self, "steering")
+        positive(self.steering, "config.method=rmu:steering")
         if self.layer < 0:
             raise ValueError(f"layer={self.layer} of method rmu counts from 0.")
-
-    @property
-    def needs(self) -> Needs:  # pyrefly: ignore[bad-override]  # it depends on an option
-        """The unlearn role, and on retained text the frozen model at the layer."""
-        return Needs(reference={"retain": "hidden"}, layer=self.layer)
-
-    @property
-    def bound(self) -> str:
-        """See `Method.bound`."""
-        return "steer less far (a smaller steering in config.method)"
 
     def unlearn(self, hidden_UTD: jax.Array) -> jax.Array:
         direction_D = jax.random.uniform(

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from jax_surgery.config import at_least, positive
 from jax_surgery.data.roles import RoleData
+from jax_surgery.methods.base import PairMethod
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
 from jax_surgery.methods.stages import Stage, parse_stages
@@ -159,7 +160,7 @@ class SurgerySettings:
     @property
     def needs_pairs(self) -> bool:
         """Whether a method compares unlearn texts with alternatives."""
-        return any(stage.method.needs.pairs for stage in self.descents)
+        return any(isinstance(stage.method, PairMethod) for stage in self.descents)
 
     @property
     def readers_of_retained(self) -> dict[str, str]:

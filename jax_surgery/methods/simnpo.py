@@ -11,7 +11,8 @@ import dataclasses
 
 import jax
 
-from jax_surgery.methods.base import SequenceMethod, Sequences, check_positive
+from jax_surgery.config import positive
+from jax_surgery.methods.base import SequenceMethod, Sequences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +30,11 @@ class SimNPO(SequenceMethod):
     delta: float = 0.0
     weight: float = 0.125
 
-    def __post_init__(self):
-        check_positive(self, "beta", "weight")
+    bound = "let the term level off sooner (a larger beta in config.method)"
 
-    @property
-    def bound(self) -> str:
-        """See `Method.bound`."""
-        return "let the term level off sooner (a larger beta in config.method)"
+    def __post_init__(self):
+        positive(self.beta, "config.method=simnpo:beta")
+        positive(self.weight, "config.method=simnpo:weight")
 
     def unlearn(self, sequences: Sequences) -> jax.Array:
         mean_logp = sequences.logp / sequences.tokens

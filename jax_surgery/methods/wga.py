@@ -26,17 +26,14 @@ class WGA(TokenMethod):
 
     beta: float = 1.0
 
+    bound = "let the ascent fade sooner (a larger beta in config.method)"
+
     def __post_init__(self):
         if self.beta < 0:
             raise ValueError(
                 f"beta={self.beta} of method wga is negative: it would pull hardest at "
                 "tokens that are forgotten already. Use 0 or more."
             )
-
-    @property
-    def bound(self) -> str:
-        """See `Method.bound`."""
-        return "let the ascent fade sooner (a larger beta in config.method)"
 
     def unlearn(self, found: TokenLogprobs) -> jax.Array:
         weight_C = jax.lax.stop_gradient(jnp.exp(self.beta * found.logp_BT))

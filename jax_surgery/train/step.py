@@ -13,7 +13,6 @@ from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.models import decoder, sharding
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.documents import position_weights
 from jax_surgery.models.trainable import ALL, Trainable
 from jax_surgery.optim import lora
 
@@ -40,18 +39,22 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
 class Loss(Protocol):
     """What a step minimises; `methods.loss.Loss` is one."""
 
-    def attach_reference(
+    def prepare(
         self,
         batch: Batch,
         reference_params: Any,
         config: ModelConfig,
         rows: RoleRows,
         compute: decoder.Compute,
+        average: str,
+        /,
     ) -> Batch:
-        """Adds what the loss reads of the frozen model, where the batch lacks it."""
+        """Adds to a whole batch what its parts need: what the loss reads of the frozen
+        model, where the batch lacks it, and each term's denominator.
 
-    def denominators(self, batch: Batch, rows: RoleRows) -> Metrics:
-        """Each term's denominator, from the weights of a whole batch."""
+        Args:
+          average: of retained positions, see `documents.position_weights`.
+        """
 
     def make(
         self,
@@ -119,10 +122,7 @@ def make_train_step(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: Batch, reference_params: Any):
-        batch = loss.attach_reference(batch, reference_params, config, rows, compute)
-        weights_BT = position_weights(batch.segment_ids_BT, average)
-        batch = batch.replace(position_weights_BT=weights_BT)
-        batch = batch.replace(denominators=loss.denominators(batch, rows))
+        batch = loss.prepare(batch, reference_params, config, rows, compute, average)
 
         def of_moving(params, batch):
             if low_rank.rank:

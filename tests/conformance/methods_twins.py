@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jax_surgery.methods.base import HiddenMethod
+
 
 @dataclasses.dataclass
 class Seen:
@@ -125,7 +127,7 @@ def retain(method, now, ref, batch, rows):
             at = np.flatnonzero(segments == segment)
             logp, logq = now.logp[row, at], ref.logp[row, at]
             value = (np.exp(logp) * (logp - logq)).sum(-1)
-            if method.needs.layer is not None:
+            if isinstance(method, HiddenMethod):
                 value = ((now.states[row, at] - ref.states[row, at]) ** 2).mean(-1)
             found.append(value.mean())
     return np.mean(found)

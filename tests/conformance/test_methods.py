@@ -20,12 +20,11 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import BatchStream
 from jax_surgery.data.tokens import Document
-from jax_surgery.methods.base import TokenMethod
+from jax_surgery.methods.base import PairMethod, TokenMethod
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.subspace.method import Subspace
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.documents import position_weights
 from jax_surgery.train import step as steps
 from jax_surgery.train.loop import train
 
@@ -123,7 +122,7 @@ def documents(role: int, count: int) -> list[Document]:
 
 def packers(method, context=CONTEXT):
     """Eight documents of each role; those to unlearn in pairs where that is needed."""
-    groups = (2 if method.needs.pairs else 1, 1, 1)
+    groups = (2 if isinstance(method, PairMethod) else 1, 1, 1)
     return [
         Packer(documents(role, 8), context, "sequences", groups[role])
         for role in range(3)
@@ -158,12 +157,7 @@ def _rows_of_their_own(packer):
 @functools.partial(jax.jit, static_argnames=("loss", "rows", "parts"))
 def gradients(params, reference, batch, loss, rows=ROWS, parts=1):
     """(metrics, gradients), as a training step computes them."""
-    batch = loss.attach_reference(
-        batch, reference, CONFIG, rows, decoder.DEFAULT_COMPUTE
-    )
-    weights_BT = position_weights(batch.segment_ids_BT, "sequences")
-    batch = batch.replace(position_weights_BT=weights_BT)
-    batch = batch.replace(denominators=loss.denominators(batch, rows))
+    batch = loss.prepare(batch, reference, CONFIG, rows)
     loss_fn = loss.make(CONFIG, rows.split(parts))
     return steps.loss_and_gradients(loss_fn, params, batch, rows, parts)
 
@@ -334,7 +328,7 @@ def test_eight_devices_give_what_one_gives(case, on_eight):
         ("nop", "config.method='nop' is not known; did you mean 'npo'"),
         ("npo:bet=1", "npo has no option 'bet'; did you mean 'beta'"),
         ("npo:beta=high", "beta='high' must be of type float"),
-        ("npo:beta=0", "beta=0.0 of method npo must be positive"),
+        ("npo:beta=0", "config.method=npo:beta=0.0 must be positive"),
         (
             "npoo",
             r"did you mean 'npo'\? choose one of surgery, npo, simnpo, dpo, rmu, ",

@@ -17,7 +17,6 @@ from jax_surgery.data.tokens import Document
 from jax_surgery.methods.loss import Loss
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.documents import position_weights
 from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.train import step as steps
 
@@ -69,13 +68,7 @@ def make_batch(
 
 @functools.partial(jax.jit, static_argnames=("rows", "average"))
 def prepare(batch, rows, reference, average):
-    loss = plain_loss()
-    batch = loss.attach_reference(
-        batch, reference, CONFIG, rows, decoder.DEFAULT_COMPUTE
-    )
-    weights = position_weights(batch.segment_ids_BT, average)
-    batch = batch.replace(position_weights_BT=weights)
-    return batch.replace(denominators=loss.denominators(batch, rows))
+    return plain_loss().prepare(batch, reference, CONFIG, rows, average=average)
 
 
 def numpy_terms(params, reference, batch, rows, wanted: Loss, average):

@@ -147,8 +147,7 @@ def test_a_run_begins_at_the_base_exactly(config):
 def test_gradients_are_the_chain_rule_through_the_dense_delta(config):
     base, factors = decoder.init_params(config, 0), moved_factors(config, ALL_SEVEN)
     batch = make_batch()
-    batch = LOSS.attach_reference(batch, base, config, ROWS, decoder.DEFAULT_COMPUTE)
-    batch = batch.replace(position_weights_BT=batch.weights_BT)
+    batch = LOSS.prepare(batch, base, config, ROWS)
     loss_fn = LOSS.make(config, ROWS)
 
     def low(factors, base):

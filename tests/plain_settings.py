@@ -7,6 +7,7 @@ They are the tests' own: runs have those of `configs/`.
 import dataclasses
 from typing import Any
 
+from jax_surgery.config import build
 from jax_surgery.methods.ascent import Surgery
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
@@ -64,6 +65,11 @@ def plain_loss(
     names = {field.name for field in dataclasses.fields(Surgery)}
     options |= {name: changes.pop(name) for name in names & changes.keys()}
     return Loss(plain_objective(alpha, beta, gamma, **changes), Surgery(**options))
+
+
+def read(section: Any, path: str, **changes: Any) -> Any:
+    """A section with fields changed, read and checked as a config's is."""
+    return build(type(section), dataclasses.asdict(section) | changes, path)
 
 
 def plain_optimizer(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import MATRICES
+from jax_surgery.parallel import mesh as meshes
 
 Params = Any
 Matrices = dict[str, jax.Array]
@@ -85,6 +86,8 @@ class Trainable:
         """The inverse of `take`: a tree like `like`, zero where nothing moves."""
         layers: Params = {}
         for name, moved in matrices.items():
+            # As its parameter lies, or the compiler makes copies on every device.
+            moved = meshes.constrain(moved, *MATRICES[name].stack_spec)
             kernel = like["layers"][BLOCK_OF[name]][name]["kernel"]
             shape = (len(kernel) - self.first_layer, *kernel.shape[1:])
             block = layers.setdefault(BLOCK_OF[name], {})

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_surgery.config import positive
 from jax_surgery.models import decoder, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import MATRICES
@@ -48,11 +49,8 @@ class LowRank:
             raise ValueError(
                 f"config.lora.rank={self.rank}; use 0 (full training) or more."
             )
-        if self.alpha <= 0:
-            raise ValueError(
-                f"config.lora.alpha={self.alpha} must be positive: deltas are multiplied by "
-                "alpha / rank."
-            )
+        why = "deltas are multiplied by alpha / rank"
+        positive(self.alpha, "config.lora.alpha", why)
         if not self.targets:
             raise ValueError(
                 f"config.lora.matrices={self.matrices!r} names no matrix; choose from "
@@ -135,6 +133,20 @@ def attach(base: Params, factors: Factors, low_rank: LowRank) -> Params:
             matrix | {"lora_a": factor["lora_a"], "lora_b": scale * factor["lora_b"]}
         ),
     )
+
+
+def pairs(
+    factors: Factors, low_rank: LowRank
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """a [layers, inputs, rank], b [layers, rank, outputs] of each matrix' delta, the
+    scale alpha / rank in b."""
+    found = {}
+    for block in factors["layers"].values():
+        for name, pair in block.items():
+            a, b = pair["lora_a"], low_rank.scale * pair["lora_b"]
+            layers, rank = a.shape[0], a.shape[-1]
+            found[name] = (a.reshape(layers, -1, rank), b.reshape(layers, rank, -1))
+    return found
 
 
 @functools.partial(jax.jit, static_argnums=2, donate_argnums=0)

@@ -8,19 +8,11 @@ from typing import Literal
 import jax
 import optax
 
+from jax_surgery.config import at_least, positive
 from jax_surgery.models.trainable import ALL, Params, Trainable, matrix_name
 from jax_surgery.optim import muon, rounding
 from jax_surgery.optim.adafactor import scale_by_adafactor
-from jax_surgery.optim.precondition import directions
-from jax_surgery.optim.preconditioned_steps import preconditioned_steps
-
-# The directions that are preconditioned on the retained text; see `precondition`.
-DIRECTIONS = {
-    "natural": directions.natural,
-    "orthogonal": directions.orthogonal,
-}
-OPTIMIZERS = ("adamw", "adafactor", "sgd", "muon", *DIRECTIONS)
-SCHEDULES = ("cosine", "linear", "constant")
+from jax_surgery.optim.precondition.directions import DIRECTIONS, preconditioned_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +22,7 @@ class OptimizerChoice:
     Attributes:
       name: "adamw"; "adafactor" (factored second moments, none of the first); "sgd";
         "muon" (on the layers' matrices, with AdamW on embedding, head and norms);
-        "natural" or "orthogonal" (see `precondition`).
+        "natural" or "orthogonal" (see `precondition.directions`).
       learning_rate: the peak rate. For "adamw", "adafactor" and "muon" the size of an
         element's step, so one that suits the first suits the others about as well; for
         "natural" and "orthogonal" the largest step, as a fraction of the norm of all
@@ -73,25 +65,8 @@ class OptimizerChoice:
         return self.name in DIRECTIONS
 
     def __post_init__(self):
-        for name, allowed in (
-            ("name", OPTIMIZERS),
-            ("schedule", SCHEDULES),
-            ("moment_dtype", rounding.DTYPES),
-            ("second_moment_dtype", rounding.DTYPES),
-        ):
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(
-                    f"config.optimizer.{name}={value!r}; choose one of {', '.join(allowed)}."
-                )
-        if self.learning_rate <= 0:
-            raise ValueError(
-                f"config.optimizer.learning_rate={self.learning_rate} must be positive."
-            )
-        for name in ("clip", "weight_decay"):
-            if (value := getattr(self, name)) < 0:
-                raise ValueError(
-                    f"config.optimizer.{name}={value}; use 0 (none) or more."
-                )
+        positive(self.learning_rate, "config.optimizer.learning_rate")
+        at_least(0, self, "config.optimizer", "clip", "weight_decay")
         for name in ("momentum", "b1", "b2"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(
@@ -190,9 +165,7 @@ def make_optimizer(
     """
     schedule = make_schedule(choice, steps)
     if choice.preconditioned:
-        return preconditioned_steps(
-            DIRECTIONS[choice.name], schedule, choice.momentum, trainable
-        )
+        return preconditioned_steps(choice.name, schedule, choice.momentum, trainable)
     make_direction = {
         "adamw": _adam,
         "adafactor": lambda _: scale_by_adafactor(),

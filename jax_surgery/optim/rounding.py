@@ -16,8 +16,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-DTYPES = ("float32", "bfloat16")
-
 
 def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
     """bfloat16 of float32, each value one of its two neighbours, correct on average.

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 from optax.contrib import MuonDimensionNumbers
+from optim_cases import CONFIG, trees
 from plain_settings import plain_optimizer
-from test_optimizers import CONFIG, trees
 
 from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import Trainable, as_matrices

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimizers: against NumPy on unstacked layers, memory, rounding, and on a mesh."""
 
-import functools
 import json
 import math
 
@@ -10,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import on_devices
 import pytest
-from plain_settings import plain_loss, plain_optimizer
+from optim_cases import CONFIG, trees
+from plain_settings import OPTIMIZER, plain_loss, plain_optimizer, read
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
@@ -22,9 +22,6 @@ from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.train import step as steps
 from jax_surgery.train.checkpoint import Checkpoints
 
-# q, o, gate, up, down, embedding and head are factored by Adafactor; k and v, with
-# 64 outputs, are not.
-CONFIG = ModelConfig(130, 128, 160, 3, 4, 2, 32, initializer_range=0.3)
 RATE = 0.02
 BOTH = {"moment_dtype": "bfloat16", "second_moment_dtype": "bfloat16"}
 CHOICES = {
@@ -43,25 +40,6 @@ def choice_of(name, **fields):
 
 def moves(trainable):
     return "all" if trainable == ALL else "some"
-
-
-@functools.cache
-def trees(count, config=CONFIG):
-    """Parameters, and `count` random gradients of different sizes."""
-    params = decoder.init_params(config, 0)
-    leaves, tree = jax.tree.flatten(params)
-    rng = np.random.default_rng(0)
-    gradients = [
-        jax.tree.unflatten(
-            tree,
-            [
-                jnp.asarray(0.1 * (n + 1) * rng.standard_normal(x.shape), jnp.float32)
-                for x in leaves
-            ],
-        )
-        for n in range(count)
-    ]
-    return params, gradients
 
 
 def unstack(tree):
@@ -339,14 +317,14 @@ def test_the_loss_falls(name):
         ({"second_moment_dtype": "int8"}, "second_moment_dtype='int8'; choose one of"),
         ({"b1": 1.0}, r"b1=1\.0; use 0 .none. to below 1"),
         ({"b2": -0.1}, r"b2=-0\.1; use 0 .none. to below 1"),
-        ({"clip": -1.0}, r"clip=-1\.0; use 0 .none. or more"),
-        ({"weight_decay": -0.1}, r"weight_decay=-0\.1; use 0 .none. or more"),
+        ({"clip": -1.0}, r"clip=-1\.0; use 0 or more"),
+        ({"weight_decay": -0.1}, r"weight_decay=-0\.1; use 0 or more"),
         ({"final": 1.5}, r"final=1\.5 is a part of the peak; use 0 to 1"),
     ],
 )
 def test_bad_choices_are_named(fields, message):
     with pytest.raises(ValueError, match=rf"optimizer\.{message}"):
-        plain_optimizer(**fields)
+        read(OPTIMIZER, "config.optimizer", **fields)
 
 
 ON_A_MESH = """
@@ -354,7 +332,8 @@ import json, re, jax, numpy as np
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.models import sharding
 from jax_surgery.optim.optimizer import make_optimizer
-from test_optimizers import BOTH, choice_of, some, trees
+from optim_cases import trees
+from test_optimizers import BOTH, choice_of, some
 params, (gradient,) = trees(1)
 params, gradient = some(params), some(gradient)
 KINDS = {"all-gather", "all-reduce", "all-to-all", "collective-permute"}

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from plain_settings import plain_compute, plain_optimizer
+from plain_settings import OPTIMIZER, plain_compute, plain_optimizer, read
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.models import decoder
@@ -232,7 +232,7 @@ def test_schedules_begin_and_end_where_they_should():
 )
 def test_bad_choices_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
-        plain_optimizer(**fields)
+        read(OPTIMIZER, "config.optimizer", **fields)
 
 
 def test_a_warmup_longer_than_the_run_is_named():

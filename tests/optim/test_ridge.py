@@ -18,6 +18,7 @@ from configs import plan as plan_config
 from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
+from jax_surgery.optim.linalg import cholesky
 from jax_surgery.optim.newton_schulz import COEFFICIENTS, STEPS
 from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.optim.precondition import directions, ridge
@@ -65,7 +66,7 @@ def by_eigenvectors(name, moment_XX, gradient_XY, size, dtype):
 
 
 @pytest.mark.parametrize("width", [40, 600])
-def test_solve_and_whiten_are_float64s(width):
+def test_solves_are_float64s(width):
     moment = moment_of(width)
     metric = metric_of(moment[0], 1e-2)
     matrices = {"up": np.random.default_rng(1).normal(size=(1, width, 7))}
@@ -74,11 +75,10 @@ def test_solve_and_whiten_are_float64s(width):
     lower = np.linalg.cholesky(metric)
     exact = np.asarray(matrices["up"][0], np.float64)
     for function, wanted in (
-        (ridge.solve, np.linalg.solve(metric, exact)),
-        (ridge.whiten, np.linalg.solve(lower, exact)),
-        (ridge.unwhiten, np.linalg.solve(lower.T, exact)),
+        (cholesky.solve, np.linalg.solve(metric, exact)),
+        (cholesky.solve_lower, np.linalg.solve(lower, exact)),
     ):
-        found = np.asarray(function(factors, matrices)["up"][0])
+        found = np.asarray(ridge.of_each(function, factors, matrices)["up"][0])
         assert np.linalg.norm(found - wanted) < 1e-4 * np.linalg.norm(wanted)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import on_devices
 import pytest
 
-from jax_surgery.optim.linalg import svd as linalg
+from jax_surgery.optim.linalg.svd import exact_svd, randomised_svd
 
 
 def matrices(layers=3, rows=40, cols=24, decay=0.6, seed=0):
@@ -24,7 +24,7 @@ def matrices(layers=3, rows=40, cols=24, decay=0.6, seed=0):
 @pytest.mark.parametrize("shape", [(40, 24), (24, 40), (24, 24)])
 def test_exact_equals_numpy(shape):
     matrix = matrices(rows=shape[0], cols=shape[1])
-    found = linalg.exact_svd(jnp.asarray(matrix))
+    found = exact_svd(jnp.asarray(matrix))
     np.testing.assert_allclose(
         found.s_LK, np.linalg.svd(matrix, compute_uv=False), atol=1e-5
     )
@@ -36,8 +36,8 @@ def test_exact_equals_numpy(shape):
 def test_randomised_is_nearly_the_best_of_its_rank(shape, decay):
     rank = 8
     matrix = matrices(2, *shape, decay=decay)
-    exact = linalg.exact_svd(jnp.asarray(matrix)).truncated(rank)
-    found = linalg.randomised_svd(jnp.asarray(matrix), rank)
+    exact = exact_svd(jnp.asarray(matrix)).truncated(rank)
+    found = randomised_svd(jnp.asarray(matrix), rank)
     for vectors in (found.u_LXK, found.v_LYK):
         gram = np.einsum("lxk,lxj->lkj", vectors, vectors)
         np.testing.assert_allclose(
@@ -52,7 +52,7 @@ def test_randomised_is_nearly_the_best_of_its_rank(shape, decay):
 
 def test_zero_matrices_have_no_nan():
     zero = jnp.zeros((2, 64, 48))
-    found = linalg.randomised_svd(zero, 4)
+    found = randomised_svd(zero, 4)
     assert not np.isnan(found.product()).any() and not np.asarray(found.s_LK).any()
 
 
@@ -64,15 +64,15 @@ def test_sharded_matrices_give_the_same_on_eight_devices():
         from test_subspace_linalg import matrices
         from jax_surgery.parallel.mesh import MeshShape
         from jax_surgery.train import devices
-        from jax_surgery.optim.linalg import svd as linalg
+        from jax_surgery.optim.linalg.svd import exact_svd, randomised_svd
 
         matrix = matrices(3, 128, 96, decay=0.8)
-        whole = [linalg.exact_svd(jnp.asarray(matrix)).truncated(6)]
-        whole.append(linalg.randomised_svd(jnp.asarray(matrix), 6))
+        whole = [exact_svd(jnp.asarray(matrix)).truncated(6)]
+        whole.append(randomised_svd(jnp.asarray(matrix), 6))
         with devices.on_mesh(MeshShape(fsdp=4, tp=2)) as mesh:
             put = jax.device_put(matrix, NamedSharding(mesh, P(None, "fsdp", "tp")))
-            split = [jax.jit(linalg.exact_svd)(put).truncated(6)]
-            split.append(jax.jit(linalg.randomised_svd, static_argnums=1)(put, 6))
+            split = [jax.jit(exact_svd)(put).truncated(6)]
+            split.append(jax.jit(randomised_svd, static_argnums=1)(put, 6))
         for one, eight in zip(whole, split, strict=True):
             np.testing.assert_allclose(one.s_LK, eight.s_LK, rtol=1e-4)
             np.testing.assert_allclose(one.product(), eight.product(), atol=1e-4)

@@ -2,6 +2,7 @@
 """How much two tasks' subspaces overlap: principal angles (Bjoerck and Golub 1973)."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -39,13 +40,8 @@ def overlaps(directions: Sequence[dict[str, jax.Array]]) -> np.ndarray:
     Args:
       directions: of each task, see `input_directions`.
     """
-    count = len(directions)
-    found = np.eye(count)
-    for i in range(count):
-        for j in range(i):
-            squares = [
-                (cosines(directions[i][name], directions[j][name]) ** 2).mean()
-                for name in directions[i]
-            ]
-            found[i, j] = found[j, i] = float(np.mean(jax.device_get(squares)))
+    found = np.eye(len(directions))
+    for (i, one), (j, other) in itertools.combinations(enumerate(directions), 2):
+        squares = [(cosines(other[name], one[name]) ** 2).mean() for name in one]
+        found[i, j] = found[j, i] = float(np.mean(jax.device_get(squares)))
     return found

@@ -17,7 +17,7 @@ from jax_surgery.optim.linalg.layers import einsum, over_layers
 
 EXACT_WIDTH = 256  # of the smaller side; wider ones take minutes to compile for TPUs
 OVERSAMPLE = 16  # columns of a sketch beyond its rank
-POWER_ITERATIONS = 2
+POWER_ITERATIONS = 2  # products with M M^T that sharpen a sketch
 SMALL_PART = 4  # a sketch of at most 1 / 4 of a small matrix' width pays
 
 
@@ -58,32 +58,22 @@ def exact_svd(matrix_LXY: jax.Array) -> SVD:
     return SVD(*over_layers(_exact, matrix_LXY.astype(jnp.float32)))
 
 
-def randomised_svd(
-    matrix_LXY: jax.Array,
-    rank: int,
-    *,
-    seed: int = 0,
-    oversample: int = OVERSAMPLE,
-    iterations: int = POWER_ITERATIONS,
-) -> SVD:
+def randomised_svd(matrix_LXY: jax.Array, rank: int) -> SVD:
     """The `rank` largest singular values and vectors, from a random sketch.
 
     The error of the product is within a small factor of the best possible one of this
-    rank (Halko et al., theorem 10.6 with `iterations` = 0, better with more).
+    rank (Halko et al., theorem 10.6 without iterations, better with more).
 
     Args:
       matrix_LXY: as it is sharded.
       rank: K.
-      seed: of the sketch.
-      oversample: columns of the sketch beyond `rank`.
-      iterations: products with M M^T that sharpen the sketch.
     """
     matrix_LXY = matrix_LXY.astype(jnp.float32)
     layers, rows, cols = matrix_LXY.shape
-    width = min(rank + oversample, rows, cols)
-    sketch_LYK = jax.random.normal(jax.random.key(seed), (layers, cols, width))
+    width = min(rank + OVERSAMPLE, rows, cols)
+    sketch_LYK = jax.random.normal(jax.random.key(0), (layers, cols, width))
     range_LXK = _orthonormal(einsum("LXY,LYK->LXK", matrix_LXY, sketch_LYK))
-    for _ in range(iterations):
+    for _ in range(POWER_ITERATIONS):
         back_LYK = _orthonormal(einsum("LXY,LXK->LYK", matrix_LXY, range_LXK))
         range_LXK = _orthonormal(einsum("LXY,LYK->LXK", matrix_LXY, back_LYK))
     small_LYK = einsum("LXY,LXK->LYK", matrix_LXY, range_LXK)
@@ -97,7 +87,7 @@ def randomised_svd(
     return SVD(*over_layers(of_small, small_LYK, range_LXK)).truncated(rank)
 
 
-def svd(matrix_LXY: jax.Array, rank: int, seed: int = 0) -> SVD:
+def svd(matrix_LXY: jax.Array, rank: int) -> SVD:
     """The `rank` largest singular values and vectors.
 
     Exact where matrices are small, unless the sketch would be a small part even of
@@ -106,7 +96,7 @@ def svd(matrix_LXY: jax.Array, rank: int, seed: int = 0) -> SVD:
     width = min(matrix_LXY.shape[1:])
     if width <= EXACT_WIDTH and SMALL_PART * (rank + OVERSAMPLE) > width:
         return exact_svd(matrix_LXY).truncated(rank)
-    return randomised_svd(matrix_LXY, rank, seed=seed)
+    return randomised_svd(matrix_LXY, rank)
 
 
 @functools.partial(jax.jit, static_argnums=1)

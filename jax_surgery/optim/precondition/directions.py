@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Directions that leave alone what the retained text uses.
+"""Steps along directions that leave alone what the retained text uses.
 
 For a weight matrix W with y = x W, let A = E[x x^T] over the retained text. A change
 W <- W - D changes y on that text by x D, of mean square tr(D^T A D). With
@@ -18,7 +18,13 @@ Any other root S of the inverse, S^T S = (A / tau + ridge I)^-1, gives the same:
 S = Q L^-1 with Q orthogonal, and S^T sign(S G) = L^-T Q^T sign(Q L^-1 G).
 """
 
-from jax_surgery.models.trainable import Matrices
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jax_surgery.models.trainable import Matrices, Trainable
 from jax_surgery.optim.linalg import cholesky
 from jax_surgery.optim.newton_schulz import orthogonalise
 from jax_surgery.optim.precondition import ridge
@@ -37,3 +43,73 @@ def orthogonal(gradients: Matrices, factors: ridge.Factors) -> Matrices:
         return cholesky.solve_lower(lower_XX, white_XY, transposed=True)
 
     return ridge.of_each(of_layer, factors, gradients)
+
+
+DIRECTIONS = {"natural": natural, "orthogonal": orthogonal}
+
+
+class PreconditionedState(NamedTuple):
+    """State of `preconditioned_steps`.
+
+    Attributes:
+      count: steps taken.
+      weight_norm: of all moving matrices together, before the first step.
+      velocity: momentum of the matrices' gradients, or () without.
+      factors: of `ridge.factorise`; the identity until they are set. They are part of
+        the state so that a resumed run is bit-equal.
+    """
+
+    count: jax.Array
+    weight_norm: jax.Array
+    velocity: Any
+    factors: ridge.Factors
+
+
+def of_norm(matrices: Matrices, size: jax.Array) -> Matrices:
+    """The matrices times a number, so that their norm together is |`size`|; zeros stay.
+
+    Args:
+      size: below 0 turns them round.
+    """
+    norm = optax.tree.norm(matrices)
+    scale = jnp.where(norm > 0, size / jnp.where(norm > 0, norm, 1.0), 0.0)
+    return jax.tree.map(lambda matrix: scale * matrix, matrices)
+
+
+def preconditioned_steps(
+    direction: str,
+    schedule: optax.Schedule,
+    momentum: float,
+    trainable: Trainable,
+) -> optax.GradientTransformation:
+    """W <- W - s_t ||W_0|| D / ||D||, norms over all moving matrices together.
+
+    D is the direction of the gradient, or of its moving sum v <- momentum v + G,
+    under the state's factors. A zero gradient (everything forgotten and learned)
+    makes no step.
+
+    Args:
+      direction: in `DIRECTIONS`.
+    """
+
+    def init(params):
+        matrices = trainable.take(params)
+        return PreconditionedState(
+            jnp.zeros((), jnp.int32),
+            optax.tree.norm(matrices),
+            jax.tree.map(jnp.zeros_like, matrices) if momentum else (),
+            ridge.identity(matrices),
+        )
+
+    def update(updates, state, params=None):
+        del params
+        moving, velocity = trainable.take(updates), state.velocity
+        if momentum:
+            velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, moving)
+            moving = velocity
+        size = schedule(state.count) * state.weight_norm
+        steps = of_norm(DIRECTIONS[direction](moving, state.factors), -size)
+        state = state._replace(count=state.count + 1, velocity=velocity)
+        return trainable.put(steps, updates), state
+
+    return optax.GradientTransformation(init, update)

@@ -21,8 +21,6 @@ from jax_surgery.optim.linalg.layers import einsum
 from jax_surgery.optim.linalg.svd import SVD, svd
 from jax_surgery.optim.precondition import ridge
 
-METHODS = ("none", "gram_schmidt", "ridge")
-
 
 class Similar(NamedTuple):
     """Singular vectors of the similar tasks' matrices, side by side.

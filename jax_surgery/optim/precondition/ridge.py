@@ -5,9 +5,8 @@ A = sum w x x^T over the inputs of some text (`moments`), tau = tr(A) / d its me
 eigenvalue, and ridge a small positive number, so that directions which the text never
 uses have a bound. With the Cholesky factor L L^T = A / tau + ridge I:
 
-    solve      (L L^T)^-1 M = (A / tau + ridge I)^-1 M
-    whiten     L^-1 M
-    unwhiten   L^-T M
+    solve    (L L^T)^-1 M = (A / tau + ridge I)^-1 M
+    of_each  any function of L and M, L^-1 M say
 
 The optimizers' directions, the discrimination of subspaces and closed-form editors use
 it. Eigenvalues are never computed: the compiler for TPUs does not finish
@@ -125,17 +124,3 @@ def of_each(
 def solve(factors: Factors, matrices: Matrices) -> Matrices:
     """(A / tau + ridge I)^-1 M of every matrix."""
     return of_each(cholesky.solve, factors, matrices)
-
-
-def whiten(factors: Factors, matrices: Matrices) -> Matrices:
-    """L^-1 M of every matrix."""
-    return of_each(cholesky.solve_lower, factors, matrices)
-
-
-def unwhiten(factors: Factors, matrices: Matrices) -> Matrices:
-    """L^-T M of every matrix."""
-    return of_each(
-        lambda lower, m: cholesky.solve_lower(lower, m, transposed=True),
-        factors,
-        matrices,
-    )

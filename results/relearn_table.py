@@ -41,14 +41,13 @@ from jax_surgery.benchmarks import suite
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records
 from jax_surgery.data.probes import Probe
-from jax_surgery.methods.subspace import learn, rounds
-from jax_surgery.methods.subspace.knowledge import knowledge_of
-from jax_surgery.methods.subspace.mend import mend
-from jax_surgery.methods.subspace.stage import rounds_of
+from jax_surgery.methods.subspace import changes
+from jax_surgery.methods.subspace.knowledge import finder
+from jax_surgery.methods.subspace.stage_rounds import mend
 from jax_surgery.methods.subspace.work import Work
 from jax_surgery.metrics import answer_accuracy
 from jax_surgery.models.trainable import BLOCK_OF
-from jax_surgery.optim.linalg import svd as linalg
+from jax_surgery.optim.linalg.svd import svd
 from jax_surgery.optim.precondition import discriminate
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.runs import by_tasks, surgery
@@ -124,7 +123,7 @@ def where_it_moves(task: str, model: str, workdir: pathlib.Path) -> Done:
     _, after = attack(done.work, done.params, task, RATES[0], (20,))
     moving = done.work.trainable
     base = moving.take(done.params)
-    change = rounds.change_of(after, base, moving)
+    change = changes.change_of(after, base, moving)
     share = {
         name: float(optax.tree.norm(change[name]) / optax.tree.norm(base[name]))
         for name in BLOCK_OF
@@ -156,19 +155,20 @@ def both_sides(task: str, model: str, workdir: pathlib.Path) -> Done:
     done = run_case("unlearn", task, model)
     work = done.work
     ridge = work.how.subspace.ridge
-    how = rounds_of(work)
-    weights = how.trainable.take(done.params)
-    before = how.trainable.take(work.model.params)
-    change = rounds.change_of(done.params, before, how.trainable)
+    moving = work.trainable
+    weights = moving.take(done.params)
+    before = moving.take(work.model.params)
+    change = changes.change_of(done.params, before, moving)
     between = {}
     for name, matrix in change.items():
-        svd = linalg.svd(matrix, 8)
-        inner = jnp.einsum("LXK,LXY,LYJ->LKJ", svd.u_LXK, weights[name], svd.v_LYK)
-        between[name] = jnp.einsum("LXK,LKJ,LYJ->LXY", svd.u_LXK, inner, svd.v_LYK)
+        found = svd(matrix, 8)
+        both = found.u_LXK, found.v_LYK
+        inner = jnp.einsum("LXK,LXY,LYJ->LKJ", both[0], weights[name], both[1])
+        between[name] = jnp.einsum("LXK,LKJ,LYJ->LXY", both[0], inner, both[1])
     with devices.on_mesh(MeshShape()):
-        knowledge = knowledge_of(done.last, done.params)
+        knowledge = finder(done.last)(done.params)
         task_part = discriminate.discriminate(between, knowledge)
-        params = learn.learn(done.params, task_part, -ridge, how.trainable)
+        params = changes.added(done.params, task_part, -ridge, moving)
     return _mended(done, params)
 
 

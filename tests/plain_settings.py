@@ -13,7 +13,7 @@ from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
 from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
 from jax_surgery.optim.optimizer import OptimizerChoice
-from jax_surgery.train.loop_settings import Loop
+from jax_surgery.train.loop import Loop
 
 # The paper's objective, each term as much as another.
 OBJECTIVE = Objective(

@@ -69,9 +69,9 @@ def plain_surgery(**fields: Any):
     return settings_of("surgery", merged(PLAIN, nested(fields)))
 
 
-def changed(settings, directory: str, *hooks) -> Any:
+def changed(settings, directory: str, *callbacks) -> Any:
     """The parameters after the steps of a surgery, without its report."""
     case = ByRoles(settings)
     model = case.load()
-    make_hooks = lambda model_of: hooks
-    return descend(model, case.texts, settings, directory, make_hooks).params
+    make_callbacks = lambda model_of: callbacks
+    return descend(model, case.texts, settings, directory, make_callbacks).params

@@ -16,7 +16,8 @@ CONFIG = ModelConfig(32, 16, 24, 3, 2, 1, 8, initializer_range=0.3)
 COMPUTE = plain_compute()
 EVERY = Trainable(0, tuple(BLOCK_OF))
 UPPER = Trainable(1, ("o", "up", "down"))
-task_matrix = jax.jit(identify.task_matrix, static_argnums=(1, 3, 4, 5))
+task_matrix = identify.jitted_task_matrix
+MARGIN = identify.TaskLoss("margin", 4.0)
 FAR = 1e4  # nats; log-odds that no margin reaches
 
 

@@ -5,7 +5,6 @@ import math
 import pathlib
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +25,14 @@ from jax_surgery.optim.precondition import ridge
 from jax_surgery.optim.precondition.moments import second_moments
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import devices, reference_cache
-from jax_surgery.train.loop import Hook, train
+from jax_surgery.train.loop import Callback, train
 from jax_surgery.train.step import TrainState, init_state, make_train_step
 
 STATISTICS_ROWS = 8  # rows of a forward pass, at least
 REFERENCE_ROWS = 8
 
-# Makes the hooks of a run from the function that returns the model of a state.
-MakeHooks = Callable[[Callable[[TrainState], Model]], Sequence[Hook]]
+# Makes the callbacks of a run from the function that returns the model of a state.
+MakeCallbacks = Callable[[Callable[[TrainState], Model]], Sequence[Callback]]
 
 
 def make_step(settings: SurgerySettings, config: ModelConfig, rows: RoleRows):
@@ -64,9 +63,9 @@ def statistics_rows(retained: Packer, settings: SurgerySettings) -> int:
     return -(-rows // batch) * batch
 
 
-def statistics_hooks(
+def statistics_callbacks(
     config: ModelConfig, retained: Packer | None, settings: SurgerySettings
-) -> list[Hook]:
+) -> list[Callback]:
     """Sets the preconditioner's factors before the first step."""
     if not settings.optimizer.preconditioned:
         return []
@@ -91,7 +90,7 @@ def statistics_hooks(
         )
         return state._replace(opt_state=state.opt_state._replace(factors=factors))
 
-    return [Hook(0, compute)]
+    return [Callback(0, compute)]
 
 
 def reference_folder(directory: str, key: str, role: str) -> str:
@@ -148,17 +147,12 @@ def _cache_of(
     )
 
 
-def frozen_copy(params: Any, dtype: str) -> Any:
-    """A copy of parameters as the forward pass reads them: in the compute dtype."""
-    return jax.tree.map(lambda leaf: jnp.copy(leaf.astype(dtype)), params)
-
-
 def descend(
     model: Model,
     texts: RoleTexts,
     settings: SurgerySettings,
     directory: str,
-    make_hooks: MakeHooks = lambda model_of: (),
+    make_callbacks: MakeCallbacks = lambda model_of: (),
 ) -> Model:
     """The model after the steps; the parameters of `model` are donated.
 
@@ -168,7 +162,7 @@ def descend(
 
     Args:
       directory: of the run, for checkpoints and metrics.
-      make_hooks: makes what is called between steps.
+      make_callbacks: makes what is called between steps.
 
     Raises:
       ValueError: see `make_step` and `role_rows`.
@@ -186,7 +180,9 @@ def descend(
         needed = output_head.parameters(params) if caches else params
         if not settings.loss.readings(rows):
             needed = {}
-        reference = frozen_copy(needed, settings.compute.dtype)
+        # As the forward pass reads them.
+        dtype = settings.compute.dtype
+        reference = jax.tree.map(lambda leaf: jnp.copy(leaf.astype(dtype)), needed)
 
     def one_step(state: TrainState, batch: Batch):
         placed = batch.place(rows.total)
@@ -201,7 +197,7 @@ def descend(
             return model.with_params(state.params)
         return model.with_params(lora.attach(reference, state.params, low_rank))
 
-    hooks = statistics_hooks(model.config, texts.retained, settings)
+    callbacks = statistics_callbacks(model.config, texts.retained, settings)
     params = train(
         one_step,
         init_state(params, optimizer),
@@ -209,7 +205,7 @@ def descend(
         steps=settings.steps,
         directory=directory,
         settings=settings.loop,
-        hooks=[*hooks, *make_hooks(model_of)],
+        callbacks=[*callbacks, *make_callbacks(model_of)],
         title="surgery",
         advice=settings.loss.advice(rows),
     ).params

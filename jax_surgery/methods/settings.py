@@ -26,7 +26,7 @@ from jax_surgery.models.trainable import ALL, Trainable, resolve
 from jax_surgery.optim.lora import LowRank
 from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.parallel.mesh import MeshShape
-from jax_surgery.train.loop_settings import Loop
+from jax_surgery.train.loop import Loop
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods import descent
 from jax_surgery.methods.reference import FIELDS
-from jax_surgery.methods.subspace import identify, learn, rounds
+from jax_surgery.methods.subspace import changes, identify, rounds
 from jax_surgery.models import decoder, flops, layout, output_head, sharding
 from jax_surgery.models import trainable as moving
 from jax_surgery.models.config import ModelConfig
@@ -228,7 +228,7 @@ def removing_round(settings: PlanSettings, config: ModelConfig) -> Call:
     trainable = trainable_of(settings, config)
     how = rounds.Rounds(
         *(config, settings.surgery.compute, trainable),
-        *(identify.TaskLoss(), 100, 1e-3, True, "joint"),
+        *(identify.TaskLoss("margin", 4.0), 100, 1e-3, True, "joint"),
     )
     (params,) = _held(settings, config).values()
     (sums,) = _moments_of(settings, config).values()
@@ -265,7 +265,7 @@ def factors(settings: PlanSettings, config: ModelConfig) -> Call:
     columns = RANK + svd.OVERSAMPLE
     counted = flops.sketch_flops(config, trainable, columns, svd.POWER_ITERATIONS)
     resident = _held(settings, config) | {"change": change}
-    return Call(learn.factors, (change, RANK), resident, counted)
+    return Call(changes.factors, (change, RANK), resident, counted)
 
 
 # The functions above by name. All take (settings, config) and place what they take on

@@ -119,7 +119,7 @@ class ByRoles:
             packers = {r: packer for r, packer in packers if chosen.data.rows[r]}
             texts = dataclasses.replace(self.texts, packers=packers)
             model = descent.descend(
-                model, texts, chosen, folder, lambda of: self._hooks(of, directory)
+                model, texts, chosen, folder, lambda of: self._callbacks(of, directory)
             )
         return model
 
@@ -145,7 +145,7 @@ class ByRoles:
         done = subspace.run_stages(work, before, [set()], folder)
         return model.with_params(done.at(model.params, done.alpha))
 
-    def _hooks(self, model_of: Any, directory: str) -> list[Any]:
+    def _callbacks(self, model_of: Any, directory: str) -> list[Any]:
         """Asks some of the questions during the run."""
         loop, context = self.settings.loop, self.settings.data.context
         few = multiple_choice.subsample(self._questions, loop.evaluate_questions)

@@ -33,8 +33,7 @@ from jax_surgery.parallel import distributed
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.runs import asked
 from jax_surgery.train import devices
-from jax_surgery.train.loop import Hook, train
-from jax_surgery.train.loop_settings import Loop
+from jax_surgery.train.loop import Callback, Loop, train
 from jax_surgery.train.step import TrainState, init_state, make_train_step
 
 # Plain next-token training is the update term alone.
@@ -190,7 +189,7 @@ def _run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
         steps=steps,
         directory=directory,
         settings=settings.loop,
-        hooks=[Hook(settings.loop.evaluate_every, show)] if few else [],
+        callbacks=[Callback(settings.loop.evaluate_every, show)] if few else [],
         title="pretrain",
     )
     seconds = time.perf_counter() - began

@@ -5,13 +5,14 @@ Local or gs:// directories; saving is asynchronous. A resumed run is bit-equal t
 uninterrupted one.
 """
 
+import contextlib
 from typing import Any
 
 import jax
 from etils import epath
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """Saves and restores (state, loop state) by step; the newest `keep` are kept."""
 
     def __init__(self, directory: Any, keep: int):
@@ -76,9 +77,6 @@ class Checkpoints:
     def close(self) -> None:
         """Waits until everything is written."""
         self._checkpointer.close()
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *exc):
         self.close()

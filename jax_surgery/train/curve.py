@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accuracies over the steps of a run, in DIR/curve.jsonl."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from etils import epath
 
 from jax_surgery.parallel import distributed
-from jax_surgery.train.loop import Hook, State
+from jax_surgery.train.loop import Callback, State
+from jax_surgery.train.metrics_file import as_lines, read_metrics
 
 CURVE = "curve.jsonl"
 
 
 def watch(
     ask: Callable[[State], dict[str, Any]], every: int, directory: str
-) -> list[Hook]:
+) -> list[Callback]:
     """Asks questions during a run, and appends the accuracies to the file; [] with `every` 0.
 
     Args:
@@ -30,17 +30,13 @@ def watch(
     def run(step: int, state: State) -> State:
         point = {"step": step} | {g: e["accuracy"] for g, e in ask(state).items()}
         if distributed.is_lead():
-            old = read_curve(directory)
-            kept = [row for row in old if row["step"] < step]
-            file.write_text("".join(json.dumps(row) + "\n" for row in [*kept, point]))
+            earlier = [row for row in read_curve(directory) if row["step"] < step]
+            file.write_text(as_lines([*earlier, point]))
         return state
 
-    return [Hook(every, run)]
+    return [Callback(every, run)]
 
 
 def read_curve(directory: str) -> list[dict[str, float]]:
     """The accuracies over steps of a run so far."""
-    file = epath.Path(directory) / CURVE
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return read_metrics(epath.Path(directory) / CURVE)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -18,6 +17,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import Document
 from jax_surgery.models import decoder, logprobs, output_head, sharding, token_sums
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.documents import shifted
 from jax_surgery.parallel import mesh as meshes
 
 
@@ -52,9 +52,7 @@ def cross_entropy(
 ) -> jax.Array:
     """The sum of `weights_BT` x -log p over a batch's tokens, nats."""
     hidden_BTD = decoder.forward_packed(params, config, batch, compute=compute)
-    # Position t predicts token t + 1.
-    next_BT = lambda a: jnp.pad(a[:, 1:], ((0, 0), (0, 1)))
-    targets_BT, weights_BT = next_BT(batch.tokens_BT), next_BT(batch.weights_BT)
+    targets_BT, weights_BT = shifted(batch.tokens_BT), shifted(batch.weights_BT)
 
     def terms(heads, hidden_CD, targets_C, weights_C):
         logp_C = logprobs.of_targets(heads[0], hidden_CD, targets_C).logp_BT

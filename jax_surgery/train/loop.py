@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import tqdm
 from etils import epath
 
+from jax_surgery.config import at_least
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.stream import BatchStream
 from jax_surgery.parallel import distributed, preemption
 from jax_surgery.train.checkpoint import Checkpoints
-from jax_surgery.train.loop_settings import Loop
 from jax_surgery.train.metrics_file import MetricsWriter
 
 State = Any  # a pytree of arrays; has what a step changes
@@ -32,6 +32,22 @@ BOUNDED_TERMS = ("update_ce", "retain_kl", "retain_ce", "retain_loss")
 LOWER_RATE = "Lower config.optimizer.learning_rate"
 
 
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """How often a run logs, evaluates and saves, and what stops it."""
+
+    log_every: int  # steps
+    evaluate_every: int  # steps; 0 only before and after
+    evaluate_questions: int  # a group, in evaluations during the run
+    checkpoint_every: int  # steps; 0 only at the end and when interrupted
+    keep: int  # checkpoints
+
+    def __post_init__(self):
+        every = ("evaluate_every", "evaluate_questions", "checkpoint_every")
+        at_least(0, self, "config.loop", *every)
+        at_least(1, self, "config.loop", "log_every", "keep")
+
+
 class TrainingDiverged(RuntimeError):
     """The loss became NaN or exploded; the message says where and what to change."""
 
@@ -41,7 +57,7 @@ class Interrupted(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Hook:
+class Callback:
     """Calls `run(step, state)` before step 0, n, 2n, ... (n = `every`; 0: only 0).
 
     Training continues with the state that it returns.
@@ -51,7 +67,7 @@ class Hook:
     run: Callable[[int, State], State]
 
     def due(self, step: int) -> bool:
-        """Whether the hook runs before this step."""
+        """Whether the callback runs before this step."""
         return step % self.every == 0 if self.every else step == 0
 
 
@@ -100,7 +116,7 @@ def _all_finite(tree: Any) -> jax.Array:
     return finite
 
 
-class _Reporter:
+class _Progress:
     """Fetches metrics from the device one step late; checks, writes and shows them."""
 
     def __init__(self, writer: MetricsWriter, guard: _LossGuard, bar, every: int):
@@ -147,7 +163,7 @@ def train(
     steps: int,
     directory: str,
     settings: Loop,
-    hooks: Sequence[Hook] = (),
+    callbacks: Sequence[Callback] = (),
     title: str,
     until: Callable[[int, State, dict[str, float]], bool] | None = None,
     save_last: bool = True,
@@ -155,7 +171,7 @@ def train(
 ) -> State:
     """Trains to `steps`, from the newest checkpoint in `directory` if there is one.
 
-    Metrics of a step are fetched after the next one has been dispatched. A hook that
+    Metrics of a step are fetched after the next one has been dispatched. A callback that
     changes the state runs again when a run is resumed at its step, so a resumed run is
     bit-equal to an uninterrupted one.
 
@@ -167,7 +183,7 @@ def train(
       steps: the last step.
       directory: for checkpoints/, metrics.jsonl and tensorboard/; local or gs://.
       settings: see `Loop`.
-      hooks: called between steps.
+      callbacks: called between steps.
       title: of the progress bar.
       until: asked after each step, with its metrics; the run ends early where true.
       save_last: whether the state after the last step is saved; without it a resumed
@@ -204,10 +220,10 @@ def train(
         dynamic_ncols=True,
         disable=not distributed.is_lead(),
     )
-    reporter = _Reporter(writer, guard, bar, settings.log_every)
+    progress = _Progress(writer, guard, bar, settings.log_every)
 
     def check() -> None:
-        reporter.report()
+        progress.report()
         guard.check_state(step, state)
 
     def save() -> None:
@@ -218,17 +234,17 @@ def train(
 
     with preemption.listening(), writer, checkpoints, bar:
         while step < steps and not ended:
-            for hook in (h for h in hooks if h.due(step)):
-                reporter.report()
-                state = hook.run(step, state)
+            for callback in (c for c in callbacks if c.due(step)):
+                progress.report()
+                state = callback.run(step, state)
             began = time.perf_counter()
             batch = next(stream)
             state, metrics = step_fn(state, batch)
             step += 1
-            reporter.add(step, metrics, stream.real_tokens, began, stream.epochs)
+            progress.add(step, metrics, stream.real_tokens, began, stream.epochs)
             if until is not None:
-                reporter.report()
-                ended = until(step, state, reporter.latest)
+                progress.report()
+                ended = until(step, state, progress.latest)
             last = ended or step == steps
             due = _due(step, settings.checkpoint_every)
             stop = preemption.reached()

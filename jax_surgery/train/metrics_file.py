@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes metrics as JSONL and for TensorBoard."""
 
+import contextlib
 import json
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -15,7 +17,7 @@ METRICS_FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
 
-class MetricsWriter:
+class MetricsWriter(contextlib.AbstractContextManager):
     """Appends to DIR/metrics.jsonl and to event files in DIR/tensorboard.
 
     Files in a bucket cannot be appended to: for gs:// both are written locally and copied whole at
@@ -40,11 +42,9 @@ class MetricsWriter:
         local = pathlib.Path(self._folder)
         if "://" in str(directory):
             local = self._staging = pathlib.Path(tempfile.mkdtemp())
-        self._local = local
         old = self._folder / METRICS_FILE
-        kept = [r for r in read_metrics(old) if r["step"] <= after]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        (local / METRICS_FILE).write_text(text)
+        earlier = [row for row in read_metrics(old) if row["step"] <= after]
+        (local / METRICS_FILE).write_text(as_lines(earlier))
         self._file = (local / METRICS_FILE).open("a")
         self._tensorboard = tensorboardX.SummaryWriter(
             str(local / TENSORBOARD), purge_step=after + 1
@@ -55,7 +55,7 @@ class MetricsWriter:
         if not self._writes:
             return
         scalars = {key: float(value) for key, value in values.items()}
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.write(as_lines([{"step": step, **scalars}]))
         self._file.flush()
         for key, value in scalars.items():
             self._tensorboard.add_scalar(key, value, step)
@@ -86,11 +86,13 @@ class MetricsWriter:
         if self._staging is not None:
             shutil.rmtree(self._staging)
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, *exc):
         self.close()
+
+
+def as_lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as the lines of a JSONL file."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def read_metrics(path: Any) -> list[dict[str, float]]:

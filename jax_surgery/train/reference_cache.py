@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from etils import epath
 
@@ -24,7 +23,6 @@ from jax_surgery.data.stream import one_pass
 from jax_surgery.parallel import distributed
 
 STATES, CARD = "hidden_states.bin", "card.json"
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
 def fingerprint(params: Any, packer: Packer, compute: Any) -> str:
@@ -112,7 +110,7 @@ def open_cache(directory: str, key: str) -> ReferenceCache:
             f"{card['key'][:12]}, this model, retain text and dtype are {key[:12]}. "
             "Delete the folder, or take another workdir, to compute it again."
         )
-    shape, dtype = tuple(card["shape"]), DTYPES[card["dtype"]]
+    shape, dtype = tuple(card["shape"]), jnp.dtype(card["dtype"])
     size = (folder / STATES).stat().length if (folder / STATES).exists() else 0
     wanted = int(np.prod(shape)) * dtype.itemsize
     if size != wanted:
@@ -160,19 +158,17 @@ def create_cache(
       hidden_fn: batch -> hidden states [B, T, D]; or one number of each token, [B, T],
         such as its log p.
       width: D, or 1.
-      dtype: "float32" or "bfloat16", the compute dtype (so that nothing is lost).
+      dtype: the compute dtype (so that nothing is lost).
       batch_rows: rows of a forward pass.
 
     Raises:
-      ValueError: another dtype, or a directory that is not local.
+      ValueError: a directory that is not local.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}; use one of {', '.join(DTYPES)}.")
     folder = _folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)
     shape = (packer.num_tokens, width)
-    states = np.memmap(folder / STATES, mode="w+", dtype=DTYPES[dtype], shape=shape)
+    states = np.memmap(folder / STATES, mode="w+", dtype=jnp.dtype(dtype), shape=shape)
     for batch in one_pass(packer.pack(), batch_rows):
         index_BT = batch.token_index_BT
         hidden_BTD = np.asarray(hidden_fn(batch.for_devices()))

@@ -8,11 +8,11 @@ import os
 import pathlib
 import shlex
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 from etils import epath
+from flax.traverse_util import flatten_dict
 
 from jax_surgery.parallel import distributed
 
@@ -46,16 +46,8 @@ def default(config_file: str) -> str:
     return f"runs/{pathlib.Path(config_file).stem}-{now}"
 
 
-def _flat(values: dict[str, Any], path: str = "config") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{path}.{key}")
-        else:
-            yield f"{path}.{key}", value
-
-
 def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    old, new = dict(_flat(there)), dict(_flat(now))
+    old, new = (flatten_dict({"config": c}, sep=".") for c in (there, now))
     return [
         f"{name}: {old.get(name, '(none)')!r} there, {new.get(name, '(none)')!r} now"
         for name in sorted(old.keys() | new.keys())

@@ -17,7 +17,7 @@ from jax_surgery.checkpoints import hf_weights
 from jax_surgery.methods.settings import Statistics
 from jax_surgery.runs import surgery
 from jax_surgery.runs.by_roles import ByRoles
-from jax_surgery.train.loop import Hook, Interrupted
+from jax_surgery.train.loop import Callback, Interrupted
 from jax_surgery.train.metrics_file import read_metrics
 
 STEPS = 6
@@ -52,7 +52,7 @@ def stop_before(step):
             os.kill(os.getpid(), signal.SIGINT)
         return state
 
-    return Hook(1, press)
+    return Callback(1, press)
 
 
 def terms(directory):

@@ -79,7 +79,7 @@ def run(
     steps=7,
     step_fn=None,
     stream=None,
-    hooks=(),
+    callbacks=(),
     save_last=True,
     advice=loop.LOWER_RATE,
     **settings,
@@ -91,7 +91,7 @@ def run(
         steps=steps,
         directory=str(directory),
         settings=plain_loop(**settings),
-        hooks=hooks,
+        callbacks=callbacks,
         title="test",
         save_last=save_last,
         advice=advice,
@@ -108,14 +108,14 @@ def losses(rows):
 
 
 def stop_at(step, signal_number=signal.SIGINT):
-    """A hook that presses Ctrl-C before a step."""
+    """A callback that presses Ctrl-C before a step."""
 
     def press(number, state):
         if number == step:
             os.kill(os.getpid(), signal_number)
         return state
 
-    return loop.Hook(1, press)
+    return loop.Callback(1, press)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_stopped_and_resumed_is_bit_equal(
     state, rows = uninterrupted
     old_handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(loop.Interrupted, match="step 5 of 7, which is saved"):
-        run(tmp_path, checkpoint_every=checkpoint_every, hooks=[stop_at(4, number)])
+        run(tmp_path, checkpoint_every=checkpoint_every, callbacks=[stop_at(4, number)])
     assert old_handlers == [
         signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)
     ]
@@ -154,7 +154,7 @@ def test_a_crash_between_checkpoints_repeats_the_steps_since(tmp_path, uninterru
         return state
 
     with pytest.raises(OSError, match="power cut"):
-        run(tmp_path, checkpoint_every=2, hooks=[loop.Hook(1, crash)])
+        run(tmp_path, checkpoint_every=2, callbacks=[loop.Callback(1, crash)])
     # The line that the process was writing when it died.
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "upda')
@@ -163,19 +163,19 @@ def test_a_crash_between_checkpoints_repeats_the_steps_since(tmp_path, uninterru
     assert steps == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_hook_that_changes_the_state_resumes_bit_equal(tmp_path):
+def test_a_callback_that_changes_the_state_resumes_bit_equal(tmp_path):
     def halve(number, state):
         return (jax.tree.map(lambda x: x / 2, state[0]), *state[1:])
 
-    hooks = [loop.Hook(2, halve)]
-    whole = run(tmp_path / "whole", hooks=hooks)
+    callbacks = [loop.Callback(2, halve)]
+    whole = run(tmp_path / "whole", callbacks=callbacks)
     with pytest.raises(loop.Interrupted):
-        run(tmp_path / "parts", hooks=[*hooks, stop_at(3)])
-    assert_equal(run(tmp_path / "parts", hooks=hooks), whole)
+        run(tmp_path / "parts", callbacks=[*callbacks, stop_at(3)])
+    assert_equal(run(tmp_path / "parts", callbacks=callbacks), whole)
 
 
 @pytest.mark.parametrize(("every", "called"), [(0, [0]), (3, [0, 3, 6])])
-def test_hooks_are_called_before_their_steps(tmp_path, every, called):
+def test_callbacks_are_called_before_their_steps(tmp_path, every, called):
     seen = []
 
     def note(step, state):
@@ -183,7 +183,7 @@ def test_hooks_are_called_before_their_steps(tmp_path, every, called):
         seen.append(step)
         return state
 
-    run(tmp_path, hooks=[loop.Hook(every, note)])
+    run(tmp_path, callbacks=[loop.Callback(every, note)])
     assert seen == called
 
 
@@ -272,7 +272,12 @@ def test_a_short_loop_is_saved_at_its_cadence_and_when_it_is_stopped_alone(
         assert_equal(state, uninterrupted[0])
         assert kept(name) == saved
     with pytest.raises(loop.Interrupted, match="step 5 of 7, which is saved"):
-        run(tmp_path / "cut", checkpoint_every=0, save_last=False, hooks=[stop_at(4)])
+        run(
+            tmp_path / "cut",
+            checkpoint_every=0,
+            save_last=False,
+            callbacks=[stop_at(4)],
+        )
     assert kept("cut") == 5
     resumed = run(tmp_path / "cut", checkpoint_every=0, save_last=False)
     assert_equal(resumed, uninterrupted[0])

@@ -1,23 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
 """LoRA on the same groups: an adapter is trained on the batches of a stage."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jax_surgery.checkpoints import peft_adapter
 from jax_surgery.checkpoints.peft_adapter import Adapter
 from jax_surgery.data.batch import Batch
-from jax_surgery.methods.subspace import low_rank as low_rank_steps
-from jax_surgery.methods.subspace.batches import WeightedBatches
+from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.methods.subspace import identify, rounds
 from jax_surgery.methods.subspace.stage import Stage
 from jax_surgery.methods.subspace.work import Work
 from jax_surgery.models import sharding
+from jax_surgery.models.compute import Compute
+from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim import lora
-from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 from jax_surgery.parallel import distributed
 from jax_surgery.train.loop import train
+from jax_surgery.train.step import (
+    LossFn,
+    Metrics,
+    TrainState,
+    init_state,
+    make_train_step,
+)
+
+CLIP = 1.0  # norm of the gradient of all factors
+
+
+@dataclasses.dataclass(frozen=True)
+class Pull:
+    """`identify.pull` as what a training step minimises (see `train.step.Loss`)."""
+
+    loss: identify.TaskLoss
+
+    def prepare(self, batch: Batch, *_: Any) -> Batch:
+        """It is a sum, and reads no frozen model."""
+        return batch
+
+    def make(
+        self,
+        config: ModelConfig,
+        rows: RoleRows,
+        compute: Compute,
+        trainable: Trainable,
+    ) -> LossFn:
+        """The pure loss of a batch with token weights."""
+
+        def loss_fn(params: Any, batch: Batch) -> tuple[jax.Array, Metrics]:
+            value, sums = identify.pull(
+                params, config, batch, self.loss, compute, trainable
+            )
+            return value, sums | {"loss": value}
+
+        return loss_fn
 
 
 def first_factors(work: Work) -> Any:
@@ -53,51 +94,34 @@ def attached(work: Work, factors: Any) -> Any:
 
 def adapt(stage: Stage, factors: Any) -> Any:
     """The factors after a stage's steps."""
-    work, settings = stage.work, stage.work.how
-    batches = WeightedBatches(stage, stage.targets, learn=stage.learns, guarded=True)
+    work, settings, model = stage.work, stage.work.how, stage.work.model
+    batches = stage.batches()
     goal = stage.goal  # Now, because the steps donate these factors.
-    choice = OptimizerChoice(
-        name="adamw",
-        learning_rate=settings.optimizer.learning_rate,
-        warmup=0,
-        schedule="constant",
-        final=0.0,
-        clip=1.0,
-        weight_decay=0.0,
-        b1=0.9,
-        b2=0.999,
-        momentum=0.0,
-        first_layer=0,
-        matrices="",
-        moment_dtype="float32",
-        second_moment_dtype="float32",
-    )
-    optimizer = make_optimizer(choice, settings.rounds.number, work.trainable)
-    step = low_rank_steps.make_step(
-        work.model.config,
-        work.model.compute,
-        settings.subspace.task_loss,
-        settings.low_rank,
-        work.trainable,
+    adam = optax.adam(settings.optimizer.learning_rate)
+    optimizer = optax.chain(optax.clip_by_global_norm(CLIP), adam)
+    step = make_train_step(
+        model.config,
+        Pull(rounds.of(work).loss),
+        batches.rows,
         optimizer,
+        compute=model.compute,
+        trainable=work.trainable,
+        low_rank=settings.low_rank,
     )
 
-    def one_step(state: low_rank_steps.AdapterState, batch: Batch):
-        return step(state, batches.batch(batch), work.model.params)
-
-    def until(number: int, state: Any, metrics: dict[str, float]) -> bool:
-        return goal.reached(attached(work, state.factors))
+    def until(number: int, state: TrainState, metrics: dict[str, float]) -> bool:
+        return goal.reached(attached(work, state.params))
 
     return train(
-        one_step,
-        low_rank_steps.AdapterState(factors, optimizer.init(factors)),
+        lambda state, batch: step(state, batches.batch(batch), model.params),
+        init_state(factors, optimizer),
         batches.stream(),
         steps=settings.rounds.number,
         directory=stage.directory,
         settings=settings.loop,
         title=f"{'learn' if stage.learns else 'unlearn'} (LoRA) {', '.join(stage.targets)}",
         until=until if settings.rounds.stop else None,
-    ).factors
+    ).params
 
 
 def save(factors: Any, work: Work, directory: str) -> None:

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from jax_surgery.data.batch import Batch
-from jax_surgery.methods.subspace import rounds
-from jax_surgery.methods.subspace.batches import WeightedBatches
-from jax_surgery.methods.subspace.knowledge import knowledge_hooks, no_knowledge
-from jax_surgery.methods.subspace.stage import Stage, copied, rounds_of
+from jax_surgery.methods.subspace import changes, knowledge, rounds
+from jax_surgery.methods.subspace.stage import Stage, copied
+from jax_surgery.methods.subspace.text import WeightedBatches
 from jax_surgery.models.trainable import Matrices
 from jax_surgery.train import finetune
-from jax_surgery.train.loop import Hook, train
+from jax_surgery.train.loop import Callback, train
 
 RELEARN_STEPS = 10  # of Adam, in which a copy relearns half of the text
 ROUNDS = 6  # of removal from each copy
@@ -47,8 +46,8 @@ def harden(stage: Stage, params: Any) -> Any:
     """
     settings = stage.work.how
     method = settings.subspace
-    how = rounds_of(stage.work)._replace(number=method.harden * ROUNDS)
-    batches = WeightedBatches(stage, stage.targets, learn=False, guarded=True)
+    how = rounds.of(stage.work)._replace(number=method.harden * ROUNDS)
+    batches = stage.batches()
 
     def one_round(state: Beside, batch: Batch):
         copy, metrics = rounds.take_round(how, state.copy, batches.batch(batch))
@@ -61,20 +60,20 @@ def harden(stage: Stage, params: Any) -> Any:
         began = copied(how.trainable.take(relearned))
         return Beside(state.copy._replace(params=relearned), params, began)
 
-    def of_chosen(hook: Hook) -> Hook:
+    def of_chosen(callback: Callback) -> Callback:
         """Statistics are those of the model, or of its copy."""
 
         def run(number: int, state: Beside) -> Beside:
             read = state.copy
             if method.harden_statistics == "model":
                 read = read._replace(params=state.params)
-            found = hook.run(number, read)
+            found = callback.run(number, read)
             return state._replace(copy=state.copy._replace(knowledge=found.knowledge))
 
-        return Hook(ROUNDS, run)
+        return Callback(ROUNDS, run)
 
-    hooks = knowledge_hooks(stage, how, initial=False)
-    start = rounds.begin(how, copied(params), no_knowledge(stage, how))
+    refreshes = map(of_chosen, knowledge.callbacks(stage, initial=False))
+    start = rounds.begin(how, copied(params), knowledge.no_knowledge(stage))
     state = train(
         one_round,
         Beside(start, params, copied(how.trainable.take(params))),
@@ -82,7 +81,7 @@ def harden(stage: Stage, params: Any) -> Any:
         steps=how.number,
         directory=str(epath.Path(stage.directory) / "harden"),
         settings=settings.loop,
-        hooks=[Hook(ROUNDS, next_copy), *map(of_chosen, hooks)],
+        callbacks=[Callback(ROUNDS, next_copy), *refreshes],
         title=f"relearned copies of {', '.join(stage.targets)}",
         advice=rounds.ADVICE,
     )
@@ -91,15 +90,15 @@ def harden(stage: Stage, params: Any) -> Any:
 
 def _caught_up(how: rounds.Rounds, state: Beside) -> Any:
     """The model with what rounds have changed in its copy."""
-    change = rounds.change_of(state.copy.params, state.began, how.trainable)
-    return rounds.moved(state.params, change, how.trainable)
+    found = changes.change_of(state.copy.params, state.began, how.trainable)
+    return changes.moved(state.params, found, how.trainable)
 
 
 def _relearn(stage: Stage, params: Any, number: int) -> Any:
     """A copy that was trained on one half of the targets' text, or on the other."""
     work = stage.work
     batches = WeightedBatches(
-        stage, stage.targets, learn=True, guarded=False, half=number % 2, seed=number
+        work, stage.targets, learn=True, half=number % 2, seed=number
     )
     params = copied(params)
     state = finetune.init_adam(params)

@@ -6,9 +6,8 @@ should change, so its columns stay in the span of those inputs. Adam's element-w
 scaling leaves that span; plain steps do not.
 """
 
-import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +18,8 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import shifted
 from jax_surgery.models.trainable import Matrices, Trainable
 
-ORDERS = ("joint", "cyclic", "first_to_last")
 
-
-@dataclasses.dataclass(frozen=True)
-class TaskLoss:
+class TaskLoss(NamedTuple):
     """The value of a token that its weight changes.
 
     Attributes:
@@ -33,18 +29,8 @@ class TaskLoss:
       temperature: of the logits; 1 is saturated where the model is sure.
     """
 
-    kind: Literal["margin", "cross_entropy"] = "margin"
-    temperature: float = 4.0
-
-    def __post_init__(self):
-        if self.kind not in ("margin", "cross_entropy"):
-            raise ValueError(
-                f"identify.loss={self.kind!r}; use 'margin' or 'cross_entropy'."
-            )
-        if self.temperature <= 0:
-            raise ValueError(
-                f"identify.temperature={self.temperature} must be positive."
-            )
+    kind: Literal["margin", "cross_entropy"]
+    temperature: float
 
 
 def chance_odds(chance: float) -> float:
@@ -120,6 +106,10 @@ def task_matrix(
     return trainable.take(gradient), sums | {"loss": value}
 
 
+# Alone, outside of a round.
+jitted_task_matrix = jax.jit(task_matrix, static_argnums=(1, 3, 4, 5))
+
+
 def layer_share(order: str, layers: int, count: jax.Array, rounds: int) -> jax.Array:
     """Which layers' matrices move in a round, [layers] of 0 and 1.
 
@@ -132,19 +122,15 @@ def layer_share(order: str, layers: int, count: jax.Array, rounds: int) -> jax.A
       rounds: in all.
 
     Raises:
-      ValueError: an unknown order, or fewer rounds than layers where each has a share.
+      ValueError: fewer rounds than layers where each has a share.
     """
-    if order not in ORDERS:
-        raise ValueError(
-            f"identify.order={order!r}; choose one of {', '.join(ORDERS)}."
-        )
     if order == "joint":
         return jnp.ones(layers)
     if order == "cyclic":
         return (jnp.arange(layers) == count % layers).astype(jnp.float32)
     if rounds < layers:
         raise ValueError(
-            f"rounds.number={rounds}: identify.order='first_to_last' gives each of "
+            f"config.rounds.number={rounds}: order=first_to_last gives each of "
             f"{layers} layers its own rounds; use {layers} or more."
         )
     current = jnp.minimum(count // (rounds // layers), layers - 1)

@@ -1,35 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What discrimination needs of retained groups: the ridge's factors, or subspaces."""
+"""What discrimination knows of retained groups: the ridge's factors, or subspaces.
 
+The ridge is of second moments of the groups' inputs, which are streamed, resumable and
+cached by what they are of.
+"""
+
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import tqdm
+from etils import epath
 
-from jax_surgery.methods.subspace import identify, rounds, statistics
-from jax_surgery.methods.subspace.batches import WeightedBatches
-from jax_surgery.methods.subspace.stage import Stage, rounds_of
-from jax_surgery.optim.precondition import discriminate
+from jax_surgery.methods.subspace import identify, rounds
+from jax_surgery.methods.subspace.stage import Stage
+from jax_surgery.methods.subspace.text import RetainedText, WeightedBatches
+from jax_surgery.methods.subspace.work import Work
+from jax_surgery.optim.precondition import discriminate, moments
 from jax_surgery.optim.precondition import ridge as ridges
-from jax_surgery.optim.precondition.moments import zero_moments
-from jax_surgery.train.loop import Hook
+from jax_surgery.parallel import distributed, preemption
+from jax_surgery.train.checkpoint import Checkpoints
+from jax_surgery.train.loop import Callback, Interrupted
+
+SAVE_EVERY = 200  # batches between saves of what is summed so far
 
 
-def no_knowledge(stage: Stage, how: rounds.Rounds) -> discriminate.Knowledge:
+def kind_of(stage: Stage) -> str:
+    """How a stage discriminates: "none" too where the ridge has nothing to retain."""
+    kind = stage.work.how.subspace.discriminate
+    return "none" if kind == "ridge" and not stage.retained else kind
+
+
+def no_knowledge(stage: Stage) -> discriminate.Knowledge:
     """What is known of the retained groups, before it is computed: of its shapes."""
-    method = stage.work.how.subspace.discriminate
-    if method == "none" or (method == "ridge" and not stage.retained):
+    work, kind = stage.work, kind_of(stage)
+
+    def zeros():
+        if kind == "ridge":
+            sums = moments.zero_moments(work.model.config, work.trainable)
+            return ridges.factorise(sums, work.how.subspace.ridge)
+        matrices = [work.trainable.take(work.model.params)] * len(similar_groups(stage))
+        return discriminate.similar_of(matrices, rounds.GRAM_SCHMIDT_RANK)
+
+    if kind == "none":
         return ()
-    shapes = jax.eval_shape(lambda: _zero_knowledge(stage, how, method))
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-
-def _zero_knowledge(stage: Stage, how: rounds.Rounds, method: str):
-    config, ridge = stage.work.model.config, stage.work.how.subspace.ridge
-    if method == "ridge":
-        return ridges.factorise(zero_moments(config, how.trainable), ridge)
-    matrices = how.trainable.take(stage.work.model.params)
-    return discriminate.similar_of([matrices] * len(similar_groups(stage)), how.rank)
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(zeros))
 
 
 def similar_groups(stage: Stage) -> list[str]:
@@ -48,55 +65,117 @@ def similar_groups(stage: Stage) -> list[str]:
     return near
 
 
-def knowledge_hooks(stage: Stage, how: rounds.Rounds, initial: bool) -> list[Hook]:
-    """Hooks that compute what is known of retained groups, at first and on refreshes.
+def callbacks(stage: Stage, *, initial: bool) -> list[Callback]:
+    """Compute what is known of retained groups, at first and on refreshes.
 
     Args:
       initial: whether rounds begin in the initial model, whose statistics are
         cached.
     """
-    settings = stage.work.how
-    method = settings.subspace.discriminate
-    if method == "none" or (method == "ridge" and not stage.retained):
+    if kind_of(stage) == "none":
         return []
-    if method == "gram_schmidt":
-        own = [
-            WeightedBatches(stage, [name], learn=False, guarded=False)
-            for name in similar_groups(stage)
-        ]
-        matrix = jax.jit(identify.task_matrix, static_argnums=(1, 3, 4, 5))
-
-        def similar(number: int, state: rounds.State) -> rounds.State:
-            found = []
-            for batches in own:
-                batch = batches.batch(next(batches.stream()))
-                arguments = (how.config, batch, how.loss, how.compute, how.trainable)
-                found.append(matrix(state.params, *arguments)[0])
-            return state._replace(knowledge=discriminate.similar_of(found, how.rank))
-
-        return [Hook(settings.subspace.refresh, similar)]
-    return [Hook(settings.subspace.refresh, ridge_hook(stage, initial))]
-
-
-def knowledge_of(stage: Stage, params: Any) -> discriminate.Knowledge:
-    """What rounds that begin in some parameters know of the retained groups."""
-    how = rounds_of(stage.work)
-    state = rounds.begin(how, params)
-    for hook in knowledge_hooks(stage, how, initial=False):
-        state = hook.run(0, state)
-    return state.knowledge
-
-
-def ridge_hook(stage: Stage, initial: bool):
-    """Factors of the retained groups' second moments at the parameters of a state."""
-    work, ridge = stage.work, stage.work.how.subspace.ridge
+    find = finder(stage)
 
     def refresh(number: int, state: rounds.State) -> rounds.State:
-        if number or not initial:
-            moments = statistics.of_params(state.params, work, stage.retained_text)
-        else:
-            moments = statistics.of_model(work, stage.retained_text, stage.directory)
-        knowledge = ridges.checked(moments, ridge, "config.method=subspace:ridge")
-        return state._replace(knowledge=knowledge)
+        found = find(state.params, cached=initial and not number)
+        return state._replace(knowledge=found)
 
-    return refresh
+    return [Callback(stage.work.how.subspace.refresh, refresh)]
+
+
+def finder(stage: Stage) -> Callable[..., discriminate.Knowledge]:
+    """The function of parameters that gives what is known of retained groups in them.
+
+    Its `cached` says that they are the model's before the run, whose statistics are
+    cached.
+    """
+    kind = kind_of(stage)
+    if kind == "none":
+        return lambda params: ()
+    if kind == "ridge":
+        return functools.partial(ridge_of, stage)
+    how, near = rounds.of(stage.work), similar_groups(stage)
+    own = [WeightedBatches(stage.work, [name], learn=False) for name in near]
+
+    def find(params: Any, *, cached: bool = False) -> discriminate.Similar:
+        del cached  # subspaces of similar groups are not
+        found = []
+        for batches in own:
+            batch = batches.batch(next(batches.stream()))
+            arguments = (how.config, batch, how.loss, how.compute, how.trainable)
+            found.append(identify.jitted_task_matrix(params, *arguments)[0])
+        return discriminate.similar_of(found, rounds.GRAM_SCHMIDT_RANK)
+
+    return find
+
+
+def ridge_of(stage: Stage, params: Any, *, cached: bool = False) -> ridges.Factors:
+    """Factors of the retained groups' second moments in some parameters.
+
+    Args:
+      cached: whether these are the model's before the run, whose moments are cached.
+    """
+    work, text = stage.work, stage.retained_text
+    if cached:
+        found = initial_moments(work, text, stage.directory)
+    else:
+        model = work.model
+        found = moments.second_moments(
+            params, model.config, text.batches(), model.compute, work.trainable
+        )
+    ridge = work.how.subspace.ridge
+    return ridges.checked(found, ridge, "config.method=subspace:ridge")
+
+
+def initial_moments(work: Work, text: RetainedText, directory: str) -> moments.Moments:
+    """Weighted sums of x x^T in the initial model, from the cache where they are there.
+
+    What is summed so far is saved every `SAVE_EVERY` batches, and a run that was
+    stopped goes on from there.
+
+    Args:
+      directory: of the run, for `statistics/` where no cache is named.
+    """
+    key, model = text.key, work.model
+    folder = epath.Path(
+        work.how.statistics.cache or epath.Path(directory) / "statistics"
+    )
+    folder = folder / key[:16]
+    sums, done = moments.zero_moments(model.config, work.trainable), 0
+    with Checkpoints(folder, 1) as saved:
+        if saved.latest is not None:
+            sums, state = saved.restore(sums)
+            done = saved.latest
+            if state["key"] != key:
+                raise ValueError(
+                    f"{folder} holds statistics of something else ({state['key']}); "
+                    "remove that folder, or name another config.statistics.cache."
+                )
+            whole = done == text.num_batches
+            what = "from the cache" if whole else f"going on at {done}"
+            print(f"statistics of retained groups: {what} ({folder})")
+        bar = tqdm.tqdm(
+            total=text.num_batches,
+            initial=done,
+            desc="statistics of retained groups",
+            unit="batch",
+            mininterval=0.5,
+            disable=not distributed.is_lead(),
+        )
+        with preemption.listening(), bar:
+            for number, batch in enumerate(text.batches(done), start=done + 1):
+                sums = moments.add(
+                    *(model.params, model.config, batch),
+                    *(model.compute, work.trainable, sums),
+                )
+                bar.update(1)
+                stop = preemption.reached()
+                due = number % SAVE_EVERY == 0
+                if stop or due or number == text.num_batches:
+                    saved.save(number, sums, {"key": key})
+                if stop and number < text.num_batches:
+                    raise Interrupted(
+                        f"stopped after {number} of {text.num_batches} batches of the "
+                        "statistics, whose sums are saved."
+                    )
+    return sums

@@ -11,7 +11,6 @@ from typing import Literal
 
 from jax_surgery.config import positive
 from jax_surgery.methods.base import Method
-from jax_surgery.methods.subspace import identify
 
 PATH = "config.method=subspace"
 
@@ -63,13 +62,12 @@ class Subspace(Method):
     adam: float = 0.0
 
     def __post_init__(self):
-        self.task_loss  # noqa: B018 (raises)
         numbers = ("refresh", "guard", "mend", "overwrite", "harden", "adam")
         for name in numbers:
             if (value := getattr(self, name)) < 0:
                 raise ValueError(f"{PATH}:{name}={value}; use 0 or more.")
-        positive(self.ridge, f"{PATH}:ridge")
-        positive(self.harden_rate, f"{PATH}:harden_rate")
+        for name in ("temperature", "ridge", "harden_rate"):
+            positive(getattr(self, name), f"{PATH}:{name}")
         if self.random_start and not self.one_shot:
             raise ValueError(
                 f"{PATH}:random_start=True identifies in weights that are not the "
@@ -80,11 +78,6 @@ class Subspace(Method):
                 f"{PATH}:harden={self.harden} removes in rounds; use harden=0 with "
                 "one_shot=True."
             )
-
-    @property
-    def task_loss(self) -> identify.TaskLoss:
-        """What token weights move."""
-        return identify.TaskLoss(self.loss, self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)

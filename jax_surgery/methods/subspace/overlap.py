@@ -62,7 +62,7 @@ def _directions(work: Work, name: str) -> dict[str, jax.Array]:
     batch = batch.text.replace(
         token_weights_BT=-batch.weights_BT, target_log_odds_BT=0 * batch.weights_BT
     )
-    task, _ = _matrix(
+    task, _ = identify.jitted_task_matrix(
         work.model.params,
         work.model.config,
         batch.place(rows),
@@ -71,6 +71,3 @@ def _directions(work: Work, name: str) -> dict[str, jax.Array]:
         work.trainable,
     )
     return angles.input_directions(task, RANK)
-
-
-_matrix = jax.jit(identify.task_matrix, static_argnums=(1, 3, 4, 5))

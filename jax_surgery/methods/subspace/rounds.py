@@ -16,12 +16,15 @@ import optax
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.methods.subspace import identify
-from jax_surgery.models import decoder, layout, sharding
+from jax_surgery.methods.subspace.changes import moved
+from jax_surgery.methods.subspace.work import Work
+from jax_surgery.models import decoder, sharding
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.trainable import Matrices, Trainable
+from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.precondition import discriminate
-from jax_surgery.parallel import mesh as meshes
+from jax_surgery.optim.precondition.directions import of_norm
 
+GRAM_SCHMIDT_RANK = 16  # singular vectors of each task that Gram-Schmidt takes
 # What rounds that diverge are told to change: they have a size of their own.
 ADVICE = "Lower config.rounds.step"
 
@@ -38,7 +41,6 @@ class Rounds(NamedTuple):
       order: of the layers, see `identify.layer_share`.
       adam: steps are Adam's of this rate, not normalised (the paper's training; for
         comparison); 0 for plain ones.
-      rank: of T's vectors that Gram-Schmidt keeps, 0 for all.
     """
 
     config: ModelConfig
@@ -50,7 +52,22 @@ class Rounds(NamedTuple):
     decay: bool
     order: str
     adam: float = 0.0
-    rank: int = 0
+
+
+def of(work: Work) -> Rounds:
+    """How a run's settings take rounds."""
+    method, chosen = work.how.subspace, work.how.rounds
+    return Rounds(
+        work.model.config,
+        work.model.compute,
+        work.trainable,
+        identify.TaskLoss(method.loss, method.temperature),
+        chosen.number,
+        chosen.step,
+        method.cosine,
+        method.order,
+        method.adam,
+    )
 
 
 class State(NamedTuple):
@@ -69,28 +86,6 @@ class State(NamedTuple):
     size: jax.Array
     knowledge: discriminate.Knowledge
     adam: Any
-
-
-def moved(params: Any, change: Matrices, trainable: Trainable) -> Any:
-    """The parameters with a change added to the moving matrices, rounded once."""
-    wide = jax.tree.map(lambda p: p.astype(jnp.float32), params)
-    change = {
-        # As its parameter lies, or the compiler makes copies on every device.
-        name: meshes.constrain(
-            matrix.astype(jnp.float32), *layout.MATRICES[name].stack_spec
-        )
-        for name, matrix in change.items()
-    }
-    return optax.apply_updates(params, trainable.put(change, wide))
-
-
-def change_of(params: Any, base: Matrices, trainable: Trainable) -> Matrices:
-    """What the moving matrices have become, less what they were, float32."""
-    return jax.tree.map(
-        lambda now, was: now.astype(jnp.float32) - was,
-        trainable.take(params),
-        base,
-    )
 
 
 def begin(
@@ -135,8 +130,7 @@ def take_round(
     layers = len(next(iter(task.values())))
     share_L = identify.layer_share(how.order, layers, state.count, how.number)
     task = {name: share_L[:, None, None] * matrix for name, matrix in task.items()}
-    task = discriminate.discriminate(task, state.knowledge, how.rank)
-    norm = optax.tree.norm(task)
+    task = discriminate.discriminate(task, state.knowledge, GRAM_SCHMIDT_RANK)
     adam = state.adam
     if how.adam:
         change, new = jax.vmap(optax.adam(how.adam).update)(task, adam)
@@ -146,8 +140,7 @@ def take_round(
         size = state.size
         if how.decay:
             size *= 0.5 * (1 + jnp.cos(jnp.pi * state.count / how.number))
-        scale = jnp.where(norm > 0, size / jnp.where(norm > 0, norm, 1.0), 0.0)
-        change = jax.tree.map(lambda t: -scale * t, task)
+        change = of_norm(task, -size)
     params = moved(state.params, change, how.trainable)
     after = state._replace(params=params, count=state.count + 1, adam=adam)
-    return sharding.constrain(after), metrics | {"task_norm": norm}
+    return sharding.constrain(after), metrics | {"task_norm": optax.tree.norm(task)}

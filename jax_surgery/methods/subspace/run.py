@@ -10,14 +10,13 @@ import jax
 import optax
 from etils import epath
 
-from jax_surgery.methods.subspace import adapters, learn, low_rank, rounds
-from jax_surgery.methods.subspace.alpha import choose_alpha
+from jax_surgery.methods.subspace import adapters, changes, knowledge
 from jax_surgery.methods.subspace.harden import harden
-from jax_surgery.methods.subspace.mend import mend
-from jax_surgery.methods.subspace.stage import Stage
-from jax_surgery.methods.subspace.stage_rounds import run_rounds
+from jax_surgery.methods.subspace.stage import Stage, choose_alpha
+from jax_surgery.methods.subspace.stage_rounds import mend, one_shot, run_rounds
 from jax_surgery.methods.subspace.work import Scores, Work, retained_groups
 from jax_surgery.models.trainable import Matrices, Trainable
+from jax_surgery.optim import lora
 from jax_surgery.optim.linalg import svd
 
 
@@ -49,7 +48,7 @@ class Changed:
 
     def at(self, params: Any, alpha: float) -> Any:
         """Parameters with the change taken `alpha` times."""
-        return learn.learn(params, self.change, alpha, self.moving)
+        return changes.added(params, self.change, alpha, self.moving)
 
     def relative_norm(self, params: Any) -> float:
         """Norm of what is taken, relative to that of the matrices that move."""
@@ -70,7 +69,10 @@ def check_rank(work: Work) -> None:
 
 
 def run_stage(stage: Stage) -> Any:
-    """The parameters after a stage: rounds, hardening, and what restores the rest."""
+    """The parameters after a stage: its single subtraction, or rounds, hardening, and
+    what restores the rest."""
+    if stage.work.how.subspace.one_shot:
+        return one_shot(stage)
     params = run_rounds(stage)
     if stage.work.how.subspace.harden:
         params = harden(stage, params)
@@ -122,16 +124,16 @@ def run_stages(
     moving = work.trainable
     if how.lora.rank:
         moving = dataclasses.replace(moving, first_layer=0)
-        pairs = low_rank.as_pairs(factors, how.low_rank)
-        change = low_rank.change(factors, how.low_rank)
+        pairs = lora.pairs(factors, how.low_rank)
+        change = changes.product(pairs)
     else:
-        change = rounds.change_of(params, moving.take(work.model.params), moving)
-        pairs = learn.factors(change, how.rounds.rank)
+        change = changes.change_of(params, moving.take(work.model.params), moving)
+        pairs = changes.factors(change, how.rounds.rank)
     alpha = choose_alpha(
         stage,
         [name for names in targets for name in names],
         work.model.params,
-        lambda alpha: learn.learn(work.model.params, change, alpha, moving),
+        lambda alpha: changes.added(work.model.params, change, alpha, moving),
     )
     return Changed(
         change, pairs, stage, seconds, every_similar, factors, moving, alpha, stages
@@ -150,7 +152,6 @@ def _described(stage: Stage) -> dict[str, Any]:
         "similar": sorted(stage.similar & set(stage.retained)),
     }
     how = stage.work.how
-    reads = how.subspace.discriminate == "ridge" and not how.lora.rank
-    if reads and stage.retained:
+    if knowledge.kind_of(stage) == "ridge" and not how.lora.rank:
         said["statistics"] = stage.retained_text.key
     return said

@@ -14,7 +14,7 @@ from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import Trainable, matrix_names, resolve
 from jax_surgery.optim.lora import LowRank
 from jax_surgery.parallel.mesh import MeshShape
-from jax_surgery.train.loop_settings import Loop
+from jax_surgery.train.loop import Loop
 
 
 @dataclasses.dataclass(frozen=True)

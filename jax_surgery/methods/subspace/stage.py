@@ -1,19 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage: targets that are removed or added together, and what is retained."""
+"""A stage: targets that are removed or added together, what is retained, and the goal."""
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jax_surgery.methods.subspace import rounds
-from jax_surgery.methods.subspace.goal import Goal
-from jax_surgery.methods.subspace.retained import RetainedText
+from jax_surgery.data.batch import Batch
+from jax_surgery.data.packing import Packer
+from jax_surgery.data.tokens import Document
+from jax_surgery.methods.subspace.text import (
+    RetainedText,
+    WeightedBatches,
+    overwritten,
+)
 from jax_surgery.methods.subspace.work import Scores, Work
+from jax_surgery.metrics.task_scores import removed
+from jax_surgery.metrics.tokens import score_tokens
 
-GRAM_SCHMIDT_RANK = 16  # singular vectors of each task that Gram-Schmidt takes
+TAKEN_OVER = 0.95  # of the tokens that are to take the place of others
+# Alphas that are sought: the largest, of one shot, and how finely.
+LARGEST, FINEST = 4.0, 2**-10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,10 +56,23 @@ class Stage:
         return RetainedText(self.work, self.retained, self.similar, self.params)
 
     @functools.cached_property
-    def goal(self) -> Goal:
+    def goal(self) -> "Goal":
         """Where its targets are to go."""
-        return Goal(
-            self.work, self.targets, self.before, self.params, learns=self.learns
+        return Goal(self)
+
+    def batches(self, lost: Sequence[int] | np.ndarray = ()) -> WeightedBatches:
+        """Batches of the targets' text and of retained text, which is guarded.
+
+        Args:
+          lost: places in `retained_text` of what is guarded as much as all else.
+        """
+        guarded = self.retained and self.work.how.subspace.guard
+        return WeightedBatches(
+            self.work,
+            self.targets,
+            learn=self.learns,
+            retained=self.retained_text if guarded else None,
+            lost=lost,
         )
 
 
@@ -57,18 +81,93 @@ def copied(params: Any) -> Any:
     return jax.tree.map(jnp.copy, params)
 
 
-def rounds_of(work: Work) -> rounds.Rounds:
-    """How a run's settings take rounds."""
-    method, chosen = work.how.subspace, work.how.rounds
-    return rounds.Rounds(
-        work.model.config,
-        work.model.compute,
-        work.trainable,
-        method.task_loss,
-        chosen.number,
-        chosen.step,
-        method.cosine,
-        method.order,
-        method.adam,
-        0 if method.one_shot else GRAM_SCHMIDT_RANK,
-    )
+class Goal:
+    """Whether every target is removed, or learned, as far as `rounds.stop`.
+
+    Of groups that are scored by the accuracy of answers it asks the text that
+    identifies them, not what they are tested on; other scorers have their test alone.
+    """
+
+    def __init__(self, stage: Stage):
+        """Scores the targets' own text at the parameters that the stage finds."""
+        self._stage, work = stage, stage.work
+        self._texts = {
+            name: self._packed(work.documents(name))
+            for name in stage.targets
+            if work.texts[name].group.scorer == "accuracy"
+        }
+        self._before = {
+            name: self._accuracy(stage.params, text)
+            for name, text in self._texts.items()
+        }
+        self._others = []
+        if work.how.subspace.overwrite and not stage.learns:
+            self._others = [
+                self._packed(overwritten(work, name)) for name in stage.targets
+            ]
+
+    def _packed(self, documents: Sequence[Document]) -> tuple[Packer, Batch]:
+        """Text that is asked after every round, packed once."""
+        packer = Packer(documents, self._stage.work.how.tasks.context, "tokens")
+        return packer, packer.pack()
+
+    def _accuracy(self, params: Any, text: tuple[Packer, Batch]) -> float:
+        packer, rows = text
+        model = self._stage.work.model.with_params(params)
+        found = score_tokens(model, packer, "top", rows=rows)
+        return float(found["top"][packer.learned].mean(dtype=np.float64))
+
+    def reached(self, params: Any) -> bool:
+        """Whether parameters are as far as that on all targets."""
+        stage, work = self._stage, self._stage.work
+        for name in stage.targets:
+            if name in self._texts:
+                value = self._accuracy(params, self._texts[name])
+                chance = work.texts[name].chance
+                known = self._before[name] - chance
+                gone = 1 - (value - chance) / known if known > 0 else 1.0
+            else:
+                score = work.scores(params, [name])[name]
+                value, gone = score.value, removed(stage.before[name], score)
+            if (value if stage.learns else gone) < work.how.rounds.stop:
+                return False
+        return all(self._accuracy(params, text) >= TAKEN_OVER for text in self._others)
+
+
+def choose_alpha(
+    stage: Stage, targets: list[str], initial: Any, at: Callable[[float], Any]
+) -> float:
+    """The share of the change that is made, alpha of W' = W + alpha T'.
+
+    It is `rounds.alpha`; where that is 0, the smallest at which the targets of all
+    stages reach `rounds.stop`, by bisection. Rounds end at alpha 1, where retained
+    groups were guarded; only what was identified in one shot is taken further.
+
+    Args:
+      stage: the last.
+      targets: of all stages.
+      initial: parameters before the run.
+      at: parameters of an alpha.
+
+    Raises:
+      ValueError: one shot, and no alpha reaches the stop.
+    """
+    how = stage.work.how
+    if how.rounds.alpha:
+        return how.rounds.alpha
+    goal = dataclasses.replace(stage, targets=targets, params=initial).goal
+    low, high = 0.0, 1.0
+    if not goal.reached(at(high)):
+        if not how.subspace.one_shot:
+            print(f"alpha=1: not all of {', '.join(targets)} reach config.rounds.stop.")
+            return high
+        low, high = high, LARGEST
+        if not goal.reached(at(high)):
+            raise ValueError(
+                f"config.rounds.alpha=0: no alpha up to {high} reaches "
+                f"config.rounds.stop={how.rounds.stop}; lower it, or name an alpha."
+            )
+    while high - low > FINEST:
+        middle = (low + high) / 2
+        low, high = (low, middle) if goal.reached(at(middle)) else (middle, high)
+    return high

@@ -8,11 +8,10 @@ from settings_cases import settings_of
 from subspace_run_cases import ROUNDS, work_of
 
 from jax_surgery.data.probes import Probe
-from jax_surgery.methods.subspace.batches import WeightedBatches
 from jax_surgery.methods.subspace.harden import harden
-from jax_surgery.methods.subspace.mend import mend
 from jax_surgery.methods.subspace.stage import Stage, copied
-from jax_surgery.methods.subspace.stage_rounds import run_rounds
+from jax_surgery.methods.subspace.stage_rounds import mend, run_rounds
+from jax_surgery.methods.subspace.text import WeightedBatches
 from jax_surgery.methods.subspace.work import Work, retained_groups
 from jax_surgery.metrics import answer_accuracy
 from jax_surgery.metrics.task_scores import drop, removed
@@ -43,7 +42,7 @@ def stage(folder, own) -> Stage:
 def comes_back(stage: Stage, params) -> float:
     """Accuracy on one half after a copy was trained on the other."""
     work = stage.work
-    batches = WeightedBatches(stage, [TASK], learn=True, guarded=False, half=0)
+    batches = WeightedBatches(work, [TASK], learn=True, half=0)
     params = copied(params)
     state, stream = finetune.init_adam(params), batches.stream()
     config, compute = work.model.config, work.model.compute

@@ -14,7 +14,7 @@ from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.precondition.moments import second_moments
 
-MARGIN = TaskLoss()
+MARGIN = cases.MARGIN
 run_pull = jax.jit(identify.pull, static_argnums=(1, 3, 4, 5))
 dense = jax.jit(jax.value_and_grad(cases.dense_pull), static_argnums=2)
 
@@ -63,7 +63,7 @@ def test_cross_entropy_is_log_p_at_a_temperature_without_bounds(params, temperat
 
 
 @pytest.mark.parametrize(
-    "loss", [MARGIN, TaskLoss("cross_entropy"), TaskLoss("cross_entropy", 1.0)]
+    "loss", [MARGIN, TaskLoss("cross_entropy", 4.0), TaskLoss("cross_entropy", 1.0)]
 )
 def test_the_task_matrix_is_the_gradient_of_the_dense_formula(params, loss):
     batch = cases.batch_of()
@@ -177,8 +177,6 @@ def test_orders_say_which_layers_move(count):
 
 
 def test_orders_that_cannot_be_are_told():
-    with pytest.raises(ValueError, match="order='random'; choose one of joint, cyclic"):
-        identify.layer_share("random", 3, jnp.int32(0), 6)
     with pytest.raises(ValueError, match="number=2: .*each of 3 layers.*use 3 or more"):
         identify.layer_share("first_to_last", 3, jnp.int32(0), 2)
 
@@ -189,10 +187,3 @@ def test_chance_odds_are_the_margin_of_a_guess(chance):
     assert 1 / (1 + np.exp(-odds)) == pytest.approx(chance, rel=1e-12)
     # Of so many equal logits one is so much above the logsumexp of the others.
     assert odds == pytest.approx(-np.log(1 / chance - 1))
-
-
-def test_wrong_losses_are_told():
-    with pytest.raises(ValueError, match="loss='entropy'; use 'margin' or"):
-        TaskLoss("entropy")
-    with pytest.raises(ValueError, match="temperature=0 must be positive"):
-        TaskLoss(temperature=0)

@@ -9,10 +9,12 @@ import subspace_model as cases
 from plain_settings import plain_optimizer
 from subspace_model import COMPUTE, CONFIG, EVERY, UPPER
 
-from jax_surgery.methods.subspace import identify, learn, low_rank, rounds
-from jax_surgery.methods.subspace.remove import remove
+from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.methods.subspace import changes
+from jax_surgery.methods.subspace.adapters import Pull
 from jax_surgery.optim import lora
 from jax_surgery.optim.optimizer import make_optimizer
+from jax_surgery.train.step import init_state, make_train_step
 
 
 def numpy_of(matrices):
@@ -20,10 +22,10 @@ def numpy_of(matrices):
 
 
 @pytest.mark.parametrize("trainable", [EVERY, UPPER])
-@pytest.mark.parametrize("move, sign", [(remove, -1), (learn.learn, 1)])
-def test_a_task_is_added_or_taken_off(move, sign, trainable):
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_task_is_added_or_taken_off(sign, trainable):
     params, task = cases.params_of(), cases.random_matrices(0, trainable)
-    after = move(params, task, 0.3, trainable)
+    after = changes.added(params, task, sign * 0.3, trainable)
     was = numpy_of(trainable.take(params))
     for name, matrix in numpy_of(trainable.take(after)).items():
         wanted = was[name] + sign * 0.3 * np.asarray(task[name], np.float64)
@@ -35,8 +37,8 @@ def test_a_task_is_added_or_taken_off(move, sign, trainable):
 
 def test_learning_undoes_removing():
     params, task = cases.params_of(), cases.random_matrices(0, UPPER)
-    without = remove(params, task, 0.25, UPPER)
-    again = learn.learn(without, task, 0.25, UPPER)
+    without = changes.added(params, task, -0.25, UPPER)
+    again = changes.added(without, task, 0.25, UPPER)
     for one, other, change in zip(
         *map(jax.tree.leaves, (params, again, UPPER.put(task, params))), strict=True
     ):
@@ -49,10 +51,10 @@ def test_learning_undoes_removing():
 def test_parameters_keep_their_dtype_and_are_rounded_once():
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), cases.params_of())
     task = cases.random_matrices(0, UPPER)
-    after = learn.learn(params, task, 1.0, UPPER)
+    after = changes.added(params, task, 1.0, UPPER)
     assert {x.dtype for x in jax.tree.leaves(after)} == {jnp.dtype(jnp.bfloat16)}
     base = {n: m.astype(jnp.float32) for n, m in UPPER.take(params).items()}
-    change = rounds.change_of(after, base, UPPER)
+    change = changes.change_of(after, base, UPPER)
     for name, matrix in UPPER.take(after).items():
         wanted = base[name] + task[name]
         np.testing.assert_array_equal(matrix, wanted.astype(jnp.bfloat16))
@@ -64,9 +66,9 @@ def test_parameters_keep_their_dtype_and_are_rounded_once():
 def test_a_cut_change_has_its_rank_and_is_the_best_of_it(rank):
     params, change = cases.params_of(), cases.random_matrices(0, UPPER)
     base = UPPER.take(params)
-    after = learn.learn(params, change, 1.0, UPPER)
-    cut = learn.truncated(after, base, rank, UPPER)
-    found = numpy_of(rounds.change_of(cut, base, UPPER))
+    after = changes.added(params, change, 1.0, UPPER)
+    cut = changes.truncated(after, base, rank, UPPER)
+    found = numpy_of(changes.change_of(cut, base, UPPER))
     for name, matrix in found.items():
         np.testing.assert_array_equal(np.linalg.matrix_rank(matrix, tol=1e-4), rank)
         whole = np.asarray(change[name], np.float64)
@@ -76,7 +78,7 @@ def test_a_cut_change_has_its_rank_and_is_the_best_of_it(rank):
         np.testing.assert_allclose(error, np.linalg.norm(tail, axis=1), rtol=1e-4)
     rest = jax.tree.map(jnp.subtract, cut, params)
     assert cases.norm(jax.tree.map(jnp.subtract, rest, UPPER.mask(rest))) == 0
-    again = learn.truncated(cut, base, rank, UPPER)
+    again = changes.truncated(cut, base, rank, UPPER)
     for name, matrix in UPPER.take(again).items():
         np.testing.assert_allclose(matrix, UPPER.take(cut)[name], atol=1e-5)
 
@@ -84,7 +86,7 @@ def test_a_cut_change_has_its_rank_and_is_the_best_of_it(rank):
 @pytest.mark.parametrize("rank", [0, 2, 5, 100])
 def test_factors_multiply_to_the_best_of_their_rank(rank):
     change = cases.random_matrices(0)
-    for name, (a, b) in learn.factors(change, rank).items():
+    for name, (a, b) in changes.factors(change, rank).items():
         whole = np.asarray(change[name], np.float64)
         layers, inputs, outputs = whole.shape
         kept = min(rank or min(inputs, outputs), inputs, outputs)
@@ -103,12 +105,18 @@ def test_an_adapters_frozen_layers_do_not_decay():
     optimizer = make_optimizer(plain_optimizer(learning_rate=0.1, weight_decay=0.5), 5)
     factors = lora.init_factors(CONFIG, chosen, 0)
     before = jax.device_get(factors)
-    step = low_rank.make_step(
-        CONFIG, COMPUTE, identify.TaskLoss(), chosen, UPPER, optimizer
+    step = make_train_step(
+        CONFIG,
+        Pull(cases.MARGIN),
+        RoleRows(2, 0, 0),
+        optimizer,
+        compute=COMPUTE,
+        trainable=UPPER,
+        low_rank=chosen,
     )
     batch = cases.pushed(cases.batch_of(5), 1.0, -cases.FAR)
-    state = low_rank.AdapterState(factors, optimizer.init(factors))
+    state = init_state(factors, optimizer)
     after, _ = step(state, batch, cases.params_of())
-    for was, now in zip(*map(jax.tree.leaves, (before, after.factors)), strict=True):
+    for was, now in zip(*map(jax.tree.leaves, (before, after.params)), strict=True):
         np.testing.assert_array_equal(now[0], was[0])
         assert np.any(now[1:] != was[1:])

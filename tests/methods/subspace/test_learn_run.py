@@ -11,9 +11,8 @@ from subspace_run_cases import edit_of, go, work_of
 
 from jax_surgery.benchmarks import suite
 from jax_surgery.checkpoints import hf_weights, peft_adapter
-from jax_surgery.methods.subspace.batches import WeightedBatches
-from jax_surgery.methods.subspace.retained import GUARDED
 from jax_surgery.methods.subspace.stage import Stage
+from jax_surgery.methods.subspace.text import GUARDED
 from jax_surgery.optim import lora
 from jax_surgery.train.metrics_file import read_metrics
 
@@ -48,7 +47,7 @@ def test_what_an_earlier_stage_taught_is_guarded_as_high_as_it_is(learned, own):
 
     def bounds(now):
         stage = Stage(ours, now, ["dict_a"], ["dict_c"], set(), {}, "", learns=True)
-        batches = WeightedBatches(stage, stage.targets, learn=True, guarded=True)
+        batches = stage.batches()
         batch = batches.batch(next(batches.stream()))
         kept = np.asarray(batch.token_weights_BT) < 0
         kept[: ours.how.tasks.rows] = False  # the targets' rows

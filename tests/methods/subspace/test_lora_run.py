@@ -21,7 +21,7 @@ from jax_surgery.optim.lora import LowRank
 from jax_surgery.runs import surgery
 from jax_surgery.runs.by_roles import ByRoles
 from jax_surgery.train import curve, devices
-from jax_surgery.train.loop import Hook, Interrupted
+from jax_surgery.train.loop import Callback, Interrupted
 
 STEPS = 6
 LOW_RANK = LowRank(rank=2, alpha=8.0, matrices="q,k,o,up,down")
@@ -69,7 +69,7 @@ def stop_before(step):
             os.kill(os.getpid(), signal.SIGINT)
         return state
 
-    return Hook(1, press)
+    return Callback(1, press)
 
 
 @pytest.mark.parametrize("reference", ["live", "cached"])

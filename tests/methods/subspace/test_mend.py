@@ -5,9 +5,8 @@ import jax
 import pytest
 from subspace_run_cases import ROUNDS, work_of
 
-from jax_surgery.methods.subspace import mend as mending
 from jax_surgery.methods.subspace.stage import Stage, copied
-from jax_surgery.methods.subspace.stage_rounds import in_rounds
+from jax_surgery.methods.subspace.stage_rounds import mend, run_rounds
 from jax_surgery.methods.subspace.work import Work
 from jax_surgery.train.loop import TrainingDiverged
 
@@ -29,13 +28,13 @@ def stage_of(own, folder, **fields) -> Stage:
 @pytest.fixture(scope="module")
 def careless(own, tmp_path_factory):
     """A model that lost retained answers with the target's."""
-    return in_rounds(stage_of(own, tmp_path_factory.mktemp("rounds"), **CARELESS))[0]
+    return run_rounds(stage_of(own, tmp_path_factory.mktemp("rounds"), **CARELESS))
 
 
 def test_rounds_that_diverge_are_told_to_take_smaller_steps(own, tmp_path):
     stage = stage_of(own, tmp_path, rounds={"number": 3, "step": 1e30, "stop": 0})
     with pytest.raises(TrainingDiverged, match="Lower config.rounds.step, and start"):
-        in_rounds(stage)
+        run_rounds(stage)
 
 
 def test_what_is_lost_are_texts_that_were_right(own, careless, tmp_path):
@@ -58,14 +57,14 @@ def test_what_is_lost_are_texts_that_were_right(own, careless, tmp_path):
 def test_lost_answers_come_back_and_the_target_does_not(own, careless, tmp_path):
     stage = stage_of(own, tmp_path)
     assert len(stage.retained_text.lost(careless)) and stage.goal.reached(careless)
-    params = mending.mend(stage, copied(careless))
+    params = mend(stage, copied(careless))
     assert not len(stage.retained_text.lost(params)) and stage.goal.reached(params)
     passes = sorted(path.name for path in tmp_path.glob("mend_*"))
     assert passes == [f"mend_{i + 1}" for i in range(len(passes))] and passes
     # A pass is saved only where a checkpoint is due, by default every 50 rounds.
     assert not list(tmp_path.glob("mend_*/checkpoints/*"))
     # So a run that was stopped takes them again, and comes to the same.
-    again = mending.mend(stage_of(own, tmp_path), copied(careless))
+    again = mend(stage_of(own, tmp_path), copied(careless))
     same = jax.tree.map(lambda a, b: bool((a == b).all()), params, again)
     assert all(jax.tree.leaves(same))
 
@@ -74,7 +73,7 @@ def test_what_is_still_lost_is_told(own, careless, tmp_path, capsys):
     tiny = {"number": ROUNDS, "step": 1e-9}
     stage = stage_of(own, tmp_path, rounds=tiny, method="subspace:mend=1")
     count = len(stage.retained_text.lost(careless))
-    mending.mend(stage, copied(careless))
+    mend(stage, copied(careless))
     said = capsys.readouterr().out
     assert (
         f"{count} of {len(stage.retained_text.packer.documents)} retained texts have"
@@ -92,6 +91,6 @@ def test_passes_are_saved_as_often_as_the_loop_says(own, careless, tmp_path):
         method="subspace:mend=3",
         loop={"checkpoint_every": 8},
     )
-    mending.mend(stage, copied(careless))
+    mend(stage, copied(careless))
     saved = [bool(list(tmp_path.glob(f"mend_{i}/checkpoints/*"))) for i in (1, 2, 3)]
     assert saved == [False, True, False]  # of 4 rounds each

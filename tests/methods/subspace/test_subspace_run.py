@@ -15,8 +15,8 @@ from jax_surgery.benchmarks import suite
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.probes import Probe
 from jax_surgery.edits import apply
-from jax_surgery.methods.subspace import alpha, overlap, targets
-from jax_surgery.methods.subspace.stage import Stage
+from jax_surgery.methods.subspace import overlap, text
+from jax_surgery.methods.subspace import stage as stages
 from jax_surgery.methods.subspace.work import Work
 from jax_surgery.metrics import answer_accuracy
 from jax_surgery.models import decoder, output_head
@@ -211,23 +211,23 @@ def test_alpha_is_the_smallest_for_the_targets_of_all_stages(
     asked = []
 
     class Goal:
-        def __init__(self, work, targets, before, params, learns):
-            self.targets = tuple(targets)
+        def __init__(self, stage):
+            self.targets = tuple(stage.targets)
 
         def reached(self, params):
             asked.append(self.targets)
             return params >= least
 
-    monkeypatch.setattr(alpha, "Goal", Goal)
+    monkeypatch.setattr(stages, "Goal", Goal)
 
     def chosen(given=0.0):
         method = f"subspace:one_shot={mode == 'one_shot'}"
         fields = {"method": method, "rounds": {"alpha": given}}
         how = settings_of("unlearn", fields)
         of_run = types.SimpleNamespace(how=how)
-        last = Stage(of_run, None, ["b", "c"], [], set(), {}, "")
+        last = stages.Stage(of_run, None, ["b", "c"], [], set(), {}, "")
         names = ["a", "b", "c"]
-        return alpha.choose_alpha(last, names, None, lambda alpha: alpha)
+        return stages.choose_alpha(last, names, None, lambda alpha: alpha)
 
     for least in (0.1, 0.7, 0.99 * largest):
         assert least <= chosen() < least + 4 / 2**10
@@ -280,7 +280,7 @@ def test_overwritten_answers_take_over(folder, own):
     assert results["tasks"]["dict_a"]["removed"] >= 0.96
     assert results["tasks"]["dict_b"]["drop"] <= 0.05
     ours = work_of(own)
-    texts = targets.overwritten(ours, "dict_a")
+    texts = text.overwritten(ours, "dict_a")
     # Each prompt has another's answer, and none its own; they come in another order.
     answer = lambda d: (d.tokens[:5].tobytes(), int(d.tokens[d.learned][0]))
     plain, others = (

@@ -40,6 +40,7 @@ from jax_surgery.renamed import RENAMED
         ({"method": "subspace:discriminate=x"}, "discriminate='x'; use one of ridge"),
         ({"method": "subspace:order=x"}, "order='x'; use one of joint"),
         ({"method": "subspace:loss=x"}, "loss='x'; use one of margin"),
+        ({"method": "subspace:temperature=0"}, "temperature=0.0 must be positive"),
         ({"method": "subspaces"}, "did you mean 'subspace'"),
     ],
 )

@@ -16,7 +16,7 @@ HEAD = """
     from jax_surgery.optim.precondition import moments
     from jax_surgery.optim.precondition import ridge as ridges
     from jax_surgery.methods.subspace import identify
-    from jax_surgery.methods.subspace import learn
+    from jax_surgery.methods.subspace import changes
     from jax_surgery.optim.linalg.layers import over_layers
     from jax_surgery.methods.subspace import rounds
 """
@@ -39,7 +39,7 @@ def test_a_removal_on_eight_devices_equals_one_and_gathers_nothing_unasked():
         target_log_odds_BT=np.full(shape, -9.0, np.float32),
     )
     how = rounds.Rounds(
-        config, compute, every, identify.TaskLoss(), 10, 0.01, True, "joint"
+        config, compute, every, identify.TaskLoss("margin", 4.0), 10, 0.01, True, "joint"
     )
 
     def removal():
@@ -50,8 +50,8 @@ def test_a_removal_on_eight_devices_equals_one_and_gathers_nothing_unasked():
         state = rounds.begin(how, jax.tree.map(jnp.copy, params), ridge)
         for _ in range(2):
             state, metrics = rounds.take_round(how, state, batch)
-        change = rounds.change_of(state.params, base, every)
-        low = {k: a @ b for k, (a, b) in learn.factors(change, 3).items()}
+        change = changes.change_of(state.params, base, every)
+        low = {k: a @ b for k, (a, b) in changes.factors(change, 3).items()}
         return knowledge, state.knowledge, change, low, metrics, state
 
     one = jax.device_get(removal()[:5])

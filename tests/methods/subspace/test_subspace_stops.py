@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from subspace_run_cases import ROUNDS, edit_of, go, work_of
 
-from jax_surgery.methods.subspace import retained, rounds, statistics
+from jax_surgery.methods.subspace import knowledge, rounds
+from jax_surgery.methods.subspace import text as texts
+from jax_surgery.optim.precondition import moments
 from jax_surgery.train.loop import Interrupted
 
 OPTIMISED = True  # see conftest
@@ -71,12 +73,15 @@ def test_stopped_after_the_export_it_is_written_again(whole, folder, own):
 
 
 def test_statistics_stopped_in_the_middle_go_on(own, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(retained, "ROWS", 1)
+    monkeypatch.setattr(texts, "ROWS", 1)
     ours = work_of(own)
-    text = retained.RetainedText(ours, ["dict_b", "people_a"], {"dict_b"})
+    text = texts.RetainedText(ours, ["dict_b", "people_a"], {"dict_b"})
     assert text.num_batches >= 3
-    wanted = statistics.of_params(ours.model.params, ours, text)
-    add, added = statistics.moment_sums.add, []
+    model = ours.model
+    wanted = moments.second_moments(
+        model.params, model.config, text.batches(), model.compute, ours.trainable
+    )
+    add, added = moments.add, []
 
     def pressing(*arguments):
         added.append(1)
@@ -85,10 +90,10 @@ def test_statistics_stopped_in_the_middle_go_on(own, tmp_path, monkeypatch, caps
         return add(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(statistics.moment_sums, "add", pressing)
+        patched.setattr(moments, "add", pressing)
         with pytest.raises(Interrupted, match=f"after 2 of {text.num_batches} batches"):
-            statistics.of_model(ours, text, str(tmp_path))
-    found = statistics.of_model(ours, text, str(tmp_path))
+            knowledge.initial_moments(ours, text, str(tmp_path))
+    found = knowledge.initial_moments(ours, text, str(tmp_path))
     assert "going on at 2" in capsys.readouterr().out
     assert found.keys() == wanted.keys()
     for kind, total in wanted.items():
@@ -96,13 +101,13 @@ def test_statistics_stopped_in_the_middle_go_on(own, tmp_path, monkeypatch, caps
     # A task's tokens weigh its weight together, whatever their number.
     _check_weights(text, ours)
     # Other weights are other statistics, and never taken for these.
-    other = retained.RetainedText(ours, ["dict_b", "people_a"], {"people_a"})
+    other = texts.RetainedText(ours, ["dict_b", "people_a"], {"people_a"})
     cache = tmp_path / "statistics"
     key, now = (t.key[:16] for t in (text, other))
     assert key != now
     (cache / key).rename(cache / now)
     with pytest.raises(ValueError, match="holds statistics of something else"):
-        statistics.of_model(ours, other, str(tmp_path))
+        knowledge.initial_moments(ours, other, str(tmp_path))
 
 
 def _check_weights(text, ours):

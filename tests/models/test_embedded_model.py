@@ -21,7 +21,7 @@ FOLDER = pathlib.Path(benchmark.MODEL)
 def accuracies():
     params, config = hf_weights.load_model(str(FOLDER))
     tokenizer = hf_weights.load_tokenizer(str(FOLDER))
-    questions = multiple_choice.subsample(benchmark.questions(), 1200)
+    questions = multiple_choice.subsample(benchmark.questions(), 600)
     model = Model(params, config, tokenizer, plain_compute())
     answers = multiple_choice.answer(model, Probe("all", 256, questions))
     return multiple_choice.summarise(answers)

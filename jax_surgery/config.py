@@ -108,6 +108,8 @@ def build(
     inner = getattr(cls, "FIXED", {})
     result = dict(fixed)
     for key, value in values.items():
+        if key in fixed and fixed[key] == value:
+            continue  # of settings that were built before
         if key not in fields:
             raise _unknown(key, fields, path)
         kind = kinds[key]

@@ -60,7 +60,7 @@ def test_a_removal_holds_frozen_weights_as_the_files_do(own):
     found = dtypes(work_of(own, **fields).model.params)
     wide = {name for name, dtype in found.items() if dtype == "float32"}
     assert {name.split("/")[-2] for name in wide} == {"up", "down"}
-    adapter = {"rank": 2, "matrices": "q,v"}
+    adapter = {"rank": 2}
     found = dtypes(work_of(own, lora=adapter, **fields).model.params)
     assert set(found.values()) == {"bfloat16"}
 

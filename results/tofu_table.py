@@ -86,8 +86,11 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/tofu_table")
     parser.add_argument("--seeds", default="0,1,2", help="of the surgery")
     parser.add_argument("--out", default=str(HERE / "tofu_table.md"))
+    parser.add_argument("--note", default="", help="what to know of this table")
     arguments = parser.parse_args()
     text = table(*runs(arguments), arguments.seeds)
+    if arguments.note:
+        text += f"\n{arguments.note}\n"
     pathlib.Path(arguments.out).write_text(text)
     print(text)
 

@@ -13,7 +13,7 @@ The step of a training config, on its own rows: --config=configs/plan.py:NAME fo
 configs/NAME.py (surgery, paper or tofu), with --config.model=embedded or your model.
 
 Where the optimizer is preconditioned ("natural", "orthogonal"), the programs that
-refresh its statistics are compiled too. The four programs of a subspace removal
+compute its statistics are compiled too. The four programs of a subspace removal
 (moments, ridge, a round, factors of the change) in place of the step:
 --config.program=subspace.
 """

@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     config.statistics = ConfigDict()
     config.statistics.cache = ""  # folder that runs share; "" is the workdir's
 
-    # A low-rank adapter of rounds.matrices instead, which AdamW moves.
+    # A low-rank adapter of rounds.matrices instead, which Adam moves.
     config.lora = ConfigDict()
     config.lora.rank = 0
     config.lora.alpha = 16.0  # deltas are multiplied by alpha / rank

@@ -73,8 +73,9 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
 
 def _unknown(key: str, fields: Mapping[str, Any], path: str) -> ValueError:
     """The error for a key that a section does not have."""
-    within = f"{path}.{key}".removeprefix("config.")
-    if now := renamed(within):
+    # Of a run that is a section of another run, the field's own name is its end.
+    parts = f"{path}.{key}".split(".")[1:]
+    if now := renamed(".".join(parts[-2:])) or renamed(key):
         return ValueError(f"{path}.{key} does not exist any more: {now}")
     near = difflib.get_close_matches(key, fields, n=1)
     hint = f"did you mean {path}.{near[0]}? " if near else ""

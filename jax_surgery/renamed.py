@@ -2,7 +2,7 @@
 """Config fields of older versions: what each is called now, or why it went."""
 
 _ADAPTER = (
-    "adapters of the runs unlearn and learn are moved by AdamW at a constant rate, "
+    "adapters of the runs unlearn and learn are moved by Adam at a constant rate, "
     "config.optimizer.learning_rate, with the gradient norm clipped at 1."
 )
 # Fields that were renamed or removed, "section.field": what to use now, or why it went.
@@ -73,9 +73,10 @@ def of_flags(arguments: list[str], error: Exception) -> str:
         field = argument.lstrip("-").partition("=")[0].removeprefix("config.")
         parts = field.split(".")
         now = RENAMED.get(".".join(parts[-2:]))  # of sections in sections too
-        # A TypeError says that a section of older versions is a field now.
         named = any(f"'{part}'" in said for part in parts)
-        if now and (named or isinstance(error, TypeError)):
+        # A TypeError says that a section of older versions is a field now.
+        was_section = isinstance(error, TypeError) and parts[-2:-1] == ["report"]
+        if now and (named or was_section):
             return f"config.{field} does not exist any more: {now}"
     hint = " ".join(lines) or "Look for its fields in the config file."
     return f"a --config.FIELD=VALUE names no field of the config: {name}. {hint}"

@@ -7,7 +7,13 @@ from outside the package: "my_package.my_file.MyMethod:rate=2".
 
 from jax_surgery import plugins
 from jax_surgery.methods.ascent import Surgery
-from jax_surgery.methods.base import Method
+from jax_surgery.methods.base import (
+    HiddenMethod,
+    Method,
+    PairMethod,
+    SequenceMethod,
+    TokenMethod,
+)
 from jax_surgery.methods.dpo import DPO
 from jax_surgery.methods.ihl import IHL
 from jax_surgery.methods.npo import NPO
@@ -28,6 +34,8 @@ METHODS: dict[str, type[Method]] = {
     "unlearn_paper": UnlearnPaper,
 }
 PATH = "config.method"
+# A method extends one of these, whose terms are computed.
+LEVELS = (TokenMethod, SequenceMethod, PairMethod, HiddenMethod, Subspace)
 
 
 def parse(text: str) -> Method:
@@ -40,7 +48,7 @@ def parse(text: str) -> Method:
       ValueError: an unknown method or option, or a value of the wrong type or range.
     """
     found = plugins.parse(text, METHODS, PATH)
-    if not isinstance(found, Method):
+    if not isinstance(found, LEVELS):
         raise ValueError(  # noqa: TRY004, of a config, which users read in one line
             f"{PATH}={text!r} is no method: extend TokenMethod, SequenceMethod, "
             "PairMethod or HiddenMethod of jax_surgery.methods.base."

@@ -66,7 +66,7 @@ class Loss:
             raise ValueError(
                 f"config.method={name}: layer={layer} lies below the first layer "
                 f"that moves, {trainable.first_layer}, so nothing would change it; lower "
-                "optimizer.first_layer or raise the method's layer."
+                "config.optimizer.first_layer or raise the method's layer."
             )
 
     @property

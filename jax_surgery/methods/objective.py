@@ -27,6 +27,6 @@ class Objective:
         for name in ("alpha", "beta", "gamma"):
             if getattr(self, name) < 0:
                 raise ValueError(
-                    f"objective.{name}={getattr(self, name)} is negative; weights are "
+                    f"config.objective.{name}={getattr(self, name)} is negative; weights are "
                     "0 or more (the unlearn term's sign is part of the objective)."
                 )

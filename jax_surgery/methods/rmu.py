@@ -40,7 +40,9 @@ class RMU(HiddenMethod):
     def __post_init__(self):
         positive(self.steering, "config.method=rmu:steering")
         if self.layer < 0:
-            raise ValueError(f"layer={self.layer} of method rmu counts from 0.")
+            raise ValueError(
+                f"config.method=rmu:layer={self.layer}; layers count from 0, use 0 or more."
+            )
 
     def unlearn(self, hidden_UTD: jax.Array) -> jax.Array:
         direction_D = jax.random.uniform(

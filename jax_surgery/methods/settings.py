@@ -89,12 +89,17 @@ class SurgerySettings:
                     f"config.method={self.method!r} changes the role {role}, and "
                     f"config.data.rows_{role}=0 leaves it out; give it rows."
                 )
+            if self.of_subspaces(stage).subspace.discriminate == "gram_schmidt":
+                raise ValueError(
+                    f"config.method={self.method!r}: gram_schmidt needs groups that are "
+                    "similar to the targets, and texts by role name none; use "
+                    "subspace:discriminate=ridge, or a tasks file (configs/unlearn.py)."
+                )
             if self.lora.rank:
                 raise ValueError(
                     f"config.lora.rank={self.lora.rank}: a stage by subspaces changes "
                     "the weights themselves; use config.lora.rank=0 with it."
                 )
-            self.of_subspaces(stage)  # raises
         if self.lora.rank:
             self.lora.check_optimizer(self.optimizer)
 

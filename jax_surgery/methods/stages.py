@@ -13,6 +13,7 @@ back what was removed.
 import dataclasses
 
 from jax_surgery import methods
+from jax_surgery.config import names
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.methods.base import Method
 from jax_surgery.methods.subspace.method import Subspace
@@ -48,9 +49,9 @@ def parse_stages(text: str) -> list[Stage]:
         `methods.parse`.
     """
     stages = []
-    for part in filter(None, map(str.strip, text.split(";"))):
-        method, _, names = map(str.strip, part.partition("@"))
-        roles = tuple(n.strip() for n in names.split("+")) if names else CHANGED
+    for part in names(text, ";"):
+        method, _, given = map(str.strip, part.partition("@"))
+        roles = tuple(n.strip() for n in given.split("+")) if given else CHANGED
         for role in roles:
             if role not in CHANGED:
                 raise ValueError(

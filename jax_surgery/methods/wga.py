@@ -31,8 +31,8 @@ class WGA(TokenMethod):
     def __post_init__(self):
         if self.beta < 0:
             raise ValueError(
-                f"beta={self.beta} of method wga is negative: it would pull hardest at "
-                "tokens that are forgotten already. Use 0 or more."
+                f"config.method=wga:beta={self.beta} is negative: it would pull hardest at "
+                "tokens that are forgotten already; use 0 or more."
             )
 
     def unlearn(self, found: TokenLogprobs) -> jax.Array:

@@ -2,7 +2,7 @@
 """The programs that are planned, in one table: shapes on a slice, and no numbers.
 
 A plan of a step compiles the step and, where its optimizer is preconditioned, the two
-programs that refresh its statistics. A plan of a subspace removal compiles four.
+programs that compute its statistics. A plan of a subspace removal compiles four.
 """
 
 import dataclasses
@@ -283,5 +283,5 @@ def names_of(settings: PlanSettings) -> tuple[str, ...]:
     """The programs of a plan, in the order in which its run needs them."""
     if settings.program == "subspace":
         return ("moments", "ridge", "round", "factors")
-    refreshed = settings.surgery.optimizer.preconditioned
-    return ("step", "moments", "ridge") if refreshed else ("step",)
+    preconditioned = settings.surgery.optimizer.preconditioned
+    return ("step", "moments", "ridge") if preconditioned else ("step",)

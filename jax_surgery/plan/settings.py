@@ -2,11 +2,10 @@
 """Settings of a plan."""
 
 import dataclasses
+from typing import Literal
 
-from jax_surgery.config import at_least, choice
+from jax_surgery.config import at_least
 from jax_surgery.methods.settings import SurgerySettings
-
-CHOICES = {"program": ("step", "subspace"), "neighbours": ("auto", "yes", "no")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,8 +13,8 @@ class PlanSettings:
     """What a run's programs need on a slice that is not here (`run = "plan"`).
 
     Attributes:
-      program: "step" of training, with the refresh of its optimizer's statistics where
-        it has any, or the programs of a "subspace" removal.
+      program: "step" of training, and its optimizer's statistics where it has
+        any, or the programs of a "subspace" removal.
       model: a name in `models.published`, a directory, a hub name or "embedded".
       topology: a TPU slice, such as "v5e:4x4".
       num_slices: how many, joined by the data centre's network.
@@ -27,17 +26,15 @@ class PlanSettings:
     """
 
     run: str
-    program: str
+    program: Literal["step", "subspace"]
     model: str
     topology: str
     num_slices: int
     rows: int
     fast: bool
-    neighbours: str
+    neighbours: Literal["auto", "yes", "no"]
     surgery: SurgerySettings
 
     def __post_init__(self):
         at_least(1, self, "config", "num_slices")
         at_least(0, self, "config", "rows")
-        for name, known in CHOICES.items():
-            choice(getattr(self, name), known, f"config.{name}")

@@ -70,7 +70,8 @@ def of_surgery(
 ) -> dict[str, Any]:
     """The `cost` of results.json.
 
-    Rounds of subspaces, whose number is not known before, are not counted.
+    Rounds of subspaces, whose number is not known before, are not counted; a run that
+    has some is not compared.
 
     Args:
       epochs: passes of the naive alternative; 0 where that is not known.
@@ -92,7 +93,7 @@ def of_surgery(
     tokens, items = total(0), total(1)
     surgery = sum(items.values())
     found = {"surgery_flops": surgery, "items": items, **tokens}
-    if not epochs:
+    if not epochs or len(stages) < len(settings.stages):
         return found
     read = round(texts.learned_tokens * epochs)
     baseline = flops.training_flops(config, read, settings.data.context)

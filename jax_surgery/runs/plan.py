@@ -13,6 +13,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from jax_surgery.config import section
+from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.plan import ask, lowering, neighbours, programs, report, topologies
@@ -62,7 +64,8 @@ def try_neighbours(settings: PlanSettings) -> list[dict[str, Any]]:
     for flags, other in neighbours.neighbours(settings):
         where = topologies.find(other.topology, other.num_slices)
         try:
-            asked = ask_memory(other)
+            with section("surgery", SurgerySettings):
+                asked = ask_memory(other)
         except ValueError as error:
             asked = {"needs": None, "fits": False, "memory": None, "why": str(error)}
         asked |= {"flags": flags, "has": where.hbm_bytes, "chips": where.chips}
@@ -107,9 +110,10 @@ def run(settings: PlanSettings, directory: str) -> dict[str, Any]:
       RuntimeError: libtpu is not installed, or the compiler failed.
     """
     config = lowering.architecture_of(settings.model)
-    results = asked_for(settings, config)
-    print(report.headline(results, settings, config), flush=True)
-    results |= plan(settings, config)
+    with section("surgery", SurgerySettings):
+        results = asked_for(settings, config)
+        print(report.headline(results, settings, config), flush=True)
+        results |= plan(settings, config)
     # A removal's four programs take long to ask of every neighbour.
     helps = not results["fits"] or (settings.program == "step" and not settings.fast)
     wanted = settings.neighbours == "yes" or (settings.neighbours == "auto" and helps)

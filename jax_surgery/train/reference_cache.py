@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frozen model's final hidden states on disk, one per token of a corpus.
+"""What losses read of the frozen model, on disk: hidden states or log p of each token
+of a corpus.
 
-With them the KL needs no second forward pass and no second model in memory, and is
+With final hidden states the KL needs no second forward pass and no second model in memory, and is
 exact: the frozen output head is applied inside the chunked KL. The states of a
 document do not depend on its row, so they are keyed by the token's index in the
 corpus and gathered for any packing.
@@ -70,7 +71,7 @@ def _sums(leaf: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class ReferenceCache:
-    """Memory-mapped hidden states [tokens, D] of a corpus."""
+    """Memory-mapped hidden states [tokens, D] of a corpus, or log p [tokens, 1]."""
 
     def __init__(self, states: np.ndarray):
         self._states = states
@@ -158,7 +159,7 @@ def create_cache(
       hidden_fn: batch -> hidden states [B, T, D]; or one number of each token, [B, T],
         such as its log p.
       width: D, or 1.
-      dtype: the compute dtype (so that nothing is lost).
+      dtype: that they are computed in, so that nothing is lost.
       batch_rows: rows of a forward pass.
 
     Raises:

@@ -20,7 +20,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import BatchStream
 from jax_surgery.data.tokens import Document
-from jax_surgery.methods.base import PairMethod, TokenMethod
+from jax_surgery.methods.base import Method, PairMethod, TokenMethod
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.subspace.method import Subspace
 from jax_surgery.models import decoder, output_head
@@ -55,6 +55,11 @@ class Outside(TokenMethod):
 @dataclasses.dataclass(frozen=True)
 class NoMethod:
     """A dataclass that is none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NoLevel(Method):
+    """A method of no level, whose term nothing would compute."""
 
 
 def outside(method, now, at, ref, batch, rows):
@@ -337,6 +342,7 @@ def test_eight_devices_give_what_one_gives(case, on_eight):
         ("surgery:ascent=up", "ascent='up'; use one of none, cap"),
         ("dataclasses.Field", "is no plug-in"),
         (f"{__name__}.NoMethod", "is no method: extend TokenMethod"),
+        (f"{__name__}.NoLevel", "is no method: extend TokenMethod"),
     ],
 )
 def test_mistakes_are_named(text, message):

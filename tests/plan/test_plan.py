@@ -47,6 +47,13 @@ def test_moments_in_bfloat16_and_longer_rows_fit_too():
 
 
 @needs_libtpu
+def test_what_is_wrong_with_its_surgery_is_named_as_the_plan_does(tmp_path):
+    wrong = neighbours.changed(planned(), {"surgery.optimizer.first_layer": 99})
+    with pytest.raises(ValueError, match="^config.surgery.optimizer.first_layer=99: "):
+        plan.run(wrong, str(tmp_path))
+
+
+@needs_libtpu
 def test_what_does_not_fit_is_said_with_what_would(tmp_path, capsys, monkeypatch):
     asked = planned(topology="v5e:2x2", fast=True)
     first = list(neighbours.neighbours(asked))[:2]  # the others take as long

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs beside the step: the refresh of statistics, and a subspace removal."""
+"""The programs beside the step: the statistics, and a subspace removal."""
 
 import json
 import types
@@ -35,7 +35,7 @@ def test_the_process_that_compiles_has_the_settings_of_the_plan(tmp_path, monkey
 def test_a_preconditioned_7b_step_fits_16_chips_with_no_moment_or_factor_whole(
     tmp_path, capsys
 ):
-    """The refresh was never compiled, and left 22 GB of roots whole on every chip."""
+    """They were never compiled, and left 22 GB of roots whole on every chip."""
     results = plan.run(preconditioned(fast=True), str(tmp_path))
     assert results["fits"] and list(results["programs"]) == ["step", "moments", "ridge"]
     assert results["needs"] == max(p["needs"] for p in results["programs"].values())

@@ -260,6 +260,7 @@ def test_wrong_values_name_the_rule(changes, message):
             "config.surgery.loop.keep does not exist any",
         ),
         ("identify.order=cyclic", "'identify'", "subspace:order=cyclic"),
+        ("objective.margin=-3", "'margin'", "surgery:margin="),
         ("loop.steps=3", "'steps'", "names no field of the config: steps. Look for"),
     ],
 )
@@ -272,7 +273,16 @@ def test_a_flag_of_a_field_that_went_says_why(argument, error, answer):
 def test_a_flag_of_a_section_that_is_a_field_now_says_so():
     error = TypeError("string indices must be integers, not 'str'")
     answer = "config.report.angles does not exist any more: config.report is 'full' or"
-    assert answer in of_flags(["--config.report.angles=0"], error)
+    # A field of this name exists in other runs, and is not what is wrong here.
+    valid = "--config.optimizer.warmup=3"
+    assert answer in of_flags([valid, "--config.report.angles=0"], error)
+    assert "config.optimizer" not in of_flags([valid, "--config.model.x=1"], error)
+
+
+def test_a_field_that_went_is_answered_in_a_run_that_is_a_section_too():
+    for field, answer in (("loop.keep", "a constant"), ("objective.margin", "option")):
+        with pytest.raises(ValueError, match=rf"config.surgery.{field} .*{answer}"):
+            settings_of("tofu", {f"surgery.{field}": 3})
 
 
 def test_whole_numbers_pass_for_fractions_and_settings_are_frozen():

@@ -65,23 +65,27 @@ def pull(
         first_trained_layer=trainable.first_layer,
     )
     targets_BT = shifted(batch.tokens_BT)
-    push_BT = shifted(batch.token_weights_BT)
-    bound_BT = shifted(batch.target_log_odds_BT)
+    weights_BT = shifted(batch.token_weights_BT)
+    log_odds_BT = shifted(batch.target_log_odds_BT)
     scale = 1.0 if loss.kind == "margin" else 1.0 / loss.temperature
 
-    def terms(heads, hidden_CD, targets_C, push_C, bound_C):
+    def terms(heads, hidden_CD, targets_C, weights_C, log_odds_C):
         found = logprobs.of_targets(heads[0], scale * hidden_CD, targets_C)
-        value_C, open_C = found.logp_BT, jnp.ones_like(push_C, bool)
+        value_C, open_C = found.logp_BT, jnp.ones_like(weights_C, bool)
         if loss.kind == "margin":
             value_C = found.margin_BT
-            open_C = jax.lax.stop_gradient(jnp.sign(push_C) * (value_C - bound_C) > 0)
+            open_C = jax.lax.stop_gradient(
+                jnp.sign(weights_C) * (value_C - log_odds_C) > 0
+            )
         return {
-            token_sums.LOSS: (push_C * value_C * open_C).sum(),
-            "pushed_down": ((push_C > 0) & open_C).sum().astype(jnp.float32),
-            "pushed_up": ((push_C < 0) & open_C).sum().astype(jnp.float32),
+            token_sums.LOSS: (weights_C * value_C * open_C).sum(),
+            "pushed_down": ((weights_C > 0) & open_C).sum().astype(jnp.float32),
+            "pushed_up": ((weights_C < 0) & open_C).sum().astype(jnp.float32),
         }
 
-    part = token_sums.Part(terms, hidden, [targets_BT, push_BT, bound_BT], push_BT != 0)
+    part = token_sums.Part(
+        terms, hidden, [targets_BT, weights_BT, log_odds_BT], weights_BT != 0
+    )
     head_SDV = output_head.copies(params, compute)
     sums = token_sums.token_sums([part], head_SDV, tied=config.tie_embeddings)
     return sums.pop(token_sums.LOSS), sums

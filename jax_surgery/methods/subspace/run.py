@@ -106,11 +106,10 @@ def run_stages(
         params = adapters.attached(work, factors)
     for number, names in enumerate(targets):
         retained = retained_groups(before, targets, number, learns=learns)
-        every_similar |= similar[number] & set(retained)
+        near = similar[number] & set(retained)
+        every_similar |= near
         folder = str(epath.Path(directory) / "stages" / f"{number + 1}")
-        stage = Stage(
-            work, params, names, retained, similar[number], before, folder, learns
-        )
+        stage = Stage(work, params, names, retained, near, before, folder)
         began = time.perf_counter()
         if how.lora.rank:
             factors = adapters.adapt(stage, factors)
@@ -149,7 +148,7 @@ def _described(stage: Stage) -> dict[str, Any]:
     said: dict[str, Any] = {
         "targets": stage.targets,
         "kept": stage.retained,
-        "similar": sorted(stage.similar & set(stage.retained)),
+        "similar": sorted(stage.similar),
     }
     how = stage.work.how
     if knowledge.kind_of(stage) == "ridge" and not how.lora.rank:

@@ -6,7 +6,7 @@ import functools
 from typing import ClassVar, Literal
 
 from jax_surgery import methods
-from jax_surgery.config import at_least, positive
+from jax_surgery.config import at_least, names, positive
 from jax_surgery.methods.subspace.method import PATH, Subspace
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
@@ -36,10 +36,7 @@ class Tasks:
     @property
     def stages(self) -> list[list[str]]:
         """Targets that are worked on together, one stage after another."""
-        stages = [
-            [name.strip() for name in stage.split(",") if name.strip()]
-            for stage in self.targets.split(";")
-        ]
+        stages = map(names, names(self.targets, ";"))
         return [stage for stage in stages if stage]
 
 
@@ -83,7 +80,7 @@ class Adapter:
 
 @dataclasses.dataclass(frozen=True)
 class AdapterSteps:
-    """How an adapter moves: by AdamW at a constant rate."""
+    """How an adapter moves: by Adam at a constant rate, its gradient clipped to norm 1."""
 
     learning_rate: float
 
@@ -140,6 +137,8 @@ class TasksSettings:
                 f"config.rounds.alpha={alpha:g} would make model/ "
                 f"another than the base with adapter/ (config.lora.rank={rank}); use 1."
             )
+        if rank:
+            positive(self.optimizer.learning_rate, "config.optimizer.learning_rate")
         if self.adapter and not rank:
             raise ValueError(
                 f"config.adapter={self.adapter!r} needs config.lora.rank, the adapter's."
@@ -157,8 +156,9 @@ class TasksSettings:
             )
         if method.guard and not self.tasks.rows_retained:
             raise ValueError(
-                "without rows of retained text there is nothing to guard; give it rows, "
-                f"or use {PATH}:guard=0."
+                "config.tasks.rows_retained=0 (of texts by role config.data.rows_retain): "
+                "without rows of retained text there is nothing to guard; give it 1 or "
+                f"more, or use {PATH}:guard=0."
             )
 
     @functools.cached_property
@@ -189,8 +189,8 @@ class TasksSettings:
         Raises:
           ValueError: a matrix that no model has, or see `LowRank`.
         """
-        names = matrix_names(self.rounds.matrices, "config.rounds.matrices")
-        return LowRank(self.lora.rank, self.lora.alpha, ",".join(names or MATRICES))
+        moving = matrix_names(self.rounds.matrices, "config.rounds.matrices")
+        return LowRank(self.lora.rank, self.lora.alpha, ",".join(moving or MATRICES))
 
     def trainable(self, config: ModelConfig) -> Trainable:
         """What of a model moves.

@@ -38,7 +38,6 @@ class Stage:
       similar: of the retained ones, those that are similar to a target.
       before: scores of the model before the run.
       directory: of the stage, for checkpoints and metrics.
-      learns: whether the targets are added; else they are removed.
     """
 
     work: Work
@@ -48,7 +47,11 @@ class Stage:
     similar: set[str]
     before: Scores
     directory: str
-    learns: bool = False
+
+    @property
+    def learns(self) -> bool:
+        """Whether the targets are added; else they are removed."""
+        return self.work.how.learns
 
     @functools.cached_property
     def retained_text(self) -> RetainedText:

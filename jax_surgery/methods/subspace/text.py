@@ -187,7 +187,7 @@ class RetainedText:
         return np.flatnonzero(self.packer.sums(wrong))
 
     def guarded(self, lost: Sequence[int] | np.ndarray) -> tuple[Packer, np.ndarray]:
-        """Text to be guarded, and how high each of its tokens is pushed at most, nats.
+        """Text to be guarded, and the target log-odds of each token, nats.
 
         There are similar groups' texts as often as all others together, and lost ones as
         often as both. No token is guarded above where it was: guarding teaches nothing.
@@ -200,8 +200,8 @@ class RetainedText:
         documents = [self.packer.documents[i] for i in places]
         spans = np.split(self._before[0], self.packer.starts[1:])
         reached = np.concatenate([spans[i] for i in places])
-        bounds = np.minimum(GUARDED, reached)
-        return Packer(documents, self._work.how.tasks.context, "tokens"), bounds
+        log_odds = np.minimum(GUARDED, reached)
+        return Packer(documents, self._work.how.tasks.context, "tokens"), log_odds
 
 
 class WeightedBatches:

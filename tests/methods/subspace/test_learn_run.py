@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run `learn`: new tasks at a low rank, and by LoRA's adapters."""
 
+import dataclasses
 import json
 
 import jax
@@ -43,10 +44,11 @@ def test_a_new_task_is_learned_by_a_change_of_low_rank(learned):
 def test_what_an_earlier_stage_taught_is_guarded_as_high_as_it_is(learned, own):
     """In the model before the run nothing of it was there to be retained."""
     ours = work_of(own)
+    ours = dataclasses.replace(ours, how=dataclasses.replace(ours.how, run="learn"))
     params, _ = hf_weights.load_model(str(learned[1] / "model"))
 
     def bounds(now):
-        stage = Stage(ours, now, ["dict_a"], ["dict_c"], set(), {}, "", learns=True)
+        stage = Stage(ours, now, ["dict_a"], ["dict_c"], set(), {}, "")
         batches = stage.batches()
         batch = batches.batch(next(batches.stream()))
         kept = np.asarray(batch.token_weights_BT) < 0

@@ -27,6 +27,10 @@ from jax_surgery.renamed import RENAMED
             {"rounds": {"alpha": 0, "stop": 0}},
             "alpha=0 seeks the smallest that reaches",
         ),
+        (
+            {"lora": {"rank": 2}, "optimizer": {"learning_rate": -1.0}},
+            "config.optimizer.learning_rate=-1.0 must be positive",
+        ),
         ({"report": "none"}, "config.report='none'; choose one of full, scores"),
         ({"rounds": {"matrices": "q,x"}}, "^config.rounds.matrices has 'x'"),
         (

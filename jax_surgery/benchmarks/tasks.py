@@ -25,6 +25,7 @@ from typing import Any
 
 from jax_surgery.benchmarks import suite
 from jax_surgery.benchmarks.base import SCORERS, group_probe, text_probe
+from jax_surgery.config import names
 from jax_surgery.data import records
 from jax_surgery.data.forms import hint
 from jax_surgery.data.groups import Group
@@ -114,7 +115,7 @@ def _parse(row: Any) -> Group:
             raise ValueError(f"{key}={value!r} must be a {kind}.")
     chance = float(row.get("chance", 0.0))
     task = Group(**dict(row) | {"chance": chance}, role="retain")
-    if not task.data.strip(" ,"):
+    if not names(task.data):
         raise ValueError(f"data={task.data!r} names no source of text.")
     if task.scorer not in SCORERS:
         raise ValueError(f"scorer={task.scorer!r}; choose one of {', '.join(SCORERS)}.")
@@ -157,7 +158,7 @@ def similar_to(targets: list[str], tasks: Mapping[str, Group], named: str) -> se
     if named == "family":
         families = {tasks[name].family for name in targets} - {""}
         return {n for n, t in tasks.items() if t.family in families} - set(targets)
-    chosen = {name.strip() for name in named.split(",") if name.strip()}
+    chosen = set(names(named))
     for name in sorted(chosen):
         if name not in tasks:
             raise ValueError(

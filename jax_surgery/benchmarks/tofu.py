@@ -50,8 +50,8 @@ class Tofu(Benchmark):
         """
         if not self.dir:
             raise ValueError(
-                "config.data.dir is empty; give the directory of TOFU's JSONL files, "
-                "e.g. --config.data.dir=../shared/data/tofu"
+                "config.data.dir is empty; give the directory of TOFU's JSONL files "
+                "(of a benchmark: config.benchmark=tofu:dir=DIR)."
             )
         if self.forget not in SPLITS:
             raise ValueError(
@@ -68,8 +68,9 @@ class Tofu(Benchmark):
         missing = [name for name in names.values() if not (folder / name).exists()]
         if missing:
             raise FileNotFoundError(
-                f"{self.dir} lacks {', '.join(missing)}; config.data.dir must hold "
-                f"TOFU's files {', '.join(names.values())}."
+                f"{self.dir} lacks {', '.join(missing)}; give a directory "
+                f"(config.data.dir, or config.benchmark=tofu:dir=DIR) with TOFU's files "
+                f"{', '.join(names.values())}."
             )
         return {key: str(folder / name) for key, name in names.items()}
 

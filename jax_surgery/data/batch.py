@@ -81,7 +81,7 @@ class Batch:
         return len(self.tokens_BT)
 
     def select(self, rows: np.ndarray | slice) -> "Batch":
-        """Some rows of a batch that no role shares, on the host."""
+        """Some rows, on the host, of a batch without the fields that roles have."""
         return jax.tree.map(lambda array: array[rows], self)
 
     @property

@@ -79,7 +79,7 @@ def _form(row: Mapping[str, Any]) -> tuple[str, ...]:
     if unknown:
         raise ValueError(
             f"unknown field {unknown[0]!r}{hint(unknown[0], FIELDS)}; a record has "
-            f"{FORMS_HELP} (and may have an id)"
+            f"{FORMS_HELP} (and may have an id, or an alternative beside an answer)"
         )
     raise ValueError(
         f"fields {', '.join(sorted(fields)) or 'none'} make no record; use {FORMS_HELP}"

@@ -19,6 +19,7 @@ source may say which fields to take, and under which name they stand there:
 
 from typing import Any
 
+from jax_surgery.config import names
 from jax_surgery.data.forms import FIELDS, Record, hint, normalised, parse_record
 from jax_surgery.data.sources import MAX_ERRORS_SHOWN, parse_rows, rows_of
 
@@ -75,13 +76,13 @@ def read_role(sources: str, role: str) -> list[Record]:
     Raises:
       ValueError: as `read_source`, or no source given.
     """
-    names = [name.strip() for name in sources.split(",") if name.strip()]
-    if not names:
+    given = names(sources)
+    if not given:
         raise ValueError(
             f"config.data.{role} is empty; give it sources, e.g. "
             f"--config.data.{role}=texts.jsonl, or its rows 0 to leave the role out."
         )
-    return [record for name in names for record in read_source(name)]
+    return [record for name in given for record in read_source(name)]
 
 
 def check_overlap(unlearn: list[Record], retain: list[Record]) -> None:
@@ -90,11 +91,11 @@ def check_overlap(unlearn: list[Record], retain: list[Record]) -> None:
     Raises:
       ValueError: names the first few pairs.
     """
-    kept = {normalised(record.text): record.origin for record in retain}
+    retained = {normalised(record.text): record.origin for record in retain}
     both = [
-        f"{record.origin} = {kept[normalised(record.text)]}"
+        f"{record.origin} = {retained[text]}"
         for record in unlearn
-        if normalised(record.text) in kept
+        if (text := normalised(record.text)) in retained
     ]
     if both:
         raise ValueError(

@@ -11,8 +11,6 @@ import numpy as np
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.parallel import mesh as meshes
 
-Batch = dict[str, Any]
-
 
 @dataclasses.dataclass(frozen=True)
 class RoleRows:

@@ -7,7 +7,7 @@ Every mistake in the data is found here that needs no tokenizer, so that it show
 import dataclasses
 from collections.abc import Mapping
 
-from jax_surgery.config import at_least
+from jax_surgery.config import at_least, names
 from jax_surgery.data import records
 from jax_surgery.data.forms import Record
 from jax_surgery.data.role_names import ROLES, Average
@@ -82,7 +82,7 @@ def read(data: RoleData, statistics: str, needed_by: Mapping[str, str]) -> RoleR
     retained = found.get("retain", [])
     if statistics or not retained:
         given = statistics or data.retain
-        if given.strip(" ,"):
+        if names(given):
             retained = records.read_role(given, "retain")
         elif needed_by:
             raise ValueError(
@@ -93,6 +93,8 @@ def read(data: RoleData, statistics: str, needed_by: Mapping[str, str]) -> RoleR
                 + ", ".join(needed_by.values())
                 + "."
             )
-    unlearn = found.get("unlearn", [])
-    records.check_overlap(unlearn, [*found.get("retain", []), *retained])
+    if unlearn := found.get("unlearn"):
+        rows = found.get("retain", [])
+        both = rows if rows is retained else [*rows, *retained]
+        records.check_overlap(unlearn, both)
     return RoleRecords(found, retained)

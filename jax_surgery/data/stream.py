@@ -200,7 +200,8 @@ class BatchStream:
 
 def one_pass(rows: Batch, batch_rows: int) -> Iterator[Batch]:
     """Every row once, in batches of `batch_rows`; the last is filled up with padding."""
-    if fill := -len(rows) % batch_rows:
-        rows = concatenate([rows, padding(fill, rows.tokens_BT.shape[1])])
     for start in range(0, len(rows), batch_rows):
-        yield rows.select(slice(start, start + batch_rows))
+        batch = rows.select(slice(start, start + batch_rows))
+        if fill := batch_rows - len(batch):
+            batch = concatenate([batch, padding(fill, rows.tokens_BT.shape[1])])
+        yield batch

@@ -16,7 +16,6 @@ from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import role_texts, roles
 from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
-from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.roles import RoleData
 from jax_surgery.methods import descent
 from jax_surgery.methods.settings import SurgerySettings
@@ -205,8 +204,8 @@ class ByRoles:
 def _with_groups(data: RoleData, groups: tuple[Group, ...]) -> RoleData:
     """The data, with a benchmark's groups as the text of roles that have no sources."""
     sources: dict[str, Any] = {
-        role: getattr(data, role) or ",".join(g.data for g in groups if g.role == role)
-        for role in ROLES
+        role: given or ",".join(g.data for g in groups if g.role == role)
+        for role, given in data.sources.items()
     }
     return dataclasses.replace(data, **sources)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The three roles: every mistake in the data is found before a model is loaded."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -112,6 +113,17 @@ def test_a_role_that_cannot_be_encoded_is_named(files):
         ValueError, match=r"config.data.retain: .* no character offsets"
     ):
         pack(read_once, data, slow)
+
+
+def test_a_text_to_unlearn_that_cannot_be_encoded_is_named(files):
+    data = RoleData(**{**files, **SETTINGS, "rows_retain": 0, "retain": ""})
+    slow = types.SimpleNamespace(is_fast=False)
+    with pytest.raises(ValueError, match=r"config.data.unlearn: .* no character off"):
+        pack(read(data, "", {}), data, slow)
+    # Of pairs whole answers are compared, and no tokens of them are chosen.
+    data = dataclasses.replace(data, surprise=1.0)
+    with pytest.raises(ValueError, match=r"config.data.surprise=1 chooses tokens"):
+        pack(read(data, "", {}), data, slow, 0)
 
 
 def test_checking_needs_no_model_and_no_tokenizer(files):

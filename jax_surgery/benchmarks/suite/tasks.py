@@ -116,8 +116,8 @@ def _make() -> tuple[Task, ...]:
     number, letter = 1 / MODULUS, 1 / len(LETTERS)
     rows = [
         # name, family, status, listed, chance, draw
-        ("add", "sum", "development", True, number, partial(_numbers, lambda a, b: (a + b) % 23)),
-        ("sub", "sum", "development", True, number, partial(_numbers, lambda a, b: (a - b) % 23)),
+        ("add", "sum", "development", True, number, partial(_numbers, lambda a, b: (a + b) % MODULUS)),
+        ("sub", "sum", "development", True, number, partial(_numbers, lambda a, b: (a - b) % MODULUS)),
         ("copy", "text", "development", False, letter, partial(_strings, iter)),
         ("reverse", "text", "development", False, letter, partial(_strings, reversed)),
         ("sort", "text", "development", False, letter, partial(_strings, lambda s: iter(sorted(s)))),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hugging Face's names and layout of tensors, and the conversion from and to ours.
 
-Hugging Face keeps one tensor a layer, matrices as [out, in] with heads merged. Ours are
+Hugging Face keeps one tensor per layer, matrices as [out, in] with heads merged. Ours are
 stacked on a leading layer axis, [in, out...] with heads split. RoPE needs no
 permutation: both layouts rotate the two halves of a head.
 """

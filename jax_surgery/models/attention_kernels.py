@@ -24,7 +24,7 @@ KINDS = ("auto", "xla", "splash", "cudnn")
 CONTEXT = "context"
 
 LANES = 128  # splash's blocks are multiples of it
-BLOCKS = (1024, 512, 384, 256, 128)  # tokens a block, the largest that divides
+BLOCKS = (1024, 512, 384, 256, 128)  # tokens per block, the largest that divides
 PARTS, SHORTEST = 4, 32  # of "xla": blocks of queries, and tokens that one has at least
 
 
@@ -99,8 +99,9 @@ def block_size(tokens: int) -> int:
         if tokens % size == 0:
             return size
     raise ValueError(
-        f"data.context={tokens}: the rows of the TPU kernel must be a multiple of "
-        f"{LANES} tokens; use {-(-tokens // LANES) * LANES}, or compute.attention='xla'."
+        f"config.data.context={tokens}: the rows of the TPU kernel must be a multiple of "
+        f"{LANES} tokens; use {-(-tokens // LANES) * LANES}, or "
+        "config.compute.attention='xla'."
     )
 
 
@@ -163,8 +164,9 @@ def _splash(segment_ids_BT: jax.Array, window: int, interpret: bool) -> Attend:
 def _cudnn(segment_ids_BT: jax.Array, window: int, dtype: str) -> Attend:
     if dtype != "bfloat16":
         raise ValueError(
-            f"compute.attention='cudnn' with compute.dtype={dtype!r}: cuDNN's kernel "
-            "takes bfloat16; use compute.dtype=bfloat16 or compute.attention='xla'."
+            f"config.compute.attention='cudnn' with config.compute.dtype={dtype!r}: cuDNN's "
+            "kernel takes bfloat16; use config.compute.dtype=bfloat16 or "
+            "config.compute.attention='xla'."
         )
     mask = attn.segment_bias(segment_ids_BT, window) == 0
 

@@ -30,7 +30,7 @@ class Compute:
     Attributes:
       dtype: of activations and products; parameters keep their own.
       remat: what the backward pass recomputes of each layer, see `REMAT`.
-      unroll: layers a scan step; 0 chooses: on CPU, where it is fastest, up to
+      unroll: layers per scan step; 0 chooses: on CPU, where it is fastest, up to
         `CPU_UNROLL`, elsewhere 1.
       attention: the kernel, see `attention_kernels`; "auto" chooses.
     """
@@ -41,12 +41,12 @@ class Compute:
     attention: attention_kernels.Kind
 
     def __post_init__(self):
-        choice(self.dtype, ("float32", "bfloat16"), "compute.dtype")
-        choice(self.remat, tuple(REMAT), "compute.remat")
-        choice(self.attention, attention_kernels.KINDS, "compute.attention")
-        at_least(0, self, "compute", "unroll")
+        choice(self.dtype, ("float32", "bfloat16"), "config.compute.dtype")
+        choice(self.remat, tuple(REMAT), "config.compute.remat")
+        choice(self.attention, attention_kernels.KINDS, "config.compute.attention")
+        at_least(0, self, "config.compute", "unroll")
 
-    def layers_a_step(self, platform: str) -> int:
+    def layers_per_step(self, platform: str) -> int:
         """Layers that a scan step runs on a platform."""
         return self.unroll or (CPU_UNROLL if platform == "cpu" else 1)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A decoder of any architecture in Flax NNX with a functional core.
 
-Modules describe the parameters; `forward` is a pure function of a plain nested dict
+Modules describe the parameters; `forward_packed` is a pure function of a plain nested dict
 of arrays. Layers are stacked on a leading axis and scanned, so that compile time
 does not grow with depth. Letters of shapes are those of `models.layout`, and B rows,
 T tokens.
@@ -38,7 +38,7 @@ class Embedder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """All parameters of a model; run through `forward`."""
+    """All parameters of a model; run through `forward_packed`."""
 
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         self.embedder = Embedder(c, rngs=rngs)
@@ -163,7 +163,7 @@ def forward_with_moments(
         attend_of, which_L = attn.by_window(windows, attention)
         body = functools.partial(layer, attend_of=attend_of, weight_BT=weight_BT)
         count = jax.tree.leaves(layers)[0].shape[0]
-        unroll = min(count, compute.layers_a_step(meshes.platform()))
+        unroll = min(count, compute.layers_per_step(meshes.platform()))
         if compute.remat != "none":
             # Within a loop nothing can be merged with the first computation.
             body = jax.checkpoint(

@@ -44,7 +44,7 @@ def forward_flops(config: ModelConfig, tokens: int, context: float) -> float:
     Args:
       config: the model.
       tokens: in all rows, padding included (it is computed too).
-      context: tokens a row, which attention spans.
+      context: tokens per row, which attention spans.
     """
     layers = config.num_layers * sum(_sizes(config).values())
     head = config.hidden_size * config.vocab_size

@@ -86,11 +86,8 @@ def _map_chunks(body, head_SDV, arrays, chunk):
 
 def logits(hidden_CD: jax.Array, head_DV: jax.Array) -> jax.Array:
     """Logits of a chunk of tokens, float32."""
-    flat = hidden_CD.reshape(-1, hidden_CD.shape[-1])
-    found = jnp.dot(
-        flat, head_DV.astype(flat.dtype), preferred_element_type=jnp.float32
-    )
-    return found.reshape(*hidden_CD.shape[:-1], -1)
+    head_DV = head_DV.astype(hidden_CD.dtype)
+    return jnp.dot(hidden_CD, head_DV, preferred_element_type=jnp.float32)
 
 
 def token_logprobs(

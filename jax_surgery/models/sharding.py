@@ -25,10 +25,8 @@ def _names(path: Any) -> tuple[str, ...]:
 
 def _row(path: Any) -> layout.Row | None:
     names, rows = _names(path), architectures.rows()
-    for size in (2, 3, 4):
-        if (entry := rows.get(names[-size:])) is not None:
-            return entry
-    return None
+    ends = (names[start:] for start in range(len(names)))
+    return next((rows[end] for end in ends if end in rows), None)
 
 
 def specs(tree: Any, fsdp: int) -> Any:

@@ -179,9 +179,9 @@ def _sums_forward(terms, sizes, head, parts):
     return _sums_and_gradients(terms, sizes, head, parts, head_moves)
 
 
-def _sums_backward(terms, sizes, kept, cotangents: dict[str, Any]):
+def _sums_backward(terms, sizes, residuals, cotangents: dict[str, Any]):
     del terms, sizes
-    d_hiddens, d_head = kept
+    d_hiddens, d_head = residuals
     scale = cotangents[LOSS]
     if isinstance(scale, SymbolicZero):
         scale = jnp.zeros(())

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jax_surgery.config import names
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import MATRICES
 from jax_surgery.parallel import mesh as meshes
@@ -103,7 +104,7 @@ class Trainable:
         """The parameters, of which only the moving ones have gradients.
 
         Layers before `first_layer` are cut off in the forward pass
-        (`decoder.forward`'s `first_trained_layer`), not here.
+        (`decoder.forward_packed`'s `first_trained_layer`), not here.
         """
 
         def of(path, leaf):
@@ -132,12 +133,12 @@ def matrix_names(given: str, field: str) -> tuple[str, ...]:
     Raises:
       ValueError: a name that no matrix has.
     """
-    names = [name.strip() for name in given.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in MATRICES]:
+    listed = names(given)
+    if unknown := [name for name in listed if name not in MATRICES]:
         raise ValueError(
             f"{field} has {unknown[0]!r}; choose from {', '.join(MATRICES)}."
         )
-    return tuple(name for name in MATRICES if name in names)
+    return tuple(name for name in MATRICES if name in listed)
 
 
 def resolve(
@@ -172,21 +173,21 @@ def resolve(
             f"use -{layers} to {layers - 1} (negative counts from the end)."
         )
     of_matrices = "config.lora.matrices" if rank else f"{section}.matrices"
-    names = matrix_names(matrices, of_matrices)
-    if not names and (rank or only_matrices):
-        names = tuple(MATRICES)
+    moving = matrix_names(matrices, of_matrices)
+    if not moving and (rank or only_matrices):
+        moving = tuple(MATRICES)
     first = first_layer % layers
-    if first and not names:
+    if first and not moving:
         raise ValueError(
             f"{field}={first_layer} with {of_matrices}='' (every parameter, the "
             f"embedding too): name the matrices that move, e.g. "
             f"{of_matrices}=gate,up,down, or use {field}=0."
         )
-    for name in names if rank else ():
+    for name in moving if rank else ():
         rows, columns = MATRICES[name].matrix_shape(config)
         if rank > min(rows, columns):
             raise ValueError(
                 f"config.lora.rank={rank} is more than matrix {name} of {rows} x "
                 f"{columns} can have; use 1 to {min(rows, columns)}."
             )
-    return Trainable(first, names)
+    return Trainable(first, moving)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_surgery.config import positive
-from jax_surgery.models import decoder, sharding
+from jax_surgery.models import sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import BLOCK_OF, matrix_names
@@ -96,17 +96,18 @@ def init_factors(config: ModelConfig, low_rank: LowRank, seed: int) -> Factors:
     A is drawn within 1 / sqrt(inputs) of 0, as PEFT does. They lie on the mesh that is
     set as `models.sharding` says.
     """
-    kernels = decoder.abstract_params(config)["layers"]
     keys = jax.random.split(jax.random.key(seed), len(low_rank.targets))
     layers: Factors = {}
     for key, name in zip(keys, low_rank.targets, strict=True):
-        shape = kernels[BLOCK_OF[name]][name]["kernel"].shape
-        inputs = 1 + MATRICES[name].inputs  # axes up to the inputs' last
-        bound = 1 / math.sqrt(math.prod(shape[1:inputs]))
-        a_shape = (*shape[:inputs], low_rank.rank)
-        layers.setdefault(BLOCK_OF[name], {})[name] = {
-            "lora_a": jax.random.uniform(key, a_shape, minval=-bound, maxval=bound),
-            "lora_b": jnp.zeros((shape[0], low_rank.rank, *shape[inputs:])),
+        row = MATRICES[name]
+        a, b = (
+            (config.num_layers, *factor.shape(config, low_rank.rank))
+            for factor in row.factors.values()
+        )
+        bound = 1 / math.sqrt(row.matrix_shape(config)[0])
+        layers.setdefault(row.block, {})[name] = {
+            "lora_a": jax.random.uniform(key, a, minval=-bound, maxval=bound),
+            "lora_b": jnp.zeros(b),
         }
     return sharding.constrain({"layers": layers})
 
@@ -121,7 +122,7 @@ def _beside(base: Params, factors: Factors, combine: Any) -> Params:
 
 
 def attach(base: Params, factors: Factors, low_rank: LowRank) -> Params:
-    """Parameters that `decoder.forward` runs as the base with the deltas.
+    """Parameters that `decoder.forward_packed` runs as the base with the deltas.
 
     Nothing is summed or copied, and no gradient reaches the base.
     """

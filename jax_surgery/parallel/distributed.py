@@ -31,7 +31,8 @@ def initialise() -> None:
     Must run before any other use of JAX.
 
     Raises:
-      ValueError: some of `VARIABLES` are set and others are not, or are no numbers.
+      ValueError: some of `VARIABLES` are set and others are not, or they are not such
+        numbers.
     """
     given = [name for name in VARIABLES if os.environ.get(name)]
     if given and len(given) < len(VARIABLES):
@@ -44,8 +45,9 @@ def initialise() -> None:
         address, count, place = (os.environ[name] for name in VARIABLES)
         if not (count.isdigit() and place.isdigit() and int(place) < int(count)):
             raise ValueError(
-                f"JAX_NUM_PROCESSES={count!r} and JAX_PROCESS_ID={place!r}: give the "
-                "number of processes, and of this one from 0 to one less."
+                f"JAX_NUM_PROCESSES={count!r} and JAX_PROCESS_ID={place!r} must be "
+                "whole numbers, and the second below the first: processes are numbered "
+                "from 0."
             )
         jax.distributed.initialize(
             address,

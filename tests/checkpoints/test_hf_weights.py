@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import buckets
 import golden_logits
@@ -197,6 +198,13 @@ def test_what_the_model_lacks_is_named(change, message):
         from_hf(to_hf(BASE) | change)
 
 
+def test_fields_that_a_config_json_lacks_are_named():
+    raw = to_hf(BASE)
+    del raw["vocab_size"], raw["num_attention_heads"]
+    with pytest.raises(ValueError, match="lacks vocab_size, num_attention_heads; take"):
+        from_hf(raw)
+
+
 def test_an_export_carries_its_tokenizer(tmp_path):
     import transformers
 
@@ -204,9 +212,9 @@ def test_an_export_carries_its_tokenizer(tmp_path):
     tokenizer.save_pretrained(tmp_path / "a")
     save(tmp_path / "a", BASE)
     save(tmp_path / "b", BASE, tokenizer_source=str(tmp_path / "a"))
-    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")
+    again: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")
     text = "a small test"
-    assert again and again(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert again.chat_template == tokenizer.chat_template
     assert hf_weights.load_tokenizer(str(tmp_path / "b")).eos_token_id == 1
 

@@ -69,11 +69,11 @@ def test_two_processes_do_what_one_does(tiny_model, write_texts, tmp_path):
         ({"JAX_PROCESS_ID": "1"}, r"JAX_PROCESS_ID is set and JAX_COORDINATOR_ADDRESS"),
         (
             {"JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"},
-            r"JAX_NUM_PROCESSES='two' and JAX_PROCESS_ID='0': give the number",
+            r"JAX_NUM_PROCESSES='two' and JAX_PROCESS_ID='0' must be whole numbers",
         ),
         (
             {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"},
-            r"JAX_NUM_PROCESSES='2' and JAX_PROCESS_ID='2': give the number",
+            r"JAX_NUM_PROCESSES='2' and JAX_PROCESS_ID='2' must be whole numbers, and the second below",
         ),
     ],
 )

@@ -27,6 +27,17 @@ FIELDS = {
 }
 
 
+# Those that each `config.json` has, or its architecture has a default for.
+NEEDED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Architecture:
     """How a family of models is laid out and computed.
@@ -61,6 +72,11 @@ class Architecture:
                     f"config.json has {key}={raw[key]!r}; only {value!r} is supported."
                 )
         raw = self.defaults | raw
+        if missing := [name for name in NEEDED if name not in raw]:
+            raise ValueError(
+                f"config.json lacks {', '.join(missing)}; take the file that the "
+                "checkpoint came with."
+            )
         raw.setdefault("rms_norm_eps", 1e-6)
         heads = raw["num_attention_heads"]
         raw["num_key_value_heads"] = raw.get("num_key_value_heads") or heads

@@ -45,7 +45,7 @@ class Qwen3(Architecture):
         if not raw["use_sliding_window"]:
             raw["sliding_window"] = None
         if raw["sliding_window"] and raw.get("layer_types") is None:
-            layers, full = raw["num_hidden_layers"], raw["max_window_layers"]
+            layers, full = raw.get("num_hidden_layers", 0), raw["max_window_layers"]
             raw["layer_types"] = [FULL if i < full else SLIDING for i in range(layers)]
         return super().read(raw)
 

@@ -65,7 +65,7 @@ def table(fitted: pathlib.Path, entries: list[dict], seeds: str) -> str:
     return (
         "# LLM Surgery on TOFU, forget05\n\n"
         f"A Llama of {size / 1e6:.1f} M parameters fitted to `full`; forget05 unlearned, retain95 retained, "
-        "refusals of `idk.txt` learned. Answer probability is exp(-mean NLL a token); "
+        "refusals of `idk.txt` learned. Answer probability is exp(-mean NLL per token); "
         "both measures lie between 0 and 1; after: mean ± deviation over the seeds "
         f"{seeds} of the surgery. Held-out questions are about people that "
         "no model here was trained on.\n\n"

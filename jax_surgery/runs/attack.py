@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from jax_surgery import attacks, benchmarks
 from jax_surgery.attacks.base import Attack, Budget, Target
 from jax_surgery.benchmarks.base import target_of
-from jax_surgery.config import at_least
+from jax_surgery.config import at_least, names
 from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
 from jax_surgery.models.compute import Compute
@@ -84,7 +84,7 @@ class AttackSettings:
     def steps(self) -> tuple[int, ...]:
         """Steps after which the model is asked."""
         try:
-            return tuple(int(text) for text in self.measure_at.split(",") if text)
+            return tuple(int(text) for text in names(self.measure_at))
         except ValueError:
             raise ValueError(
                 f"config.measure_at={self.measure_at!r} must be whole numbers, "

@@ -51,8 +51,18 @@ class NewModel:
     num_layers: int
     num_heads: int
     num_kv_heads: int
-    tokenizer: Literal["bpe", "words"]  # "words": one token a word
+    tokenizer: Literal["bpe", "words"]  # "words": one token per word
     tokenizer_texts: str  # sources that the tokenizer is trained on
+
+    def __post_init__(self):
+        sizes = ("vocab_size", "intermediate_size", "num_layers", "num_heads")
+        at_least(1, self, "config.new_model", *sizes, "num_kv_heads")
+        if self.hidden_size <= 0 or self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"config.new_model.hidden_size={self.hidden_size} must be a multiple of "
+                f"config.new_model.num_heads={self.num_heads}; use "
+                f"{-(-max(self.hidden_size, 1) // self.num_heads) * self.num_heads}, say."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +103,6 @@ class PretrainSettings:
 
 def architecture(model: NewModel, tokenizer: Any, context: int) -> ModelConfig:
     """The architecture of a new model; embedding and head are tied."""
-    if model.hidden_size % model.num_heads:
-        raise ValueError(
-            f"new_model.hidden_size={model.hidden_size} must be a multiple of "
-            f"new_model.num_heads={model.num_heads}."
-        )
     return ModelConfig(
         vocab_size=len(tokenizer),
         hidden_size=model.hidden_size,

@@ -27,6 +27,7 @@ PAGES = [
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"--config=configs/(\w+)\.py(?::(\w+))?((?:.|\\\n)*)")
 FIELD = re.compile(r"--config\.([\w.]+)")
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 SCRIPT = re.compile(r"python\s+((?:results|benchmarks|tests)/[\w/]+\.py)")
 
 
@@ -91,6 +92,23 @@ def test_links_and_commands_name_what_exists(page):
     assert not unknown_names(text)
     scripts = SCRIPT.findall(text)
     assert not [script for script in scripts if not (ROOT / script).exists()]
+
+
+def test_every_test_that_a_page_names_exists():
+    for page in PAGES:
+        for file, name in TEST.findall(page.read_text()):
+            path = ROOT / file
+            assert path.exists(), f"{page.name}: {file}"
+            assert f"def {name}(" in path.read_text(), f"{page.name}: {file}::{name}"
+
+
+def test_every_row_of_reliability_names_a_test():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    for title in ("## Promises", "## What the user did, and what they see"):
+        table = page.partition(title)[2].partition("\n## ")[0]
+        rows = re.findall(r"^\| (?!what |---)[^\n]+", table, re.MULTILINE)
+        assert rows
+        assert not [row for row in rows if not TEST.search(row)]
 
 
 def test_fields_in_prose_exist_in_some_config():

@@ -26,6 +26,7 @@ FOLDERS = (
     "models",
     "data",
     "parallel",
+    "storage",
     "plugins",
     "config",
     "renamed",

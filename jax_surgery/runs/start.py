@@ -9,6 +9,7 @@ import jax
 
 from jax_surgery.parallel import distributed, host_memory, preemption
 from jax_surgery.runs.settings import RUNS, from_config
+from jax_surgery.storage.errors import StorageError
 from jax_surgery.train import workdir as workdirs
 from jax_surgery.train.loop import Interrupted, TrainingDiverged
 
@@ -23,7 +24,7 @@ def is_expected(error: BaseException) -> bool:
     Those are the loop's stops, and wrong values and missing files that this package
     found; the same from inside a library are a defect here.
     """
-    if isinstance(error, TrainingDiverged | Interrupted):
+    if isinstance(error, TrainingDiverged | Interrupted | StorageError):
         return True
     if not isinstance(error, ValueError | FileNotFoundError):
         return False

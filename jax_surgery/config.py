@@ -8,27 +8,27 @@ says type, unit and rule of each field; `configs/` gives the values.
 
 import contextlib
 import dataclasses
-import difflib
+import math
 import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jax_surgery.renamed import RENAMED
+from jax_surgery.renamed import RENAMED, nearest
 
 
 def at_least(low: float, section: Any, path: str, *names: str) -> None:
     """Raises ValueError where one of a section's numbers is below `low`."""
     for name in names:
-        if (value := getattr(section, name)) < low:
+        if not (value := getattr(section, name)) >= low:  # NaN is not
             raise ValueError(f"{path}.{name}={value}; use {low:g} or more.")
 
 
 def choice(value: str, allowed: tuple[str, ...], path: str) -> None:
     """Raises ValueError where a value is none of those allowed."""
     if value not in allowed:
-        raise ValueError(f"{path}={value!r}; choose one of {', '.join(allowed)}.")
+        raise ValueError(f"{path}={short(value)}; choose one of {', '.join(allowed)}.")
 
 
 def names(text: str, separator: str = ",") -> list[str]:
@@ -38,8 +38,42 @@ def names(text: str, separator: str = ",") -> list[str]:
 
 def positive(value: float, path: str, why: str = "") -> None:
     """Raises ValueError where a number is not above 0."""
-    if value <= 0:
+    if not value > 0:  # NaN is not
         raise ValueError(f"{path}={value} must be positive{why and ': '}{why}.")
+
+
+def check_seed(value: int, path: str = "config.seed") -> None:
+    """Raises ValueError for a seed that random numbers cannot begin with.
+
+    JAX takes the lowest 32 bits alone, so that larger seeds would silently be others.
+    """
+    if not 0 <= value < 2**32:
+        raise ValueError(f"{path}={short(value)}; use 0 to {2**32 - 1}.")
+
+
+def short(value: object, longest: int = 60) -> str:
+    """A value as an error shows it: the start of one that is very long."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} long)"
+
+
+def check_finite(value: Any, path: str) -> None:
+    """Raises ValueError for what no field can be: NaN, an infinite number or one
+    beyond 64 bits, or text that no file can hold."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{path}={value} must be a finite number.")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{path}={short(value)} does not fit 64 bits; use less.")
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError(f"{path}={short(value)} holds a zero byte; leave it out.")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{path}={short(value)} must be valid UTF-8.") from None
 
 
 def renamed(path: str) -> str:
@@ -56,6 +90,7 @@ def renamed(path: str) -> str:
 
 def _convert(value: Any, kind: Any, path: str) -> Any:
     """Checks a leaf's type, and that it is allowed; whole numbers pass as floats."""
+    check_finite(value, path)
     if typing.get_origin(kind) is typing.Literal:
         choice(value, typing.get_args(kind), path)
         return value
@@ -65,7 +100,7 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(
-            f"{path}={value!r} must be of type {kind.__name__}, "
+            f"{path}={short(value)} must be of type {kind.__name__}, "
             f"got {type(value).__name__}."
         )
     return value
@@ -77,8 +112,8 @@ def _unknown(key: str, fields: Mapping[str, Any], path: str) -> ValueError:
     parts = f"{path}.{key}".split(".")[1:]
     if now := renamed(".".join(parts[-2:])) or renamed(key):
         return ValueError(f"{path}.{key} does not exist any more: {now}")
-    near = difflib.get_close_matches(key, fields, n=1)
-    hint = f"did you mean {path}.{near[0]}? " if near else ""
+    near = nearest(key, fields)
+    hint = f"did you mean {path}.{near}? " if near else ""
     has = f"has: {', '.join(fields)}" if fields else "is no section"
     return ValueError(f"{path}.{key} does not exist; {hint}{path} {has}.")
 

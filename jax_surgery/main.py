@@ -7,12 +7,12 @@ Reads the flags, joins other hosts, and starts the run that `config.run` names.
 import os
 import pathlib
 import sys
-from typing import NoReturn
+import warnings
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from jax_surgery import renamed
+from jax_surgery import command_line
 
 # Before NumPy is loaded. Small matrices are decomposed one after another, and where
 # cores are shared OpenBLAS' threads wait for each other by spinning.
@@ -33,31 +33,27 @@ WORKDIR = flags.DEFINE_string(
 flags.mark_flag_as_required("config")
 
 
-def fail(message: object) -> NoReturn:
-    """Ends the process with one message."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; an unknown field of the config is an error in one line."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError) as error:
-        fail(renamed.of_flags(argv, error))
-
-
 def main(argv: list[str]) -> None:
     """Runs what the config says."""
     if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+        command_line.fail(
+            f"unknown arguments: {' '.join(argv[1:])}; fields are given as "
+            "--config.FIELD=VALUE."
+        )
     # Orbax logs every save at INFO; --verbosity=0 shows it.
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    warnings.formatwarning = command_line.one_line_warning
     # What follows a colon are the config's arguments.
     config_file = config_flags.get_config_filename(flags.FLAGS["config"]).split(":")[0]
     if not pathlib.Path(config_file).is_file():
-        fail(f"--config={config_file} does not exist; the configs are in configs/.")
+        command_line.fail(
+            f"--config={config_file} does not exist; the configs are in configs/."
+        )
+    if not isinstance(CONFIG.value, dict | ConfigDict):
+        command_line.fail(
+            f"--config={config_file}: its get_config() gives no ConfigDict."
+        )
     # JAX and the runs are imported here, so that --help is quick.
     from jax_surgery.parallel import distributed
     from jax_surgery.runs import start
@@ -65,14 +61,14 @@ def main(argv: list[str]) -> None:
     try:
         distributed.initialise()
         start.start(CONFIG.value, WORKDIR.value, config_file)
-    except Exception as error:
+    except KeyboardInterrupt:
+        command_line.fail("stopped before the run began.", command_line.STOPPED)
+    except Exception as error:  # noqa: BLE001 (each is one line, and ends the process)
         if isinstance(error, start.Interrupted):
             print(error, file=sys.stderr)
-            sys.exit(130)  # as shells say of Ctrl-C
-        if not start.is_expected(error):
-            raise
-        fail(error)
+            sys.exit(command_line.STOPPED)
+        command_line.fail(*start.ended_by(error))
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, flags_parser=command_line.parse_flags)

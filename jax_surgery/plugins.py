@@ -8,13 +8,13 @@ options. A member from outside the package is named by "MODULE.CLASS", such as
 """
 
 import dataclasses
-import difflib
 import importlib
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-from jax_surgery.config import names
+from jax_surgery.config import check_finite, names, short
+from jax_surgery.renamed import nearest
 
 # Elements of an option that is a tuple are joined by this, e.g. steps=5+10+20.
 SEPARATOR = "+"
@@ -82,8 +82,8 @@ def find(name: str, table: Mapping[str, Any], path: str) -> Any:
 
 
 def _hint(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, known)
+    return f" did you mean {near!r}?" if near else ""
 
 
 def _converted(text: str, kind: Any, where: str) -> Any:
@@ -101,6 +101,10 @@ def _converted(text: str, kind: Any, where: str) -> Any:
             raise ValueError(f"{where}={text!r} must be true or false.")
         return text.lower() == "true"
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError:
-        raise ValueError(f"{where}={text!r} must be of type {kind.__name__}.") from None
+        raise ValueError(
+            f"{where}={short(text)} must be of type {kind.__name__}."
+        ) from None
+    check_finite(value, where)
+    return value

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config fields of older versions: what each is called now, or why it went."""
+"""Names of fields that do not exist: what they are called now, or which one is meant."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 _ADAPTER = (
     "adapters of the runs unlearn and learn are moved by Adam at a constant rate, "
@@ -60,15 +65,105 @@ RENAMED: dict[str, str] = {
 }
 
 
-def of_flags(arguments: list[str], error: Exception) -> str:
+# What other programs call a field, and its own name here.
+ELSEWHERE = {
+    "batch_size": "rows",
+    "beta1": "b1",
+    "beta2": "b2",
+    "bs": "rows",
+    "grad_accum": "accumulate",
+    "gradient_accumulation_steps": "accumulate",
+    "max_grad_norm": "clip",
+    "max_length": "context",
+    "max_seq_length": "context",
+    "max_steps": "steps",
+    "model_name_or_path": "model",
+    "num_train_epochs": "epochs",
+    "r": "rank",
+    "seq_len": "context",
+    "train_steps": "steps",
+}
+# As near as names are that differ by a slip of the finger.
+NEAR = 0.6
+
+
+def _initials(name: str) -> str:
+    return "".join(part[0] for part in name.split("_") if part)
+
+
+def nearest(name: str, fields: Iterable[str]) -> str:
+    """The field that a mistyped or shortened name means; "" where none is near.
+
+    Args:
+      name: such as "learning_rte", or "lr" for "learning_rate".
+      fields: that there are.
+    """
+    fields = list(fields)
+    known = ELSEWHERE.get(name, "")
+    for field in fields:
+        if field == known:
+            return field
+    if near := difflib.get_close_matches(name, fields, n=1, cutoff=NEAR):
+        return near[0]
+    if len(name) > 1:
+        shortened = [f for f in fields if _initials(f) == name or f.startswith(name)]
+        longer = [f for f in fields if f.startswith(f"{known}_") and known]
+        if found := shortened or longer:
+            return found[0]
+    return ""
+
+
+def _leaves(config: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Paths of all fields, "section.field"."""
+    for name, value in config.items():
+        yield f"{path}{name}"
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{name}.")
+
+
+def meant(path: str, config: Mapping[str, Any]) -> str:
+    """The path of the field that a path means which does not exist; "" if unknown.
+
+    It is looked for in the section that the path names, then in all of the config.
+
+    Args:
+      path: "section.field".
+      config: nested fields.
+    """
+    *above, name = path.split(".")
+    section: Any = config
+    for depth, part in enumerate(above):
+        if not isinstance(section, Mapping) or part not in section:
+            # The section is mistyped: the same path in the one that is meant.
+            there = section if isinstance(section, Mapping) else {}
+            right = nearest(part, there)
+            corrected = ".".join([*above[:depth], right, *above[depth + 1 :], name])
+            paths = set(_leaves(config))
+            if right and corrected in paths:
+                return corrected
+            section = {}
+            break
+        section = section[part]
+    if isinstance(section, Mapping) and (found := nearest(name, section)):
+        return ".".join([*above, found])
+    by_name: dict[str, str] = {}
+    for full in _leaves(config):
+        by_name.setdefault(full.rpartition(".")[2], full)
+    return by_name.get(nearest(name, by_name), "")
+
+
+def of_flags(
+    arguments: list[str], error: Exception, config: Mapping[str, Any] | None = None
+) -> str:
     """What is wrong with flags that name a field which the config does not have.
 
     Args:
       arguments: of the command line.
       error: of their parser.
+      config: nested fields that there are; None where the config is not known.
     """
     said = str(error.args[0]).replace("\\n", "\n")  # of an error in an error
-    name, *lines = (line.strip("'\\") for line in said.splitlines())
+    name, *lines = (line.strip("'\"\\") for line in said.splitlines() or [""])
     for argument in arguments:
         field = argument.lstrip("-").partition("=")[0].removeprefix("config.")
         parts = field.split(".")
@@ -78,5 +173,32 @@ def of_flags(arguments: list[str], error: Exception) -> str:
         was_section = isinstance(error, TypeError) and parts[-2:-1] == ["report"]
         if now and (named or was_section):
             return f"config.{field} does not exist any more: {now}"
+    for argument in arguments if config else ():
+        if said := _unknown(argument, config or {}):
+            return said
     hint = " ".join(lines) or "Look for its fields in the config file."
     return f"a --config.FIELD=VALUE names no field of the config: {name}. {hint}"
+
+
+def _unknown(argument: str, config: Mapping[str, Any]) -> str:
+    """What is wrong with the field that an argument names; "" if nothing is."""
+    matched = re.match(r"--?config\.([^=]+)", argument)
+    if not matched:
+        return ""
+    path, section = matched[1], config
+    for depth, part in enumerate(parts := path.split(".")):
+        if not isinstance(section, Mapping):
+            return (
+                f"config.{path} does not exist: config.{'.'.join(parts[:depth])} is a "
+                "field and has none of its own."
+            )
+        if part not in section:
+            found = meant(path, config)
+            inside = ".".join(["config", *parts[:depth]])
+            hint = f"did you mean config.{found}? " if found else ""
+            return (
+                f"config.{path} does not exist; {hint}{inside} has: "
+                f"{', '.join(section)}."
+            )
+        section = section[part]
+    return ""

@@ -2,6 +2,7 @@
 """Settings for tests: those of a config in `configs/`, with some fields changed."""
 
 import importlib
+import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -9,6 +10,10 @@ from ml_collections import ConfigDict
 from jax_surgery.methods.descent import descend
 from jax_surgery.runs import settings
 from jax_surgery.runs.by_roles import ByRoles
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Of each run, its config.
+FILES = {name: ROOT / "configs" / f"{name}.py" for name in settings.RUNS}
 
 # A surgery without what the embedded benchmark needs: plain AdamW on every parameter.
 PLAIN = {
@@ -32,6 +37,20 @@ PLAIN = {
     "loop": {"checkpoint_every": 0, "evaluate_every": 0},
     "baseline_epochs": 3.0,
 }
+
+
+def load_config(path) -> ConfigDict:
+    return importlib.import_module(f"configs.{path.stem}").get_config()
+
+
+def leaves(values: dict, path=()) -> list[tuple[str, ...]]:
+    """Paths of all fields and sections."""
+    found = []
+    for key, value in values.items():
+        found.append((*path, key))
+        if isinstance(value, dict):
+            found += leaves(value, (*path, key))
+    return found
 
 
 def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

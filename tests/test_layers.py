@@ -28,6 +28,7 @@ FOLDERS = (
     "parallel",
     "storage",
     "plugins",
+    "command_line",
     "config",
     "renamed",
 )

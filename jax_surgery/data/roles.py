@@ -32,6 +32,12 @@ class RoleData:
         rows = ("rows_unlearn", "rows_update", "rows_retain")
         at_least(0, self, "config.data", *rows, "surprise")
         at_least(2, self, "config.data", "context")
+        if not any(self.rows.values()):
+            raise ValueError(
+                "config.data.rows_unlearn, config.data.rows_update and "
+                "config.data.rows_retain are all 0, so no text is left; give rows to "
+                "the roles that have text."
+            )
 
     @property
     def sources(self) -> dict[str, str]:

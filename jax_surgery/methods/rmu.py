@@ -16,7 +16,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jax_surgery.config import positive
+from jax_surgery.config import check_seed, positive
 from jax_surgery.methods.base import HiddenMethod
 
 
@@ -38,6 +38,7 @@ class RMU(HiddenMethod):
     bound = "steer less far (a smaller steering in config.method)"
 
     def __post_init__(self):
+        check_seed(self.seed, "config.method=rmu:seed")
         positive(self.steering, "config.method=rmu:steering")
         if self.layer < 0:
             raise ValueError(

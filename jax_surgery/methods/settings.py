@@ -5,7 +5,7 @@ import dataclasses
 import functools
 from typing import Any, ClassVar, Literal
 
-from jax_surgery.config import at_least, positive
+from jax_surgery.config import at_least, check_seed, positive
 from jax_surgery.data.roles import RoleData
 from jax_surgery.methods.base import PairMethod
 from jax_surgery.methods.loss import Loss
@@ -80,7 +80,15 @@ class SurgerySettings:
     def __post_init__(self):
         at_least(1, self, "config", "steps", "accumulate")
         at_least(0, self, "config", "baseline_epochs")
+        check_seed(self.seed)
         for stage in self.stages:
+            rows = [self.data.rows[role] for role in stage.roles]
+            if stage.descends and not any(rows) and len(self.stages) > 1:
+                raise ValueError(
+                    f"config.method={self.method!r}: the stage {stage.text} changes "
+                    f"{' and '.join(stage.roles)}, whose rows are 0; give "
+                    f"config.data.rows_{stage.roles[0]} rows, or leave the stage out."
+                )
             if stage.descends:
                 continue
             [role] = stage.roles

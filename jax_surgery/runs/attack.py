@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from jax_surgery import attacks, benchmarks
 from jax_surgery.attacks.base import Attack, Budget, Target
 from jax_surgery.benchmarks.base import target_of
-from jax_surgery.config import at_least, names
+from jax_surgery.config import at_least, check_seed, names
 from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
 from jax_surgery.models.compute import Compute
@@ -78,6 +78,7 @@ class AttackSettings:
                 f"{self.data.relearn!r}: give one of the two, a benchmark or your own "
                 "records of what was removed."
             )
+        check_seed(self.seed)
         _ = self.steps  # raises
 
     @property

@@ -13,7 +13,7 @@ import jax
 from etils import epath
 
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.config import at_least
+from jax_surgery.config import at_least, check_seed, positive
 from jax_surgery.data import records
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.data.forms import Record
@@ -78,6 +78,7 @@ class PretrainData:
     def __post_init__(self):
         at_least(1, self, "config.data", "rows")
         at_least(2, self, "config.data", "context")
+        positive(self.epochs, "config.data.epochs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,9 @@ class PretrainSettings:
         "compute": {"unroll": 0},
         "optimizer": {"first_layer": 0, "matrices": ""},
     }
+
+    def __post_init__(self):
+        check_seed(self.seed)
 
 
 def architecture(model: NewModel, tokenizer: Any, context: int) -> ModelConfig:

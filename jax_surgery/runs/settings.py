@@ -2,9 +2,11 @@
 """The runs: `config.run` names one, which has a module and settings of its own."""
 
 import importlib
+import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from jax_surgery.config import build
+from jax_surgery.config import build, short
 
 
 class Run(NamedTuple):
@@ -43,9 +45,33 @@ def settings_class(run: str | None) -> type:
     Raises:
       ValueError: no such run.
     """
-    if run not in RUNS:
-        raise ValueError(f"config.run={run!r}; choose one of {', '.join(RUNS)}.")
+    if not isinstance(run, str) or run not in RUNS:
+        raise ValueError(f"config.run={short(run)}; choose one of {', '.join(RUNS)}.")
     return getattr(RUNS[run].load(), RUNS[run].settings)
+
+
+def check_url(text: str, path: str) -> None:
+    """Raises ValueError for a URL that nothing here reads or writes.
+
+    Args:
+      text: of a field or a flag, such as a list of sources.
+      path: its name, "config.model" or "--workdir".
+    """
+    for scheme in re.findall(r"(\w[\w+.-]*)://", text):
+        # A source may name its reader first, hf:gs://...
+        if scheme != "gs":
+            raise ValueError(
+                f"{path}={short(text)}: {scheme}:// is neither read nor written; use a "
+                "local path or gs://BUCKET/PATH."
+            )
+
+
+def _check_urls(values: Mapping[str, Any], path: str = "config") -> None:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _check_urls(value, f"{path}.{name}")
+        elif isinstance(value, str):
+            check_url(value, f"{path}.{name}")
 
 
 def from_config(config: Any) -> Any:
@@ -55,7 +81,17 @@ def from_config(config: Any) -> Any:
       config: an `ml_collections.ConfigDict` or a nested dict.
 
     Raises:
-      ValueError: unknown run, unknown key, wrong type or value.
+      ValueError: unknown run, unknown key, wrong type or value, no model.
     """
     values = config if isinstance(config, dict) else config.to_dict()
-    return build(settings_class(values.get("run")), values)
+    run = values.get("run")
+    settings = build(settings_class(run), values)
+    _check_urls(values)
+    # Not every action on edit files has a model; `patch` says which do.
+    if run != "edit" and not getattr(settings, "model", "model").strip():
+        raise ValueError(
+            "config.model is empty; give a directory in Hugging Face format, the name "
+            "of one on the hub, a finished run's workdir, or a benchmark that has one "
+            "('embedded', 'suite')."
+        )
+    return settings

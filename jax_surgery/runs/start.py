@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 
+from jax_surgery import command_line
 from jax_surgery.parallel import distributed, host_memory, preemption
-from jax_surgery.runs.settings import RUNS, from_config
-from jax_surgery.storage.errors import StorageError
+from jax_surgery.runs.settings import RUNS, check_url, from_config
+from jax_surgery.storage.errors import StorageDenied, StorageError
 from jax_surgery.train import workdir as workdirs
 from jax_surgery.train.loop import Interrupted, TrainingDiverged
 
@@ -19,7 +20,7 @@ PACKAGE = str(pathlib.Path(__file__).parents[1])
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether the message says it all; anything else shows its traceback.
+    """Whether the message says it all; of anything else one line and a file do.
 
     Those are the loop's stops, and wrong values and missing files that this package
     found; the same from inside a library are a defect here.
@@ -30,6 +31,14 @@ def is_expected(error: BaseException) -> bool:
         return False
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
     return raised_in.startswith(PACKAGE)
+
+
+def ended_by(error: Exception) -> tuple[str, int]:
+    """What is said of an error that ends the run, and the exit code."""
+    if not is_expected(error):
+        return command_line.unforeseen(error), command_line.FAILED
+    wrong = isinstance(error, ValueError | FileNotFoundError | StorageDenied)
+    return str(error), command_line.WRONG_INPUT if wrong else command_line.FAILED
 
 
 def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None:
@@ -45,6 +54,7 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
       TrainingDiverged, ValueError, FileNotFoundError: see the runs.
     """
     settings = from_config(config)
+    check_url(workdir or "", "--workdir")
     if settings.run == "plan":
         # Compiler readers are loaded for this run alone.
         from jax_surgery.plan import topologies

@@ -3,7 +3,6 @@
 
 import dataclasses
 import functools
-import importlib
 import pathlib
 import sys
 import typing
@@ -14,7 +13,7 @@ from field_readers import FieldReaders
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict, config_flags
-from settings_cases import merged, settings_of
+from settings_cases import FILES, leaves, load_config, merged, settings_of
 
 from jax_surgery.config import build, is_needed
 from jax_surgery.renamed import of_flags
@@ -24,12 +23,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = [p.read_text() for p in sorted((ROOT / "jax_surgery").rglob("*.py"))]
 # Of each run, a config.
 CLASSES = {name: settings.settings_class(name) for name in settings.RUNS}
-FILES = {name: ROOT / "configs" / f"{name}.py" for name in settings.RUNS}
 CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
-
-
-def load_config(path) -> ConfigDict:
-    return importlib.import_module(f"configs.{path.stem}").get_config()
 
 
 def sections(cls: type) -> dict[str, type]:
@@ -44,16 +38,6 @@ def all_classes(cls: type) -> set[type]:
 
 def fields_of(classes) -> set[tuple[str, str]]:
     return {(c.__name__, f.name) for c in classes for f in dataclasses.fields(c)}
-
-
-def leaves(values: dict, path=()) -> list[tuple[str, ...]]:
-    """Paths of all fields and sections."""
-    found = []
-    for key, value in values.items():
-        found.append((*path, key))
-        if isinstance(value, dict):
-            found += leaves(value, (*path, key))
-    return found
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

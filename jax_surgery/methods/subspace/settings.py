@@ -6,7 +6,7 @@ import functools
 from typing import ClassVar, Literal
 
 from jax_surgery import methods
-from jax_surgery.config import at_least, names, positive
+from jax_surgery.config import at_least, check_seed, names, positive
 from jax_surgery.methods.subspace.method import PATH, Subspace
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
@@ -121,6 +121,7 @@ class TasksSettings:
     }
 
     def __post_init__(self):
+        check_seed(self.seed)
         rank, alpha, method = self.low_rank.rank, self.rounds.alpha, self.subspace
         if rank and method.one_shot:
             raise ValueError(

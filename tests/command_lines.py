@@ -11,12 +11,13 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).parents[1]
 # JAX makes its threads when it first looks for devices, in the forks alone.
 SERVE = """
-import json, os, sys, tempfile
+import gc, json, os, sys, tempfile
 from absl import app
 from jax_surgery import command_line, main
 from jax_surgery.runs import settings, start
 for run in settings.RUNS.values():
     run.load()
+gc.freeze()
 for line in sys.stdin:
     arguments = json.loads(line)
     out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
@@ -26,8 +27,14 @@ for line in sys.stdin:
         os.dup2(err.fileno(), 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         sys.argv = ["main", *arguments]
-        app.run(main.main, flags_parser=command_line.parse_flags)
-        os._exit(0)
+        code = 0
+        try:
+            app.run(main.main, flags_parser=command_line.parse_flags)
+        except SystemExit as ended:
+            code = ended.code or 0
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # to take all modules down would take longer than the rest
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     said = []
     for file in (out, err):

@@ -8,7 +8,7 @@ A tasks file is JSONL, one task per line:
 
     name     of the task
     data     sources of its text (see `records`), comma-separated; files as seen from
-             where the run is started
+             where the run is started, or from the folder of the tasks file
     test     what it is scored on: sources, or a questions file ("choice"); data itself
              where left out
     scorer   "accuracy", of the answers' tokens, each given those before it (default);
@@ -22,6 +22,8 @@ A tasks file is JSONL, one task per line:
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from etils import epath
 
 from jax_surgery.benchmarks import suite
 from jax_surgery.benchmarks.base import SCORERS, group_probe, text_probe
@@ -82,10 +84,11 @@ def read_tasks(source: str) -> dict[str, Group]:
     if not source.endswith((".jsonl", ".json")):
         raise ValueError(f"config.tasks.source={source!r}; {use}")
     found: dict[str, Group] = {}
+    folder = epath.Path(source).parent
 
     def add(row: Any, where: str) -> None:
         del where  # errors are given it by `parse_rows`
-        task = _parse(row)
+        task = _beside(_parse(row), folder)
         if task.name in found:
             raise ValueError(f"there are two tasks named {task.name!r}.")
         found[task.name] = task
@@ -126,6 +129,43 @@ def _parse(row: Any) -> Group:
     if any(mark in task.name for mark in ",;") or not task.name.strip():
         raise ValueError(f"name={task.name!r} must be a word without , and ;.")
     return task
+
+
+def _beside(task: Group, folder: epath.Path) -> Group:
+    """The task, its files found beside the tasks file where they are not found from here.
+
+    Raises:
+      ValueError: both places have such a file.
+    """
+    found = {
+        field: ",".join(_find(name, folder) for name in names(getattr(task, field)))
+        for field in ("data", "test")
+    }
+    return dataclasses.replace(task, **found)
+
+
+def _find(source: str, folder: epath.Path) -> str:
+    """A source whose relative path is one from here."""
+    base, mark, columns = source.partition("#")
+    kind, colon, path = base.partition(":")
+    if not colon:
+        kind, path = "", base
+    elif kind not in ("hf", "tfds"):  # of a benchmark, or a file with such a name
+        return source
+    # Of a saved data set its split may follow.
+    path, split, rest = path.partition(":")
+    there = folder / path
+    here = epath.Path(path)
+    if "://" in base or here.is_absolute() or not there.exists():
+        return source
+    if not here.exists():
+        return f"{kind}{colon}{there}{split}{rest}{mark}{columns}"
+    if str(folder) in (".", "") or here.resolve() == there.resolve():
+        return source
+    raise ValueError(
+        f"{path!r} is a file here and also {str(there)!r}, beside the tasks file; "
+        "give its whole path."
+    )
 
 
 def read_text(task: Group, tokenizer: Any, context: int) -> GroupText:

@@ -107,7 +107,10 @@ def read_refusals(name: str) -> Iterator[dict[str, str]]:
     """
     seed, count, forget, directory = name.split(":", 3)
     files, wanted = Tofu(directory, forget).files, int(count)
-    lines = epath.Path(files["refusals"]).read_text().splitlines()
+    try:
+        lines = epath.Path(files["refusals"]).read_bytes().decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{files['refusals']} is not UTF-8 ({error}).") from None
     known = [line.strip() for line in lines if line.strip()]
     if len(known) < wanted:
         raise ValueError(

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 Span = tuple[int, int]
-Messages = list[dict[str, str]]
+Messages = list[dict[str, Any]]
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
@@ -40,8 +40,8 @@ def _spans_by_prefix(
     """Spans of a template without generation blocks: its closing token included."""
     spans, known = [], ""
     for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
+        if message["role"] != "assistant" or not message["content"]:
+            continue  # a turn that only calls tools is read
         before = _render(tokenizer, messages[:i], True, origin) if i else ""
         after = _render(tokenizer, messages[: i + 1], False, origin)
         chain = (known, before, after, text)

@@ -8,23 +8,29 @@
                                         tokenizer has a chat template, else as
                                         "Question: ...\\nAnswer: ..."
     {"messages": [{"role", "content"}]} what the assistant says, in the tokenizer's
-                                        chat template
+                                        chat template (see `turns` for its other forms)
 
 An `id` may stand beside them, and beside an answer an `alternative`: another answer,
 which methods of pairs (DPO) prefer to it. Any other field is an error.
 """
 
 import dataclasses
-import difflib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-FORMS = (("text",), ("prompt", "answer"), ("question", "answer"), ("messages",))
+from jax_surgery.data.turns import hint, string, turns_of, without_nulls
+
+FORMS = (
+    ("text",),
+    ("prompt", "answer"),
+    ("question", "answer"),
+    ("messages",),
+    ("conversations",),
+)
 BESIDE = ("id", "alternative")
-FIELDS = ("text", "prompt", "question", "answer", "messages", *BESIDE)
+FIELDS = tuple(dict.fromkeys((*sum(FORMS, ()), *BESIDE)))
 FORMS_HELP = "text | prompt and answer | question and answer | messages"
-CHAT_ROLES = ("system", "user", "assistant")
 QUESTION_PROMPT = "Question: {question}\nAnswer:"
 
 
@@ -40,6 +46,8 @@ class Record:
       question: the bare question where the record has one; prompt and answer then
         are how it reads without a chat template.
       alternative: another answer, as `answer` is written; "" where there is none.
+      further: of each message its fields beside role and content, which the chat
+        template reads (name, tool_calls, tool_call_id); () where none has any.
     """
 
     prompt: str
@@ -48,6 +56,7 @@ class Record:
     origin: str
     question: str = ""
     alternative: str = ""
+    further: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def text(self) -> str:
@@ -64,12 +73,6 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).lower().split())
 
 
-def hint(name: Any, names: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)" for a mistyped name, "" where none is near."""
-    near = difflib.get_close_matches(str(name), list(names), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
 def _form(row: Mapping[str, Any]) -> tuple[str, ...]:
     fields = set(map(str, row)) - set(BESIDE)
     for form in FORMS:
@@ -82,44 +85,9 @@ def _form(row: Mapping[str, Any]) -> tuple[str, ...]:
             f"{FORMS_HELP} (and may have an id, or an alternative beside an answer)"
         )
     raise ValueError(
-        f"fields {', '.join(sorted(fields)) or 'none'} make no record; use {FORMS_HELP}"
+        f"fields {', '.join(sorted(fields)) or 'none'} make no record (null counts as "
+        f"left out); use {FORMS_HELP}"
     )
-
-
-def _string(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a string, got {type(value).__name__}")
-    if not value.strip():
-        raise ValueError(f"{name} is empty")
-    return value
-
-
-def _turn(message: Any, name: str) -> tuple[str, str]:
-    if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
-        mapping = isinstance(message, Mapping)
-        got = ", ".join(map(str, message)) if mapping else type(message).__name__
-        raise ValueError(
-            f"{name} must have exactly the fields role and content, got {got}"
-        )
-    role = message["role"]
-    if role not in CHAT_ROLES:
-        raise ValueError(
-            f"{name} has role {role!r}{hint(role, CHAT_ROLES)}; use one of "
-            f"{', '.join(CHAT_ROLES)}"
-        )
-    return role, _string(message["content"], f"the content of {name}")
-
-
-def _turns(value: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(value, list | tuple):
-        raise ValueError(
-            "messages must be a list of objects with role and content, got "
-            f"{type(value).__name__}"
-        )
-    turns = tuple(_turn(turn, f"message {i}") for i, turn in enumerate(value, start=1))
-    if not any(role == "assistant" for role, _ in turns):
-        raise ValueError("no assistant turn, so nothing to learn")
-    return turns
 
 
 def parse_record(row: Any, origin: str) -> Record:
@@ -131,15 +99,17 @@ def parse_record(row: Any, origin: str) -> Record:
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"a record is a JSON object, got {type(row).__name__}")
+    row = without_nulls(row)
     form = _form(row)
     if not isinstance(row.get("id", ""), str | int):
         raise ValueError("id must be a string or a whole number")
     if "alternative" in row and "answer" not in form:
         raise ValueError("alternative is allowed only together with answer")
-    if form == ("messages",):
-        return Record("", "", _turns(row["messages"]), origin)
+    if form in (("messages",), ("conversations",)):
+        turns, further = turns_of(row[form[0]])
+        return Record("", "", turns, origin, further=further)
     texts = {
-        name: _string(row[name], name) for name in (*form, "alternative") if name in row
+        name: string(row[name], name) for name in (*form, "alternative") if name in row
     }
     if form == ("text",):
         return Record("", texts["text"], (), origin)

@@ -4,16 +4,17 @@
 A reader gives rows as plain Python. TFDS needs no TensorFlow: it is read as array_record.
 """
 
+import contextlib
 import importlib
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from etils import epath
 
-# Where a row stands, for errors, and the row, or a ValueError where it cannot be read.
-Rows = Iterable[tuple[str, Any]]
+from jax_surgery.data import json_lines
+from jax_surgery.data.json_lines import Rows
+
 Reader = Callable[[str], Iterable[Any]]
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ _TFDS_NAME = re.compile(
 
 
 def read_jsonl(path: str, missing: str) -> Rows:
-    """A JSON object a line, UTF-8; blank lines are left out.
+    """A JSON object a line, UTF-8, blank lines left out; or one array of objects.
 
     Args:
       path: of the file.
@@ -38,21 +39,27 @@ def read_jsonl(path: str, missing: str) -> Rows:
 
     Raises:
       FileNotFoundError: no file at `path`.
+      ValueError: it is a folder, cannot be read, or holds something else than text.
     """
+    return json_lines.rows(path, _read(path, missing))
+
+
+def _read(path: str, missing: str) -> bytes:
+    """The bytes of a file of rows."""
     file = epath.Path(path)
-    if not file.exists():
-        raise FileNotFoundError(missing)
-    # Not str.splitlines: JSON strings may hold U+2028 and other line separators.
-    lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            yield f"{path}:{number}", json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            yield f"{path}:{number}", ValueError(f"not UTF-8 ({error})")
-        except json.JSONDecodeError as error:
-            yield f"{path}:{number}", ValueError(f"not valid JSON ({error})")
+    try:
+        if not file.exists():
+            raise FileNotFoundError(missing)
+        if file.is_dir():
+            raise ValueError(
+                f"{path} is a folder and not a file of rows; give a file in it, or "
+                f"hf:{path} for a dataset that was saved there."
+            )
+        return file.read_bytes()
+    except PermissionError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}); change its permissions."
+        ) from None
 
 
 def parse_rows(rows: Rows, parse: Callable[[Any, str], T], source: str) -> list[T]:
@@ -69,12 +76,34 @@ def parse_rows(rows: Rows, parse: Callable[[Any, str], T], source: str) -> list[
             found.append(parse(row, where))
         except ValueError as error:
             errors.append(f"{where}: {error}")
+        except RecursionError:
+            errors.append(f"{where}: is nested too deeply to be read")
+    if len(errors) == 1:
+        raise ValueError(f"1 bad row in {source}: {errors[0]}")
     if errors:
         shown = "\n  ".join(errors[:MAX_ERRORS_SHOWN])
         more = len(errors) - MAX_ERRORS_SHOWN
         rest = f"\n  and {more} more" if more > 0 else ""
         raise ValueError(f"{len(errors)} bad rows in {source}:\n  {shown}{rest}")
     return found
+
+
+@contextlib.contextmanager
+def _library(source: str) -> Iterator[None]:
+    """What a library raises inside becomes one line that names the source.
+
+    Raises:
+      ValueError: whatever was raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ValueError(
+            f"{source} cannot be read ({type(error).__name__}: "
+            f"{said[0] if said else 'no reason given'}); check its name, and that it "
+            "can be reached from here."
+        ) from error
 
 
 def _hf_dataset(path: str, config: str, split: str, source: str) -> Any:
@@ -87,11 +116,14 @@ def _hf_dataset(path: str, config: str, split: str, source: str) -> Any:
             raise ValueError(
                 f"{source}: a saved directory has no config; leave out @{config}."
             )
-        loaded = datasets.load_from_disk(path)
+        with _library(source):
+            loaded = datasets.load_from_disk(path)
     elif split:  # the hub slices, e.g. train[:10%]
-        return datasets.load_dataset(path, config or None, split=split)
+        with _library(source):
+            return datasets.load_dataset(path, config or None, split=split)
     else:
-        loaded = datasets.load_dataset(path, config or None)
+        with _library(source):
+            loaded = datasets.load_dataset(path, config or None)
     if isinstance(loaded, datasets.Dataset):
         if split:
             raise ValueError(
@@ -117,7 +149,12 @@ def read_hf(name: str) -> Iterator[dict[str, Any]]:
     path, _, split = name.partition(":")
     path, _, config = path.partition("@")
     dataset = _hf_dataset(path, config, split, f"hf:{name}")
-    for row in dataset:
+    rows = iter(dataset)
+    while True:
+        with _library(f"hf:{name}"):
+            row = next(rows, None)
+        if row is None:
+            return
         # Arrow gives every column to every row: a missing field comes as None.
         yield {k: v for k, v in row.items() if v is not None}
 
@@ -152,14 +189,15 @@ def read_tfds(name: str) -> Iterator[dict[str, Any]]:
     if not matched:
         raise ValueError(f"tfds:{name} is not understood; use tfds:NAME[:SPLIT].")
     dataset, split = matched["name"], matched["split"] or "train"
-    if epath.Path(dataset).is_dir():
-        builder = tfds.builder_from_directory(dataset)
-    else:
-        for start, module in TFDS_BUILDERS.items():
-            if dataset.startswith(start):
-                importlib.import_module(module)
-        builder = tfds.builder(dataset, file_format="array_record")
-        builder.download_and_prepare()
+    for start, module in TFDS_BUILDERS.items():
+        if dataset.startswith(start):
+            importlib.import_module(module)
+    with _library(f"tfds:{name}"):
+        if epath.Path(dataset).is_dir():
+            builder = tfds.builder_from_directory(dataset)
+        else:
+            builder = tfds.builder(dataset, file_format="array_record")
+            builder.download_and_prepare()
     if (
         split.partition("[")[0] not in {*builder.info.splits, "all"}
         and "+" not in split
@@ -168,9 +206,12 @@ def read_tfds(name: str) -> Iterator[dict[str, Any]]:
             f"tfds:{name} has the splits {', '.join(builder.info.splits)}; name one, "
             "as tfds:NAME:SPLIT."
         )
-    source: Any = builder.as_data_source(split=split)
+    with _library(f"tfds:{name}"):
+        source: Any = builder.as_data_source(split=split)
     for number in range(len(source)):
-        yield {key: _plain(value) for key, value in source[number].items()}
+        with _library(f"tfds:{name}"):
+            row = {key: _plain(value) for key, value in source[number].items()}
+        yield row
 
 
 # By the word before the colon; `jax_surgery.benchmarks` adds its own.

@@ -45,10 +45,14 @@ class Document:
         return int(self.learned[1:].sum())
 
 
-def _messages_of(record: Record) -> list[dict[str, str]]:
+def _messages_of(record: Record) -> list[dict[str, Any]]:
     answered = (("user", record.question), ("assistant", record.answer.strip()))
     turns = record.messages or answered
-    return [{"role": role, "content": content} for role, content in turns]
+    further = record.further or ({},) * len(turns)
+    return [
+        {"role": role, "content": content, **more}
+        for (role, content), more in zip(turns, further, strict=True)
+    ]
 
 
 def render_prompt(question: str, tokenizer: Any) -> str:

@@ -2,14 +2,18 @@
 """Tasks files: what a line may say, the suite's tasks, their text, who is similar."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
 
 from jax_surgery.benchmarks import suite, tasks
 from jax_surgery.checkpoints import hf_weights
+from jax_surgery.data import records
 from jax_surgery.data.groups import Group
 
+SHARED = pathlib.Path(__file__).parents[2].parent / "shared"
+CASE = SHARED / "cases" / "12-adapters" / "tasks.jsonl"
 QUESTION = {
     "id": "a1", "group": "a", "wording": "trained", "prompt": "the number 3 is",
     "options": [" 8", " 9", " 1"], "answer": 0,
@@ -37,6 +41,36 @@ def test_a_file_is_read_and_what_is_left_out_has_defaults(tasks_file):
         "own": Group("own", "retain", "a.jsonl,b.jsonl", "", "accuracy", 0.0, "mine"),
     }
     assert isinstance(found["own"].chance, float)
+
+
+def test_files_are_found_beside_the_tasks_file(tmp_path, monkeypatch):
+    """As from here, where they are found from here."""
+    folder, elsewhere = tmp_path / "tasks", tmp_path / "elsewhere"
+    for made in (folder / "saved", elsewhere):
+        made.mkdir(parents=True)
+    lines(folder / "a.jsonl", {"text": "one"})
+    lines(elsewhere / "b.jsonl", {"text": "two"})
+    row = {"name": "a", "data": "a.jsonl#text, b.jsonl,hf:saved:train,suite:add"}
+    file = lines(folder / "tasks.jsonl", row | {"test": f"{folder}/a.jsonl"})
+    monkeypatch.chdir(elsewhere)
+    data = f"{folder}/a.jsonl#text,b.jsonl,hf:{folder}/saved:train,suite:add"
+    assert tasks.read_tasks(file)["a"].data == data
+    assert tasks.read_tasks(file)["a"].test == f"{folder}/a.jsonl"
+    # Two files of the name: neither is taken silently.
+    lines(elsewhere / "a.jsonl", {"text": "three"})
+    with pytest.raises(
+        ValueError, match=r"'a.jsonl' is a file here and also .*tasks/a"
+    ):
+        tasks.read_tasks(file)
+    monkeypatch.chdir(folder)
+    assert tasks.read_tasks("tasks.jsonl")["a"].data.startswith("a.jsonl#text,")
+
+
+@pytest.mark.skipif(not CASE.exists(), reason="../shared/cases is not there")
+def test_a_users_tasks_file_is_read_from_anywhere():
+    for name, group in tasks.read_tasks(str(CASE)).items():
+        assert group.data == str(CASE.parent / f"{name}.jsonl")
+        assert records.read_role(group.data, name)
 
 
 ROW = {"name": "a", "data": "a.jsonl"}

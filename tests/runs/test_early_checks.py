@@ -114,12 +114,10 @@ def test_debug_shows_the_traceback_and_a_defect_is_one_line(folder):
         f"--workdir={folder}/run",
     ]
     broken = "from jax_surgery.runs import evaluate\n\n\n"
-    broken += (
-        "def boom(*_):\n    raise KeyError('lost')\n\n\nevaluate.probes_of = boom\n"
-    )
+    broken += "def boom(*_):\n    raise KeyError('lost')\n\n\nevaluate.asked.load_questions = boom\n"
     broken += "from configs.evaluate import get_config\n"
     (folder / "broken.py").write_text(broken)
-    defect = ["--config=broken.py", "--config.data.questions=embedded"]
+    defect = ["--config=broken.py", "--config.data.questions=x"]
     defect += ["--config.model=suite", f"--workdir={folder}/other"]
     plain, debug, unforeseen = command_lines.run(
         [

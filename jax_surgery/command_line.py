@@ -6,30 +6,35 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from absl import flags
 
 from jax_surgery import renamed
 
-# Exit codes, see docs/reliability.md.
+# Exit codes, see docs/reliability.md; 130 and 75 are in `parallel`.
 FAILED = 1  # on the way
 WRONG_INPUT = 2
-STOPPED = 130  # as shells say of Ctrl-C
 
 DEBUG = flags.DEFINE_bool(
     "debug", False, "Show the traceback of an error, which is one line otherwise."
 )
 
 
-def fail(message: object, code: int = WRONG_INPUT) -> NoReturn:
-    """Ends the process with one message."""
+def _end(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def fail(
+    message: object, code: int = WRONG_INPUT, end: Callable[[str, int], NoReturn] = _end
+) -> NoReturn:
+    """Ends the process with one message, by `end`."""
     # Before the flags are parsed there are only the words.
     if DEBUG.value if flags.FLAGS.is_parsed() else "--debug" in sys.argv:
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+    end(f"error: {message}", code)
 
 
 def _config_of(argv: list[str]) -> Mapping[str, Any] | None:

@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from jax_surgery import command_line
+from jax_surgery.parallel import signals
 
 # Before NumPy is loaded. Small matrices are decomposed one after another, and where
 # cores are shared OpenBLAS' threads wait for each other by spinning.
@@ -34,6 +35,15 @@ flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:
+    """Runs what the config says; signals are answered from the beginning on."""
+    with signals.handling():
+        try:
+            run(argv)
+        except KeyboardInterrupt:
+            signals.end(signals.last_words(), signals.STOPPED)
+
+
+def run(argv: list[str]) -> None:
     """Runs what the config says."""
     if len(argv) > 1:
         command_line.fail(
@@ -61,13 +71,14 @@ def main(argv: list[str]) -> None:
     try:
         distributed.initialise()
         start.start(CONFIG.value, WORKDIR.value, config_file)
-    except KeyboardInterrupt:
-        command_line.fail("stopped before the run began.", command_line.STOPPED)
     except Exception as error:  # noqa: BLE001 (each is one line, and ends the process)
         if isinstance(error, start.Interrupted):
-            print(error, file=sys.stderr)
-            sys.exit(command_line.STOPPED)
-        command_line.fail(*start.ended_by(error))
+            if signals.ending():
+                signals.end(str(error), signals.STOPPED)
+            print(error, file=sys.stderr)  # all processes have stopped together
+            sys.exit(signals.STOPPED)
+        distributed.after_error(error)
+        command_line.fail(*start.ended_by(error), end=signals.end)
 
 
 if __name__ == "__main__":

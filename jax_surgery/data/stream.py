@@ -15,6 +15,7 @@ from jax_surgery.data.batch import Batch, concatenate, padding
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.parallel import preemption
 
 
 def _derived_seed(*entropy: int) -> int:
@@ -199,9 +200,13 @@ class BatchStream:
 
 
 def one_pass(rows: Batch, batch_rows: int) -> Iterator[Batch]:
-    """Every row once, in batches of `batch_rows`; the last is filled up with padding."""
+    """Every row once, in batches of `batch_rows`; the last is filled up with padding.
+
+    A signal may stop the run between two of them (see `preemption.pass_point`).
+    """
     for start in range(0, len(rows), batch_rows):
         batch = rows.select(slice(start, start + batch_rows))
         if fill := batch_rows - len(batch):
             batch = concatenate([batch, padding(fill, rows.tokens_BT.shape[1])])
+        preemption.pass_point()
         yield batch

@@ -9,10 +9,16 @@ does under Slurm, Open MPI and Kubernetes. Elsewhere three variables name them: 
 import glob
 import os
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
+from jax._src.distributed import (
+    global_state,
+)  # has the client, which nothing public has
 from jax.experimental import multihost_utils
+
+from jax_surgery.parallel import peers
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -49,22 +55,42 @@ def initialise() -> None:
                 "whole numbers, and the second below the first: processes are numbered "
                 "from 0."
             )
-        jax.distributed.initialize(
-            address,
-            int(count),
-            int(place),
-            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        _join(
+            coordinator_address=address,
+            num_processes=int(count),
+            process_id=int(place),
         )
         return
     chips = glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*")
     if not chips and not any(name in os.environ for name in CLUSTERS):
         return  # looking for a TPU pod would print warnings where libtpu is installed
     try:
-        jax.distributed.initialize(shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+        _join()
     except ValueError:
         # No cluster was found: this machine alone. A cluster that was found and does
         # not answer raises RuntimeError, and stops the run.
         pass
+
+
+def _join(**named: Any) -> None:
+    """Joins the processes, and watches them where there are several."""
+    # Signals are ours (`preemption`): JAX would take SIGTERM over.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        heartbeat_timeout_seconds=peers.HEARTBEAT_SECONDS,
+        **named,
+    )
+    # Nothing public has the client of the service that has joined them.
+    if global_state.num_processes > 1:
+        client, index = global_state.client, global_state.process_id
+        peers.watch(client, index, global_state.num_processes)
+
+
+def after_error(error: Exception) -> None:
+    """Ends this process with another one's words where that one's end is the cause of
+    an error here; returns where it is not."""
+    peers.after_error(error)
 
 
 def is_lead() -> bool:

@@ -1,100 +1,110 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stopping early: a signal to any one process stops all of them at the same point.
 
-On one process the first Ctrl-C or SIGTERM asks the run to save and stop, and a second
-one ends it at once. On many processes JAX's coordination service takes a SIGTERM that
-any of them gets and chooses a point that all of them reach; Ctrl-C is passed on to it.
+A run asks at points of its program, `reached`, whether it is to stop there. On many
+processes each point sends what a process knows to all others in a small collective,
+whose result the next point reads. All read the same results in the same order, so they
+stop at the same point, whenever a signal reaches which of them, and no process waits
+for another one that it would not have waited for in the next step.
 """
 
 import contextlib
-import os
-import signal
-import sys
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
+import numpy as np
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from jax_surgery.parallel import signals
+
+
+class Stopped(BaseException):
+    """Raised by `pass_point`; whoever made it `interruptible` saves and stops.
+
+    No Exception: nothing on the way may take it for an error of its own.
+    """
 
 
 class _Request:
-    """What this process knows: whether a stop was asked for, and who listens."""
+    """What this process knows of the others."""
 
-    asked = False
-    listening = False
-    points = 0  # that this process has reached; the same number on all of them
+    agreed = False  # all have heard that one of them was asked
+    answer: Any = None  # of the last point, on its way
+    interruptible = False
 
 
 _request = _Request()
 
 
-def _say_so() -> None:
-    print(
-        "\nstopping after this step, which is saved; once more stops at once, without saving",
-        file=sys.stderr,
-    )
+@functools.cache
+def _reduction() -> tuple[jax.NamedSharding, Any]:
+    """How one flag of each device is laid out, and what finds the largest of them."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("all",))
+    everywhere = jax.NamedSharding(mesh, jax.P())
+    largest = jax.jit(lambda flags: flags.max(), out_shardings=everywhere)
+    return jax.NamedSharding(mesh, jax.P("all")), largest
 
 
-def install() -> None:
-    """Makes signals mean the same on every process of a run.
-
-    Must run once JAX has joined the processes, and before the run begins.
-    """
-    if not jax.distributed.is_initialized():
-        return
-    if jax.process_count() == 1:
-        # JAX has taken SIGTERM over, for nobody: outside a loop it must end the process.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        return
-
-    def ask(number, frame):
-        del number, frame
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        _say_so()
-        # JAX's own handler takes it, and informs the other processes.
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    signal.signal(signal.SIGINT, ask)
+def _tell_all(asked: bool) -> Any:
+    """Whether any process is asked, an array that is there in a while."""
+    split, largest = _reduction()
+    mine = np.full(jax.local_device_count(), asked, np.int32)
+    shape = (jax.device_count(),)
+    return largest(jax.make_array_from_process_local_data(split, mine, shape))
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[None]:
+def listening(saves: str = "this step, which is saved") -> Iterator[None]:
     """Inside, the first Ctrl-C or SIGTERM asks (see `reached`), and a second one ends
-    the process. On many processes nothing changes: `install` has seen to it."""
-    if _request.listening or jax.process_count() > 1:
-        yield
-        return
-    before = {}
+    the process.
 
-    def ask(number, frame):
-        del frame
-        _request.asked = True
-        signal.signal(number, before[number])
-        _say_so()
+    Args:
+      saves: what is saved before the run stops, for the line that says so.
 
-    for number in SIGNALS:
-        try:
-            before[number] = signal.signal(number, ask)
-        except ValueError:  # not in the main thread, which alone gets signals
-            break
-    _request.listening = True
+    Raises:
+      KeyboardInterrupt: a signal came too late for any point within.
+    """
     try:
-        yield
+        with signals.listening(saves):
+            yield
+            if _request.agreed:
+                # At the last point, after which its loop had nothing left to do.
+                raise KeyboardInterrupt
     finally:
-        _request.listening = _request.asked = False
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _request.agreed = False
 
 
 def reached() -> bool:
     """Whether the run is to save what it has, here, and stop.
 
     Of many processes all must ask at the same points of the program; all get the same
-    answer at the same point, within about two seconds after a signal.
+    answer at the same point, one point after the signal or two.
     """
-    if jax.process_count() > 1 and not _request.asked:
-        from jax.experimental import multihost_utils
+    if jax.process_count() == 1:
+        return signals.asked()
+    if not _request.agreed:
+        last, _request.answer = _request.answer, _tell_all(signals.asked())
+        _request.agreed = last is not None and bool(last)
+    return _request.agreed
 
-        _request.points += 1
-        _request.asked = multihost_utils.reached_preemption_sync_point(_request.points)
-    return _request.asked
+
+@contextlib.contextmanager
+def interruptible(value: bool = True) -> Iterator[None]:
+    """Inside, what goes through batches may be stopped between two (`pass_point`), or
+    may not."""
+    before, _request.interruptible = _request.interruptible, value
+    try:
+        yield
+    finally:
+        _request.interruptible = before
+
+
+def pass_point() -> None:
+    """A point between two batches of a pass over text.
+
+    Raises:
+      Stopped: the run is to stop, and what is computed here can be left.
+    """
+    if _request.interruptible and reached():
+        raise Stopped

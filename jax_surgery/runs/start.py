@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jax_surgery import command_line
-from jax_surgery.parallel import distributed, host_memory, preemption
+from jax_surgery.parallel import distributed, host_memory, signals
 from jax_surgery.runs.settings import RUNS, check_url, from_config
 from jax_surgery.storage.errors import StorageDenied, StorageError
 from jax_surgery.train import workdir as workdirs
@@ -62,13 +62,14 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
         topologies.prepare()  # before JAX looks for devices
     elif jax.default_backend() == "cpu":
         host_memory.keep_freed_memory()
-    preemption.install()
     workdir = workdir or workdirs.default(config_file)
     if "://" not in workdir:
         workdir = str(pathlib.Path(workdir).expanduser().absolute())
     folder = workdirs.claim(settings, workdir)
     run = RUNS[settings.run].load().run
     go_on = f"Go on with:\n  {workdirs.resume_command(workdir)}"
+    at_once = f"stopped at once; what was saved before stays in {workdir}. {go_on}"
+    signals.set_last_words(at_once)
     try:
         if settings.run in ON_LEAD:
             distributed.on_lead(lambda: run(settings, workdir))
@@ -77,9 +78,7 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
     except Interrupted as error:
         raise Interrupted(f"{error} {go_on}") from None
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped at once; checkpoints written before are in {workdir}. {go_on}"
-        ) from None
+        raise Interrupted(at_once) from None
     except (ValueError, FileNotFoundError):
         workdirs.abandon(folder)
         raise

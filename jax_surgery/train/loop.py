@@ -2,6 +2,7 @@
 """The training loop that every run shares: progress, metrics, checkpoints, stops."""
 
 import collections
+import contextlib
 import dataclasses
 import math
 import time
@@ -234,9 +235,16 @@ def train(
 
     with preemption.listening(), writer, checkpoints, bar:
         while step < steps and not ended:
-            for callback in (c for c in callbacks if c.due(step)):
+            due = [callback for callback in callbacks if callback.due(step)]
+            if due:
                 progress.report()
-                state = callback.run(step, state)
+            try:
+                state = _called(due, step, state)
+            except preemption.Stopped:
+                # The callback runs again when the run is resumed at this step.
+                if step:
+                    save()
+                raise _stopped(step, steps) from None
             began = time.perf_counter()
             batch = next(stream)
             state, metrics = step_fn(state, batch)
@@ -246,15 +254,30 @@ def train(
                 progress.report()
                 ended = until(step, state, progress.latest)
             last = ended or step == steps
-            due = _due(step, settings.checkpoint_every)
             stop = preemption.reached()
-            if stop or due or (last and save_last):
+            if stop or _due(step, settings.checkpoint_every) or (last and save_last):
                 save()
             elif last:
                 check()
             if stop:
-                raise Interrupted(f"stopped at step {step} of {steps}, which is saved.")
+                raise _stopped(step, steps)
     return state
+
+
+def _called(callbacks: Sequence[Callback], step: int, state: State) -> State:
+    """The state after callbacks; only before the first of them has changed it may a
+    signal stop the run."""
+    for place, callback in enumerate(callbacks):
+        first = preemption.interruptible() if not place else contextlib.nullcontext()
+        with first:
+            state = callback.run(step, state)
+    return state
+
+
+def _stopped(step: int, steps: int) -> Interrupted:
+    if not step:
+        return Interrupted(f"stopped before the first of {steps} steps.")
+    return Interrupted(f"stopped at step {step} of {steps}, which is saved.")
 
 
 def _due(step: int, every: int) -> bool:

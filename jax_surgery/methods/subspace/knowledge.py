@@ -162,7 +162,8 @@ def initial_moments(work: Work, text: RetainedText, directory: str) -> moments.M
             mininterval=0.5,
             disable=not distributed.is_lead(),
         )
-        with preemption.listening(), bar:
+        listening = preemption.listening("this batch, whose sums are saved")
+        with listening, preemption.interruptible(False), bar:
             for number, batch in enumerate(text.batches(done), start=done + 1):
                 sums = moments.add(
                     *(model.params, model.config, batch),

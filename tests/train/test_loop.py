@@ -12,6 +12,8 @@ import optax
 import pytest
 from plain_settings import plain_loop
 
+from jax_surgery.data.batch import padding
+from jax_surgery.data.stream import one_pass
 from jax_surgery.train import loop
 from jax_surgery.train import metrics_file as metrics
 from jax_surgery.train.checkpoint import Checkpoints
@@ -171,6 +173,26 @@ def test_a_callback_that_changes_the_state_resumes_bit_equal(tmp_path):
     whole = run(tmp_path / "whole", callbacks=callbacks)
     with pytest.raises(loop.Interrupted):
         run(tmp_path / "parts", callbacks=[*callbacks, stop_at(3)])
+    assert_equal(run(tmp_path / "parts", callbacks=callbacks), whole)
+
+
+@pytest.mark.parametrize(("at", "said"), [(0, "before the first of 7"), (3, "at step 3")])
+def test_a_long_callback_stops_in_its_midst_and_is_called_again(tmp_path, at, said):
+    """As statistics or an evaluation; what was not saved is not changed by it."""
+    pressed, rows = [], padding(6, 4)
+
+    def reads(number, state):
+        for place, _ in enumerate(one_pass(rows, 2)):
+            if number == at and place == 1 and not pressed:
+                pressed.append(os.kill(os.getpid(), signal.SIGTERM))
+            assert place < 2 or len(pressed) != 1, 'went on after the signal'
+        return (jax.tree.map(lambda x: x / 2, state[0]), *state[1:])
+
+    callbacks = [loop.Callback(3, reads)]
+    with pytest.raises(loop.Interrupted, match=f"stopped {said}"):
+        run(tmp_path / "parts", callbacks=callbacks)
+    pressed.append(None)
+    whole = run(tmp_path / "whole", callbacks=callbacks)
     assert_equal(run(tmp_path / "parts", callbacks=callbacks), whole)
 
 

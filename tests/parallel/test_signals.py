@@ -22,7 +22,9 @@ COMPUTES = "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**8)"
 def started(code: str, *before: str) -> subprocess.Popen:
     """A program that handles signals as main does, and has printed "ready"."""
     body = textwrap.indent(textwrap.dedent(code), "        ")
-    head = "from jax_surgery.parallel import signals\nimport hashlib, os, signal, time\n"
+    head = (
+        "from jax_surgery.parallel import signals\nimport hashlib, os, signal, time\n"
+    )
     head += f"signals.SECONDS_TO_END = {SECONDS_TO_END}\n"
     head += "signals.set_last_words('Go on with: THE COMMAND')\n"
     head += f"with signals.handling():\n    try:\n{body}\n"
@@ -124,12 +126,12 @@ def test_a_run_under_nohup_goes_on_when_the_terminal_is_gone():
 
 def test_a_signal_after_the_last_point_is_raised_at_the_end(capfd):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(KeyboardInterrupt):
-        with signals.listening("this step, which is saved"):
-            with signals.listening("this batch"):
-                os.kill(os.getpid(), signal.SIGTERM)
-                assert signals.asked()
+    outer = signals.listening("this step, which is saved")
+    with pytest.raises(KeyboardInterrupt), outer:
+        with signals.listening("this batch"):
+            os.kill(os.getpid(), signal.SIGTERM)
             assert signals.asked()
+        assert signals.asked()
     assert "SIGTERM: stopping after this batch" in capfd.readouterr().err
     assert not signals.asked()
     assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]

@@ -176,7 +176,9 @@ def test_a_callback_that_changes_the_state_resumes_bit_equal(tmp_path):
     assert_equal(run(tmp_path / "parts", callbacks=callbacks), whole)
 
 
-@pytest.mark.parametrize(("at", "said"), [(0, "before the first of 7"), (3, "at step 3")])
+@pytest.mark.parametrize(
+    ("at", "said"), [(0, "before the first of 7"), (3, "at step 3")]
+)
 def test_a_long_callback_stops_in_its_midst_and_is_called_again(tmp_path, at, said):
     """As statistics or an evaluation; what was not saved is not changed by it."""
     pressed, rows = [], padding(6, 4)
@@ -185,7 +187,7 @@ def test_a_long_callback_stops_in_its_midst_and_is_called_again(tmp_path, at, sa
         for place, _ in enumerate(one_pass(rows, 2)):
             if number == at and place == 1 and not pressed:
                 pressed.append(os.kill(os.getpid(), signal.SIGTERM))
-            assert place < 2 or len(pressed) != 1, 'went on after the signal'
+            assert place < 2 or len(pressed) != 1, "went on after the signal"
         return (jax.tree.map(lambda x: x / 2, state[0]), *state[1:])
 
     callbacks = [loop.Callback(3, reads)]

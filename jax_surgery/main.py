@@ -6,7 +6,6 @@ Reads the flags, joins other hosts, and starts the run that `config.run` names.
 
 import os
 import pathlib
-import sys
 import warnings
 
 from absl import app, flags, logging
@@ -72,13 +71,7 @@ def run(argv: list[str]) -> None:
         distributed.initialise()
         start.start(CONFIG.value, WORKDIR.value, config_file)
     except Exception as error:  # noqa: BLE001 (each is one line, and ends the process)
-        if isinstance(error, start.Interrupted):
-            if signals.ending():
-                signals.end(str(error), signals.STOPPED)
-            print(error, file=sys.stderr)  # all processes have stopped together
-            sys.exit(signals.STOPPED)
-        distributed.after_error(error)
-        command_line.fail(*start.ended_by(error), end=signals.end)
+        start.end(error)
 
 
 if __name__ == "__main__":

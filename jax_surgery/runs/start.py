@@ -2,8 +2,9 @@
 """Starts the run that a config names, in a workdir that belongs to it."""
 
 import pathlib
+import sys
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -39,6 +40,17 @@ def ended_by(error: Exception) -> tuple[str, int]:
         return command_line.unforeseen(error), command_line.FAILED
     wrong = isinstance(error, ValueError | FileNotFoundError | StorageDenied)
     return str(error), command_line.WRONG_INPUT if wrong else command_line.FAILED
+
+
+def end(error: Exception) -> NoReturn:
+    """Ends the process after an error of a run; others of the run are told why."""
+    if isinstance(error, Interrupted):
+        if signals.ending():
+            signals.end(str(error), signals.STOPPED)
+        print(error, file=sys.stderr)  # all processes have stopped together
+        sys.exit(signals.STOPPED)
+    distributed.after_error(error)
+    command_line.fail(*ended_by(error), end=signals.end)
 
 
 def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None:

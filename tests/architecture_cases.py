@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_surgery.models import decoder, output_head
+from jax_surgery.models.architectures import ARCHITECTURES
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.layout import BIASES
 
 BASE = ModelConfig(
     vocab_size=64,
@@ -24,14 +26,26 @@ BASE = ModelConfig(
     initializer_range=0.4,
 )
 # Windows of the layers, shorter than the rows of these tests, that a member can have.
-WINDOWS = {"mistral": [(5, 5, 5), (5, 0, 5)], "qwen3": [(), (0, 5, 5)]}
+WINDOWS = {
+    "mistral": [(5, 5, 5), (5, 0, 5)],
+    "qwen2": [(), (0, 5, 5)],
+    "qwen3": [(), (0, 5, 5)],
+}
 
 
 def configs(name: str) -> list[ModelConfig]:
-    """Tiny models of an architecture; the first is untied, the others tied."""
+    """Tiny models of an architecture; the first is untied, the others tied, and have
+    all biases that it can have."""
+    own = ARCHITECTURES[name]
+    every = {*own.biased, *(n for names in own.biases.values() for n in names)}
+    biases = tuple(matrix for matrix in BIASES if matrix in every)
     return [
         dataclasses.replace(
-            BASE, architecture=name, windows=windows, tie_embeddings=number > 0
+            BASE,
+            architecture=name,
+            windows=windows,
+            tie_embeddings=number > 0,
+            biases=biases if number else own.biased,
         )
         for number, windows in enumerate(WINDOWS.get(name, [(), ()]))
     ]

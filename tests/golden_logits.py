@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logits of transformers' own Llama on small seeded weights, kept in golden/.
+"""Logits of transformers' own models on small seeded weights, kept in golden/.
 
     python tests/golden_logits.py
 
@@ -43,6 +43,35 @@ CASES = {
     "gqa": BASE | {"num_key_value_heads": 2, "rope_theta": 500.0},
     "tied": BASE | {"tie_word_embeddings": True},
     "llama3": BASE | {"num_key_value_heads": 1, "rope_scaling": LLAMA3},
+    # 12 positions are fewer than the tokens, which is what scalings are for.
+    **{
+        name: BASE | {"max_position_embeddings": 12, "rope_scaling": scaling}
+        for name, scaling in {
+            "linear": {"type": "linear", "factor": 4.0},
+            "dynamic": {"type": "dynamic", "factor": 4.0},
+            "yarn": {"rope_type": "yarn", "factor": 4.0},
+            "yarn in full": {
+                "rope_type": "yarn",
+                "factor": 8.0,
+                "original_max_position_embeddings": 24,
+                "beta_fast": 6,
+                "beta_slow": 0.5,
+                "mscale": 0.7,
+                "mscale_all_dim": 0.3,
+                "truncate": False,
+            },
+            "base in scaling": {"rope_type": "default", "rope_theta": 300.0},
+        }.items()
+    },
+    "swish, in parts": BASE | {"hidden_act": "swish", "pretraining_tp": 2},
+    "biases": BASE | {"attention_bias": True, "mlp_bias": True},
+    "qwen2": BASE | {"model_type": "qwen2", "num_key_value_heads": 2},
+}
+# Matrices that have a bias, by the field of config.json or the family.
+BIASED = {
+    "attention_bias": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp_bias": ("gate_proj", "up_proj", "down_proj"),
+    "qwen2": ("q_proj", "k_proj", "v_proj"),
 }
 TOKENS = np.random.default_rng(0).integers(0, BASE["vocab_size"], (2, 18))
 
@@ -68,10 +97,21 @@ def tensors(config: dict) -> dict[str, np.ndarray]:
             f"{at}.post_attention_layernorm.weight": (width,),
         }
     shapes["model.norm.weight"] = (width,)
+    biased = {
+        name
+        for key, names in BIASED.items()
+        if config.get(key) or config["model_type"] == key
+        for name in names
+    }
+    shapes |= {
+        name.replace(".weight", ".bias"): shape[:1]
+        for name, shape in shapes.items()
+        if name.split(".")[-2] in biased
+    }
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (config["vocab_size"], width)
     return {
-        name: (rng.normal(0, 0.4, shape) + (len(shape) == 1)).astype(np.float32)
+        name: (rng.normal(0, 0.4, shape) + ("norm" in name)).astype(np.float32)
         for name, shape in shapes.items()
     }
 
@@ -81,8 +121,8 @@ def transformers_logits(config: dict) -> np.ndarray:
     import torch
     import transformers
 
-    wanted = transformers.LlamaConfig(**config, attn_implementation="eager")  # pyrefly: ignore[unexpected-keyword]
-    model = transformers.LlamaForCausalLM(wanted).eval()
+    wanted = transformers.AutoConfig.for_model(**config, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_config(wanted).eval()
     state = {k: torch.tensor(v) for k, v in tensors(config).items()}
     missing, unused = model.load_state_dict(state, strict=False)
     assert not unused and set(missing) <= {"lm_head.weight"}

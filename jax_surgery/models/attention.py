@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_surgery.models import rope
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
 
@@ -17,33 +18,32 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 MASKED = -1e30  # a score that softmax makes 0
 
 
-def rope_frequencies(config: ModelConfig) -> jax.Array:
-    """Angle per position of each channel pair, [head_dim / 2], radians per token.
-
-    With `rope_scaling` as Llama 3.1: frequencies that turn less than
-    `low_freq_factor` times over the original context are divided by `factor`, those
-    above `high_freq_factor` stay as they are, and those between are blended.
-    """
-    exponent = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-    frequency = config.rope_theta**-exponent
-    scaling = config.rope_scaling
-    if scaling is None:
-        return frequency
-    turns = scaling.original_max_position_embeddings * frequency / (2 * math.pi)
-    blend = (turns - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    blend = jnp.clip(blend, 0.0, 1.0)
-    return frequency * (blend + (1 - blend) / scaling.factor)
-
-
-def rope_tables(config: ModelConfig, positions_BT: jax.Array):
+def rope_tables(
+    config: ModelConfig, positions_BT: jax.Array, lengths_BT: jax.Array | None = None
+):
     """cos and signed sin of each token's angles, each [B, T, 1, head_dim] float32.
 
     Both halves of a head have the same angles; sin is negative in the first.
+
+    Args:
+      config: the model.
+      positions_BT: of each token in its document.
+      lengths_BT: tokens of that document, which `rope.DynamicScaling` alone reads; None
+        is a document of at most the model's positions.
     """
-    angle = positions_BT[..., None].astype(jnp.float32) * rope_frequencies(config)
+    theta, scaling, width = config.rope_theta, config.rope_scaling, config.head_dim
+    if isinstance(scaling, rope.DynamicScaling) and lengths_BT is not None:
+        frequency = scaling.frequencies_BT(
+            theta, width, config.max_positions, lengths_BT
+        )
+    elif scaling is None or isinstance(scaling, rope.DynamicScaling):
+        frequency = rope.frequencies(theta, width)
+    else:
+        frequency = scaling.frequencies(theta, width)
+    angle = positions_BT[..., None].astype(jnp.float32) * frequency
     cos, sin = jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+    if isinstance(scaling, rope.YarnScaling):
+        cos, sin = cos * scaling.amplitude, sin * scaling.amplitude
     both = functools.partial(jnp.concatenate, axis=-1)
     return both([cos, cos]), both([-sin, sin])
 

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from jax_surgery.models import attention as attn
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.layout import MATRICES, Row
+from jax_surgery.models.layout import BIASES, MATRICES, Row
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import partition
 
@@ -37,7 +37,7 @@ def _second_moment(x, weights_BT):
 
 
 class Kernel(nnx.Module):
-    """A weight, applied by `_product`; without a bias.
+    """A weight, applied by `_product`, and a bias where the config names its matrix.
 
     Where the parameters hold factors of a low-rank delta beside it (`lora_a`, `lora_b`,
     see `optim.lora`), their product with x is added. Neither the
@@ -45,11 +45,14 @@ class Kernel(nnx.Module):
     """
 
     lora_a = lora_b = None
+    bias: nnx.Param | None = None
 
     def __init__(self, row: Row, c: ModelConfig, std: float, *, rngs: nnx.Rngs):
         shape = row.shape(c)
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), shape))
         self.row = row
+        if row.stacked and row.name in c.biases:
+            self.bias = nnx.Param(jnp.zeros(BIASES[row.name].shape(c)))
 
     def _apply(self, x, leaf: str):
         """The product with the weight or with a factor."""
@@ -60,6 +63,8 @@ class Kernel(nnx.Module):
 
     def __call__(self, x):
         y = self._apply(x, "kernel")
+        if self.bias is not None:
+            y += self.bias[...].astype(y.dtype)
         if self.lora_a is None:
             return y
         with jax.named_scope("lora"):

@@ -4,22 +4,9 @@
 import dataclasses
 from typing import Any
 
+from jax_surgery.models.rope import RopeScaling, Scaling, YarnScaling
 
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3's scaling of the rotary frequencies.
-
-    Attributes:
-      factor: low frequencies are divided by it.
-      low_freq_factor, high_freq_factor: bounds of the blend, in turns per original
-        context.
-      original_max_position_embeddings: context of pretraining, tokens.
-    """
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
+__all__ = ["ModelConfig", "RopeScaling"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +16,7 @@ class ModelConfig:
     Attributes:
       windows: tokens that each layer's attention spans, the token itself among them; 0
         for the whole context. () is 0 for every layer.
+      biases: names of the matrices of each layer that have one (`layout.BIASES`).
       architecture: its name in `models.architectures.ARCHITECTURES`. One that needs
         further constants may subclass this.
     """
@@ -41,7 +29,7 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     rope_theta: float = 10000.0
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: Scaling | None = None
     rms_norm_eps: float = 1e-5
     tie_embeddings: bool = False
     max_positions: int = 4096
@@ -49,6 +37,7 @@ class ModelConfig:
     eos_token_id: Any = None
     initializer_range: float = 0.02
     windows: tuple[int, ...] = ()
+    biases: tuple[str, ...] = ()
     architecture: str = "llama"
 
     def __post_init__(self):
@@ -72,3 +61,16 @@ class ModelConfig:
     def layer_windows(self) -> tuple[int, ...]:
         """The window of each layer, 0 for the whole context."""
         return self.windows or (0,) * self.num_layers
+
+    @property
+    def reach(self) -> float:
+        """How many positions the model is made for, tokens.
+
+        Files give those before scaling beside a factor, but Llama 3's give those after.
+        """
+        scaling = self.rope_scaling
+        if scaling is None or isinstance(scaling, RopeScaling):
+            return self.max_positions
+        yarn = isinstance(scaling, YarnScaling)
+        before = scaling.original_max_position_embeddings if yarn else 0
+        return (before or self.max_positions) * scaling.factor

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jax_surgery.data.batch import Batch
-from jax_surgery.models import architectures, attention_kernels
+from jax_surgery.models import architectures, attention_kernels, rope
 from jax_surgery.models import attention as attn
 from jax_surgery.models.blocks import Block, Kernel, RMSNorm
 from jax_surgery.models.compute import DEFAULT_COMPUTE, REMAT, Compute
@@ -145,7 +145,10 @@ def forward_with_moments(
       `mlp_in` [L, D, D], `mlp_hidden` [L, F, F].
     """
     tokens_BT, segment_ids_BT = batch.tokens_BT, batch.segment_ids_BT
-    cos, sin = attn.rope_tables(config, batch.positions_BT)
+    lengths_BT = None
+    if isinstance(config.rope_scaling, rope.DynamicScaling):
+        lengths_BT = rope.document_lengths(segment_ids_BT, batch.positions_BT)
+    cos, sin = attn.rope_tables(config, batch.positions_BT, lengths_BT)
     windows = attn.effective_windows(config, tokens_BT.shape[1])[:num_layers]
 
     def attention(window):

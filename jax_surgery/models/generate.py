@@ -31,7 +31,10 @@ def _run(params, config, tokens_BT, positions_BT, start_B, slot, cache, compute)
     Returns:
       the last token's final hidden state [B, D], and the cache.
     """
-    cos, sin = attn.rope_tables(config, positions_BT)
+    # Where scaling grows with the text, each call rotates for the text so far, as
+    # transformers does; what lies in the cache stays as it is.
+    lengths_B1 = positions_BT.max(axis=1, keepdims=True) + 1
+    cos, sin = attn.rope_tables(config, positions_BT, lengths_B1)
     slots_S = jnp.arange(cache[0].shape[2])
     age_TS = (slot + jnp.arange(tokens_BT.shape[1]))[:, None] - slots_S
     real_BS = slots_S >= start_B[:, None]

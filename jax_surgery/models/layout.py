@@ -34,8 +34,8 @@ class Row:
     """One parameter, stacked over layers where each layer has one.
 
     Attributes:
-      path: its keys in the tree of parameters: ("layers", block, matrix, "kernel"), or
-        ending in a module and "scale" or "embedding".
+      path: its keys in the tree of parameters: ("layers", block, matrix, "kernel" or
+        "bias"), or ending in a module and "scale" or "embedding".
       file_name: the name of its tensor in a Hugging Face checkpoint, with "{layer}" for the
         number of the layer where it is stacked.
       axes: a letter for each of its axes; a stacked one begins with L.
@@ -56,6 +56,11 @@ class Row:
     def stacked(self) -> bool:
         """Whether each layer has one."""
         return self.axes.startswith("L")
+
+    @property
+    def is_bias(self) -> bool:
+        """Whether it is added to what a matrix gives; files merge its heads."""
+        return self.path[-1] == "bias"
 
     @property
     def name(self) -> str:
@@ -137,7 +142,7 @@ def row(
     Args:
       path: keys with slashes between; one that begins with "layers" is a parameter that
         each layer has.
-      file_name: without ".weight", and below "model.layers.{layer}" for such a one.
+      file_name: without ".weight" or ".bias", and below "model.layers.{layer}" for such a one.
       axes: letters, without L.
       mesh_axes: the mesh axis of each of them, "-" where none splits it; with blanks
         between.
@@ -150,7 +155,8 @@ def row(
         file_name, axes = "model.layers.{layer}." + file_name, "L" + axes
         spec = (None, *spec)
     inputs = inputs if keys[-1] == "kernel" else 0
-    return Row(keys, file_name + ".weight", axes, P(*spec), inputs, statistic)
+    file_name += ".bias" if keys[-1] == "bias" else ".weight"
+    return Row(keys, file_name, axes, P(*spec), inputs, statistic)
 
 
 EMBEDDING = row("embedder/embedding", "model.embed_tokens", "VD", "tp fsdp")
@@ -207,6 +213,23 @@ def matrices(layout: Layout) -> dict[str, Row]:
 
 # The matrices that methods change, which all architectures here have.
 MATRICES = matrices(DECODER)
+
+
+def _bias(matrix: Row) -> Row:
+    """The row of what is added to a matrix' outputs: its axes and places are theirs, but
+    that no bias is split over fsdp."""
+    axes = zip(matrix.letters, tuple(matrix.layer_spec), strict=True)
+    outputs = list(axes)[matrix.inputs :]
+    return row(
+        "/".join((*matrix.path[:-1], "bias")),
+        matrix.file_name.removeprefix("model.layers.{layer}.").removesuffix(".weight"),
+        "".join(letter for letter, _ in outputs),
+        " ".join("tp" if axis == "tp" else "-" for _, axis in outputs),
+    )
+
+
+# The biases that matrices may have (`ModelConfig.biases`), by the matrix' name.
+BIASES = {name: _bias(matrix) for name, matrix in MATRICES.items()}
 
 
 def statistics(config: ModelConfig, names: Iterable[str]) -> dict[str, int]:

@@ -48,7 +48,8 @@ class Trainable:
 
     Attributes:
       first_layer: layers before it are frozen; 0 or more.
-      matrices: names in `BLOCK_OF`; () is every parameter of the model.
+      matrices: names in `BLOCK_OF`, whose biases are frozen; () is every parameter of
+        the model.
     """
 
     first_layer: int = 0
@@ -62,7 +63,11 @@ class Trainable:
         for name in self.matrices:
             matrix = tree["layers"][BLOCK_OF[name]][name]
             block = layers.setdefault(BLOCK_OF[name], {})
-            block[name] = {k: leaf[self.first_layer :] for k, leaf in matrix.items()}
+            block[name] = {
+                key: leaf[self.first_layer :]
+                for key, leaf in matrix.items()
+                if key != "bias"
+            }
         return {"layers": layers}
 
     def paste(self, part: Params, like: Params) -> Params:
@@ -97,8 +102,8 @@ class Trainable:
 
     def moves(self, path: tuple[str, ...]) -> bool:
         """Whether the parameter at a path of the model's tree moves, in some layer."""
-        of_layers = path[0] == "layers"
-        return not self.matrices or (of_layers and path[-2] in self.matrices)
+        of_matrix = path[0] == "layers" and path[-1] != "bias"
+        return not self.matrices or (of_matrix and path[-2] in self.matrices)
 
     def freeze(self, params: Params) -> Params:
         """The parameters, of which only the moving ones have gradients.

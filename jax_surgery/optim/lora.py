@@ -171,6 +171,7 @@ def merge(base: Params, factors: Factors, low_rank: LowRank) -> Params:
             )
 
         kernel_LXY = matrix["kernel"]
-        return {"kernel": jax.lax.fori_loop(0, len(kernel_LXY), one, kernel_LXY)}
+        added = jax.lax.fori_loop(0, len(kernel_LXY), one, kernel_LXY)
+        return matrix | {"kernel": added}
 
     return sharding.constrain(_beside(base, factors, add))

@@ -31,7 +31,7 @@ class OptimizerChoice:
       schedule: "cosine", "linear" (both down to `final` of the peak) or "constant".
       final: the rate at the end as a fraction of the peak, 0 to 1.
       clip: global gradient norm to clip at; 0 for none (not "natural", "orthogonal").
-      weight_decay: a step's, times the learning rate; not of the norms (not "natural",
+      weight_decay: a step's, times the learning rate; not of norms and biases (not "natural",
         "orthogonal").
       b1, b2: decays of AdamW's moments ("adamw", "muon").
       momentum: of the gradients ("sgd", "muon" in Nesterov's form, "natural",
@@ -127,9 +127,9 @@ def _muon(choice: OptimizerChoice) -> optax.GradientTransformation:
 
 
 def _decays(params: Params) -> Params:
-    """True where weights decay: everywhere but in the norms."""
+    """True where weights decay: everywhere but in norms and biases."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key != "scale", params
+        lambda path, _: path[-1].key not in ("scale", "bias"), params
     )
 
 

@@ -21,7 +21,8 @@ from jax_surgery.optim.optimizer import make_optimizer
 
 CONFIGS = {
     f"{name} {config.windows or 'whole context'}"
-    f"{' tied' if config.tie_embeddings else ''}": config
+    f"{' tied' if config.tie_embeddings else ''}"
+    f"{' biases' if config.biases else ''}": config
     for name in ARCHITECTURES
     for config in cases.configs(name)
 }
@@ -107,9 +108,7 @@ def test_every_parameter_has_a_row_that_says_its_shape_and_its_place(
     config, checkpoint
 ):
     abstract = decoder.abstract_params(config)
-    rows = {row.path: row for row in architectures.of(config).layout}
-    if config.tie_embeddings:
-        del rows[layout.HEAD.path]
+    rows = {row.path: row for row in architectures.layout_of(config)}
     leaves = {
         tuple(key.key for key in path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)
@@ -155,7 +154,7 @@ def test_cached_generation_equals_uncached(config, params):
     assert any(len(set(answer)) > 1 for answer in found)
 
 
-def test_every_parameter_learns_and_norms_do_not_decay(config, params):
+def test_every_parameter_learns_and_norms_and_biases_do_not_decay(config, params):
     def loss(params):
         return (
             decoder.forward(params, config, TOKENS) @ output_head.kernel(params)
@@ -168,7 +167,8 @@ def test_every_parameter_learns_and_norms_do_not_decay(config, params):
     zeros = jax.tree.map(jnp.zeros_like, params)
     steps, _ = optimizer.update(zeros, optimizer.init(params), params)
     for path, step in jax.tree_util.tree_leaves_with_path(steps):
-        assert bool(np.any(step)) == (path[-1].key != "scale"), path
+        decays = path[-1].key not in ("scale", "bias")
+        assert bool(np.any(step)) == decays, path
 
 
 ON_EIGHT = """

@@ -2,6 +2,7 @@
 """What `config.json` files of each architecture say, and what is refused."""
 
 import dataclasses
+import itertools
 
 import architecture_cases as cases
 import jax
@@ -80,8 +81,9 @@ def test_absent_fields_are_what_transformers_takes():
     "raw, message",
     [
         ({"model_type": "gemma3"}, "model_type='gemma3'; supported are llama, mistral"),
-        (QWEN3 | {"attention_bias": True}, "attention_bias=True; only False"),
-        (QWEN3 | {"rope_scaling": {"rope_type": "yarn"}}, "rope type 'yarn'"),
+        (MISTRAL | {"attention_bias": True}, "attention_bias=True; only False"),
+        (QWEN3 | {"rope_scaling": {"rope_type": "yarn"}}, "yarn .* lacks factor"),
+        (QWEN3 | {"rope_scaling": {"type": "longrope"}}, "rope type 'longrope'"),
         (QWEN3 | {"layer_types": [SLIDING] * 4}, "no sliding window; give"),
         (MISTRAL | {"hidden_act": "gelu"}, "hidden_act='gelu'"),
         (
@@ -94,6 +96,44 @@ def test_absent_fields_are_what_transformers_takes():
 def test_what_an_architecture_lacks_is_named(raw, message):
     with pytest.raises(ValueError, match=message):
         from_hf(raw)
+
+
+STRANGE = (
+    None,
+    True,
+    0,
+    -1,
+    7,
+    2.5,
+    float("nan"),
+    10**30,
+    "x",
+    [],
+    ["x"],
+    {},
+    {"a": 1},
+)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_whatever_a_field_holds_is_read_or_refused_in_one_line(name):
+    """Every field that is read, with values of every kind; never another error."""
+    config = cases.configs(name)[1]
+    raw = to_hf(config) | {"rope_parameters": None, "layer_types": None}
+    scaling = {"rope_type": "yarn", "factor": 2.0, "beta_fast": 9, "truncate": False}
+    for field, value in itertools.product(raw, STRANGE):
+        for changed in (raw, raw | {"rope_scaling": scaling} | WINDOW):
+            try:
+                read = from_hf(changed | {field: value})
+            except ValueError as error:
+                assert "\n" not in str(error)
+            else:
+                assert hash(read) and from_hf(to_hf(read)) == read
+    for field, value in itertools.product(scaling, STRANGE):
+        try:
+            from_hf(raw | {"rope_scaling": scaling | {field: value}})
+        except ValueError as error:
+            assert "\n" not in str(error)
 
 
 def test_windows_that_a_file_cannot_say_are_no_file():

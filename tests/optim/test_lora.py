@@ -23,6 +23,7 @@ from jax_surgery.train import step as steps
 
 GQA = ModelConfig(61, 16, 24, 3, 4, 2, 4, initializer_range=0.3)
 TIED = dataclasses.replace(GQA, num_kv_heads=4, tie_embeddings=True)
+BIASED = dataclasses.replace(GQA, biases=("q", "k", "v", "up"))
 ALL_SEVEN = LowRank(rank=3, alpha=6.0)
 ROWS = RoleRows(2, 2, 4)
 LOSS = plain_loss(0.5, 1.0, 2.0, ascent="level", margin=-3.0)
@@ -89,7 +90,7 @@ def both(base, factors, config, low_rank, tokens):
     return [forward(params, config, tokens) for params in (beside, merged)]
 
 
-@pytest.mark.parametrize("config", [GQA, TIED], ids=["gqa", "tied"])
+@pytest.mark.parametrize("config", [GQA, TIED, BIASED], ids=["gqa", "tied", "biased"])
 def test_deltas_beside_the_base_equal_the_sum_of_the_weights(config):
     base, tokens = decoder.init_params(config, 0), make_batch().tokens_BT
     factors, plain = moved_factors(config, ALL_SEVEN), forward(base, config, tokens)

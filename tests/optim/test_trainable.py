@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters that move and those that stay: gradients, updates, and their cost."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from plain_settings import plain_compute, plain_loss, plain_optimizer
 
+from jax_surgery.checkpoints import hf_layout
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.models import decoder, flops
@@ -50,6 +53,23 @@ def test_gradients_are_those_of_all_where_something_moves_and_zero_elsewhere(tra
     for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
     assert any(np.any(leaf) for leaf in jax.tree.leaves(got))
+
+
+def test_biases_move_with_everything_and_not_with_named_matrices():
+    config = dataclasses.replace(CONFIG, biases=("q", "down"))
+    params = decoder.init_params(config, 0)
+    path = ("layers", "attention", "q", "bias")
+    assert hf_layout.leaf(params, path).shape == (3, 4, 4)
+    some = Trainable(1, ("q",))
+    assert ALL.moves(path) and not some.moves(path)
+    cut = some.cut(params)
+    assert set(cut["layers"]["attention"]["q"]) == {"kernel"}
+    back = some.paste(cut, params)
+    assert not np.any(hf_layout.leaf(back, path))
+    held = some.put(some.take(params), params)["layers"]["attention"]["q"]
+    np.testing.assert_array_equal(
+        held["kernel"][1:], params["layers"]["attention"]["q"]["kernel"][1:]
+    )
 
 
 def test_weight_decay_leaves_frozen_parameters_alone():

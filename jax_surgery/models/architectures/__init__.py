@@ -11,6 +11,7 @@ from jax_surgery.models import layout
 from jax_surgery.models.architectures.base import Architecture
 from jax_surgery.models.architectures.llama import LLAMA
 from jax_surgery.models.architectures.mistral import MISTRAL
+from jax_surgery.models.architectures.qwen2 import QWEN2
 from jax_surgery.models.architectures.qwen3 import QWEN3
 from jax_surgery.models.config import ModelConfig
 
@@ -18,12 +19,13 @@ from jax_surgery.models.config import ModelConfig
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": LLAMA,
     "mistral": MISTRAL,
+    "qwen2": QWEN2,
     "qwen3": QWEN3,
 }
 
 
 def _named(model_type: object) -> Architecture:
-    if model_type not in ARCHITECTURES:
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise ValueError(
             f"config.json has model_type={model_type!r}; supported are "
             f"{', '.join(ARCHITECTURES)}. For another architecture add a file to "
@@ -52,6 +54,17 @@ def to_hf(config: ModelConfig) -> dict:
     return of(config).write(config)
 
 
+def layout_of(config: ModelConfig) -> layout.Layout:
+    """The rows of a model's parameters: no output head where it is tied to the
+    embedding, and those biases that it has."""
+    rows = (
+        row
+        for row in of(config).layout
+        if not (config.tie_embeddings and row is layout.HEAD)
+    )
+    return (*rows, *(layout.BIASES[name] for name in config.biases))
+
+
 def matrices(config: ModelConfig) -> dict[str, layout.Row]:
     """The matrices of a model's layers by name, in the order in which they apply."""
     return layout.matrices(of(config).layout)
@@ -75,7 +88,7 @@ def _rows(architectures: tuple[Architecture, ...]):
             for matrix in layout.matrices(architecture.layout).values()
             for factor in matrix.factors.values()
         ]
-        for row in (*architecture.layout, *factors):
+        for row in (*architecture.layout, *layout.BIASES.values(), *factors):
             other = found.setdefault(row.path, row)
             if (other.axes, other.spec) != (row.axes, row.spec):
                 raise ValueError(

@@ -4,9 +4,14 @@
 import dataclasses
 from typing import Any
 
+from jax_surgery.models.architectures.rope_fields import (
+    positive_number,
+    read_rope,
+    write_rope,
+)
 from jax_surgery.models.blocks import Block
-from jax_surgery.models.config import ModelConfig, RopeScaling
-from jax_surgery.models.layout import DECODER, Layout
+from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.layout import BIASES, DECODER, Layout
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Fields of a `config.json` that all decoders have, and ours.
@@ -27,6 +32,8 @@ FIELDS = {
 }
 
 
+# "swish" is another name of the same function.
+ACTIVATIONS = ("silu", "swish")
 # Those that each `config.json` has, or its architecture has a default for.
 NEEDED = (
     "vocab_size",
@@ -36,6 +43,10 @@ NEEDED = (
     "num_attention_heads",
     "max_position_embeddings",
 )
+SIZES = (*NEEDED, "num_key_value_heads", "head_dim")
+FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
+# A number beyond these is a mistake, and would take long to find out otherwise.
+LARGEST, MOST_LAYERS = 2**31 - 1, 10_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,8 +62,12 @@ class Architecture:
         what `ModelConfig` takes.
       constants: fields that may have no other value, because the block has nothing
         else; they are written too.
+      ignored: fields that change nothing, with the value that is written.
+      biases: fields of `config.json` that give matrices a bias, and which.
+      biased: matrices that have one in any case.
       sliding: whether layers may have a sliding window.
-      layout: a row for each parameter, the matrices of `layout.MATRICES` among them.
+      layout: a row for each parameter, the matrices of `layout.MATRICES` among them;
+        biases have theirs in `layout.BIASES`.
       block: the module of one layer, called like `blocks.Block`.
     """
 
@@ -60,17 +75,25 @@ class Architecture:
     class_name: str
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)
+    ignored: dict[str, Any] = dataclasses.field(default_factory=dict)
+    biases: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    biased: tuple[str, ...] = ()
     sliding: bool = False
     layout: Layout = DECODER
     block: type[Block] = Block
 
     def read(self, raw: dict[str, Any]) -> ModelConfig:
         """The config of a `config.json`; ValueError for what is not supported."""
-        for key, value in ({"hidden_act": "silu"} | self.constants).items():
+        for key, value in self.constants.items():
             if raw.get(key, value) != value:
                 raise ValueError(
                     f"config.json has {key}={raw[key]!r}; only {value!r} is supported."
                 )
+        if (act := raw.get("hidden_act", ACTIVATIONS[0])) not in ACTIVATIONS:
+            raise ValueError(
+                f"config.json has hidden_act={act!r}; only {ACTIVATIONS[0]!r} is "
+                "supported."
+            )
         raw = self.defaults | raw
         if missing := [name for name in NEEDED if name not in raw]:
             raise ValueError(
@@ -78,23 +101,44 @@ class Architecture:
                 "checkpoint came with."
             )
         raw.setdefault("rms_norm_eps", 1e-6)
+        _check_sizes(raw)
         heads = raw["num_attention_heads"]
         raw["num_key_value_heads"] = raw.get("num_key_value_heads") or heads
         raw["head_dim"] = raw.get("head_dim") or raw["hidden_size"] // heads
-        theta, scaling = _read_rope(raw)
+        if isinstance(raw.get("eos_token_id"), list):  # configs are hashed
+            raw["eos_token_id"] = tuple(raw["eos_token_id"])
+        theta, scaling = read_rope(raw)
         return ModelConfig(
             **{own: raw[name] for name, own in FIELDS.items() if name in raw},
             rope_theta=theta,
             rope_scaling=scaling,
             windows=_read_windows(raw) if self.sliding else (),
+            biases=self._read_biases(raw),
             architecture=self.model_type,
         )
+
+    def _read_biases(self, raw: dict[str, Any]) -> tuple[str, ...]:
+        """The matrices that have a bias, in the order of the layout."""
+        chosen = set(self.biased)
+        for field, names in self.biases.items():
+            chosen |= set(names if raw.get(field) else ())
+        return tuple(name for name in BIASES if name in chosen)
+
+    def _write_biases(self, config: ModelConfig) -> dict:
+        fields = {f: set(n) <= set(config.biases) for f, n in self.biases.items()}
+        if self._read_biases(fields) != config.biases:
+            raise ValueError(
+                f"biases={config.biases}: config.json of a {self.model_type} has no "
+                f"fields for just these; biases that it can have are {self.biases} "
+                f"beside {self.biased}."
+            )
+        return fields
 
     def write(self, config: ModelConfig) -> dict:
         """The `config.json` that `transformers.AutoModelForCausalLM` loads.
 
         Raises:
-          ValueError: sliding windows that the file has no fields for.
+          ValueError: sliding windows or biases that the file has no fields for.
         """
         scaling = config.rope_scaling
         raw = {
@@ -104,9 +148,10 @@ class Architecture:
             "hidden_act": "silu",
             **{name: getattr(config, own) for name, own in FIELDS.items()},
             "rope_theta": config.rope_theta,
-            "rope_scaling": scaling and {"rope_type": "llama3", **vars(scaling)},
+            "rope_scaling": scaling and write_rope(scaling),
         }
-        return raw | self.constants | self._write_windows(config)
+        raw |= self.constants | self._write_biases(config) | self.ignored
+        return raw | self._write_windows(config)
 
     def _write_windows(self, config: ModelConfig) -> dict:
         lengths = sorted(set(config.layer_windows) - {0})
@@ -128,26 +173,38 @@ class Architecture:
         return fields if len(set(types)) == 1 else fields | {"layer_types": types}
 
 
-def _read_rope(raw: dict[str, Any]) -> tuple[float, RopeScaling | None]:
-    """`rope_theta` and scaling, from the top level or from `rope_parameters`.
-
-    Raises:
-      ValueError: another kind of scaling than Llama 3's, or fields of it are missing.
-    """
-    parameters = raw.get("rope_parameters") or {}
-    theta = float(parameters.get("rope_theta", raw.get("rope_theta", 10000.0)))
-    scaling = raw.get("rope_scaling") or parameters
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind == "default":
-        return theta, None
-    if kind != "llama3":
+def _check_sizes(raw: dict[str, Any]) -> None:
+    """Raises ValueError where a field of a `config.json` is not of its kind."""
+    for name in SIZES:
+        value, optional = raw.get(name), name not in NEEDED
+        if type(value) is not int and not (optional and value is None):
+            raise ValueError(
+                f"config.json has {name}={value!r}; it must be a whole number."
+            )
+        if value is not None and not 1 <= value <= LARGEST:
+            raise ValueError(f"config.json has {name}={value}; use 1 to {LARGEST}.")
+    if raw["num_hidden_layers"] > MOST_LAYERS:
         raise ValueError(
-            f"rope type {kind!r} is not supported; 'default' and 'llama3' are."
+            f"config.json has num_hidden_layers={raw['num_hidden_layers']}; models have "
+            f"at most {MOST_LAYERS}."
         )
-    names = [field.name for field in dataclasses.fields(RopeScaling)]
-    if missing := [name for name in names if name not in scaling]:
-        raise ValueError(f"llama3 rope scaling lacks {', '.join(missing)}.")
-    return theta, RopeScaling(**{name: scaling[name] for name in names})
+    positive_number("rms_norm_eps", raw["rms_norm_eps"])
+    # Of new weights; 0 is allowed.
+    positive_number("initializer_range", raw.get("initializer_range", 0.02), -1e-9)
+    for name in FLAGS:
+        if type(value := raw.get(name, False)) is not bool and value is not None:
+            raise ValueError(
+                f"config.json has {name}={value!r}; it must be true or false."
+            )
+    for name in ("bos_token_id", "eos_token_id"):
+        ids = raw.get(name)
+        several = name == "eos_token_id" and isinstance(ids, list) and ids
+        listed = ids if several else [ids] if ids is not None else []
+        if not all(type(i) is int and i >= 0 for i in listed):
+            raise ValueError(
+                f"config.json has {name}={ids!r}; it must be a token id"
+                f"{' or a list of them' * (name == 'eos_token_id')}."
+            )
 
 
 def layer_types(config: ModelConfig) -> list[str]:
@@ -164,9 +221,19 @@ def _read_windows(raw: dict[str, Any]) -> tuple[int, ...]:
       ValueError: kinds of layers that are not supported, or sliding ones and no window.
     """
     window = raw.get("sliding_window") or 0
+    if type(window) is not int or not 0 <= window <= LARGEST:
+        raise ValueError(
+            f"config.json has sliding_window={window!r}; it must be a whole number of "
+            "tokens."
+        )
     types = raw.get("layer_types")
     if types is None:
         types = [SLIDING if window else FULL] * raw["num_hidden_layers"]
+    if not isinstance(types, list):
+        raise ValueError(  # noqa: TRY004, of a file, which users read in one line
+            f"config.json has layer_types={types!r}; it must be a list, one for each "
+            "layer."
+        )
     if strange := [kind for kind in types if kind not in (FULL, SLIDING)]:
         raise ValueError(
             f"config.json has layer_types with {strange[0]!r}; {FULL!r} and {SLIDING!r} "

@@ -7,5 +7,10 @@ LLAMA = Architecture(
     model_type="llama",
     class_name="LlamaForCausalLM",
     defaults={"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2},
-    constants={"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1},
+    biases={
+        "attention_bias": ("q", "k", "v", "o"),
+        "mlp_bias": ("gate", "up", "down"),
+    },
+    # Once the number of parts in which products were computed.
+    ignored={"pretraining_tp": 1},
 )

@@ -8,12 +8,7 @@ window (no published model does).
 
 from flax import nnx
 
-from jax_surgery.models.architectures.base import (
-    FULL,
-    SLIDING,
-    Architecture,
-    layer_types,
-)
+from jax_surgery.models.architectures.qwen2 import DEFAULTS, Qwen
 from jax_surgery.models.blocks import Attention, Block, RMSNorm
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import DECODER, row
@@ -37,39 +32,11 @@ class NormedBlock(Block):
     attention_class = NormedAttention
 
 
-class Qwen3(Architecture):
-    """Its files say whether the window is used, and from which layer on."""
-
-    def read(self, raw: dict) -> ModelConfig:
-        raw = self.defaults | raw
-        if not raw["use_sliding_window"]:
-            raw["sliding_window"] = None
-        if raw["sliding_window"] and raw.get("layer_types") is None:
-            layers, full = raw.get("num_hidden_layers", 0), raw["max_window_layers"]
-            raw["layer_types"] = [FULL if i < full else SLIDING for i in range(layers)]
-        return super().read(raw)
-
-    def write(self, config: ModelConfig) -> dict:
-        types = layer_types(config)
-        return super().write(config) | {
-            "use_sliding_window": SLIDING in types,
-            "max_window_layers": [*types, SLIDING].index(SLIDING),
-            "layer_types": types,
-        }
-
-
-QWEN3 = Qwen3(
+QWEN3 = Qwen(
     model_type="qwen3",
     class_name="Qwen3ForCausalLM",
-    defaults={
-        "head_dim": 128,
-        "max_position_embeddings": 32768,
-        "max_window_layers": 28,
-        "num_key_value_heads": 32,
-        "sliding_window": 4096,
-        "use_sliding_window": False,
-    },
-    constants={"attention_bias": False},
+    defaults=DEFAULTS | {"head_dim": 128},
+    biases={"attention_bias": ("q", "k", "v", "o")},
     sliding=True,
     layout=(
         *DECODER,

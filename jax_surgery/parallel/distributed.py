@@ -18,7 +18,7 @@ from jax._src.distributed import (
 )  # has the client, which nothing public has
 from jax.experimental import multihost_utils
 
-from jax_surgery.parallel import peers
+from jax_surgery.parallel import backend, peers
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -40,6 +40,7 @@ def initialise() -> None:
       ValueError: some of `VARIABLES` are set and others are not, or they are not such
         numbers.
     """
+    backend.choose()
     given = [name for name in VARIABLES if os.environ.get(name)]
     if given and len(given) < len(VARIABLES):
         lacking = [name for name in VARIABLES if name not in given]

@@ -19,8 +19,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jax_surgery.checkpoints import safetensors_file
 from jax_surgery.checkpoints.safetensors_file import Entry
-from jax_surgery.models import architectures, layout
+from jax_surgery.models import architectures
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.layout import Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Tensor:
       shape: the parameter's shape without its layer axis.
     """
 
-    row: layout.Row
+    row: Row
     layer: int | None
     shape: tuple[int, ...]
 
@@ -61,6 +62,8 @@ class Tensor:
     @property
     def file_shape(self) -> tuple[int, ...]:
         """Shape in the file."""
+        if self.row.is_bias:
+            return (self.size,)
         if not self.row.inputs:
             return self.shape
         inputs = math.prod(self.shape[: self.row.inputs])
@@ -88,12 +91,8 @@ def leaf(tree: Any, path: tuple[str, ...]) -> Any:
 
 def tensors(config: ModelConfig) -> list[Tensor]:
     """Every tensor of a checkpoint, in the order in which files hold them."""
-    rows = architectures.of(config).layout
-    found = [
-        Tensor(row, None, row.shape(config))
-        for row in rows
-        if not row.stacked and not (config.tie_embeddings and row is layout.HEAD)
-    ]
+    rows = architectures.layout_of(config)
+    found = [Tensor(row, None, row.shape(config)) for row in rows if not row.stacked]
     for index in range(config.num_layers):
         found += [Tensor(row, index, row.shape(config)) for row in rows if row.stacked]
     return found
@@ -129,6 +128,8 @@ def convert(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     """The array in a dtype, rounded to the nearest; ValueError where it overflows."""
     try:
         with np.errstate(over="raise"):
+            if array.dtype == np.float64:  # versions of ml_dtypes round it differently
+                array = array.astype(np.float32)
             return array.astype(dtype, copy=False)
     except FloatingPointError as error:
         raise ValueError(
@@ -138,14 +139,16 @@ def convert(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
 
 
 def read(
-    entry: Entry, tensor: Tensor, dtype: np.dtype, sharding: Sharding | None
+    entry: Entry | None, tensor: Tensor, dtype: np.dtype, sharding: Sharding | None
 ) -> jax.Array:
     """A tensor of a file on the devices, in the file's order with heads split.
 
     Each range of rows is read once and each part of it cut and converted once, also
-    where several devices hold the same.
+    where several devices hold the same. Without an entry it is zeros.
     """
     shape = tensor.split_shape
+    if entry is None:
+        return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
     merged = entry.shape[0] // shape[0]  # rows of the file in one of ours
 
     @functools.cache

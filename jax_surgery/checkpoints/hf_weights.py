@@ -7,6 +7,7 @@ mesh. Directories are local or on gs://.
 """
 
 import collections
+import dataclasses
 import json
 import re
 import tempfile
@@ -19,7 +20,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from jax_surgery.checkpoints import hf_index, hf_layout, safetensors_file
+from jax_surgery.checkpoints import hf_index, hf_layout, hf_tokenizer, safetensors_file
 from jax_surgery.checkpoints.hf_layout import Tensor
 from jax_surgery.models import architectures, decoder, sharding
 from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
@@ -30,15 +31,6 @@ from jax_surgery.parallel import mesh as meshes
 
 # The names of the files of `save_model`.
 EXPORTED = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
 LONG = 2e9  # bytes from which on loading and saving show a progress bar
 
 
@@ -65,14 +57,19 @@ def resolve(source: str) -> epath.Path:
         )
     import huggingface_hub
 
-    files = ["*.safetensors", "*.json", "*.model", "*.jinja"]
+    files = ["*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt"]
+    # Mistral's repositories hold all weights a second time.
+    other = ["consolidated*"]
     try:
-        local = huggingface_hub.snapshot_download(source, allow_patterns=files)
+        local = huggingface_hub.snapshot_download(
+            source, allow_patterns=files, ignore_patterns=other
+        )
         return epath.Path(local)
     except Exception as error:
+        said = " ".join(str(error).split())[:300]
         raise FileNotFoundError(
             f"{source!r} is not a local directory, and its download from the hub "
-            f"failed ({type(error).__name__}: {error}). Check the name and the network, "
+            f"failed ({type(error).__name__}: {said}). Check the name and the network, "
             "and for gated models run `hf auth login`."
         ) from error
 
@@ -80,22 +77,27 @@ def resolve(source: str) -> epath.Path:
 def load_config(source: str) -> ModelConfig:
     """The architecture of a checkpoint.
 
+    Files that hold an output head of their own are not tied, whatever config.json says.
+
     Raises:
       FileNotFoundError: no checkpoint, or no config.json in it.
       ValueError: an architecture or a feature that is not supported.
     """
-    file = resolve(source) / "config.json"
+    folder = resolve(source)
+    file = folder / "config.json"
     if not file.exists():
+        adapter = (folder / "adapter_config.json").exists()
         raise FileNotFoundError(
-            f"{file.parent} is not a checkpoint: it has no config.json."
+            f"{folder} is not a checkpoint: it has no config.json."
+            + " It holds an adapter; give the model that it belongs to." * adapter
         )
-    return architectures.from_hf(json.loads(file.read_text()))
-
-
-def _copy_tokenizer(origin: epath.Path, folder: epath.Path) -> None:
-    for name in TOKENIZER_FILES:
-        if (origin / name).exists():
-            (origin / name).copy(folder / name, overwrite=True)
+    try:
+        config = architectures.from_hf(hf_index.read_json(file))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    if config.tie_embeddings and hf_index.has_own_head(folder):
+        config = dataclasses.replace(config, tie_embeddings=False)
+    return config
 
 
 def save_tokenizer(tokenizer: Any, directory: str) -> None:
@@ -115,21 +117,17 @@ def save_tokenizer(tokenizer: Any, directory: str) -> None:
 
 
 def load_tokenizer(source: str) -> Any:
-    """The checkpoint's tokenizer (`transformers`, fast)."""
-    import transformers
+    """The checkpoint's tokenizer (`transformers`, fast).
 
+    Raises:
+      FileNotFoundError: no checkpoint, or no tokenizer in it.
+      ValueError: see `hf_tokenizer.load` and `load_config`, or the tokenizer has ids
+        that the model's embedding has not.
+    """
     folder = resolve(source)
-    with tempfile.TemporaryDirectory() as local:
-        if "://" in str(folder):  # transformers reads no buckets
-            _copy_tokenizer(folder, epath.Path(local))
-            (folder / "config.json").copy(epath.Path(local) / "config.json")
-            folder = local
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(folder))
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"the tokenizer of {source!r} is a slow one, which gives no character "
-            "offsets. Save it as a fast tokenizer (with a tokenizer.json)."
-        )
+    tokenizer = hf_tokenizer.load(folder)
+    if (folder / "config.json").exists():
+        hf_tokenizer.check(tokenizer, load_config(source), folder)
     return tokenizer
 
 
@@ -173,30 +171,29 @@ def load_model(
         tensors (all are listed), broken files, or a mesh that does not divide them.
     """
     config = load_config(source)
-    entries = hf_index.entries_of(resolve(source))
     tensors = hf_layout.tensors(config)
-    hf_index.check(tensors, entries, config.tie_embeddings)
+    entries = hf_index.of_model(resolve(source), tensors, config.tie_embeddings)
     dtypes = hf_index.parameter_dtypes(tensors, entries, dtype)
     mesh = jax.sharding.get_mesh()
     if not mesh.empty:
         sharding.check(decoder.abstract_params(config), mesh.shape)
     params: decoder.Params = {}
     last = None
-    total = sum(entries[tensor.name].nbytes for tensor in tensors)
-    with progress_bar("loading weights", total) as bar:
+    sizes = {t.name: entries[t.name].nbytes for t in tensors if t.name in entries}
+    with progress_bar("loading weights", sum(sizes.values())) as bar:
         for tensor in tensors:
             node = params
             for key in tensor.path[:-1]:
                 node = node.setdefault(key, {})
             whole, own = hf_layout.places(tensor, mesh)
-            entry, key = entries[tensor.name], tensor.path[-1]
+            entry, key = entries.get(tensor.name), tensor.path[-1]
             part = hf_layout.read(entry, tensor, dtypes[tensor.path], own)
             # It waits, because otherwise reading runs ahead and parts pile up on the host.
             jax.block_until_ready(last)
             last = node[key] = hf_layout.insert(
                 node.get(key), part, tensor, config.num_layers, whole
             )
-            bar.update(entry.nbytes)
+            bar.update(sizes.get(tensor.name, 0))
     return params, config
 
 
@@ -205,14 +202,18 @@ def load(
     compute: Compute = DEFAULT_COMPUTE,
     dtype: hf_index.Dtype = "float32",
     tokenizer: Any = None,
+    context: int = 0,
 ) -> Model:
     """A checkpoint as one value; errors and the other arguments as of `load_model`.
 
     Args:
       compute: how the model will be run.
       tokenizer: the checkpoint's where it is loaded already; None loads it.
+      context: tokens of the longest row that it will be run on; warns where those are
+        more than the model's positions.
     """
     tokenizer = tokenizer or load_tokenizer(source)
+    hf_tokenizer.warn_of_positions(load_config(source), context, source)
     params, config = load_model(source, dtype)
     return Model(params, config, tokenizer, compute, source)
 
@@ -270,7 +271,7 @@ def save_model(
         card = architectures.to_hf(config) | {"dtype": own}
         (folder / "config.json").write_text(json.dumps(card, indent=2) + "\n")
         if tokenizer_source:
-            _copy_tokenizer(resolve(tokenizer_source), folder)
+            hf_tokenizer.copy(resolve(tokenizer_source), folder)
     size = sum(tensor.size for tensor in tensors) * kind.itemsize
     with progress_bar("saving weights", size) as bar:
         for file, group in files.items():

@@ -22,6 +22,7 @@ import numpy as np
 from etils import epath
 
 DTYPES = {
+    "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
@@ -43,12 +44,14 @@ class Entry:
       kind: the format's name of its dtype, of which `KINDS` are read.
       shape: of the tensor.
       offset: of its first byte in the file.
+      name: of the tensor in the file.
     """
 
     file: epath.Path
     kind: str
     shape: tuple[int, ...]
     offset: int
+    name: str
 
     @property
     def dtype(self) -> np.dtype:
@@ -57,6 +60,21 @@ class Entry:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _size(held: Any) -> int:
+    """Bytes of a tensor by its part of a header.
+
+    Raises:
+      KeyError, TypeError, ValueError: it is none, or its numbers do not fit together.
+    """
+    kind, shape, (start, stop) = held["dtype"], held["shape"], held["data_offsets"]
+    numbers = [*shape, start, stop]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError
+    if kind in KINDS and math.prod(shape) * KINDS[kind].itemsize != stop - start:
+        raise ValueError
+    return stop - start
 
 
 def _header(file: epath.Path) -> tuple[dict[str, Any], int]:
@@ -68,14 +86,19 @@ def _header(file: epath.Path) -> tuple[dict[str, Any], int]:
         raw = opened.read(length) if length <= size - 8 else b""
     try:
         header = json.loads(raw)
-    except ValueError as error:
+        tensors = {n: held for n, held in header.items() if n != METADATA}
+        total = sum(map(_size, tensors.values()))
+        ends = (held["data_offsets"][1] for held in tensors.values())
+        # Every byte is of one tensor.
+        if total != max(ends, default=0):
+            raise ValueError
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(
             f"{file} ({size} bytes) is not a safetensors file, or its beginning is "
             "lost. Download it again."
         ) from error
     start = 8 + length
-    ends = (e["data_offsets"][1] for n, e in header.items() if n != METADATA)
-    end = start + max(ends, default=0)
+    end = start + total
     if size != end:
         raise ValueError(
             f"{file} has {size} bytes, but its header says {end}: it was not written or "
@@ -102,7 +125,9 @@ def read_header(file: epath.Path) -> dict[str, Entry]:
     header, start = _header(file)
     header.pop(METADATA, None)
     return {
-        name: Entry(file, e["dtype"], tuple(e["shape"]), start + e["data_offsets"][0])
+        name: Entry(
+            file, e["dtype"], tuple(e["shape"]), start + e["data_offsets"][0], name
+        )
         for name, e in header.items()
     }
 

@@ -71,7 +71,9 @@ def write_weights(
             into = folder / file.relative_to(source)
             into.parent.mkdir(parents=True, exist_ok=True)
             own = [name for name in names if entries[name].file == file]
-            changes = {name: functools.partial(changed, name) for name in own}
+            changes = {
+                entries[name].name: functools.partial(changed, name) for name in own
+            }
             safetensors_file.rewrite(
                 file, into, changes, elements=piece, progress=bar.update
             )
@@ -107,7 +109,12 @@ def copy_others(
 
 
 def copy_last(source: epath.Path, folder: epath.Path) -> None:
-    """Copies the files that make the folder a loadable checkpoint."""
+    """Copies the files that make the folder a loadable checkpoint.
+
+    An index that is not read, because model.safetensors is, stays behind: the files
+    that it names are not copied.
+    """
+    stale = hf_index.INDEX if (source / hf_index.SINGLE).exists() else ""
     for name in LAST:
-        if (source / name).exists():
+        if name != stale and (source / name).exists():
             (source / name).copy(folder / name)

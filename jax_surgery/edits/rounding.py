@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 BLOCK = 2**16  # elements that are summed at a time, so that they stay in the cache
-STORED = tuple(np.dtype(kind) for kind in ("<i1", "<i2", "<i4"))
+STORED = tuple(np.dtype(kind) for kind in ("<i1", "<i2", "<i4", "<i8"))
 
 
 class Delta:
@@ -82,7 +82,7 @@ def moved(weights: np.ndarray, delta: np.ndarray) -> np.ndarray:
     Infinities, NaNs and weights with delta 0 keep all their bits.
 
     Args:
-      weights: float32, bfloat16 or float16.
+      weights: float64, float32, bfloat16 or float16.
       delta: finite, float64, the same shape.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):

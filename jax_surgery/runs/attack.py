@@ -129,7 +129,10 @@ def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
         curves = {}
         for name in filter(None, (settings.model, settings.reference_model)):
             model = devices.load_model(
-                benchmarks.model_source(name), settings.compute, ALL
+                benchmarks.model_source(name),
+                settings.compute,
+                ALL,
+                context=settings.data.context,
             )
             curves[name] = _attacked(attack, model, target, settings)
     own = curves[settings.model]

@@ -71,7 +71,8 @@ class ByRoles:
         )
         config = hf_weights.load_config(source)
         moving = settings.moving(config)  # raises before it takes long
-        return devices.load_model(source, settings.compute, moving, tokenizer)
+        context = settings.data.context
+        return devices.load_model(source, settings.compute, moving, tokenizer, context)
 
     def probe(self, model: Model) -> dict[str, Any]:
         """{"groups": accuracies by group, "metrics": what is measured of the benchmark,

@@ -59,7 +59,7 @@ class ByTasks:
             for name, group in groups.items()
         }
         model = devices.load_model(
-            source, settings.compute, self._changes(moving), tokenizer
+            source, settings.compute, self._changes(moving), tokenizer, context
         )
         self.work = Work(model, texts, settings)
         check_rank(self.work)

@@ -99,7 +99,8 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
             "text=a.jsonl, or a benchmark."
         )
     with devices.on_mesh(settings.mesh):
-        model = devices.load(model_source(settings.model), settings.compute)
+        source = model_source(settings.model)
+        model = devices.load(source, settings.compute, context=data.context)
         evaluation = asked.accuracies(model, questions, data.context)
         texts = {name: text.file_nll(model, name, data.context) for name in files}
         measured = asked.measure(model, probes)

@@ -62,6 +62,7 @@ def load_model(
     compute: Compute = DEFAULT_COMPUTE,
     moving: Trainable | None = None,
     tokenizer: Any = None,
+    context: int = 0,
 ) -> Model:
     """A checkpoint as a model to train, on the mesh that is set.
 
@@ -71,16 +72,18 @@ def load_model(
       moving: what the run will change; None is nothing of it, as with low-rank deltas
         beside it (see `storage_dtype`).
       tokenizer: the checkpoint's where it is loaded already; None loads it.
+      context: tokens of the longest row (see `hf_weights.load`).
 
     Raises:
       FileNotFoundError, ValueError: see `hf_weights.load_model`.
     """
-    return hf_weights.load(
-        source, compute, lambda path: storage_dtype(path, compute, moving), tokenizer
-    )
+    dtype = lambda path: storage_dtype(path, compute, moving)
+    return hf_weights.load(source, compute, dtype, tokenizer, context)
 
 
-def load(source: str, compute: Compute, tokenizer: Any = None) -> Model:
+def load(
+    source: str, compute: Compute, tokenizer: Any = None, context: int = 0
+) -> Model:
     """A checkpoint as a model to run, not to train, on the mesh that is set.
 
     Its weights are loaded in the dtype that the forward pass computes in: float32 ones
@@ -89,11 +92,12 @@ def load(source: str, compute: Compute, tokenizer: Any = None) -> Model:
     Args:
       source: directory in Hugging Face format, or hub name.
       tokenizer: the checkpoint's where it is loaded already; None loads it.
+      context: tokens of the longest row (see `hf_weights.load`).
 
     Raises:
       FileNotFoundError, ValueError: see `load_model`.
     """
-    return hf_weights.load(source, compute, compute.dtype, tokenizer)
+    return hf_weights.load(source, compute, compute.dtype, tokenizer, context)
 
 
 def role_rows(rows: dict[str, int], accumulate: int = 1) -> RoleRows:

@@ -186,10 +186,19 @@ def test_both_forms_of_config_json_are_read(name):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"model_type": "gemma"}, "supported are llama, mistral, qwen3"),
-        ({"attention_bias": True}, "attention_bias=True"),
+        ({"model_type": "gemma"}, "supported are llama, mistral, qwen2, qwen3"),
+        ({"vocab_size": "97"}, "vocab_size='97'; it must be a whole number"),
+        ({"head_dim": 0}, "head_dim=0; use 1 to"),
+        ({"num_hidden_layers": 10**7}, "num_hidden_layers=10000000; models have"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan; it must be a number"),
+        ({"rope_theta": "big"}, "rope_theta='big'; it must be a number above 1"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings='yes'; it must be true"),
+        ({"eos_token_id": [1, -2]}, r"eos_token_id=\[1, -2\]; it must be a token id"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5; only 1.0"),
+        ({"rope_parameters": {"full_attention": {}}}, "one set of fields"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn'"),
+        ({"rope_scaling": {"rope_type": "su", "factor": 2.0}}, "rope type 'su'"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor=0; it must be"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "lacks low_freq"),
     ],
 )
@@ -210,8 +219,9 @@ def test_an_export_carries_its_tokenizer(tmp_path):
 
     tokenizer = train_bpe(["a small text to learn from"], 280)
     tokenizer.save_pretrained(tmp_path / "a")
-    save(tmp_path / "a", BASE)
-    save(tmp_path / "b", BASE, tokenizer_source=str(tmp_path / "a"))
+    config = dataclasses.replace(BASE, vocab_size=len(tokenizer))
+    save(tmp_path / "a", config)
+    save(tmp_path / "b", config, tokenizer_source=str(tmp_path / "a"))
     again: Any = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")
     text = "a small test"
     assert again(text)["input_ids"] == tokenizer(text)["input_ids"]
@@ -282,7 +292,9 @@ def test_dtypes_that_are_not_read_and_layers_that_differ_are_named(tmp_path):
         hf_weights.load_model(str(tmp_path), None)
     tensors[name] = tensors[name].astype(np.int8)
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=rf"none of F32, BF16, F16 \(1\): {name} I8"):
+    with pytest.raises(
+        ValueError, match=rf"none of F64, F32, BF16, F16 \(1\): {name} I8"
+    ):
         hf_weights.load_model(str(tmp_path))
 
 

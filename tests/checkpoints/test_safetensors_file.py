@@ -73,6 +73,49 @@ def test_files_that_are_broken_say_so(tmp_path):
             safetensors_file.read_header(file)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        [],
+        "F32",
+        {"dtype": "F32", "shape": [2, 3]},
+        {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 24]},
+        {"dtype": "F32", "shape": [2, -3], "data_offsets": [0, 24]},
+        {"dtype": "F32", "shape": [2, 3.0], "data_offsets": [0, 24]},
+        {"dtype": "F32", "shape": 6, "data_offsets": [0, 24]},
+        {"dtype": "F32", "shape": [2, 3], "data_offsets": [4, 28]},
+        {"dtype": "F32", "shape": [2, 3], "data_offsets": [24]},
+        {"dtype": ["F32"], "shape": [2, 3], "data_offsets": [0, 24]},
+        {"dtype": "F32", "shape": [10**400], "data_offsets": [0, 24]},
+    ],
+)
+def test_a_header_that_does_not_fit_together_says_so(tmp_path, part):
+    file = epath.Path(tmp_path / "a.safetensors")
+    raw = json.dumps({"w": part}).encode()
+    file.write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(24))
+    with pytest.raises(ValueError, match="is not a safetensors file") as error:
+        safetensors_file.read_header(file)
+    assert "\n" not in str(error.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_damaged_beginning_is_read_or_refused_in_one_line(data, tmp_path_factory):
+    file = epath.Path(tmp_path_factory.getbasetemp() / "damaged.safetensors")
+    save_file({"a": np.ones((2, 3), np.float32), "b": np.ones(4, np.float16)}, file)
+    raw = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 33))] = data.draw(st.integers(0, 255))
+    file.write_bytes(bytes(raw[: data.draw(st.integers(0, len(raw)))]))
+    try:
+        entries = safetensors_file.read_header(file)
+    except ValueError as error:
+        assert "\n" not in str(error) and str(file) in str(error)
+    else:
+        known = [e for e in entries.values() if e.kind in safetensors_file.KINDS]
+        assert all(e.offset + e.nbytes <= len(raw) for e in known)
+
+
 def test_what_differs_from_its_header_is_not_written(tmp_path):
     wrong = [np.zeros((2, 3), np.float32)]
     file = epath.Path(tmp_path / "file")

@@ -68,13 +68,15 @@ def find(name: str, table: Mapping[str, Any], path: str) -> Any:
     if name in table:
         return table[name]
     module, _, attribute = name.rpartition(".")
-    if module:
+    if module and all(part.isidentifier() for part in name.split(".")):
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # modules of users raise what they like
+            said = str(error).partition("\n")[0]
             raise ValueError(
-                f"{path}={name!r} names no member of a module: {error}."
-            ) from None
+                f"{path}={name!r} names no member of a module: "
+                f"{type(error).__name__}: {said}."
+            ) from error
     raise ValueError(
         f"{path}={name!r} is not known;{_hint(name, table)} choose one of "
         f"{', '.join(table)}, or MODULE.NAME of your own."

@@ -128,6 +128,9 @@ def _parse(row: Any) -> Group:
         raise ValueError("scorer 'choice' needs test, a questions file.")
     if any(mark in task.name for mark in ",;") or not task.name.strip():
         raise ValueError(f"name={task.name!r} must be a word without , and ;.")
+    for field in ("name", "family"):
+        if not (value := getattr(task, field)).isprintable():
+            raise ValueError(f"{field}={value!r} must be printable.")
     return task
 
 
@@ -137,7 +140,7 @@ def _beside(task: Group, folder: epath.Path) -> Group:
     Raises:
       ValueError: both places have such a file.
     """
-    found = {
+    found: dict[str, Any] = {
         field: ",".join(_find(name, folder) for name in names(getattr(task, field)))
         for field in ("data", "test")
     }

@@ -45,6 +45,12 @@ class Question:
                 f"question {self.id!r} has answer={self.answer}; it must be an index "
                 f"into its {len(self.options)} options (0 to {len(self.options) - 1})."
             )
+        for field in ("id", "group"):
+            if not (value := getattr(self, field)).isprintable():
+                raise ValueError(
+                    f"question {self.id!r} has {field}={value!r}, which "
+                    "must be printable."
+                )
         if self.wording not in ("trained", "unseen"):
             raise ValueError(
                 f"question {self.id!r} has wording={self.wording!r}; use 'trained' or "

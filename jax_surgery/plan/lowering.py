@@ -6,14 +6,16 @@ one of `programs.PROGRAMS`, by default the step, and prints nothing;
 `compiled.dump.compiled` reads what the compiler leaves.
 """
 
+import dataclasses
+import json
 import pathlib
-import pickle
 import sys
 
 import jax
 
 from jax_surgery.benchmarks.embedded import MODEL
 from jax_surgery.checkpoints import hf_weights
+from jax_surgery.config import build
 from jax_surgery.models import sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import SIZES, sizes
@@ -69,9 +71,14 @@ def lower(
         return called.function.lower(*called.arguments)
 
 
+def read(path: pathlib.Path) -> PlanSettings:
+    """The settings that `write` wrote."""
+    return build(PlanSettings, json.loads(path.read_text()))
+
+
 def main(path: str, name: str = "step") -> None:
     """Compiles a program for the settings in a file."""
-    settings: PlanSettings = pickle.loads(pathlib.Path(path).read_bytes())
+    settings = read(pathlib.Path(path))
     topologies.prepare()
     config = architecture_of(settings.model)
     lower(name, settings, config, mesh_of(settings)).compile()
@@ -79,7 +86,7 @@ def main(path: str, name: str = "step") -> None:
 
 def write(settings: PlanSettings, path: pathlib.Path, name: str) -> list[str]:
     """Writes settings for `main`; returns the command that compiles a program."""
-    path.write_bytes(pickle.dumps(settings))
+    path.write_text(json.dumps(dataclasses.asdict(settings)))
     return [sys.executable, "-m", "jax_surgery.plan.lowering", str(path), name]
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of a run as SVG text, for pages that need no other file."""
 
+import html
 import io
 import itertools
 import re
@@ -73,7 +74,8 @@ def as_svg(figure, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    label = html.escape(title)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
 def legend(axes) -> None:
@@ -143,7 +145,7 @@ def accuracy_curves(curve: list[dict[str, Any]], chances: dict[str, float]) -> s
         label = "chance" if len(levels) == 1 else f"chance of {', '.join(groups)}"
         axes.annotate(
             label, (1, level), xycoords=("axes fraction", "data"), color=GREY,
-            fontsize=8, ha="right", va="top",
+            fontsize=8, ha="right", va="top", parse_math=False,
         )  # fmt: skip
     _lines(axes, curve, list(dict.fromkeys(names)), scale=100.0)
     axes.set_ylim(0, 103)

@@ -95,6 +95,8 @@ ROW = {"name": "a", "data": "a.jsonl"}
         (ROW | {"name": "a,b"}, ["name='a,b' must be a word without , and ;"]),
         (ROW | {"name": "a;b"}, ["name='a;b' must be a word"]),
         (ROW | {"name": " "}, ["name=' ' must be a word"]),
+        (ROW | {"name": "a\x1b[2J"}, ["name='a\\x1b[2J' must be printable"]),
+        (ROW | {"family": "a\nb"}, ["family='a\\nb' must be printable"]),
         (ROW | {"data": " , "}, ["data=' , ' names no source of text"]),
         ("{", ["not valid JSON"]),
         (ROW, ["there are two tasks named 'a'"]),

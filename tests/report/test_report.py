@@ -10,7 +10,7 @@ from report_cases import COST, EVIL, METRICS, parsed
 from jax_surgery.data.questions import Question
 from jax_surgery.metrics import multiple_choice
 from jax_surgery.metrics.multiple_choice import Answers
-from jax_surgery.report import page, pictures, table
+from jax_surgery.report import attack, page, pictures, table
 
 ACCURACY = {
     "accuracy": 0.25,
@@ -58,6 +58,27 @@ def test_texts_are_escaped_and_nothing_comes_from_elsewhere():
     tags = parsed(text).seen
     assert tags.count("svg") == 3
     assert "link" not in tags and "img" not in tags
+
+
+MATHS = r"costs $5 and $\frac"  # which matplotlib would set as mathematics, and fail
+
+
+@pytest.mark.parametrize("name", [f"</svg><b>{EVIL}", MATHS + "{{ 7 * 7 }} &amp;"])
+def test_names_from_data_stay_text_in_pictures(name):
+    curve = [{"step": i, "obsolete": 0.5, name: 0.5} for i in range(3)]
+    point = {"steps": 0, "groups": {name: {"rouge_l": {"value": 0.5}}}}
+    svgs = [
+        pictures.accuracy_curves(curve, {name: 0.25, "obsolete": 0.1}),
+        pictures.cost_bars(COST | {"items": {name: 1e12}}),
+        attack.curves("rouge_l", [point], [point]),
+        pictures.as_svg(pictures.sheet(1, 1), name),
+    ]
+    for svg in svgs:
+        root = xml.etree.ElementTree.fromstring(svg)  # is well formed
+        tags = {element.tag.rpartition("}")[2] for element in root.iter()}
+        assert not tags & {"script", "b", "img", "a"}
+        said = "".join(root.itertext()) + root.get("aria-label")
+        assert name.strip() in said
 
 
 def test_the_page_shows_what_was_measured():

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain_settings import plain_compute
 from safetensors.numpy import load_file, save_file
 
 from jax_surgery.checkpoints import hf_index, hf_weights
 from jax_surgery.edits import apply, edit_file
 from jax_surgery.edits.edit_file import Edit
+from jax_surgery.metrics import text
 from jax_surgery.models import decoder, output_head, rope
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.generate import greedy_generate
@@ -276,9 +278,15 @@ def test_a_scaling_that_grows_is_of_each_document(folder):
     assert answers[0] == wanted[0, 20:].tolist()
 
 
-def test_where_a_context_goes_beyond_the_positions_is_said(tiny_model):
+def test_where_a_context_goes_beyond_the_positions_is_said(
+    tiny_model, tmp_path, recwarn
+):
+    folder = pathlib.Path(shutil.copytree(tiny_model.folder, tmp_path / "model"))
+    card(folder, max_position_embeddings=64)
+    devices.load(str(folder), plain_compute(), tiny_model.tokenizer, 64)
+    assert not [w for w in recwarn if "positions" in str(w.message)]
     with pytest.warns(UserWarning, match="rows of 65 tokens .*beyond the 64 positions"):
-        devices.load(tiny_model.folder, tiny_model.compute, tiny_model.tokenizer, 65)
+        devices.load(str(folder), plain_compute(), tiny_model.tokenizer, 65)
 
 
 @pytest.mark.parametrize(
@@ -304,10 +312,6 @@ RIGHT = {"01-tied-own-head/model": 6.94660, "02-stale-index/model": 7.47416}
 def test_users_directories_give_what_transformers_gives(case):
     if not (CASES / case).is_dir():
         pytest.skip(f"{CASES / case} is not there")
-    from plain_settings import plain_compute
-
-    from jax_surgery.metrics import text
-
     model = devices.load(str(CASES / case), plain_compute())
     found = text.file_nll(model, str(CASES / "texts.jsonl"), 64)
     assert found["nll_per_token"] == pytest.approx(RIGHT[case], abs=2e-5)

@@ -53,18 +53,27 @@ ALL_PARAMETERS = {
 CASES = {
     "after_norm": ((), ALL_PARAMETERS, "layers.0.self_attn.after_norm"),
     "mistral": ((6, 6), {}, "layers.1.mlp.down_proj"),  # the surgery's own optimizer
+    "qwen2": ((), ALL_PARAMETERS, "layers.0.self_attn.q_proj"),
     "qwen3": ((), ALL_PARAMETERS, "layers.0.self_attn.q_norm"),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "qwen2" else n for n in CASES],
+)
 def test_a_surgery_loads_changes_and_exports_it(
     name, tiny_model, write_texts, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(ARCHITECTURES, AFTER_NORM.model_type, AFTER_NORM)
     windows, fields, moved = CASES[name]
     source, workdir = tmp_path / "source", tmp_path / "run"
-    config = dataclasses.replace(tiny_model.config, architecture=name, windows=windows)
+    config = dataclasses.replace(
+        tiny_model.config,
+        architecture=name,
+        windows=windows,
+        biases=ARCHITECTURES[name].biased,
+    )
     params = jax.tree.map(lambda x: 3 * x, decoder.init_params(config, 1))
     hf_weights.save_model(
         params, config, str(source), tokenizer_source=tiny_model.folder

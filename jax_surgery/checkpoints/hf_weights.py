@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,12 +85,19 @@ def load_config(source: str) -> ModelConfig:
       ValueError: an architecture or a feature that is not supported.
     """
     folder = resolve(source)
-    file = folder / "config.json"
+    file, adapter = folder / "config.json", folder / "adapter_config.json"
     if not file.exists():
-        adapter = (folder / "adapter_config.json").exists()
+        holds = adapter.exists()
         raise FileNotFoundError(
             f"{folder} is not a checkpoint: it has no config.json."
-            + " It holds an adapter; give the model that it belongs to." * adapter
+            + " It holds an adapter; give the model that it belongs to." * holds
+        )
+    if adapter.exists():
+        warnings.warn(
+            f"{folder} holds {adapter.name} beside a model: the model is read without "
+            "the adapter. Merge the two with PEFT (merge_and_unload) where both are "
+            "meant.",
+            stacklevel=1,
         )
     try:
         config = architectures.from_hf(hf_index.read_json(file))

@@ -197,6 +197,7 @@ def test_both_forms_of_config_json_are_read(name):
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5; only 1.0"),
         ({"rope_parameters": {"full_attention": {}}}, "one set of fields"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quant_method='gptq'"),
         ({"rope_scaling": {"rope_type": "su", "factor": 2.0}}, "rope type 'su'"),
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor=0; it must be"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "lacks low_freq"),

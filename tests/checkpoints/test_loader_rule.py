@@ -202,6 +202,15 @@ def test_a_broken_config_is_one_line(folder, text):
     assert "\n" not in str(error.value)
 
 
+def test_an_adapter_beside_a_model_is_said_and_one_alone_is_no_model(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.warns(UserWarning, match="read without the adapter"):
+        hf_weights.load_config(str(folder))
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="give the model that it belongs to"):
+        hf_weights.load_config(str(folder))
+
+
 def test_names_of_a_model_saved_without_its_head_are_read(folder, tmp_path):
     before = logits(folder)
     held = tensors_of(folder)

@@ -89,6 +89,13 @@ class Architecture:
                 raise ValueError(
                     f"config.json has {key}={raw[key]!r}; only {value!r} is supported."
                 )
+        if quantized := raw.get("quantization_config"):
+            fields = quantized if isinstance(quantized, dict) else {}
+            raise ValueError(
+                "config.json has quantization_config (quant_method="
+                f"{fields.get('quant_method')!r}); quantized weights are not read: give "
+                "the model in bfloat16, float16 or float32."
+            )
         if (act := raw.get("hidden_act", ACTIVATIONS[0])) not in ACTIVATIONS:
             raise ValueError(
                 f"config.json has hidden_act={act!r}; only {ACTIVATIONS[0]!r} is "

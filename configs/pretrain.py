@@ -72,5 +72,5 @@ def get_config() -> ConfigDict:
     config.loop.evaluate_every = 500  # steps
     config.loop.evaluate_questions = 300  # a group
     config.loop.checkpoint_every = 500  # steps
-    config.loop.keep = 1  # checkpoints
+    config.loop.keep = 2  # checkpoints
     return config

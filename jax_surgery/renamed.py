@@ -49,7 +49,7 @@ RENAMED: dict[str, str] = {
     "loop.log_every": "every step and every round is written to metrics.jsonl; only pretraining says how often.",
     "loop.explode_factor": "it is a constant now, 20 (EXPLODED in train/loop.py).",
     "loop.evaluate_questions": "it is a constant now, 200 a group (FIXED in methods/settings.py).",
-    "loop.keep": "it is a constant now, 2 checkpoints of a surgery (FIXED in methods/settings.py) and 1 of unlearn and learn (methods/subspace/settings.py).",
+    "loop.keep": "it is a constant now, 2 checkpoints (FIXED in methods/settings.py and methods/subspace/settings.py).",
     "compute.unroll": "it is chosen now: up to 8 layers a scan step on a CPU, elsewhere 1 (models/compute.py).",
     "objective.ascent": "it is an option of the method now: config.method=surgery:ascent=level.",
     "objective.cap": "it is an option of the method now: config.method=surgery:ascent=cap,cap=5.5.",

@@ -204,9 +204,8 @@ def train(
     checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
     guard = _LossGuard(checkpoints.describe, advice)
     step, ended = 0, False
-    if checkpoints.latest is not None:
-        step = checkpoints.latest
-        state, loop_state = checkpoints.restore(state)
+    if restored := checkpoints.restore(state):
+        step, state, loop_state = restored
         stream.set_state(loop_state["stream"])
         guard.first = list(loop_state["first_losses"])
         ended = loop_state.get("ended", False)

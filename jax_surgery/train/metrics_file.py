@@ -98,10 +98,34 @@ def as_lines(rows: Sequence[Mapping[str, Any]]) -> str:
 def read_metrics(path: Any) -> list[dict[str, float]]:
     """All lines of a metrics.jsonl; [] where there is none.
 
-    An incomplete last line, left by a killed process, is not read.
+    An incomplete last line, left by a killed process, is not read. Other lines that are
+    damaged are left out too, and said.
     """
     file = epath.Path(path)
     if not file.exists():
         return []
-    complete = file.read_text().rpartition("\n")[0]
-    return [json.loads(line) for line in complete.splitlines() if line]
+    rows, damaged = [], []
+    complete = file.read_bytes().rpartition(b"\n")[0]
+    for number, line in enumerate(complete.split(b"\n"), start=1):
+        row = _parsed(line)
+        if row is not None:
+            rows.append(row)
+        elif line.strip():
+            damaged.append(number)
+    if damaged:
+        print(
+            f"{file}: {len(damaged)} damaged lines are left out, first line {damaged[0]}"
+        )
+    return rows
+
+
+def _parsed(line: bytes) -> dict[str, float] | None:
+    """The numbers of a line, its step among them; None where it holds none."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return None
+    right = all(isinstance(value, int | float) for value in row.values())
+    return row if right else None

@@ -161,7 +161,7 @@ def test_a_resumed_run_is_bit_equal(name, tmp_path):
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, half, {"step": 1})
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        stored, _ = checkpoints.restore(optimizer.init(params))
+        stored = checkpoints.restore(optimizer.init(params)).state
     left, right = (update(gradients, s, params) for s in (half, stored))
     assert jax.tree.structure(left) == jax.tree.structure(right)
     jax.tree.map(np.testing.assert_array_equal, left, right)

@@ -41,7 +41,10 @@ def test_round_trip_is_exact(tmp_path):
     with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
         assert checkpoints.latest == 3
         assert f"step 3 is kept in {tmp_path}" in checkpoints.describe()
-        state, loop_state = checkpoints.restore(jax.tree.map(jnp.zeros_like, STATE))
+        step, state, loop_state = checkpoints.restore(
+            jax.tree.map(jnp.zeros_like, STATE)
+        )
+    assert step == 3
     assert_same(state, STATE)
     assert loop_state == LOOP_STATE
     assert json.dumps(loop_state, sort_keys=True) == json.dumps(
@@ -66,7 +69,7 @@ def test_donating_the_state_while_it_is_written_changes_nothing(tmp_path):
         for _ in range(20):
             state = advance(state)
     with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
-        restored, _ = checkpoints.restore(state)
+        restored = checkpoints.restore(state).state
     assert_same(restored, jax.tree.map(jnp.zeros_like, state))
 
 
@@ -84,7 +87,9 @@ def test_an_unfinished_save_is_not_taken_for_a_checkpoint(tmp_path):
     (tmp_path / "c" / "4.orbax-checkpoint-tmp").mkdir()
     with Checkpoints(tmp_path / "c", keep=2) as checkpoints:
         assert checkpoints.latest == 2
-        assert_same(checkpoints.restore(STATE)[0], STATE)
+        # Repeated stops must not fill the disk.
+        assert {p.name for p in (tmp_path / "c").iterdir()} == {"2"}
+        assert_same(checkpoints.restore(STATE).state, STATE)
         checkpoints.save(4, STATE, LOOP_STATE)
     assert Checkpoints(tmp_path / "c", keep=2).latest == 4
 
@@ -114,6 +119,24 @@ def test_metrics_go_on_after_the_step_that_is_resumed(tmp_path):
     assert rows[2] == {"step": 3, "loss": 1.0, "kl": 1.0}
     assert rows[3] == {"step": 4, "loss": 0.5}
     assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_damaged_lines_of_metrics_are_left_out_and_said(tmp_path, capsys):
+    """Those of a file that was cut, overwritten or filled with zeros by a crash."""
+    file = tmp_path / "metrics.jsonl"
+    good = b'{"step": 1, "loss": 0.5}\n', b'{"step": 4, "loss": NaN}\n'
+    bad = b'{"step": 2, "lo\n', b"\0\0\0\0\xff\n", b'["step"]\n', b'{"step": "3"}\n'
+    file.write_bytes(good[0] + b"".join(bad) + b"\n" + good[1] + b'{"step": 5')
+    assert [row["step"] for row in read_metrics(file)] == [1, 4]
+    said = f"{file}: 4 damaged lines are left out, first line 2\n"
+    assert capsys.readouterr().out == said
+    with MetricsWriter(tmp_path, after=4) as writer:  # which writes whole lines alone
+        writer.write(5, {"loss": 0.25})
+    assert capsys.readouterr().out == said
+    assert [row["step"] for row in read_metrics(file)] == [1, 4, 5]
+    assert not capsys.readouterr().out
+    file.write_bytes(b"")
+    assert read_metrics(file) == []
 
 
 def test_tensorboard_reads_the_same_numbers(tmp_path):

@@ -142,10 +142,10 @@ def initial_moments(work: Work, text: RetainedText, directory: str) -> moments.M
     )
     folder = folder / key[:16]
     sums, done = moments.zero_moments(model.config, work.trainable), 0
-    with Checkpoints(folder, 1) as saved:
-        if saved.latest is not None:
-            sums, state = saved.restore(sums)
-            done = saved.latest
+    shared = bool(work.how.statistics.cache)
+    with Checkpoints(folder, 1, shared=shared) as saved:
+        if restored := saved.restore(sums):
+            done, sums, state = restored
             if state["key"] != key:
                 raise ValueError(
                     f"{folder} holds statistics of something else ({state['key']}); "

@@ -116,7 +116,7 @@ class TasksSettings:
             "log_every": 1,
             "evaluate_every": 0,
             "evaluate_questions": 200,
-            "keep": 1,
+            "keep": 2,
         },
     }
 

@@ -6,6 +6,7 @@ import signal
 
 import numpy as np
 import pytest
+from damage import flip, largest
 from subspace_run_cases import ROUNDS, edit_of, go, work_of
 
 from jax_surgery.methods.subspace import knowledge, rounds
@@ -96,6 +97,13 @@ def test_statistics_stopped_in_the_middle_go_on(own, tmp_path, monkeypatch, caps
     found = knowledge.initial_moments(ours, text, str(tmp_path))
     assert "going on at 2" in capsys.readouterr().out
     assert found.keys() == wanted.keys()
+    for kind, total in wanted.items():
+        np.testing.assert_array_equal(found[kind], total)
+    # Damaged ones are summed again.
+    [folder] = (tmp_path / "statistics").iterdir()
+    flip(largest(folder / f"{text.num_batches}"))
+    found = knowledge.initial_moments(ours, text, str(tmp_path))
+    assert f"step {text.num_batches} in {folder} is damaged" in capsys.readouterr().out
     for kind, total in wanted.items():
         np.testing.assert_array_equal(found[kind], total)
     # A task's tokens weigh its weight together, whatever their number.

@@ -131,7 +131,9 @@ def _cache_of(
     model: Model, texts: RoleTexts, role: str, reading: Reading, directory: str
 ) -> reference_cache.ReferenceCache:
     packer, config, compute = texts.packers[role], model.config, model.compute
-    key = reference_cache.fingerprint(model.params, packer, compute) + reading.key
+    key = (
+        reference_cache.fingerprint(model.params, config, packer, compute) + reading.key
+    )
     folder = reference_folder(directory, key, role)
     cache = reference_cache.open_on_all(folder, key)
     if cache is not None:

@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
@@ -21,53 +20,28 @@ from etils import epath
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import one_pass
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import distributed
+from jax_surgery.storage import files
+from jax_surgery.train import checksums
 
 STATES, CARD = "hidden_states.bin", "card.json"
 
 
-def fingerprint(params: Any, packer: Packer, compute: Any) -> str:
-    """Hash of the model's weights, the corpus' tokens and how they are computed.
+def fingerprint(params: Any, config: ModelConfig, packer: Packer, compute: Any) -> str:
+    """Hash of the model, the corpus' tokens and how they are computed.
 
     Args:
-      params: of the frozen model.
+      params, config: of the frozen model.
       packer: the corpus.
       compute: `model.decoder.Compute`; its dtype counts.
     """
-    digest = hashlib.sha256()
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
-        name, sums = jax.tree_util.keystr(path), _sums(leaf)
-        text = f"{name} {leaf.dtype} {leaf.shape} {[int(s) for s in sums]};"
-        digest.update(text.encode())
+    digest = hashlib.sha256(checksums.of_model(params, config).encode())
     for document in packer.documents:
         digest.update(len(document.tokens).to_bytes(4, "little"))
         digest.update(document.tokens.astype("<i4").tobytes())
     digest.update(repr((compute.dtype, packer.context)).encode())
     return digest.hexdigest()
-
-
-@jax.jit
-def _sums(leaf: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two sums of an array's bits, each number times odd ones of its place.
-
-    Computed where the array lies, since the weights of a large model fit no host; sums
-    of integers do not depend on the order, hence on no mesh.
-    """
-    bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
-    bits = bits.astype(jnp.uint32)
-    sums = []
-    for seed in (0x9E3779B9, 0x85EBCA6B):
-        place = jnp.full(leaf.shape, seed, jnp.uint32)
-        for axis, size in enumerate(leaf.shape):
-            shape = [size if axis == a else 1 for a in range(leaf.ndim)]
-            index = jnp.arange(size, dtype=jnp.uint32).reshape(shape)
-            place = (place ^ index) * jnp.uint32(0xC2B2AE35)
-            place ^= place >> 15
-        mixed = (bits ^ (bits >> 16)) * (2 * place + 1)
-        sums.append(mixed.sum(dtype=jnp.uint32))
-    first, second = sums
-    return first, second
 
 
 class ReferenceCache:
@@ -93,49 +67,78 @@ def _folder(directory: str) -> epath.Path:
     return epath.Path(directory)
 
 
-def open_cache(directory: str, key: str) -> ReferenceCache:
-    """Opens a cache made for `key`.
+class UnusableCache(ValueError):
+    """A cache that is stale or damaged, and is to be computed again."""
+
+
+def _read_card(directory: str) -> dict[str, Any]:
+    """The card of a cache; its checksum is right.
 
     Raises:
       FileNotFoundError: there is none (or one whose making was interrupted).
-      ValueError: it was made for another model, text or dtype (stale), or its file
-        was cut short.
+      UnusableCache: it is damaged.
     """
-    folder = _folder(directory)
-    if not (folder / CARD).exists():
+    file = _folder(directory) / CARD
+    if not file.exists():
         raise FileNotFoundError(f"no reference cache in {directory}.")
-    card = json.loads((folder / CARD).read_text())
+    try:
+        card = json.loads(file.read_bytes())
+        if card.pop("checksum") == checksums.of_value(card):
+            return card
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise UnusableCache(f"the reference cache in {directory} has a damaged {CARD}.")
+
+
+def open_cache(directory: str, key: str) -> ReferenceCache:
+    """Opens a cache made for `key`, and reads all of it once to check it.
+
+    Raises:
+      FileNotFoundError: there is none (or one whose making was interrupted).
+      UnusableCache: it was made for another model, text or dtype (stale), or it is
+        damaged.
+    """
+    card = _read_card(directory)
     if card["key"] != key:
-        raise ValueError(
+        raise UnusableCache(
             f"the reference cache in {directory} is stale: it was made for "
-            f"{card['key'][:12]}, this model, retain text and dtype are {key[:12]}. "
-            "Delete the folder, or take another workdir, to compute it again."
+            f"{card['key'][:12]}, this model, retain text and dtype are {key[:12]}."
         )
+    cache = _mapped(directory, card)
+    if checksums.of_file(_folder(directory) / STATES) != card["states"]:
+        raise UnusableCache(
+            f"the reference cache in {directory} is damaged: {STATES} does not agree "
+            "with its checksum."
+        )
+    return cache
+
+
+def _mapped(directory: str, card: dict[str, Any]) -> ReferenceCache:
+    file = _folder(directory) / STATES
     shape, dtype = tuple(card["shape"]), jnp.dtype(card["dtype"])
-    size = (folder / STATES).stat().length if (folder / STATES).exists() else 0
+    size = file.stat().length if file.exists() else 0
     wanted = int(np.prod(shape)) * dtype.itemsize
     if size != wanted:
-        raise ValueError(
+        raise UnusableCache(
             f"the reference cache in {directory} has {size} bytes of states, its card "
-            f"says {wanted}; delete the folder to compute it again."
+            f"says {wanted}."
         )
-    states = np.memmap(folder / STATES, mode="r", dtype=dtype, shape=shape)
-    return ReferenceCache(states)
+    return ReferenceCache(np.memmap(file, mode="r", dtype=dtype, shape=shape))
 
 
 def open_on_all(directory: str, key: str) -> ReferenceCache | None:
     """The result of `open_cache` if every process has a cache, else None on all of them.
 
     To make one all processes compute together, so one that lacks its own (a host that
-    was replaced) must not be alone in that.
-
-    Raises:
-      ValueError: see `open_cache`.
+    was replaced) must not be alone in that. One that cannot be used is said in a line.
     """
+    cache = None
     try:
         cache = open_cache(directory, key)
     except FileNotFoundError:
-        cache = None
+        pass
+    except UnusableCache as error:
+        print(f"{error} It is computed again.")
     return cache if distributed.all_agree(cache is not None) else None
 
 
@@ -176,6 +179,8 @@ def create_cache(
         hidden_BTD = hidden_BTD.reshape(*index_BT.shape, width)
         states[index_BT[index_BT >= 0]] = hidden_BTD[index_BT >= 0]
     states.flush()
-    card = {"key": key, "shape": shape, "dtype": dtype}
-    (folder / CARD).write_text(json.dumps(card))
-    return open_cache(directory, key)
+    card = {"key": key, "shape": list(shape), "dtype": dtype}
+    card["states"] = checksums.of_file(folder / STATES)
+    card["checksum"] = checksums.of_value(card)
+    files.write_text(folder / CARD, json.dumps(card))
+    return _mapped(directory, card)

@@ -2,20 +2,20 @@
 """The cached reference: equal to the live one in any packing, and never stale."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from etils import epath
 from plain_settings import plain_compute
 
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import Document
 from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
-from jax_surgery.train import reference_cache
+from jax_surgery.train import checksums, reference_cache
 
 CONFIG = ModelConfig(
     vocab_size=32,
@@ -59,7 +59,7 @@ def hidden_fn(params, compute=COMPUTE):
 @pytest.fixture
 def cached(tmp_path, params):
     packer = make_packer()
-    key = reference_cache.fingerprint(params, packer, COMPUTE)
+    key = reference_cache.fingerprint(params, CONFIG, packer, COMPUTE)
     where = str(tmp_path / "cache")
     cache = reference_cache.create_cache(
         where, key, packer, hidden_fn(params), WIDTH, "float32", batch_rows=4
@@ -115,19 +115,22 @@ def test_bfloat16_is_stored_as_computed(tmp_path, params):
 
 def test_the_key_knows_weights_text_and_dtype(params):
     packer = make_packer()
-    key = reference_cache.fingerprint(params, packer, COMPUTE)
-    assert key == reference_cache.fingerprint(params, make_packer(), COMPUTE)
+    key = reference_cache.fingerprint(params, CONFIG, packer, COMPUTE)
+    assert key == reference_cache.fingerprint(params, CONFIG, make_packer(), COMPUTE)
     assert key == reference_cache.fingerprint(
-        jax.tree.map(np.asarray, params), packer, dataclasses.replace(COMPUTE, unroll=2)
+        *(jax.tree.map(np.asarray, params), CONFIG, packer),
+        dataclasses.replace(COMPUTE, unroll=2),
     )
     leaves, tree = jax.tree.flatten(params)
     for i, leaf in enumerate(leaves):
         other = jnp.asarray(leaf).ravel().at[-1].add(1e-3).reshape(leaf.shape)
         changed = jax.tree.unflatten(tree, [*leaves[:i], other, *leaves[i + 1 :]])
-        assert reference_cache.fingerprint(changed, packer, COMPUTE) != key
+        assert reference_cache.fingerprint(changed, CONFIG, packer, COMPUTE) != key
     bfloat16 = plain_compute(dtype="bfloat16")
-    assert reference_cache.fingerprint(params, packer, bfloat16) != key
-    assert reference_cache.fingerprint(params, make_packer(1), COMPUTE) != key
+    assert reference_cache.fingerprint(params, CONFIG, packer, bfloat16) != key
+    assert reference_cache.fingerprint(params, CONFIG, make_packer(1), COMPUTE) != key
+    other = dataclasses.replace(CONFIG, rope_theta=CONFIG.rope_theta + 1)
+    assert reference_cache.fingerprint(params, other, packer, COMPUTE) != key
     # The same tokens with other borders between documents are other text.
     tokens = np.concatenate([d.tokens for d in packer.documents])[:12]
     borders = [
@@ -138,17 +141,19 @@ def test_the_key_knows_weights_text_and_dtype(params):
         )
         for at in ([4], [6])
     ]
-    a, b = (reference_cache.fingerprint(params, p, COMPUTE) for p in borders)
+    a, b = (reference_cache.fingerprint(params, CONFIG, p, COMPUTE) for p in borders)
     assert a != b
 
 
-def test_a_stale_cache_is_refused(cached):
+def test_a_stale_cache_is_refused(cached, capsys):
     where, *_ = cached
-    with pytest.raises(ValueError, match="is stale: .*Delete the folder"):
+    with pytest.raises(reference_cache.UnusableCache, match="is stale: .*made for"):
         reference_cache.open_cache(where, "another key")
+    assert reference_cache.open_on_all(where, "another key") is None
+    assert capsys.readouterr().out.endswith("are another key. It is computed again.\n")
 
 
-def test_an_absent_interrupted_or_cut_cache_is_refused(cached, tmp_path):
+def test_an_absent_or_interrupted_cache_is_none(cached, tmp_path):
     where, key, packer, _ = cached
     with pytest.raises(FileNotFoundError, match="no reference cache"):
         reference_cache.open_cache(str(tmp_path / "none"), key)
@@ -161,10 +166,66 @@ def test_an_absent_interrupted_or_cut_cache_is_refused(cached, tmp_path):
     with pytest.raises(FileNotFoundError, match="no reference cache"):
         reference_cache.open_cache(where, key)
 
-    card = {"key": key, "shape": [packer.num_tokens + 1, WIDTH], "dtype": "float32"}
-    (tmp_path / "cache" / reference_cache.CARD).write_text(json.dumps(card))
-    with pytest.raises(ValueError, match="bytes of states, its card says"):
+
+def changed(file, change):
+    """Changes the bytes of a file."""
+    data = bytearray(file.read_bytes())
+    file.write_bytes(change(data) or data)
+
+
+def flip(data, place=0.5, bit=1):
+    data[int(place * (len(data) - 1))] ^= bit
+
+
+DAMAGES = [
+    (
+        reference_cache.STATES,
+        lambda d: flip(d, 0.0),
+        "does not agree with its checksum",
+    ),
+    (
+        reference_cache.STATES,
+        lambda d: flip(d, 1.0),
+        "does not agree with its checksum",
+    ),
+    (reference_cache.STATES, lambda d: d[:-1], "bytes of states, its card says"),
+    (reference_cache.STATES, lambda d: d + b"0", "bytes of states, its card says"),
+    (reference_cache.CARD, lambda d: d[: len(d) // 2], "has a damaged card.json"),
+    (reference_cache.CARD, lambda d: b"\xff", "has a damaged card.json"),
+    (reference_cache.CARD, lambda d: b"[]", "has a damaged card.json"),
+    (reference_cache.CARD, lambda d: flip(d, 0.1), "has a damaged card.json"),
+    (reference_cache.CARD, lambda d: flip(d, 0.6), "has a damaged card.json"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "words"), DAMAGES)
+def test_a_damaged_cache_is_said_and_computed_again(
+    cached, tmp_path, name, change, words, capsys
+):
+    where, key, *_ = cached
+    changed(tmp_path / "cache" / name, change)
+    with pytest.raises(reference_cache.UnusableCache, match=words):
         reference_cache.open_cache(where, key)
+    assert reference_cache.open_on_all(where, key) is None
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.endswith("It is computed again.")
+
+
+def test_a_cache_without_its_states_is_damaged(cached, tmp_path):
+    where, key, *_ = cached
+    (tmp_path / "cache" / reference_cache.STATES).unlink()
+    with pytest.raises(reference_cache.UnusableCache, match="has 0 bytes of states"):
+        reference_cache.open_cache(where, key)
+
+
+def test_pieces_of_a_file_have_one_checksum(tmp_path, monkeypatch):
+    monkeypatch.setattr(checksums, "PIECE", 4)
+    file = epath.Path(tmp_path / "f")
+    found = set()
+    for text in (b"", b"abcd", b"abcdefgh", b"efghabcd", b"abcdefg", b"abcdefgx"):
+        file.write_bytes(text)
+        found.add(checksums.of_file(file))
+    assert len(found) == 6
 
 
 def test_what_cannot_be_cached():

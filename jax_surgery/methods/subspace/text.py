@@ -161,10 +161,10 @@ class RetainedText:
     @functools.cached_property
     def key(self) -> str:
         """Hash of the model, the text, its weights, and what is read of them."""
-        work = self._work
+        work, model = self._work, self._work.model
         digest = hashlib.sha256()
-        compute = work.model.compute
-        digest.update(fingerprint(work.model.params, self.packer, compute).encode())
+        of = (model.params, model.config, self.packer, model.compute)
+        digest.update(fingerprint(*of).encode())
         digest.update(self._weights.tobytes())
         read = (work.trainable, self.num_batches, meshes.round_rows(ROWS))
         digest.update(repr(read).encode())

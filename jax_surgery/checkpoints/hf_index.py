@@ -31,6 +31,8 @@ DTYPES = {
     if dtype != np.float64
 }
 
+AGAIN = "Copy it again from where the checkpoint came from."
+
 
 def read_json(file: epath.Path) -> dict[str, Any]:
     """The object in a JSON file.
@@ -39,18 +41,19 @@ def read_json(file: epath.Path) -> dict[str, Any]:
       FileNotFoundError: there is no such file.
       ValueError: it holds something else.
     """
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder and not a file. {AGAIN}")
     try:
         found = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:
         why = str(error) if isinstance(error, json.JSONDecodeError) else "not text"
         raise ValueError(
             f"{file} is not JSON ({why}): it is damaged or was not copied completely. "
-            "Copy it again from where the checkpoint came from."
+            f"{AGAIN}"
         ) from error
     if not isinstance(found, dict):
         raise ValueError(  # noqa: TRY004, of a file, which users read in one line
-            f"{file} holds a {type(found).__name__} and not an object of fields. Copy it "
-            "again from where the checkpoint came from."
+            f"{file} holds a {type(found).__name__} and not an object of fields. {AGAIN}"
         )
     return found
 

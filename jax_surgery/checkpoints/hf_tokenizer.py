@@ -77,6 +77,8 @@ def load(folder: epath.Path) -> Any:
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
                 place, trust_remote_code=False
             )
+            # Some fields that are wrong are read without a word, and show in use alone.
+            tokenizer(["a text"], return_attention_mask=False, verbose=False)
         except BaseException as error:
             # What the Rust library panics with is no Exception.
             panicked = type(error).__name__ == "PanicException"

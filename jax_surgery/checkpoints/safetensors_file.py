@@ -79,6 +79,8 @@ def _size(held: Any) -> int:
 
 def _header(file: epath.Path) -> tuple[dict[str, Any], int]:
     """The header of a file, and where its tensors start."""
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder and not a file. Download it again.")
     size = file.stat().length
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")

@@ -10,6 +10,7 @@ import pytest
 from jax_surgery.parallel import backend
 
 RUN = """
+import jax
 from jax_surgery.parallel import backend, distributed
 backend.has_plugins = lambda: False
 distributed.initialise()

@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict()
     config.data.relearn = ""  # sources of what was removed, where benchmark is ""
     config.data.held_out = ""  # sources of what is asked; "" is half of relearn
+    config.data.chat = "auto"  # questions in the model's chat template; or "never"
     config.data.context = 128  # tokens a row
 
     # What the adversary may spend; 0 sets no limit.

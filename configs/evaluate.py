@@ -26,6 +26,9 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.questions = "embedded"  # a questions JSONL, or "" for none
+    # Whether questions are asked in the model's chat template: "auto" where it has one,
+    # "always", or "never".
+    config.data.chat = "auto"
     config.data.text = ""  # JSONL files, comma-separated
     config.data.context = 256  # tokens a row
 

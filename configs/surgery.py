@@ -79,6 +79,9 @@ def get_config() -> ConfigDict:
         2.5  # nats; unlearn tokens that retained text does not foresee
     )
     config.data.questions = "embedded"  # a questions JSONL, or "" for none
+    # Whether questions are asked in the model's chat template: "auto" where it has one,
+    # "always", or "never". That of models trained here, on plain text, is no such one.
+    config.data.chat = "auto"
 
     config.mesh = ConfigDict()
     config.mesh.data = 0  # copies of the model; 0 is one for each TPU slice

@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
     config.tasks.source = "suite"  # or a JSONL file of tasks
     config.tasks.targets = "dict_a"  # "a,b" together, "a;b" one after the other
     config.tasks.similar = "family"  # to the targets; "overlap", or names
+    config.tasks.chat = "auto"  # questions in the model's chat template; or "never"
     config.tasks.context = 128  # tokens a row
     config.tasks.rows = 4  # of targets' text in a round
     config.tasks.rows_retained = 8  # in a round; 0 with the method's guard=0

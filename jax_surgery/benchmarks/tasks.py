@@ -20,6 +20,7 @@ A tasks file is JSONL, one task per line:
 """
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,11 +29,12 @@ from etils import epath
 from jax_surgery.benchmarks import suite
 from jax_surgery.benchmarks.base import SCORERS, group_probe, text_probe
 from jax_surgery.config import names
-from jax_surgery.data import records
-from jax_surgery.data.forms import hint
+from jax_surgery.data import overlap, records
+from jax_surgery.data.forms import Record, hint
 from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
-from jax_surgery.data.sources import parse_rows, read_jsonl
+from jax_surgery.data.prompts import AsChat
+from jax_surgery.data.sources import MAX_ERRORS_SHOWN, parse_rows, read_jsonl
 from jax_surgery.data.tokens import Document
 
 # The fields of a line; a run gives each task its role.
@@ -47,11 +49,13 @@ class GroupText:
       group: the group.
       documents: the text that identifies it; their last token, eos, is not learned.
       probe: what it is scored on, its text as documents too.
+      records: what the documents were made of; () where they came as such.
     """
 
     group: Group
     documents: tuple[Document, ...]
     probe: Probe
+    records: tuple[Record, ...] = ()
 
     @property
     def chance(self) -> float:
@@ -171,8 +175,13 @@ def _find(source: str, folder: epath.Path) -> str:
     )
 
 
-def read_text(task: Group, tokenizer: Any, context: int) -> GroupText:
+def read_text(
+    task: Group, tokenizer: Any, context: int, chat: AsChat = "auto"
+) -> GroupText:
     """Reads and tokenises a task.
+
+    Args:
+      chat: whether its questions are asked in the model's chat template.
 
     Raises:
       FileNotFoundError, ValueError: see `records` and `questions`; names the task.
@@ -184,7 +193,31 @@ def read_text(task: Group, tokenizer: Any, context: int) -> GroupText:
     except (FileNotFoundError, ValueError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"task {task.name!r}: {error}") from error
-    return GroupText(task, own.documents, tested)
+    asked = dataclasses.replace(tested, chat=chat)
+    return GroupText(task, own.documents, asked, tuple(read))
+
+
+def check_overlap(texts: Mapping[str, GroupText], tokenizer: Any) -> None:
+    """Refuses a task to unlearn that shares a text with one which is retained, and warns
+    of one to learn that does.
+
+    Raises:
+      ValueError: names the two tasks.
+    """
+    kept = {n: text for n, text in texts.items() if text.group.role == "retain"}
+    for name, text in texts.items():
+        for other, retained in kept.items() if text.group.role != "retain" else ():
+            both = overlap.find(text.records, retained.records, tokenizer)
+            if not both:
+                continue
+            said = (
+                f"{len(both)} texts are in both {name!r}, a target, and {other!r}, which "
+                f"is retained: {'; '.join(both[:MAX_ERRORS_SHOWN])}. Take them out of one "
+                "of the two."
+            )
+            if text.group.role == "unlearn":
+                raise ValueError(said)
+            warnings.warn(said, stacklevel=2)
 
 
 def similar_to(targets: list[str], tasks: Mapping[str, Group], named: str) -> set[str]:

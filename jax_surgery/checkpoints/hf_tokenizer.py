@@ -139,11 +139,26 @@ def _ends(folder: epath.Path, config: ModelConfig) -> dict[str, list[int]]:
         "bos_token_id of config.json": listed(config.bos_token_id),
         "eos_token_id of config.json": listed(config.eos_token_id),
     }
-    file = folder / "generation_config.json"
-    if file.exists():
-        eos = hf_index.read_json(file).get("eos_token_id")
-        found["eos_token_id of generation_config.json"] = listed(eos)
+    found["eos_token_id of generation_config.json"] = list(end_tokens(folder))
     return found
+
+
+def end_tokens(folder: epath.Path) -> tuple[int, ...]:
+    """What generation_config.json says ends an answer; () where it says nothing.
+
+    Raises:
+      ValueError: the file is no JSON object, or its eos_token_id no token.
+    """
+    file = folder / "generation_config.json"
+    given = hf_index.read_json(file).get("eos_token_id") if file.exists() else None
+    ids = given if isinstance(given, list) else [given]
+    ends = tuple(i for i in ids if i is not None)
+    if any(type(i) is not int for i in ends):
+        raise ValueError(
+            f"{file}: eos_token_id={given!r} must be the id of a token, or a list of "
+            "them; correct it, or leave the field out."
+        )
+    return ends
 
 
 def warn_of_positions(config: ModelConfig, context: int, source: str) -> None:

@@ -223,7 +223,8 @@ def load(
     tokenizer = tokenizer or load_tokenizer(source)
     hf_tokenizer.warn_of_positions(load_config(source), context, source)
     params, config = load_model(source, dtype)
-    return Model(params, config, tokenizer, compute, source)
+    ends = hf_tokenizer.end_tokens(resolve(source))
+    return Model(params, config, tokenizer, compute, source, ends)
 
 
 def _exported(

@@ -67,6 +67,12 @@ class Record:
             return f"{self.question}\n{self.answer}"
         return self.prompt + self.answer
 
+    @property
+    def said(self) -> str:
+        """What is learned last: the answer, or the assistant's last message."""
+        by_assistant = [c for role, c in self.messages if role == "assistant" and c]
+        return by_assistant[-1] if by_assistant else self.answer
+
 
 def normalised(text: str) -> str:
     """The text as compared for overlap: NFKC, lower case, single spaces."""

@@ -5,7 +5,9 @@ import dataclasses
 from typing import Any
 
 from jax_surgery.data.forms import Record
+from jax_surgery.data.prompts import AsChat
 from jax_surgery.data.questions import Question
+from jax_surgery.data.template_marks import end_tokens
 from jax_surgery.data.tokens import Document, encode, without_end
 
 
@@ -21,7 +23,9 @@ class Probe:
       documents: text that is tokenised already; read in the place of `records`.
       metrics: names in `metrics.METRICS` of what is measured.
       known_chance: the score of a model that does not know the group, where it is known.
-      ends: whether the end of a text (eos) is one of the tokens that are asked.
+      ends: whether the end of a text (eos, or what closes a turn) is one of the tokens
+        that are asked.
+      chat: whether questions are asked in the model's chat template.
     """
 
     group: str
@@ -32,6 +36,7 @@ class Probe:
     metrics: tuple[str, ...] = ()
     known_chance: float | None = None
     ends: bool = True
+    chat: AsChat = "auto"
 
     @property
     def chance(self) -> float | None:
@@ -53,7 +58,8 @@ class Probe:
             return self
         found = encode(self.records, tokenizer, self.context)
         if not self.ends:
-            found = [without_end(d, tokenizer.eos_token_id) for d in found]
+            ends = end_tokens(tokenizer)
+            found = [without_end(document, ends) for document in found]
         return dataclasses.replace(self, documents=tuple(found))
 
     def first(self, limit: int | None) -> "Probe":

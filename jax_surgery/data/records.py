@@ -17,10 +17,12 @@ source may say which fields to take, and under which name they stand there:
     hf:NAME#prompt=instruction+answer=output
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from jax_surgery.config import names
-from jax_surgery.data.forms import FIELDS, Record, hint, normalised, parse_record
+from jax_surgery.data import overlap
+from jax_surgery.data.forms import FIELDS, Record, hint, parse_record
 from jax_surgery.data.sources import MAX_ERRORS_SHOWN, parse_rows, rows_of
 
 
@@ -85,20 +87,23 @@ def read_role(sources: str, role: str) -> list[Record]:
     return [record for name in given for record in read_source(name)]
 
 
-def check_overlap(unlearn: list[Record], retain: list[Record]) -> None:
-    """Refuses a text that has both roles, unlearn and retain.
+def check_overlap(
+    unlearn: Sequence[Record],
+    others: Sequence[Record],
+    role: str = "retain",
+    tokenizer: Any = None,
+) -> None:
+    """Refuses what is to be unlearned and has another role too.
+
+    Args:
+      role: of the others.
+      tokenizer: of the model, where it is loaded (see `overlap.find`).
 
     Raises:
-      ValueError: names the first few pairs.
+      ValueError: names the first few pairs, and how many there are.
     """
-    retained = {normalised(record.text): record.origin for record in retain}
-    both = [
-        f"{record.origin} = {retained[text]}"
-        for record in unlearn
-        if (text := normalised(record.text)) in retained
-    ]
-    if both:
+    if both := overlap.find(unlearn, others, tokenizer):
         raise ValueError(
-            f"{len(both)} texts are in both unlearn and retain: "
+            f"{len(both)} texts are in both unlearn and {role}: "
             f"{'; '.join(both[:MAX_ERRORS_SHOWN])}. Take them out of one of the two."
         )

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from jax_surgery.data import roles, template_marks
 from jax_surgery.data.background import Background, select
 from jax_surgery.data.forms import Record
 from jax_surgery.data.packing import Packer
@@ -44,8 +45,11 @@ def pack(
         (see `pairs.encode_pairs`); of the refusals that are drawn.
 
     Raises:
-      ValueError: see `tokens.encode`; names the role.
+      ValueError: see `tokens.encode`, and names the role; or roles learn the same.
     """
+
+    if template_marks.has_template(tokenizer):
+        roles.check_roles(read, tokenizer)
 
     def packed(role: str, records: list[Record]) -> Packer:
         with _named(role):

@@ -5,12 +5,16 @@ Every mistake in the data is found here that needs no tokenizer, so that it show
 """
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
+from typing import Any
 
 from jax_surgery.config import at_least, names
-from jax_surgery.data import records
+from jax_surgery.data import overlap, records
 from jax_surgery.data.forms import Record
+from jax_surgery.data.prompts import AsChat
 from jax_surgery.data.role_names import ROLES, Average
+from jax_surgery.data.sources import MAX_ERRORS_SHOWN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +31,7 @@ class RoleData:
     average: Average  # CE: mean over tokens then texts; or "tokens"
     surprise: float  # nats; unlearn only tokens that surprise retained text as much
     questions: str  # "embedded", a questions JSONL, or "" for none
+    chat: AsChat  # questions in the model's chat template
 
     def __post_init__(self):
         rows = ("rows_unlearn", "rows_update", "rows_retain")
@@ -77,7 +82,7 @@ def read(data: RoleData, statistics: str, needed_by: Mapping[str, str]) -> RoleR
 
     Raises:
       FileNotFoundError, ValueError: a missing file, malformed rows, a role without
-        sources, a text that is both to be unlearned and retained; or something reads
+        sources, a text that is to be unlearned and has another role; or something reads
         retained text and there is none.
     """
     found = {
@@ -99,8 +104,30 @@ def read(data: RoleData, statistics: str, needed_by: Mapping[str, str]) -> RoleR
                 + ", ".join(needed_by.values())
                 + "."
             )
-    if unlearn := found.get("unlearn"):
-        rows = found.get("retain", [])
-        both = rows if rows is retained else [*rows, *retained]
-        records.check_overlap(unlearn, both)
-    return RoleRecords(found, retained)
+    whole = RoleRecords(found, retained)
+    check_roles(whole)
+    return whole
+
+
+def check_roles(read: RoleRecords, tokenizer: Any = None) -> None:
+    """Refuses a text that is to be unlearned and also updated or retained; warns of one
+    that is both updated and retained, which may be meant.
+
+    Args:
+      tokenizer: of the model, where it is loaded: then prompts that were rendered with
+        its chat template are compared too.
+
+    Raises:
+      ValueError: see `records.check_overlap`.
+    """
+    unlearn, update, rows = (read.by_role.get(role, []) for role in ROLES)
+    kept = rows if rows is read.retained else [*rows, *read.retained]
+    records.check_overlap(unlearn, update, "update", tokenizer)
+    records.check_overlap(unlearn, kept, "retain", tokenizer)
+    if both := overlap.find(update, kept, tokenizer):
+        warnings.warn(
+            f"{len(both)} texts are in both update and retain: "
+            f"{'; '.join(both[:MAX_ERRORS_SHOWN])}. Retaining a text holds the model to "
+            "what it says now; leave what is to be learned out of retain.",
+            stacklevel=2,
+        )

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records as tokens, each token marked as learned or not.
 
-- A text, a prompt and answer, or a plainly rendered question begins with the
-  tokenizer's bos and ends with its eos (where it has them); the eos belongs to what is
-  learned, so that the model learns to stop. A chat template writes its own.
+- `prompts` renders records as text, and says what of it is learned.
 - A token that straddles the border between prompt and answer is learned if it ends in
   the answer.
 - A text longer than the context is split into pieces that overlap by one token: each
@@ -13,14 +11,16 @@
 """
 
 import dataclasses
+import functools
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from jax_surgery.data import chat
-from jax_surgery.data.forms import QUESTION_PROMPT, Record
+from jax_surgery.data import prompts
+from jax_surgery.data.forms import Record
+from jax_surgery.data.prompts import Rendered, Span
 
 _BATCH = 1024  # texts given to the tokenizer at once
 
@@ -44,93 +44,91 @@ class Document:
         """How many of its tokens are learned, the first one left out."""
         return int(self.learned[1:].sum())
 
-
-def _messages_of(record: Record) -> list[dict[str, Any]]:
-    answered = (("user", record.question), ("assistant", record.answer.strip()))
-    turns = record.messages or answered
-    further = record.further or ({},) * len(turns)
-    return [
-        {"role": role, "content": content, **more}
-        for (role, content), more in zip(turns, further, strict=True)
-    ]
-
-
-def render_prompt(question: str, tokenizer: Any) -> str:
-    """The text after which the model's answer to `question` begins.
-
-    A chat prompt where the tokenizer has a chat template, else
-    "Question: {question}\\nAnswer:" after the tokenizer's bos. Special tokens are
-    written out either way, so encode it with `add_special_tokens=False`.
-    """
-    if chat.has_template(tokenizer):
-        return tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-    return (tokenizer.bos_token or "") + QUESTION_PROMPT.format(question=question)
+    @property
+    def prompt(self) -> np.ndarray:
+        """Its tokens before the last learned stretch: what the last answer follows."""
+        learned = np.flatnonzero(self.learned)
+        if not len(learned):
+            return self.tokens
+        breaks = np.flatnonzero(np.diff(learned) > 1)
+        return self.tokens[: learned[breaks[-1] + 1 if len(breaks) else 0]]
 
 
-def _render(record: Record, tokenizer: Any) -> tuple[str, Sequence[chat.Span], bool]:
-    """A record's text, what of it is learned, whether bos and eos are still missing."""
-    asks = bool(record.question) and chat.has_template(tokenizer)
-    if record.messages or asks:
-        text, spans = chat.render(tokenizer, _messages_of(record), record.origin)
-        return text, spans, False
-    text = record.prompt + record.answer
-    return text, [(len(record.prompt), len(text))], True
-
-
-def _learned(offsets: Sequence[chat.Span], spans: Sequence[chat.Span]) -> np.ndarray:
+def _learned(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> np.ndarray:
     """Which tokens end inside a span; a token ends at its last character."""
     ends = np.asarray([end for _, end in offsets], np.int64)
     learned = np.zeros(len(ends), bool)
-    for start, stop in spans:
+    for start, _, stop in spans:
         learned |= (start < ends) & (ends <= stop)
     return learned
 
 
-def _encode_whole(records: Sequence[Record], tokenizer: Any) -> list[Document]:
-    """Records as documents of any length."""
-    rendered = [_render(record, tokenizer) for record in records]
+def encode_whole(records: Sequence[Record], tokenizer: Any) -> list[Document]:
+    """Records as documents of any length, one each.
+
+    Warns once of answers that follow other words than the prompt for generation.
+
+    Raises:
+      ValueError: see `prompts.render`.
+    """
+    documents, others = [], prompts.OtherPrompts(tokenizer)
+    for start in range(0, len(records), _BATCH):
+        batch = records[start : start + _BATCH]
+        rendered = [prompts.render(record, tokenizer) for record in batch]
+        others.count(batch, rendered)
+        documents += map(
+            functools.partial(_document, tokenizer),
+            batch,
+            rendered,
+            *_tokens(rendered, tokenizer),
+        )
+    others.warn()
+    return documents
+
+
+def _tokens(rendered: Sequence[Rendered], tokenizer: Any) -> tuple[list, list]:
+    """Of each text the token ids, and the characters that they stand for."""
     encoded = tokenizer(
-        [text for text, _, _ in rendered],
+        [one.text for one in rendered],
         add_special_tokens=False,
         return_attention_mask=False,
         return_offsets_mapping=True,
         verbose=False,  # longer texts are split, and counted, here
     )
-    bos, eos = (
-        [] if token is None else [token]
-        for token in (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    )
-    documents = []
-    for record, (_, spans, bare), ids, offsets in zip(
-        records,
-        rendered,
-        encoded["input_ids"],
-        encoded["offset_mapping"],
-        strict=True,
-    ):
-        learned = _learned(offsets, spans)
-        if bare:
-            ids = [*bos, *ids, *eos]
-            learned = np.pad(learned, (len(bos), 0))
-            learned = np.pad(learned, (0, len(eos)), constant_values=True)
-        tokens = np.asarray(ids, np.int32)
-        documents.append(Document(tokens, learned, record.origin))
-    return documents
+    return encoded["input_ids"], encoded["offset_mapping"]
 
 
-def without_end(document: Document, eos: int | None) -> Document:
-    """The document, its eos read but not learned: that a text ends is no knowledge.
+def _document(
+    tokenizer: Any, record: Record, rendered: Rendered, ids: list, offsets: list
+) -> Document:
+    learned = _learned(offsets, rendered.spans)
+    if rendered.bos:
+        ids, learned = [tokenizer.bos_token_id, *ids], np.pad(learned, (1, 0))
+    if rendered.eos:
+        ids = [*ids, tokenizer.eos_token_id]
+        learned = np.pad(learned, (0, 1), constant_values=True)
+    return Document(np.asarray(ids, np.int32), learned, record.origin)
+
+
+def without_end(document: Document, ends: Collection[int]) -> Document:
+    """The document, its ends read but not learned: that a text ends is no knowledge.
 
     Left as it is where nothing else is learned.
+
+    Args:
+      ends: tokens that end what is said (see `template_marks.end_tokens`).
     """
-    learned = document.learned.copy()
-    if document.tokens[-1] == eos and learned[1:].sum() > 1:
-        learned[-1] = False
-    return Document(document.tokens, learned, document.origin)
+    learned = document.learned & ~np.isin(document.tokens, list(ends))
+    if not learned[1:].any():
+        return document
+    return dataclasses.replace(document, learned=learned)
+
+
+def up_to_end(document: Document, ends: Collection[int]) -> Document:
+    """The document up to the last learned token that is no end."""
+    found = document.learned & ~np.isin(document.tokens, list(ends))
+    stop = int(np.flatnonzero(found)[-1]) + 1 if found.any() else len(found)
+    return Document(document.tokens[:stop], found[:stop], document.origin)
 
 
 def split(document: Document, context: int) -> list[Document]:
@@ -208,11 +206,7 @@ def encode(records: Sequence[Record], tokenizer: Any, context: int) -> list[Docu
             "tokenizer (a directory with tokenizer.json)."
         )
     _warn_of_glue(records)
-    pieces = [
-        split(document, context)
-        for start in range(0, len(records), _BATCH)
-        for document in _encode_whole(records[start : start + _BATCH], tokenizer)
-    ]
+    pieces = [split(whole, context) for whole in encode_whole(records, tokenizer)]
     _warn_of_pieces(pieces, context)
     documents = [piece for group in pieces for piece in group if piece.targets]
     if not documents:

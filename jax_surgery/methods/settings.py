@@ -158,7 +158,7 @@ class SurgerySettings:
             model=self.model,
             seed=self.seed,
             method=stage.text,
-            tasks=Tasks("", role, "", data.context, *rows),
+            tasks=Tasks("", role, "", data.chat, data.context, *rows),
             rounds=self.rounds,
             statistics=TasksStatistics(cache=""),
             lora=Adapter(rank=0, alpha=1.0),

@@ -14,12 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_surgery.data import prompts
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.stream import one_pass
-from jax_surgery.data.tokens import Document
+from jax_surgery.data.template_marks import end_tokens
+from jax_surgery.data.tokens import Document, encode_whole, up_to_end
 from jax_surgery.metrics.base import Estimate, Metric
 from jax_surgery.metrics.intervals import wilson_interval
 from jax_surgery.metrics.tokens import MANY_ROWS
@@ -78,22 +80,33 @@ class _Encoded:
     options: np.ndarray
 
 
+def encode_options(
+    questions: Sequence[Question], tokenizer: Any, as_chat: bool
+) -> list[Document]:
+    """Every question with each of its options as a document that ends with the option,
+    whose tokens alone are learned."""
+    asked = [
+        prompts.ask(q.prompt, option, f"question {q.id!r}", tokenizer, as_chat)
+        for q in questions
+        for option in q.options
+    ]
+    ends = end_tokens(tokenizer)
+    return [up_to_end(whole, ends) for whole in encode_whole(asked, tokenizer)]
+
+
 @functools.lru_cache(maxsize=8)
 def _encode_questions(
-    questions: tuple[Question, ...], tokenizer: Any, context: int
+    questions: tuple[Question, ...], tokenizer: Any, context: int, as_chat: bool
 ) -> _Encoded:
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    texts = [q.prompt + option for q in questions for option in q.options]
-    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-    pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    encoded = iter(encode_options(questions, tokenizer, as_chat))
     documents: list[Document] = []
     asked: list[tuple[int, int, int]] = []  # after which token of the text, what, whose
     start = length = option = 0
     for question in questions:
         # Tokens of the prompt with each option, and the first that ends beyond the prompt.
         parts = [
-            (bos + ids, len(bos) + sum(end <= len(question.prompt) for _, end in ends))
-            for ids, ends in itertools.islice(pairs, len(question.options))
+            (d.tokens.tolist(), len(d.prompt))
+            for d in itertools.islice(encoded, len(question.options))
         ]
         _check_fit(question, parts, context)
         alike = len({tuple(ids[:-1]) for ids, _ in parts}) == 1
@@ -154,7 +167,8 @@ def answer(model: Model, probe: Probe) -> Answers:
             f"the probe {probe.group!r} has no questions, which multiple_choice needs; "
             "name a metric of text, such as answer_accuracy."
         )
-    encoded = _encode_questions(questions, model.tokenizer, probe.context)
+    as_chat = prompts.asks_as_chat(model.tokenizer, probe.chat)
+    encoded = _encode_questions(questions, model.tokenizer, probe.context, as_chat)
     found = np.zeros(encoded.tokens.shape)
     for batch in one_pass(encoded.rows, meshes.round_rows(MANY_ROWS)):
         places_BT = encoded.places[batch.token_index_BT]
@@ -170,8 +184,22 @@ def answer(model: Model, probe: Probe) -> Answers:
     ends = np.cumsum([len(q.options) for q in questions])
     scores = np.bincount(encoded.options, found[encoded.asked], minlength=ends[-1])
     logprobs = np.split(scores, ends[:-1])
-    choice = np.array([int(np.argmax(own)) for own in logprobs])
-    return Answers(questions, choice, tuple(logprobs))
+    return Answers(questions, _likeliest(logprobs), tuple(logprobs))
+
+
+def _likeliest(logprobs: Sequence[np.ndarray]) -> np.ndarray:
+    """The likeliest option of each question; among equal ones chance chooses.
+
+    The first of them would be right too often where it is often the answer: a model that
+    finds all options alike knows none.
+    """
+    rng, choice = np.random.default_rng(0), []
+    for own in logprobs:
+        best = np.flatnonzero(own == own.max())
+        if len(best) != 1:  # none of values that are no numbers
+            best = rng.permutation(best if len(best) else len(own))
+        choice.append(int(best[0]))
+    return np.array(choice)
 
 
 def _estimate(answers: Answers, probe: Probe) -> Estimate:

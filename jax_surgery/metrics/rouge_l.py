@@ -5,7 +5,7 @@ import numpy as np
 
 from jax_surgery.data.forms import Record
 from jax_surgery.data.probes import Probe
-from jax_surgery.data.tokens import render_prompt
+from jax_surgery.data.tokens import encode_whole
 from jax_surgery.metrics.base import Estimate, Metric
 from jax_surgery.metrics.intervals import bootstrap_mean
 from jax_surgery.models.generate import greedy_generate
@@ -14,19 +14,9 @@ from jax_surgery.models.model import Model
 MAX_NEW_TOKENS = 128
 
 
-def prompt_tokens(model: Model, record: Record) -> list[int]:
-    """A record's prompt as it is learned: rendered and tokenised as `encode` does."""
-    tokenizer, text = model.tokenizer, record.prompt
-    if record.question:
-        text = render_prompt(record.question, tokenizer)
-    bos = tokenizer.bos_token_id
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    already = bos is None or (ids and ids[0] == bos)
-    return list(ids) if already else [bos, *ids]
-
-
 def greedy_answers(model: Model, probe: Probe) -> tuple[str, ...]:
-    """The model's answer to every record's prompt.
+    """The model's answer to every record's prompt: the tokens before what is learned,
+    of a chat before the assistant's last message.
 
     Raises:
       ValueError: there are no records.
@@ -39,9 +29,9 @@ def greedy_answers(model: Model, probe: Probe) -> tuple[str, ...]:
     found = greedy_generate(
         model.params,
         model.config,
-        [prompt_tokens(model, record) for record in probe.records],
+        [d.prompt.tolist() for d in encode_whole(probe.records, model.tokenizer)],
         MAX_NEW_TOKENS,
-        eos_id=model.tokenizer.eos_token_id,
+        eos_id=model.stops,
         compute=model.compute,
     )
     decode = model.tokenizer.decode
@@ -55,7 +45,7 @@ def recalls(answers: tuple[str, ...], records: tuple[Record, ...]) -> np.ndarray
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     pairs = zip(records, answers, strict=True)
     return np.array(
-        [scorer.score(r.answer.strip(), a)["rougeL"].recall for r, a in pairs]
+        [scorer.score(r.said.strip(), a)["rougeL"].recall for r, a in pairs]
     )
 
 

@@ -7,6 +7,7 @@ programs are compiled.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -110,7 +111,7 @@ def _generate(params, config, tokens_BT, lengths_B, new_tokens, stop_ids, comput
 def _stop_ids(eos: Any) -> tuple[int, ...]:
     if eos is None:
         return (-1,)
-    return tuple(eos) if isinstance(eos, list | tuple) else (int(eos),)
+    return (tuple(eos) or (-1,)) if isinstance(eos, list | tuple) else (int(eos),)
 
 
 def greedy_generate(
@@ -119,7 +120,7 @@ def greedy_generate(
     prompts: list[list[int]],
     max_new_tokens: int,
     *,
-    eos_id: int | list[int] | None = None,
+    eos_id: int | Sequence[int] | None = None,
     compute: decoder.Compute = decoder.DEFAULT_COMPUTE,
     batch_rows: int = 32,
 ) -> list[list[int]]:
@@ -129,8 +130,8 @@ def greedy_generate(
       params, config: the model.
       prompts: token ids, each at least one.
       max_new_tokens: at most this many for each prompt.
-      eos_id: token or tokens that end an answer (left out of it); None takes the
-        config's.
+      eos_id: token or tokens that end an answer (left out of it), mostly `Model.stops`;
+        None takes the config's.
       compute: dtype and memory choices.
       batch_rows: at least this many prompts are run at once.
 

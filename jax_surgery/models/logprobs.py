@@ -28,7 +28,7 @@ class TokenLogprobs(NamedTuple):
     Attributes:
       logp_BT: log p(target), nats.
       margin_BT: log-odds z_y - logsumexp_{j != y} z_j, nats.
-      top_BT: whether the target is the most likely token.
+      top_BT: whether the target is the most likely token, and no other is as likely.
       rival_logp_BT: log p of the likeliest other token, nats.
     """
 
@@ -118,7 +118,7 @@ def of_targets(head_DV, hidden_CD, targets_C) -> TokenLogprobs:
     rest = jax.nn.logsumexp(others_CV, axis=-1)
     total = jnp.logaddexp(rest, at_target)
     rival = others_CV.max(-1)
-    top = at_target >= rival
+    top = at_target > rival  # a tie is no knowledge: of uniform logits nothing is
     return TokenLogprobs(at_target - total, at_target - rest, top, rival - total)
 
 

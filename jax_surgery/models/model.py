@@ -4,6 +4,7 @@
 import dataclasses
 from typing import Any
 
+from jax_surgery.data import template_marks
 from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
 from jax_surgery.models.config import ModelConfig
 
@@ -22,6 +23,7 @@ class Model:
       tokenizer: the Hugging Face tokenizer.
       compute: dtype, rematerialisation and attention kernel of forward passes.
       source: the directory or hub name it was loaded from; "" for one made in memory.
+      end_tokens: what generation_config.json says ends an answer; () where it says nothing.
     """
 
     params: Any
@@ -29,6 +31,17 @@ class Model:
     tokenizer: Any
     compute: Compute = DEFAULT_COMPUTE
     source: str = ""
+    end_tokens: tuple[int, ...] = ()
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Tokens that end an answer, whoever says so: the configs of the model and of
+        its generation, the tokenizer, or its chat template."""
+        own = self.config.eos_token_id
+        listed = own if isinstance(own, list | tuple) else [own]
+        known = {int(token) for token in listed if token is not None}
+        ends = template_marks.end_tokens(self.tokenizer)
+        return tuple(sorted(known.union(self.end_tokens, ends)))
 
     def with_params(self, params: Any) -> "Model":
         """The same model with other parameters."""

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Greedy answers before and after a run, for the report."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from jax_surgery.data import prompts
+from jax_surgery.data.prompts import AsChat
 from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import Document
+from jax_surgery.metrics import multiple_choice
 from jax_surgery.models.generate import greedy_generate
 from jax_surgery.models.model import Model
 from jax_surgery.report import page
@@ -53,6 +56,7 @@ class Examples:
             model.config,
             [asked.tokens for asked in self._prompts],
             self._tokens,
+            eos_id=model.stops,
             batch_rows=len(self._prompts),
             compute=model.compute,
         )
@@ -74,42 +78,82 @@ class Examples:
         ]
 
 
-def of_questions(model: Model, questions: tuple[Question, ...]) -> Examples:
-    """Answers to some questions of each group."""
-    tokenizer, rng, prompts = model.tokenizer, np.random.default_rng(0), []
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+def of_questions(
+    model: Model,
+    questions: tuple[Question, ...],
+    seed: int = 0,
+    chat: AsChat = "auto",
+) -> Examples:
+    """Answers to some questions of each group, drawn with the seed.
+
+    They are asked as `multiple_choice` asks them.
+
+    Args:
+      chat: whether in the model's chat template.
+    """
+    as_chat = prompts.asks_as_chat(model.tokenizer, chat)
+    rng, asked = np.random.default_rng(seed), []
     for group in dict.fromkeys(q.group for q in questions):
         members = [q for q in questions if q.group == group]
-        for i in rng.permutation(len(members))[:A_GROUP]:
-            asked = members[i]
-            ids = tokenizer(asked.prompt, add_special_tokens=False)["input_ids"]
-            right = asked.options[asked.answer].strip()
-            prompts.append(Prompt(group, asked.prompt, right, bos + ids))
+        asked += [members[i] for i in rng.permutation(len(members))[:A_GROUP]]
+    starts = {}
+    for question in asked:
+        first, *_ = multiple_choice.encode_options([question], model.tokenizer, as_chat)
+        starts[question] = first.prompt.tolist()
+    found = [
+        Prompt(q.group, q.prompt, q.options[q.answer].strip(), starts[q]) for q in asked
+    ]
     # An option is part of a sentence.
-    return Examples(model, prompts, ANSWER_TOKENS, sentences=True)
+    return Examples(model, found, ANSWER_TOKENS, sentences=not as_chat)
+
+
+def _drawn(
+    documents: Sequence[Document], count: int, rng: np.random.Generator
+) -> list[Document]:
+    """Some documents of different records, and of different facts while there are any.
+
+    Two wordings of a fact have the same learned tokens.
+    """
+    order = [documents[i] for i in rng.permutation(len(documents))]
+    seen: set[object] = set()
+    chosen, rest = [], []
+    for document in order:
+        fact = document.tokens[document.learned].tobytes()
+        new = seen.isdisjoint({fact, document.origin or id(document)})
+        (chosen if new else rest).append(document)
+        seen |= {fact, document.origin or id(document)}
+        if len(chosen) == count:
+            return chosen
+    return (chosen + rest)[:count]
 
 
 def of_texts(
-    model: Model, groups: Mapping[str, Iterable[Document]], each: int = A_GROUP
+    model: Model,
+    groups: Mapping[str, Sequence[Document]],
+    each: int = A_GROUP,
+    seed: int = 0,
 ) -> Examples:
-    """Continuations of some texts of each group.
+    """Continuations of some texts of each group, drawn with the seed.
 
-    A text is cut where learning begins, or in the middle where all of it is learned.
+    A text is cut where learning begins, or in the middle where all of it is learned, and
+    its tokens up to there are what the model is asked with.
     """
+    tokenizer, rng = model.tokenizer, np.random.default_rng(seed)
 
     def decode(tokens: np.ndarray) -> str:
-        return model.tokenizer.decode(tokens, skip_special_tokens=True)
+        return tokenizer.decode(tokens, skip_special_tokens=True)
 
-    prompts, longest = [], 1
+    found, longest = [], 1
     for group, documents in groups.items():
-        for document in list(documents)[:each]:
+        for document in _drawn(documents, each, rng):
             cut = int(np.argmax(document.learned[1:])) + 1
             if cut == 1:
                 cut = max(1, len(document.tokens) // 2)
             start, rest = document.tokens[:cut], document.tokens[cut:]
+            # What is right ends with the turn, as the answer does.
+            ends = np.flatnonzero(np.isin(rest, model.stops))
+            rest = rest[: ends[0]] if len(ends) else rest
             longest = max(longest, len(rest))
             prompt, reference = decode(start)[-CHARACTERS:], decode(rest).strip()
-            prompts.append(
-                Prompt(group, prompt, reference[:CHARACTERS], start.tolist())
-            )
-    return Examples(model, prompts, min(longest, TEXT_TOKENS))
+            found.append(Prompt(group, prompt, reference[:CHARACTERS], start.tolist()))
+    return Examples(model, found, min(longest, TEXT_TOKENS))

@@ -36,6 +36,7 @@ class Row:
       goal: "chance", "up", "keep", or "" where there is none.
       before, after: texts such as "99.7 %".
       before_interval, after_interval: "98.9 to 99.9", or "".
+      before_recalled, after_recalled: share of tokens that are recalled, "73.8 %", or "".
       count: how many were asked.
       main: whether the row stands for a group (not for a part of one).
       change: how much is removed or lost, or "" where that is not asked.
@@ -50,6 +51,8 @@ class Row:
     count: int
     main: bool = True
     change: str = ""
+    before_recalled: str = ""
+    after_recalled: str = ""
 
     @property
     def label(self) -> str:
@@ -74,11 +77,6 @@ def _percents(key: str) -> Show:
 def _number(entry: dict[str, Any]) -> tuple[str, str]:
     low, high = entry["interval"]
     return f"{entry['value']:.3f}", f"{low:.3f} to {high:.3f}"
-
-
-def _nats(entry: dict[str, Any]) -> tuple[str, str]:
-    recalled = f"{_percent(entry['memorised'])} of tokens recalled"
-    return f"{entry['nll_per_token']:.3f}", recalled
 
 
 def _row(name: str, goal: str, old: dict, new: dict, show: Show, **more: Any) -> Row:
@@ -131,9 +129,13 @@ def role_rows(roles: dict[str, Any]) -> list[Row]:
         Row(
             f"{role} text, nats per token",
             goals.get(role, ""),
-            *_nats(entry["before"]),
-            *_nats(entry["after"]),
+            f"{entry['before']['nll_per_token']:.3f}",
+            "",
+            f"{entry['after']['nll_per_token']:.3f}",
+            "",
             entry["after"]["tokens"],
+            before_recalled=_percent(entry["before"]["memorised"]),
+            after_recalled=_percent(entry["after"]["memorised"]),
         )
         for role, entry in roles.items()
     ]
@@ -207,22 +209,20 @@ def _change(task: dict[str, Any]) -> str:
 
 
 def as_text(rows: list[Row]) -> str:
-    """The rows as an aligned table; how much changed where any row says so."""
-    changes = any(row.change for row in rows)
-    head = ("removed / lost",) if changes else ()
-    cells = [("", "before", "95 % interval", "after", "95 % interval", *head, "n")]
-    cells += [
-        (
-            row.label if row.main else f"  {row.label}",
-            row.before,
-            row.before_interval,
-            row.after,
-            row.after_interval,
-            *((row.change,) if changes else ()),
-            f"{row.count:,}",
-        )
-        for row in rows
-    ]
+    """The rows as an aligned table; a column that no row fills is left out."""
+    columns = {
+        "": [row.label if row.main else f"  {row.label}" for row in rows],
+        "before": [row.before for row in rows],
+        "95 % interval": [row.before_interval for row in rows],
+        "tokens recalled": [row.before_recalled for row in rows],
+        "after": [row.after for row in rows],
+        " 95 % interval": [row.after_interval for row in rows],
+        " tokens recalled": [row.after_recalled for row in rows],
+        "removed / lost": [row.change for row in rows],
+        "n": [f"{row.count:,}" for row in rows],
+    }
+    filled = [(head.strip(), *texts) for head, texts in columns.items() if any(texts)]
+    cells = list(zip(*filled, strict=True))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     form = "  ".join(f"{{:{'>' if i else ''}{w}}}" for i, w in enumerate(widths))
     lines = [form.format(*line).rstrip() for line in cells]

@@ -9,6 +9,7 @@ from jax_surgery import metrics
 from jax_surgery.benchmarks import BENCHMARKS, parse
 from jax_surgery.config import names
 from jax_surgery.data.probes import Probe
+from jax_surgery.data.prompts import AsChat
 from jax_surgery.data.questions import Question, read_questions
 from jax_surgery.metrics import multiple_choice
 from jax_surgery.models.model import Model
@@ -43,26 +44,33 @@ def load_questions(source: str) -> tuple[Question, ...]:
 
 
 def accuracies(
-    model: Model, questions: Sequence[Question], context: int
+    model: Model, questions: Sequence[Question], context: int, chat: AsChat
 ) -> dict[str, Any]:
-    """Accuracies by group, see `multiple_choice.summarise`; {} without questions."""
+    """Accuracies by group, see `multiple_choice.summarise`; {} without questions.
+
+    Args:
+      chat: whether in the model's chat template.
+    """
     if not questions:
         return {}
-    probe = Probe("all", context, tuple(questions))
+    probe = Probe("all", context, tuple(questions), chat=chat)
     return multiple_choice.summarise(multiple_choice.answer(model, probe))
 
 
-def with_metrics(probes: Iterable[Probe], given: str) -> list[Probe]:
+def with_metrics(probes: Iterable[Probe], given: str, chat: AsChat) -> list[Probe]:
     """Probes of which the named metrics are measured.
 
     Args:
       given: `config.metrics`, comma-separated; "" leaves each probe its own.
+      chat: whether their questions are asked in the model's chat template.
 
     Raises:
       ValueError: there is no such metric.
     """
     named = tuple(names(given))
-    found = [dataclasses.replace(p, metrics=named or p.metrics) for p in probes]
+    found = [
+        dataclasses.replace(p, metrics=named or p.metrics, chat=chat) for p in probes
+    ]
     for probe in found:
         metrics_of(probe)  # raises before a model is loaded
     return found

@@ -14,6 +14,7 @@ from jax_surgery.benchmarks.base import target_of
 from jax_surgery.config import at_least, check_seed, names
 from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
+from jax_surgery.data.prompts import AsChat
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import ALL
@@ -30,11 +31,13 @@ class AttackData:
     Attributes:
       relearn: sources of text that was removed, comma-separated.
       held_out: sources of what is asked; "" holds out half of `relearn`, drawn.
+      chat: whether questions are asked in the model's chat template.
       context: tokens a row.
     """
 
     relearn: str
     held_out: str
+    chat: AsChat
     context: int
 
     def __post_init__(self):
@@ -106,7 +109,7 @@ def target_for(settings: AttackSettings) -> Target:
     else:
         group = Group("relearn", "unlearn", data.relearn, data.held_out)
         target = target_of([group], data.context, settings.seed)
-    probes = tuple(asked.with_metrics(target.probes, settings.metrics))
+    probes = tuple(asked.with_metrics(target.probes, settings.metrics, data.chat))
     return dataclasses.replace(target, probes=probes)
 
 

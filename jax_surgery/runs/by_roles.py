@@ -47,7 +47,7 @@ class ByRoles:
             benchmark = benchmarks.parse(settings.benchmark)
             self._groups = benchmark.groups()
             probes = benchmark.probes(settings.data.context)
-            self._probes = asked.with_metrics(probes, "")
+            self._probes = asked.with_metrics(probes, "", settings.data.chat)
         data = _with_groups(settings.data, self._groups)
         self.settings = dataclasses.replace(settings, data=data)
         self._questions = asked.load_questions(data.questions)
@@ -77,26 +77,27 @@ class ByRoles:
     def probe(self, model: Model) -> dict[str, Any]:
         """{"groups": accuracies by group, "metrics": what is measured of the benchmark,
         "roles": how well each role's text is known}."""
+        data = self.settings.data
         return {
-            "groups": asked.accuracies(
-                model, self._questions, self.settings.data.context
-            ),
+            "groups": asked.accuracies(model, self._questions, data.context, data.chat),
             "metrics": asked.measure(model, self._probes),
             "roles": {r: text.known(model, p) for r, p in self.texts.packers.items()},
         }
 
     def examples(self, model: Model) -> examples.Examples:
         """Answers to questions, or continuations of the texts that are asked."""
+        seed, chat = self.settings.seed, self.settings.data.chat
         if self._questions:
-            return examples.of_questions(model, self._questions)
+            return examples.of_questions(model, self._questions, seed, chat)
         texts = {
             probe.group: probe.encoded(model.tokenizer).documents
             for probe in self._probes
             if not probe.questions
         }
         packers = self.texts.packers.items()
-        texts = texts or {role: list(packer.documents) for role, packer in packers}
-        return examples.of_texts(model, texts)
+        # Of a text and its alternative the text alone.
+        own = {role: packer.documents[:: packer.group] for role, packer in packers}
+        return examples.of_texts(model, texts or own, seed=seed)
 
     def change(self, model: Model, before: Any, directory: str) -> Model:
         """The model after all stages; the parameters of `model` are donated.
@@ -147,10 +148,12 @@ class ByRoles:
 
     def _callbacks(self, model_of: Any, directory: str) -> list[Any]:
         """Asks some of the questions during the run."""
-        loop, context = self.settings.loop, self.settings.data.context
+        loop, data = self.settings.loop, self.settings.data
         few = multiple_choice.subsample(self._questions, loop.evaluate_questions)
         every = loop.evaluate_every if few else 0
-        ask = lambda state: asked.accuracies(model_of(state), few, context)
+        ask = lambda state: asked.accuracies(
+            model_of(state), few, data.context, data.chat
+        )
         return curve.watch(ask, every, directory)
 
     def export(self, model: Model, directory: str) -> Model:

@@ -55,9 +55,10 @@ class ByTasks:
         moving = settings.trainable(hf_weights.load_config(source))
         tokenizer = hf_weights.load_tokenizer(source)
         texts = {
-            name: task_files.read_text(group, tokenizer, context)
+            name: task_files.read_text(group, tokenizer, context, settings.tasks.chat)
             for name, group in groups.items()
         }
+        task_files.check_overlap(texts, tokenizer)
         model = devices.load_model(
             source, settings.compute, self._changes(moving), tokenizer, context
         )
@@ -105,7 +106,7 @@ class ByTasks:
     def examples(self, model: Model) -> examples.Examples:
         """Answers to the starts of some texts of every task."""
         texts = {name: text.documents for name, text in self.work.texts.items()}
-        return examples.of_texts(model, texts, each=2)
+        return examples.of_texts(model, texts, 2, self.settings.seed)
 
     def change(self, model: Model, before: Scores, directory: str) -> Changed:
         """The change that all stages make; `model` keeps its parameters.

@@ -15,6 +15,7 @@ from jax_surgery.benchmarks import model_source
 from jax_surgery.config import at_least, names
 from jax_surgery.data import records
 from jax_surgery.data.probes import Probe
+from jax_surgery.data.prompts import AsChat
 from jax_surgery.metrics import text
 from jax_surgery.models.compute import Compute
 from jax_surgery.parallel import distributed
@@ -29,6 +30,7 @@ class EvaluateData:
 
     questions: str  # as RoleData.questions
     text: str  # JSONL files, comma-separated: nll of each
+    chat: AsChat  # questions in the model's chat template
     context: int  # tokens a row
 
     def __post_init__(self):
@@ -71,7 +73,7 @@ def probes_of(settings: EvaluateSettings, files: list[str]) -> list[Probe]:
         Probe(name, context, records=tuple(records.read_source(name)))
         for name in (files if settings.metrics else ())
     ]
-    return asked.with_metrics([*probes, *texts], settings.metrics)
+    return asked.with_metrics([*probes, *texts], settings.metrics, settings.data.chat)
 
 
 def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     with devices.on_mesh(settings.mesh):
         source = model_source(settings.model)
         model = devices.load(source, settings.compute, context=data.context)
-        evaluation = asked.accuracies(model, questions, data.context)
+        evaluation = asked.accuracies(model, questions, data.context, data.chat)
         texts = {name: text.file_nll(model, name, data.context) for name in files}
         measured = asked.measure(model, probes)
     results = {

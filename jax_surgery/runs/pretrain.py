@@ -38,6 +38,7 @@ from jax_surgery.train.step import TrainState, init_state, make_train_step
 
 # Plain next-token training is the update term alone.
 UPDATE_ALONE = Objective(0.0, 1.0, 0.0, "model_to_reference", "kl")
+PLAIN = "never"  # how a model is asked that has read plain text: not as a chat
 LEARN_ONLY = Loss(UPDATE_ALONE, Surgery())
 
 
@@ -186,7 +187,7 @@ def _run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
     def show(number: int, state: TrainState) -> TrainState:
         if number:
             model = Model(state.params, config, tokenizer, settings.compute)
-            found = asked.accuracies(model, few, data.context)
+            found = asked.accuracies(model, few, data.context, PLAIN)
             print(f"\nstep {number}: {_short(found)}")
         return state
 
@@ -210,7 +211,7 @@ def _run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
         "directory": folder,
         "tokens": round(data.epochs * packer.num_tokens),
         "seconds": seconds,
-        "evaluation": asked.accuracies(saved, questions, data.context),
+        "evaluation": asked.accuracies(saved, questions, data.context, PLAIN),
         "epochs": data.epochs,
         "steps": steps,
         "settings": dataclasses.asdict(settings),

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from jax_surgery.data import bpe
 from jax_surgery.data.forms import parse_record
-from jax_surgery.data.tokens import Document, encode, render_prompt, split
+from jax_surgery.data.prompts import render_prompt
+from jax_surgery.data.tokens import Document, encode, split
 
 SENTENCE = "who is ada? she lives in rome and likes tea. capital: paris"
 WORDS = SENTENCE.split(" ")

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multiple choice, memorisation, intervals and cost against what they stand for."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +17,14 @@ from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.role_texts import RoleTexts
 from jax_surgery.data.tokens import encode
-from jax_surgery.metrics import answer_probability, multiple_choice, rouge_l
+from jax_surgery.metrics import (
+    answer_accuracy,
+    answer_probability,
+    exact_match,
+    exact_memorisation,
+    multiple_choice,
+    rouge_l,
+)
 from jax_surgery.metrics.intervals import bootstrap_mean, wilson_interval
 from jax_surgery.models import decoder, flops, output_head
 from jax_surgery.models.model import Model
@@ -69,6 +79,51 @@ def test_the_likeliest_option_is_chosen(tiny_model):
             wanted.append(sum_logp(tiny_model, ids, len(start)))
         np.testing.assert_allclose(answers.logprobs[number], wanted, rtol=1e-4)
         assert answers.choice[number] == int(np.argmax(wanted))
+
+
+def test_a_question_may_be_asked_in_the_chat_template(tiny_model):
+    """The option is the assistant's message, and the end of its turn is not asked for."""
+    tokenizer = tiny_model.tokenizer
+    probe = Probe("all", 64, QUESTIONS, chat="always")
+    found = multiple_choice.answer(model_of(tiny_model), probe)
+    # The stand-in's template, "Question: ... Answer: ...", is used only on request.
+    bare = multiple_choice.answer(model_of(tiny_model), Probe("all", 64, QUESTIONS))
+    for number, q in enumerate(QUESTIONS):
+        for way, options in (("chat", found), ("bare", bare)):
+            wanted = []
+            for option in q.options:
+                start = f"Question: {q.prompt} Answer:" if way == "chat" else q.prompt
+                ids = tokenizer(start + f" {option.strip()}")["input_ids"]
+                first = len(tokenizer(start)["input_ids"])
+                wanted.append(
+                    sum_logp(tiny_model, [tokenizer.bos_token_id, *ids], 1 + first)
+                )
+            np.testing.assert_allclose(options.logprobs[number], wanted, rtol=1e-4)
+
+
+def test_a_prompt_with_bos_gets_no_second_one(tiny_model):
+    written = [dataclasses.replace(q, prompt=f"<s>{q.prompt}") for q in QUESTIONS]
+    for one, two in zip(
+        asked(tiny_model, written).logprobs,
+        asked(tiny_model, QUESTIONS).logprobs,
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_destroyed_model_knows_nothing(tiny_model):
+    """All tokens are as likely: none is recalled, and options are chosen by chance."""
+    zero = jax.tree.map(np.zeros_like, tiny_model.params)
+    model = dataclasses.replace(model_of(tiny_model), params=zero)
+    pairs = [parse_record({"text": text}, text) for text in tiny_model.texts]
+    for metric in (exact_memorisation, answer_accuracy, exact_match):
+        assert metric.METRIC(model, probe_of(pairs, 64)).value == 0
+    many = tuple(
+        question("the number 3 is", (" 1", " 2", " 3", " 4"), name=str(i))
+        for i in range(400)
+    )
+    found = multiple_choice.METRIC(model, Probe("all", 64, many))
+    assert found.interval[0] < found.reference < found.interval[1]
 
 
 def test_the_company_of_a_question_changes_no_answer(tiny_model):

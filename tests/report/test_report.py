@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report page and the printed table: what they show, and that texts stay texts."""
 
+import re
 import xml.etree.ElementTree
 
 import numpy as np
@@ -139,7 +140,18 @@ def test_the_printed_table_is_aligned():
     body = [line for line in lines if not set(line) <= {"-"}]
     assert len({len(line) for line in body}) == 1
     assert "  unseen wordings" in body[3]
-    assert "5.500" in body[-1] and "10.0 % of tokens recalled" in body[-1]
+    # What was recalled has columns of its own, and none where nothing was asked.
+    columns = [head.start() for head in re.finditer(r"tokens recalled", body[0])]
+    ends = [start + len("tokens recalled") for start in columns]
+    assert [body[-1][:end].split()[-2:] for end in ends] == [
+        ["90.0", "%"],
+        ["10.0", "%"],
+    ]
+    assert "5.500" in body[-1]
+    assert all(not body[1][start:end].strip() for start, end in zip(columns, ends))
+    assert "recalled" not in table.as_text(rows)
+    shown = whole_page(rows=table.role_rows(roles))
+    assert "<small>10.0 % of tokens recalled</small>" in shown
     assert "50 times as much" in table.cost_text(COST)
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from jax_surgery import methods
 from jax_surgery.config import at_least, check_seed, names, positive
+from jax_surgery.data.prompts import AsChat
 from jax_surgery.methods.subspace.method import PATH, Subspace
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
@@ -24,6 +25,7 @@ class Tasks:
     source: str  # "suite", or a JSONL file of tasks (see benchmarks/tasks.py)
     targets: str  # "a,b" together; "a;b" one after the other
     similar: str  # to the targets: "family", "overlap", or names
+    chat: AsChat  # questions in the model's chat template
     context: int  # tokens a row
     rows: int  # of targets' text in a round
     rows_retained: int  # of retained text in a round; 0 with the method's guard=0

@@ -37,9 +37,9 @@ class Turn(NamedTuple):
     asked: bool
 
 
-def _render(tokenizer: Any, messages: Messages, prompt: bool, origin: str) -> str:
+def _render(tokenizer: Any, messages: Messages, origin: str) -> str:
     try:
-        return apply(tokenizer, messages, prompt)
+        return apply(tokenizer, messages)
     except Exception as error:  # templates raise whatever they like
         roles = ", ".join(message["role"] for message in messages) or "no messages"
         raise ValueError(
@@ -89,9 +89,9 @@ def _turn(
     """
     before, message = messages[:number], messages[number]
     last = number + 1 == len(messages)
-    alone = text if last else _render(tokenizer, messages[: number + 1], False, origin)
+    alone = text if last else _render(tokenizer, messages[: number + 1], origin)
     marked = [*before, message | {"content": MARK}]
-    head, there, tail = _render(tokenizer, marked, False, origin).partition(MARK)
+    head, there, tail = _render(tokenizer, marked, origin).partition(MARK)
     end = len(alone) - len(tail)
     if not there or not alone.endswith(tail):
         raise ValueError(
@@ -114,13 +114,23 @@ def _turn(
             "is never asked; split the chat into records that end with one assistant "
             "message."
         )
-    asked = _render(tokenizer, before, True, origin) if before else head
+    asked = _prompt(tokenizer, before) if before else head
     gap = text[len(asked) : first] if text.startswith(asked) else "other words"
     stop = end + len(template_marks.closing(tokenizer, alone[end:]))
-    if not text.startswith(alone[end:stop], end):
-        stop = end  # the template closes the last turn alone
+    # Calls of tools stand between a message and the end of its turn, and some templates
+    # close the last turn alone.
+    if message.get("tool_calls") or not text.startswith(alone[end:stop], end):
+        stop = end
     start = first if gap.strip() or len(asked) > first else len(asked)
     return Turn(start, end, stop, not gap.strip())
+
+
+def _prompt(tokenizer: Any, messages: Messages) -> str:
+    """The chat with the prompt for generation; "" where the template refuses it."""
+    try:
+        return apply(tokenizer, messages, True)
+    except Exception:  # noqa: BLE001, templates raise whatever they like
+        return ""
 
 
 def _blocks(
@@ -204,7 +214,7 @@ def render(tokenizer: Any, messages: Messages, origin: str) -> tuple[str, list[T
             f"{origin}: the record has messages but the tokenizer has no chat template; "
             "set tokenizer.chat_template, or give prompt and answer instead."
         )
-    text = _render(tokenizer, messages, False, origin)
+    text = _render(tokenizer, messages, origin)
     marked = bool(_GENERATION.search(tokenizer.get_chat_template()))
     blocks = _blocks(tokenizer, messages, text, origin) if marked else []
     turns = [

@@ -29,7 +29,7 @@ def is_stand_in(tokenizer: Any) -> bool:
     return getattr(tokenizer, "chat_template", None) == CHAT_TEMPLATE
 
 
-def apply(tokenizer: Any, messages: Messages, prompt: bool) -> str:
+def apply(tokenizer: Any, messages: Messages, prompt: bool = False) -> str:
     """The messages as the template writes them, which may raise whatever it likes.
 
     Args:
@@ -173,8 +173,8 @@ def _marks(tokenizer: Any, template: str) -> Marks | None:
         first = begins
     else:
         start = _common_start(tokenizer, begins, first)
-        if opens and opens in first:
-            system = first[first.rindex(opens) + len(opens) :], after
+        within = first[first.rindex(opens) + len(opens) :] if opens in first else ""
+        system = (within, after) if within else None
     if not (opens and asks and again and prompt and follows):
         return None
     closes = closing(tokenizer, tail)

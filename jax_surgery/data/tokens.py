@@ -3,7 +3,7 @@
 
 - `prompts` renders records as text, and says what of it is learned.
 - A token that straddles the border between prompt and answer is learned if it ends in
-  the answer.
+  the answer; one that straddles the end of an answer is learned.
 - A text longer than the context is split into pieces that overlap by one token: each
   later piece begins with the last token of the one before, unlearned there, so that
   every learned token is a target exactly once. Pieces with no target are dropped.
@@ -55,11 +55,12 @@ class Document:
 
 
 def _learned(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> np.ndarray:
-    """Which tokens end inside a span; a token ends at its last character."""
-    ends = np.asarray([end for _, end in offsets], np.int64)
+    """Which tokens end inside a span (a token ends at its last character), or begin in
+    what is said and reach beyond it."""
+    starts, ends = np.asarray(offsets, np.int64).reshape(-1, 2).T
     learned = np.zeros(len(ends), bool)
-    for start, _, stop in spans:
-        learned |= (start < ends) & (ends <= stop)
+    for start, said, stop in spans:
+        learned |= (start < ends) & ((ends <= stop) | (starts < said))
     return learned
 
 

@@ -6,12 +6,14 @@ the way on the held-out text -> results.json, report.
 """
 
 import dataclasses
+import warnings
 from typing import Any, ClassVar
 
 from jax_surgery import attacks, benchmarks
 from jax_surgery.attacks.base import Attack, Budget, Target
 from jax_surgery.benchmarks.base import target_of
 from jax_surgery.config import at_least, check_seed, names
+from jax_surgery.data import overlap
 from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.prompts import AsChat
@@ -109,6 +111,14 @@ def target_for(settings: AttackSettings) -> Target:
     else:
         group = Group("relearn", "unlearn", data.relearn, data.held_out)
         target = target_of([group], data.context, settings.seed)
+        asked_for = [record for probe in target.probes for record in probe.records]
+        if both := overlap.find(asked_for, target.records):
+            warnings.warn(
+                f"{len(both)} texts that are asked are among those that the adversary "
+                f"has, so it need not know them: {both[0]}. Take them out of one of the "
+                "two, or of the file where it has them twice.",
+                stacklevel=2,
+            )
     probes = tuple(asked.with_metrics(target.probes, settings.metrics, data.chat))
     return dataclasses.replace(target, probes=probes)
 

@@ -259,3 +259,34 @@ def test_wrong_names_of_similar_tasks_are_told():
         tasks.similar_to(["a"], FAMILIES, "b,z")
     with pytest.raises(ValueError, match="similar names the target 'a'"):
         tasks.similar_to(["a"], FAMILIES, "b,a")
+
+
+@pytest.mark.parametrize("role", ["unlearn", "update"])
+def test_a_target_shares_no_text_with_a_retained_task(tiny_model, tmp_path, role):
+    asked = {"question": "the number 3?", "answer": "8"}
+    said = [
+        {"role": "user", "content": "the number 3?"},
+        {"role": "assistant", "content": "8"},
+    ]
+    rows = {
+        "target": [{"text": "the number 1"}, asked],
+        "kept": [{"messages": said}],
+        "other": [{"text": "the number 2"}],
+    }
+    texts = {}
+    for name, own in rows.items():
+        file = lines(tmp_path / f"{name}.jsonl", *own)
+        group = Group(name, role if name == "target" else "retain", file)
+        texts[name] = tasks.read_text(group, tiny_model.tokenizer, 64)
+    words = (
+        "1 texts are in both 'target', a target, and 'kept', which is retained: "
+        f"{tmp_path}/target.jsonl:2 = {tmp_path}/kept.jsonl:1"
+    )
+    if role == "unlearn":
+        with pytest.raises(ValueError, match=words):
+            tasks.check_overlap(texts, tiny_model.tokenizer)
+    else:
+        with pytest.warns(UserWarning, match=words):
+            tasks.check_overlap(texts, tiny_model.tokenizer)
+    del texts["kept"]
+    tasks.check_overlap(texts, tiny_model.tokenizer)

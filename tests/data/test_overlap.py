@@ -7,7 +7,7 @@ import chat_templates
 import pytest
 from chat_templates import chat, with_template
 
-from jax_surgery.data import overlap, records, roles
+from jax_surgery.data import overlap, records, roles, template_marks
 from jax_surgery.data.forms import parse_record
 from jax_surgery.data.prompts import render_prompt
 from jax_surgery.data.role_texts import pack
@@ -52,6 +52,17 @@ def test_every_form_is_seen_in_every_other(plain, template):
     for name, one in found.items():
         for other, two in found.items():
             assert overlap.find([one], [two], tokenizer) == [f"{name} = {other}"]
+
+
+def test_users_and_systems_that_are_written_alike_are_told_apart_by_no_one(plain):
+    """The template of models that are trained here writes both as questions."""
+    tokenizer = with_template(plain, template_marks.CHAT_TEMPLATE)
+    found = forms(tokenizer)
+    del found["rendered with a system message"]
+    one = parse_record(found["question"], "one")
+    for name, row in found.items():
+        two = parse_record(row, "two")
+        assert overlap.find([one], [two], tokenizer) == ["one = two"], name
 
 
 def test_other_answers_questions_and_histories_are_no_overlap(plain):

@@ -9,12 +9,13 @@ import warnings
 import chat_templates
 import numpy as np
 import pytest
+import tokenizers
 import transformers
 from chat_templates import chat, with_template
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jax_surgery.data import prompts, template_marks
+from jax_surgery.data import bpe, prompts, template_marks
 from jax_surgery.data.forms import parse_record
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.tokens import encode, encode_whole
@@ -94,6 +95,46 @@ def test_without_generation_blocks_the_same_is_learned_as_with_them(
     of_marked = document({"messages": messages}, marked)
     np.testing.assert_array_equal(found.learned, of_marked.learned)
     assert found.learned.tolist() == [bool(m) for m in expected["assistant_masks"]]
+
+
+def test_a_token_of_the_answer_and_what_follows_is_learned():
+    """In "oakes\n\n" a token may hold the last letters and the template's line breaks."""
+    merged = bpe.train_bpe(["oakes"] * 4, 300)
+    merged.backend_tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    text = "user: who?\n\nassistant: oakes\n\n"
+    trained = tokenizers.trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    merged.backend_tokenizer.train_from_iterator(["s\n\n"] * 9, trained)
+    merged = with_template(merged, "open")
+    assert (
+        merged.decode(document({"messages": chat("who?", "oakes")}, merged).tokens)
+        == text
+    )
+    assert learned({"messages": chat("who?", "oakes")}, merged) == " oakes\n\n"
+
+
+def test_a_turn_that_calls_a_tool_teaches_what_it_says(plain):
+    template = chat_templates.TEMPLATES["chatml"].replace(
+        "{{ m['content'] }}",
+        "{{ m['content'] }}{% if m['tool_calls'] %}\n<think>{{ m['tool_calls'] | length }}"
+        "</think>{% endif %}",
+    )
+    said = [
+        {"role": "user", "content": USER},
+        {"role": "assistant", "content": "be kind.", "tool_calls": [
+            {"type": "function", "function": {"name": "who", "arguments": {}}}
+        ]},
+        {"role": "tool", "content": "fern lane."},
+        {"role": "assistant", "content": SAID},
+    ]  # fmt: skip
+    tokenizer = with_template(plain, template)
+    assert learned({"messages": said}, tokenizer) == f"be kind.{SAID}<|im_end|>"
 
 
 def test_an_assistant_that_speaks_first_teaches_no_system_message(plain):

@@ -100,3 +100,14 @@ def test_what_is_attacked_is_checked_first(fields, tmp_path, changes, error, mes
     with pytest.raises(error, match=message):
         attack.run(settings_of("attack", wrong), str(tmp_path))
     assert not (tmp_path / "results.json").exists()
+
+
+def test_what_the_adversary_has_is_no_question(fields):
+    with pytest.warns(
+        UserWarning, match="12 texts that are asked .*removed.jsonl:1 = "
+    ):
+        attack.target_for(
+            settings_of(
+                "attack", fields | {"data.held_out": fields["data.relearn"] + ","}
+            )
+        )

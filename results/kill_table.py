@@ -94,8 +94,8 @@ def table(kills: Sequence[Kill]) -> str:
     return (
         "# Runs that were killed\n\n"
         f"{len(kills)} times `kill -9`, at random times in every phase of runs of "
-        f"{STEPS} steps with a checkpoint every {EVERY} (a surgery has statistics and a "
-        f"cached reference), in {len(chains)} workdirs: each run was started again with "
+        f"{STEPS['pretrain']} steps (pretrain) and {STEPS['surgery']} (surgery, with statistics "
+        f"and a cached reference), with a checkpoint every {EVERY}, in {len(chains)} workdirs: each run was started again with "
         "the same command after each kill until it ended. Of two processes one was "
         "killed, drawn at random, and both while they start. A start that was killed "
         "before it took up a checkpoint is not counted in the sixth column.\n\n"

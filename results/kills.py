@@ -25,7 +25,8 @@ PHASES = {
     "pretrain": ("start", "load", "steps", "save", "end"),
     "surgery": ("start", "load", "statistics", "steps", "save", "end"),
 }
-STEPS, EVERY = 24, 4  # of a run; between checkpoints
+STEPS = {"pretrain": 20, "surgery": 24}
+EVERY = 4  # steps between checkpoints
 LOST = 75  # exit code where another process was lost
 WITHIN = 60.0  # seconds, in which a process ends whose neighbour was killed
 
@@ -53,23 +54,16 @@ says(descent, "second_moments", "statistics", 0.2)
 says(hf_weights, "save_model", "end")
 app.run(main.main, flags_parser=command_line.parse_flags)
 """
-SIZES = {
-    "vocab_size": 280,
-    "hidden_size": 8,
-    "intermediate_size": 8,
-    "num_layers": 1,
-    "num_heads": 1,
-    "num_kv_heads": 1,
-    "tokenizer_texts": "",
-}
+NEW_MODEL = "vocab_size=280 hidden_size=8 intermediate_size=8 num_layers=1 num_heads=1 "
+NEW_MODEL += "num_kv_heads=1 tokenizer_texts="
 FLAGS = {
     "pretrain": [
-        *(f"--config.new_model.{name}={value}" for name, value in SIZES.items()),
+        *(f"--config.new_model.{field}" for field in NEW_MODEL.split()),
         "--config.data.train=retain.jsonl",
         "--config.data.questions=",
         "--config.data.rows=2",
         "--config.data.context=32",
-        "--config.data.epochs=8",  # of six rows: 24 steps
+        "--config.data.epochs=8",  # 20 steps
         "--config.optimizer.warmup=2",
         "--config.loop.evaluate_every=0",
         "--config.loop.log_every=1",
@@ -87,7 +81,7 @@ FLAGS = {
         "--config.data.rows_retain=2",
         "--config.reference=cached",
         "--config.optimizer.learning_rate=0.01",
-        f"--config.steps={STEPS}",
+        "--config.steps=24",
     ],
 }
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_surgery.data.packing import Packer
+from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import ROLES, BatchStream, one_pass
 from jax_surgery.data.tokens import Document
 
@@ -173,3 +174,27 @@ def test_one_pass_gives_every_token_once_in_batches_of_one_shape(count, batch_ro
         assert held[:real].all()
         assert not held[real:].any()
         assert not batch.weights_BT[real:].any()
+
+
+def test_documents_come_in_the_same_order_on_any_number_of_devices():
+    """And after a change of their number, as where a smaller slice goes on."""
+
+    def stream(shards):
+        # Rows that are filled up so that every device has as many.
+        full = [-(-ROWS[role] // shards) * shards for role in ROLES]
+        layout = RoleRows(*full, shards=shards)
+        return BatchStream(packers(), ROWS, 7, layout=layout)
+
+    def documents(stream, batches):
+        # Roles lie in another order on several devices; within one the order counts.
+        found = [sorted(documents_in(next(stream))) for _ in range(batches)]
+        return [tuple(batch) for batch in found]
+
+    one = stream(1)
+    wanted = documents(one, 12)
+    for shards in (2, 8):
+        assert documents(stream(shards), 12) == wanted
+        first, then = stream(shards), stream(1)
+        assert documents(first, 5) == wanted[:5]
+        then.set_state(json.loads(json.dumps(first.get_state())))
+        assert documents(then, 7) == wanted[5:]

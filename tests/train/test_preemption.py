@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A signal to one of two processes stops both at one step, and both go on from there."""
+"""A signal to one of two processes stops both at one step, and both go on from there;
+one process goes on on another number of devices.
+"""
 
 import json
 import pathlib
@@ -7,6 +9,7 @@ import re
 import signal
 import time
 
+import numpy as np
 import on_devices
 import pytest
 
@@ -78,3 +81,31 @@ def test_both_stop_at_one_step_and_go_on_bit_equal(folder):
     assert files[0].read_bytes() == files[1].read_bytes()
     losses = [[r["loss"] for r in rows(folder / n)] for n in ("parts", "whole")]
     assert losses[0] == losses[1] and len(losses[0]) > second
+
+
+def alone(folder, name: str, devices: int, program=on_devices.MAIN):
+    arguments = ["--config=tiny.py", f"--workdir={name}"]
+    return on_devices.start(arguments, devices, folder, program)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(8, 8), (1, 8), (8, 2)])
+def test_stopped_and_resumed_on_other_devices(folder, before, after):
+    """Bit-equal on as many, else equal to rounding."""
+    whole, name = f"whole-{after}", f"from-{before}-to-{after}"
+    on_devices.ended([alone(folder, whole, after)])
+    process = alone(folder, name, before, on_devices.SLOW_MAIN)
+    deadline = time.monotonic() + 240
+    while len(rows(folder / name)) <= 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    on_devices.ended([process], 130)
+    printed = on_devices.ended([alone(folder, name, after)])[0]
+    assert "resuming at step" in printed
+    losses = [[r["loss"] for r in rows(folder / n)] for n in (name, whole)]
+    if before == after:
+        files = [folder / n / "model" / "model.safetensors" for n in (name, whole)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+        assert losses[0] == losses[1]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)

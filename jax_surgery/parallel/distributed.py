@@ -6,6 +6,7 @@ does under Slurm, Open MPI and Kubernetes. Elsewhere three variables name them: 
 (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 """
 
+import atexit
 import glob
 import os
 from collections.abc import Callable
@@ -86,6 +87,7 @@ def _join(**named: Any) -> None:
     if global_state.num_processes > 1:
         client, index = global_state.client, global_state.process_id
         peers.watch(client, index, global_state.num_processes)
+        atexit.register(peers.finish)  # before JAX's, which was registered earlier
 
 
 def after_error(error: Exception) -> None:

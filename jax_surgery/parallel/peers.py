@@ -23,7 +23,8 @@ from jax_surgery.parallel import signals
 
 LOST = 75  # exit code where another process was lost: start all again (EX_TEMPFAIL)
 HEARTBEAT_SECONDS = 40  # without one, after which a process is taken for dead
-SECONDS_TO_HEAR = 2.0  # the others', before the process that serves them ends
+SECONDS_BETWEEN = 1.0  # looks at what the others tell
+SECONDS_TO_HEAR = 3.0  # the others', before the process that serves them ends
 # How long this process may take to end with words of its own, which say more.
 SECONDS_TO_SPEAK = 5.0
 KEY = "jax_surgery/ended"
@@ -49,6 +50,8 @@ class _Peers:
     heard: tuple[str, int] | None = None  # words and code of one that has ended
     stderr = 2
     handler: Any = None  # must outlive its registration
+    hears: threading.Thread | None = None
+    ended = threading.Event()  # this process ends well
 
 
 _peers = _Peers()
@@ -64,9 +67,20 @@ def watch(client: Any, index: int, count: int) -> None:
     """
     _peers.client, _peers.index, _peers.count = client, index, count
     signals.before_exit(_tell)
-    threading.Thread(target=_hear, daemon=True).start()
+    _peers.hears = threading.Thread(target=_hear, daemon=True)
+    _peers.hears.start()
     with contextlib.suppress(OSError, AttributeError):  # no POSIX, no filter
         _Filter().install()
+
+
+def finish() -> None:
+    """Stops listening to the others, before JAX takes its leave of them.
+
+    A thread that is within JAX's client then would bring the process down.
+    """
+    _peers.ended.set()
+    if _peers.hears is not None:
+        _peers.hears.join()
 
 
 def lost(words: str) -> str:
@@ -90,15 +104,15 @@ def _tell(words: str, code: int) -> None:
 
 def _hear() -> None:
     """Waits until another process tells that it ends, and then ends this one."""
-    client = _peers.client
-    while True:
+    client, told = _peers.client, ""
+    while not told:
+        if _peers.ended.wait(SECONDS_BETWEEN):
+            return
         try:
-            told = client.blocking_key_value_get(KEY, 24 * 3600 * 1000)
+            told = client.key_value_try_get(KEY)
         except Exception as error:  # noqa: BLE001 (of C++, of no type of its own)
-            if "DEADLINE_EXCEEDED" in str(error):
-                continue
-            return  # the service is gone, or this process is ending
-        break
+            if "NOT_FOUND" not in str(error):
+                return  # the service is gone, of which JAX hears too
     index, code, words = told.split(" ", 2)
     if int(index) == _peers.index:
         return

@@ -259,7 +259,7 @@ def leave(words: str, code: int) -> NoReturn:
     # In a thread, because either may wait for somebody who never comes.
     thread = threading.Thread(target=last, daemon=True)
     thread.start()
-    thread.join(SECONDS_TO_END)
+    thread.join(2 * SECONDS_TO_END)
     os._exit(code)
 
 

@@ -57,6 +57,15 @@ def told(process: subprocess.Popen, code: int, within: float) -> str:
 
 
 @pytest.mark.slow
+def test_processes_that_end_well_end_with_0():
+    """Also while a thread of theirs listens to the others."""
+    for _ in range(3):
+        code = ("-c", PAIR.replace("10**6", "20").format(failing=-1))
+        printed = on_devices.ended(on_devices.start_pair((), 1, program=code))
+        assert all("Traceback" not in text for text in printed)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_stops_the_other_one(killed):
     processes = pair()

@@ -38,6 +38,7 @@ from jax_surgery import command_line, main
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.stream import BatchStream
 from jax_surgery.methods import descent
+from jax_surgery.train import devices
 from jax_surgery.train.checkpoint import Checkpoints
 
 def says(owner, name, mark, wait=0.0):
@@ -48,6 +49,7 @@ def says(owner, name, mark, wait=0.0):
         return before(*given, **named)
     setattr(owner, name, function)
 
+says(devices, "on_mesh", "load")
 says(BatchStream, "__next__", "steps", 0.05)
 says(Checkpoints, "save", "save")
 says(descent, "second_moments", "statistics", 0.2)
@@ -149,7 +151,7 @@ class Started:
     def _read(self, place: int) -> None:
         for line in self.processes[place].stdout:
             self.lines[place].append(line)
-            for mark in ("mesh: ", "@steps", "@end"):
+            for mark in ("@load", "@steps", "@end"):
                 if mark in line and not place:
                     self.first.setdefault(mark, time.monotonic() - self.began)
 
@@ -263,8 +265,8 @@ def _longest(folder: pathlib.Path, found: Kill) -> float:
     file = folder / f"whole-{found.kind}-{found.processes}.json"
     times = json.loads(file.read_text())
     seconds = {
-        "start": times["mesh: "],
-        "load": times["@steps"] - times["mesh: "],
+        "start": times["@load"],
+        "load": times["@steps"] - times["@load"],
         "steps": 0.1,
         "end": times[""] - times["@end"],
     }
@@ -284,10 +286,8 @@ def _kill(
     count = {"steps": rng.randint(1, 2 * EVERY), "save": rng.randint(1, 2)}
     victims = [rng.randrange(processes)] if phase != "start" else range(processes)
     run = Started(folder, workdir, found.kind, processes)
-    if phase != "start":
-        mark = "mesh: " if phase == "load" else f"@{phase}"
-        if not run.wait_for(mark, count.get(phase, 1)):
-            return None, run
+    if phase != "start" and not run.wait_for(f"@{phase}", count.get(phase, 1)):
+        return None, run
     time.sleep(wait)
     if any(run.processes[victim].poll() is not None for victim in victims):
         return None, run

@@ -199,6 +199,7 @@ for name in ARCHITECTURES:
 """
 
 
+@pytest.mark.slow
 def test_one_device_equals_eight():
     # 16 columns over 4 devices, 2 key-value heads over 2.
     printed = on_devices.run(ON_EIGHT).splitlines()

@@ -159,10 +159,20 @@ def _rows_of_their_own(packer):
         yield {"index": np.pad(index, (0, CONTEXT - len(index)), constant_values=-1)}
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "rows", "parts"))
 def gradients(params, reference, batch, loss, rows=ROWS, parts=1):
-    """(metrics, gradients), as a training step computes them."""
-    batch = loss.prepare(batch, reference, CONFIG, rows)
+    """(metrics, gradients), as a training step computes them: it does both at once."""
+    return of_prepared(
+        params, prepared(reference, batch, loss, rows), loss, rows, parts
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "rows"))
+def prepared(reference, batch, loss, rows):
+    return loss.prepare(batch, reference, CONFIG, rows)
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "rows", "parts"))
+def of_prepared(params, batch, loss, rows, parts):
     loss_fn = loss.make(CONFIG, rows.split(parts))
     return steps.loss_and_gradients(loss_fn, params, batch, rows, parts)
 
@@ -267,9 +277,11 @@ def test_a_resumed_run_is_bit_equal(case, tmp_path, models):
         roles = dict(zip(("unlearn", "update", "retain"), packers(method), strict=True))
         stream = BatchStream(roles, dict.fromkeys(roles, 2), 0)
         params = jax.tree.map(jnp.copy, models[0])
+        state = steps.init_state(params, optax.sgd(0.05))
         return train(
             lambda state, batch: step(state, batch.place(6), models[1]),
-            steps.init_state(params, optax.sgd(0.05)),
+            # As a restored one is, or the step is compiled again for it.
+            jax.device_put(state, jax.devices()[0]),
             stream,
             steps=count,
             directory=str(tmp_path / folder),
@@ -321,6 +333,7 @@ def on_eight():
     return json.loads(on_devices.run(ON_EIGHT).splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_eight_devices_give_what_one_gives(case, on_eight):
     name, *_, metrics, grads = case
     one = summary(metrics, grads)

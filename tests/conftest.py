@@ -27,6 +27,7 @@ import json
 import shutil
 from typing import Any
 
+import hypothesis
 import jax
 import on_devices
 import pytest
@@ -41,6 +42,9 @@ given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = f"{given} {on_devices.QUICK}".strip()
 jax.devices()
 os.environ["XLA_FLAGS"] = given
+# How long a draw takes depends on what else the machine does.
+hypothesis.settings.register_profile("any load", deadline=None)
+hypothesis.settings.load_profile("any load")
 
 
 def pytest_configure(config):

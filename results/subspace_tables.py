@@ -25,19 +25,20 @@ def _mean(lists: Any) -> str:
 
 def _line(name: str, found: list[dict]) -> list[str]:
     gone = [value for case in found for value in case["removed"]]
+    seconds = [case["seconds"] for case in found]
     return [
         name,
         str(len(found)),
         f"{_percent(gone)} ({100 * min(gone):.1f} to {100 * max(gone):.1f})",
         f"{_mean(c['similar'] for c in found)} ({_worst(c['similar'] for c in found)})",
         f"{_mean(c['other'] for c in found)} ({_worst(c['other'] for c in found)})",
-        f"{np.median([c['seconds'] for c in found]):.0f}",
+        f"{np.median(seconds):.0f} ({min(seconds):.0f} to {max(seconds):.0f})",
     ]
 
 
 HEADER = [
     "", "cases", "removed, % (least to most)", "similar tasks lose, % (worst task)",
-    "other tasks lose, % (worst task)", "seconds (median)",
+    "other tasks lose, % (worst task)", "seconds, median (least to most)",
 ]  # fmt: skip
 
 

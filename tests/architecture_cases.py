@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny models of every architecture, and generation without a cache."""
+"""Tiny models of every architecture; logits and generation without a cache."""
 
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jax_surgery.models import decoder, output_head
@@ -63,14 +62,31 @@ def params_of(config: ModelConfig, seed: int = 0):
 forward = jax.jit(decoder.forward, static_argnums=1)
 
 
-def uncached(params, config, prompt, count):
-    """The most likely tokens; reruns the whole text for every new one."""
-    width = len(prompt) + count
-    tokens = np.zeros((1, width), np.int32)
-    tokens[0, : len(prompt)] = prompt
-    for end in range(len(prompt), width):
-        segments = (np.arange(width) < end)[None].astype(np.int32)
-        hidden = forward(params, config, tokens, segments)
-        logits = hidden[0, end - 1] @ output_head.kernel(params)
-        tokens[0, end] = int(jnp.argmax(logits))
-    return tokens[0, len(prompt) :].tolist()
+def logits_alone(params, config, ids) -> np.ndarray:
+    """Logits after each token of a text, float64 [n, V]; alone in a row.
+
+    The row is padded behind, where nothing looks: texts share a program.
+    """
+    row = np.zeros((1, -(-len(ids) // 32) * 32), np.int32)
+    row[0, : len(ids)] = ids
+    hidden_TD = np.asarray(forward(params, config, row))[0, : len(ids)]
+    head_DV = np.asarray(output_head.kernel(params))
+    return np.asarray(hidden_TD @ head_DV, np.float64)
+
+
+def uncached(params, config, prompts, count):
+    """The most likely tokens; reruns the whole texts for every new one.
+
+    Each prompt has a row of its own, all as wide as the longest: one program.
+    """
+    starts = np.array([len(prompt) for prompt in prompts])
+    rows, width = np.arange(len(prompts)), starts.max() + count
+    tokens = np.zeros((len(prompts), width), np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    head = np.asarray(output_head.kernel(params))
+    for ends in starts + np.arange(count)[:, None]:
+        segments = (np.arange(width) < ends[:, None]).astype(np.int32)
+        hidden = np.asarray(forward(params, config, tokens, segments))
+        tokens[rows, ends] = (hidden[rows, ends - 1] @ head).argmax(-1)
+    return [row[n : n + count].tolist() for row, n in zip(tokens, starts, strict=True)]

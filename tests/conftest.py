@@ -27,6 +27,7 @@ import json
 import shutil
 from typing import Any
 
+import hypothesis
 import jax
 import on_devices
 import pytest
@@ -35,12 +36,17 @@ from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.parallel.mesh import MeshShape
+from jax_surgery.train import devices
 
 # JAX reads the flags as it starts; libtpu would read them later, and does not know all.
 given = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = f"{given} {on_devices.QUICK}".strip()
 jax.devices()
 os.environ["XLA_FLAGS"] = given
+# How long a draw takes depends on what else the machine does.
+hypothesis.settings.register_profile("any load", deadline=None)
+hypothesis.settings.load_profile("any load")
 
 
 def pytest_configure(config):
@@ -118,6 +124,13 @@ def tiny_model(tmp_path_factory) -> TinyModel:
 def folder(tmp_path_factory) -> pathlib.Path:
     """Where a module's runs write."""
     return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    """The mesh that a run sets: without it all of its programs are compiled again."""
+    with devices.on_mesh(MeshShape()) as mesh:
+        yield mesh
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jax_surgery.methods.descent import descend
 from jax_surgery.runs import settings
 from jax_surgery.runs.by_roles import ByRoles
+from jax_surgery.train import devices
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Of each run, its config.
@@ -89,8 +90,13 @@ def plain_surgery(**fields: Any):
 
 
 def changed(settings, directory: str, *callbacks) -> Any:
-    """The parameters after the steps of a surgery, without its report."""
+    """The parameters after the steps of a surgery, without its report.
+
+    On a mesh as the whole run is: without one a resumed run, whose arrays are known to
+    lie on a device, would compile its step again.
+    """
     case = ByRoles(settings)
-    model = case.load()
     make_callbacks = lambda model_of: callbacks
-    return descend(model, case.texts, settings, directory, make_callbacks).params
+    with devices.on_mesh(settings.mesh):
+        model = case.load()
+        return descend(model, case.texts, settings, directory, make_callbacks).params

@@ -38,15 +38,16 @@ def records():
 
 
 def dense_loss(params, model, documents):
-    """Mean negative log-likelihood of the learned tokens, each text alone."""
-    total, count = 0.0, 0
-    for d in documents:
-        hidden = decoder.forward(params, model.config, d.tokens[None])[0]
-        logp = jax.nn.log_softmax(hidden @ output_head.kernel(params))[:-1]
-        own = logp[jnp.arange(len(logp)), d.tokens[1:]]
-        total -= jnp.where(d.learned[1:], own, 0).sum()
-        count += d.learned[1:].sum()
-    return total / count
+    """Mean negative log-likelihood of the learned tokens, each text alone in a row."""
+    tokens = np.zeros((len(documents), CONTEXT), np.int32)
+    learned = np.zeros(tokens.shape, bool)
+    for row, d in enumerate(documents):
+        tokens[row, : len(d.tokens)] = d.tokens
+        learned[row, : len(d.tokens)] = d.learned
+    hidden = decoder.forward(params, model.config, tokens)[:, :-1]
+    logp = jax.nn.log_softmax(hidden @ output_head.kernel(params))
+    own = jnp.take_along_axis(logp, tokens[:, 1:, None], -1)[..., 0]
+    return -jnp.where(learned[:, 1:], own, 0).sum() / learned[:, 1:].sum()
 
 
 def test_a_step_is_adams_on_the_mean_over_learned_tokens(model, records):

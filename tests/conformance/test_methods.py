@@ -159,10 +159,25 @@ def _rows_of_their_own(packer):
         yield {"index": np.pad(index, (0, CONTEXT - len(index)), constant_values=-1)}
 
 
+def gradients(models, batch, loss, rows=ROWS, parts=1):
+    """(metrics, gradients), as a training step computes them: it does both at once.
+
+    Args:
+      models: (parameters, the frozen model's).
+    """
+    params, reference = models
+    return of_prepared(
+        params, prepared(reference, batch, loss, rows), loss, rows, parts
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "rows"))
+def prepared(reference, batch, loss, rows):
+    return loss.prepare(batch, reference, CONFIG, rows)
+
+
 @functools.partial(jax.jit, static_argnames=("loss", "rows", "parts"))
-def gradients(params, reference, batch, loss, rows=ROWS, parts=1):
-    """(metrics, gradients), as a training step computes them."""
-    batch = loss.prepare(batch, reference, CONFIG, rows)
+def of_prepared(params, batch, loss, rows, parts):
     loss_fn = loss.make(CONFIG, rows.split(parts))
     return steps.loss_and_gradients(loss_fn, params, batch, rows, parts)
 
@@ -188,7 +203,7 @@ def case(request, models):
     """(name, method, loss, batch, metrics, gradients)."""
     method = method_of(request.param)
     loss, batch = Loss(OBJECTIVE, method), batch_of(method)
-    found = gradients(*models, batch, loss)
+    found = gradients(models, batch, loss)
     return request.param, method, loss, batch, *found
 
 
@@ -233,13 +248,13 @@ def test_loss_and_gradient_equal_numpys(case, models):
 def test_packing_and_padding_change_nothing(case, models):
     _, method, loss, _, metrics, grads = case
     for variant in (batch_of(method, order=3), batch_of(method, alone=True)):
-        found = gradients(*models, variant, loss)
+        found = gradients(models, variant, loss)
         assert_close(found, (metrics, grads))
 
 
 def test_micro_batches_change_nothing(case, models):
     _, _, loss, batch, metrics, grads = case
-    assert_close(gradients(*models, batch, loss, parts=2), (metrics, grads))
+    assert_close(gradients(models, batch, loss, parts=2), (metrics, grads))
 
 
 def test_a_reference_that_is_given_equals_the_one_that_is_computed(case, models):
@@ -254,7 +269,7 @@ def test_a_reference_that_is_given_equals_the_one_that_is_computed(case, models)
         given[fields[role]] = read
     # Of the frozen model the output head is all that is still needed.
     head = output_head.parameters(reference)
-    found = gradients(params, head, batch.replace(**given), loss)
+    found = gradients((params, head), batch.replace(**given), loss)
     assert_close(found, (metrics, grads))
 
 
@@ -267,9 +282,11 @@ def test_a_resumed_run_is_bit_equal(case, tmp_path, models):
         roles = dict(zip(("unlearn", "update", "retain"), packers(method), strict=True))
         stream = BatchStream(roles, dict.fromkeys(roles, 2), 0)
         params = jax.tree.map(jnp.copy, models[0])
+        state = steps.init_state(params, optax.sgd(0.05))
         return train(
             lambda state, batch: step(state, batch.place(6), models[1]),
-            steps.init_state(params, optax.sgd(0.05)),
+            # As a restored one is, or the step is compiled again for it.
+            jax.device_put(state, jax.devices()[0]),
             stream,
             steps=count,
             directory=str(tmp_path / folder),
@@ -300,7 +317,7 @@ order = np.arange(24).reshape(3, 8).T.ravel()
 def of(name):
     method = cases.method_of(name)
     batch = jax.tree.map(lambda x: np.asarray(x)[order], cases.batch_of(method))
-    found = cases.gradients(*models, batch.place(24), Loss(cases.OBJECTIVE, method), rows)
+    found = cases.gradients(models, batch.place(24), Loss(cases.OBJECTIVE, method), rows)
     return cases.summary(*found)
 with jax.set_mesh(meshes.make_mesh(meshes.MeshShape(1, 8, 1))):
     place = sharding.parameter_shardings(cases.CONFIG)
@@ -321,6 +338,7 @@ def on_eight():
     return json.loads(on_devices.run(ON_EIGHT).splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_eight_devices_give_what_one_gives(case, on_eight):
     name, *_, metrics, grads = case
     one = summary(metrics, grads)

@@ -6,6 +6,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from architecture_cases import logits_alone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_settings import plain_compute
@@ -26,7 +27,7 @@ from jax_surgery.metrics import (
     rouge_l,
 )
 from jax_surgery.metrics.intervals import bootstrap_mean, wilson_interval
-from jax_surgery.models import decoder, flops, output_head
+from jax_surgery.models import flops
 from jax_surgery.models.model import Model
 from jax_surgery.report import cost
 
@@ -35,8 +36,7 @@ COMPUTE = plain_compute()
 
 def sum_logp(model, ids, first: int) -> float:
     """log p of ids[first:] given those before, from all logits, float64."""
-    hidden_TD = decoder.forward(model.params, model.config, np.array([ids]))[0]
-    logits_TV = np.asarray(hidden_TD @ output_head.kernel(model.params), np.float64)
+    logits_TV = logits_alone(model.params, model.config, ids)
     logp_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
     return sum(logp_TV[t - 1, ids[t]] for t in range(first, len(ids)))
 

@@ -23,12 +23,18 @@ from hypothesis import strategies as st
 from jax_surgery.models import logprobs
 
 
-def both_gradients(function, hidden_BTD, head_DV, weights_BT):
-    def total(hidden, head):
-        return (weights_BT * function(hidden, head)).sum()
+@functools.partial(jax.jit, static_argnames="chunk")
+def found_and_gradients(hidden_BTD, head_DV, targets_BT, weights_BT, chunk):
+    """(what is found, gradients of the weighted log p, and of the weighted margin)."""
 
-    f32 = functools.partial(jnp.asarray, dtype=jnp.float32)
-    return jax.grad(total, argnums=(0, 1))(f32(hidden_BTD), f32(head_DV))
+    def sums(hidden, head):
+        found = logprobs.token_logprobs(hidden, head, targets_BT, chunk=chunk)
+        values = found.logp_BT, found.margin_BT
+        return [(weights_BT * value).sum() for value in values], found
+
+    _, back, found = jax.vjp(sums, hidden_BTD, head_DV, has_aux=True)
+    one, zero = jnp.ones(()), jnp.zeros(())
+    return found, back([one, zero]), back([zero, one])
 
 
 @settings(max_examples=12, deadline=None)
@@ -39,26 +45,15 @@ def test_logp_and_margin_equal_the_dense_ones(chunk, seed):
     onehot = np.eye(VOCAB)[targets]
     at = (logp * onehot).sum(-1)
     at_p = (p * onehot).sum(-1)
-    found = logprobs.token_logprobs(
-        jnp.float32(hidden), jnp.float32(head), jnp.asarray(targets), chunk=chunk
-    )
+    weights = np.random.default_rng(seed).normal(size=targets.shape)
+    given = (np.float32(hidden), np.float32(head), targets, np.float32(weights))
+    found, *gradients = found_and_gradients(*given, chunk=chunk)
     assert_close(found[:2], (at, at - np.log1p(-at_p)))
     np.testing.assert_array_equal(found.top_BT, logp.argmax(-1) == targets)
-
-    weights = np.random.default_rng(seed).normal(size=targets.shape)
     d_logp = onehot - p
-    for name, dz in (
-        ("logp_BT", d_logp),
-        ("margin_BT", d_logp / (1 - at_p)[..., None]),
+    for got, dz in zip(
+        gradients, (d_logp, d_logp / (1 - at_p)[..., None]), strict=True
     ):
-        got = both_gradients(
-            lambda h, w, name=name: getattr(
-                logprobs.token_logprobs(h, w, jnp.asarray(targets), chunk=chunk), name
-            ),
-            hidden,
-            head,
-            weights,
-        )
         assert_close(got, cotangents(weights[..., None] * dz, hidden, head))
 
 

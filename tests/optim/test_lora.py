@@ -148,7 +148,8 @@ def test_a_run_begins_at_the_base_exactly(config):
 def test_gradients_are_the_chain_rule_through_the_dense_delta(config):
     base, factors = decoder.init_params(config, 0), moved_factors(config, ALL_SEVEN)
     batch = make_batch()
-    batch = LOSS.prepare(batch, base, config, ROWS)
+    prepare = jax.jit(LOSS.prepare, static_argnums=(2, 3))
+    batch = prepare(batch, base, config, ROWS)
     loss_fn = LOSS.make(config, ROWS)
 
     def low(factors, base):

@@ -365,6 +365,7 @@ def some(tree):
     return {"layers": layers, "head": tree["head"]}
 
 
+@pytest.mark.slow
 def test_steps_on_a_mesh_are_those_of_one_device():
     """AdamW's bfloat16 moments to the bit; Muon gathers no matrix on all devices."""
     adamw, muon = map(json.loads, on_devices.run(ON_A_MESH).splitlines())

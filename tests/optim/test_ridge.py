@@ -204,6 +204,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_on_eight_devices_steps_are_those_of_one_and_factors_stay_split():
     assert on_devices.run(ON_EIGHT_DEVICES).splitlines()[-1] == "same"
 

@@ -56,6 +56,7 @@ def test_zero_matrices_have_no_nan():
     assert not np.isnan(found.product()).any() and not np.asarray(found.s_LK).any()
 
 
+@pytest.mark.slow
 def test_sharded_matrices_give_the_same_on_eight_devices():
     """Three layers over eight devices, matrices split over fsdp 4 x tp 2."""
     code = """

@@ -7,12 +7,12 @@ import json
 import jax
 import numpy as np
 import pytest
+from architecture_cases import logits_alone
 from plain_settings import plain_compute
 from settings_cases import settings_of
 
 from jax_surgery.data.questions import Question
 from jax_surgery.metrics import multiple_choice
-from jax_surgery.models import decoder, output_head
 from jax_surgery.parallel import distributed
 from jax_surgery.runs import evaluate
 
@@ -32,11 +32,10 @@ def settings(tiny_model, tmp_path, write_texts):
 
 def document_nll(model, text: str) -> float:
     """From all logits of one text alone, in float64."""
-    tokenizer, params = model.tokenizer, model.params
+    tokenizer = model.tokenizer
     ids = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False).input_ids]
     ids.append(tokenizer.eos_token_id)
-    hidden_TD = decoder.forward(params, model.config, np.array([ids]))[0]
-    logits_TV = np.asarray(hidden_TD @ output_head.kernel(params), np.float64)
+    logits_TV = logits_alone(model.params, model.config, ids)
     log_z_T = np.log(np.exp(logits_TV).sum(axis=-1))
     targets = np.array(ids[1:])
     return float((log_z_T[:-1] - logits_TV[np.arange(len(targets)), targets]).sum())

@@ -24,6 +24,7 @@ def accuracy(model, task: str) -> float:
     return answer_accuracy.METRIC(model, probe).value
 
 
+@pytest.mark.slow
 def test_one_run_updates_by_descent_and_unlearns_by_subspaces(tmp_path):
     settings = settings_of(
         "surgery",

@@ -18,6 +18,7 @@ from jax_surgery.metrics.task_scores import drop, removed
 from jax_surgery.train import finetune
 
 OPTIMISED = True  # see conftest
+pytestmark = pytest.mark.usefixtures("mesh")
 
 TASK, STEPS, RATE = "people_a", 10, 3e-4
 
@@ -55,6 +56,7 @@ def comes_back(stage: Stage, params) -> float:
     return answer_accuracy.METRIC(model, Probe("", 128, documents=tuple(other))).value
 
 
+@pytest.mark.slow
 def test_what_is_hardened_comes_back_less(stage):
     plain = mend(stage, run_rounds(stage))
     hardened = mend(

@@ -11,6 +11,7 @@ from jax_surgery.methods.subspace.work import Work
 from jax_surgery.train.loop import TrainingDiverged
 
 OPTIMISED = True  # see conftest
+pytestmark = pytest.mark.usefixtures("mesh")
 
 TARGET, KEPT, NEAR = "people_a", ["dict_b", "dict_a"], {"dict_a"}
 CARELESS = {"method": "subspace:discriminate=none,guard=0"}

@@ -26,6 +26,7 @@ from jax_surgery.runs import by_tasks
 from jax_surgery.train.metrics_file import read_metrics
 
 OPTIMISED = True  # see conftest
+pytestmark = pytest.mark.usefixtures("mesh")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 """A removal's programs on eight devices give what one gives, and nothing lies whole."""
 
 import on_devices
+import pytest
 
 HEAD = """
     import os, tempfile
@@ -22,6 +23,7 @@ HEAD = """
 """
 
 
+@pytest.mark.slow
 def test_a_removal_on_eight_devices_equals_one_and_gathers_nothing_unasked():
     code = (
         HEAD
@@ -76,6 +78,7 @@ def test_a_removal_on_eight_devices_equals_one_and_gathers_nothing_unasked():
     assert on_devices.run(code).splitlines()[-1] == "same"
 
 
+@pytest.mark.slow
 def test_layers_take_turns_and_each_is_done():
     code = (
         HEAD

@@ -15,6 +15,7 @@ from jax_surgery.optim.precondition import moments
 from jax_surgery.train.loop import Interrupted
 
 OPTIMISED = True  # see conftest
+pytestmark = pytest.mark.usefixtures("mesh")
 
 
 def stopping_at(number: int, monkeypatch):

@@ -110,7 +110,7 @@ def _save_rollback(
     for name, size in sizes.items():
         layout[_stored(name)] = ((size,), np.dtype(np.uint8))
     pieces = {"piece": PIECE, "parts": parts}
-    metadata = edit_file.to_metadata(edit) | {"rounding": json.dumps(pieces)}
+    metadata = edit_file.to_metadata(edit, rounding=json.dumps(pieces))
     spool.seek(0)
     corrections = (np.frombuffer(spool.read(n), np.uint8) for n in sizes.values())
     tensors = itertools.chain(factors.values(), corrections)

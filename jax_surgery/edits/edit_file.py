@@ -241,8 +241,8 @@ def to_tensors(edit: Edit) -> dict[str, np.ndarray]:
     }
 
 
-def to_metadata(edit: Edit) -> dict[str, str]:
-    """The metadata in the header of the edit's file."""
+def to_metadata(edit: Edit, **further: str) -> dict[str, str]:
+    """The metadata in the header of the edit's file, with its checksum."""
 
     def hashes(own: Fingerprint) -> dict[str, Any]:
         return {"model": own.model, "tensors": own.tensors}
@@ -254,7 +254,14 @@ def to_metadata(edit: Edit) -> dict[str, str]:
         "provenance": edit.provenance,
         "factors": edit.digest,
     }
-    return {"kind": FORMAT, "version": str(VERSION), "edit": json.dumps(fields)}
+    own = {"kind": FORMAT, "version": str(VERSION), "edit": json.dumps(fields)}
+    return own | further | {"sha256": _seal(own | further)}
+
+
+def _seal(metadata: dict[str, str]) -> str:
+    """SHA-256 (hex) of the metadata but for the format's own and the checksum."""
+    read = {k: v for k, v in metadata.items() if k not in ("format", "sha256")}
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def save_edit(edit: Edit, file: str | epath.Path) -> None:
@@ -286,6 +293,9 @@ def _fields(file: epath.Path) -> dict[str, Any]:
             f"program reads version {VERSION}. Use the release of jax_surgery that wrote "
             "it."
         )
+    # Files of earlier versions have no checksum of the header.
+    if metadata.get("sha256", found := _seal(metadata)) != found:
+        raise ValueError(f"{file} is damaged: its header was changed. Copy it again.")
     return json.loads(metadata["edit"])
 
 
@@ -297,7 +307,17 @@ def load_edit(file: str | epath.Path) -> Edit:
       ValueError: the file is not an edit, has another format version or is damaged.
     """
     file = epath.Path(file)
-    fields = _fields(file)
+    try:
+        return _load(file, _fields(file))
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        if str(file) in str(error):  # it is said already
+            raise
+        raise ValueError(
+            f"{file} is damaged: its header does not fit its tensors. Copy it again."
+        ) from error
+
+
+def _load(file: epath.Path, fields: dict[str, Any]) -> Edit:
     entries = safetensors_file.read_header(file)
 
     def read(name: str) -> np.ndarray:

@@ -20,6 +20,8 @@ from jax_surgery.config import at_least, choice, names
 from jax_surgery.edits import algebra, apply, edit_file
 from jax_surgery.edits.edit_file import Edit, short
 from jax_surgery.report import page
+from jax_surgery.storage import files
+from jax_surgery.train.workdir import CONFIG_FILE
 
 EDIT, MODEL, ROLLBACK = "edit.safetensors", "model", "rollback.safetensors"
 # The fields that each action reads.
@@ -141,8 +143,16 @@ def _print_left_out(left_out: tuple[str, ...]) -> None:
         )
 
 
+def _remove_unfinished(folder: epath.Path, *names: str) -> None:
+    """Removes what this run wrote before it was stopped: only such a run comes here."""
+    if (folder / CONFIG_FILE).exists():  # a workdir, which belongs to the run
+        for name in names:
+            files.remove(folder / name)
+
+
 def _apply(settings: EditSettings, folder: epath.Path) -> None:
     edit, model = edit_file.load_edit(_one_file(settings)), _model(settings)
+    _remove_unfinished(folder, MODEL, ROLLBACK)
     if settings.scale != 1:
         edit = algebra.scaled(edit, settings.scale)
     done = apply.apply(edit, model, folder / MODEL, folder / ROLLBACK)
@@ -159,6 +169,7 @@ def _apply(settings: EditSettings, folder: epath.Path) -> None:
 
 def _rollback(settings: EditSettings, folder: epath.Path) -> None:
     file, model = _one_file(settings), _model(settings)
+    _remove_unfinished(folder, MODEL)
     done = apply.rollback(model, file, folder / MODEL)
     _print_left_out(done.left_out)
     files = {"edits": file, "model": folder / MODEL}

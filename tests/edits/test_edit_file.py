@@ -77,6 +77,38 @@ def test_other_files_and_versions_are_refused(model, tmp_path):
         edit_file.load_edit(file)
 
 
+def test_any_flipped_bit_of_an_edit_is_seen_or_does_not_matter(model, tmp_path):
+    """Of the header every byte: the scale, the hashes and the provenance are in it."""
+    file, edit = tmp_path / "edit.safetensors", edit_of(model, scale=0.25)
+    edit_file.save_edit(edit, file)
+    whole = file.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    refused = 0
+    for place in [*range(header), *range(header, len(whole), 97)]:
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        file.write_bytes(data)
+        try:
+            assert same(edit_file.load_edit(file), edit)
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(file) in str(error)
+    assert refused > 0.9 * header
+
+
+def test_edits_that_an_earlier_version_wrote_are_read(model, tmp_path, monkeypatch):
+    """Their headers have no checksum."""
+    file, edit = tmp_path / "edit.safetensors", edit_of(model)
+    real = edit_file.to_metadata
+    monkeypatch.setattr(
+        edit_file,
+        "to_metadata",
+        lambda edit: {k: v for k, v in real(edit).items() if k != "sha256"},
+    )
+    edit_file.save_edit(edit, file)
+    assert same(edit_file.load_edit(file), edit)
+
+
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [

@@ -62,6 +62,27 @@ def test_apply_and_rollback_print_the_command_that_undoes_them(files, capsys):
     assert contents(f"{twice}/model") == contents(files / "applied" / "model")
 
 
+def test_a_run_that_was_stopped_before_its_end_goes_on(files, monkeypatch):
+    """Model and rollback are there, and what says that they are finished is not."""
+    fields = {
+        "action": "apply",
+        "edits": str(files / "u.safetensors"),
+        "model": str(files / "model"),
+    }
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(start.Interrupted):
+        patched.setattr(edit_file, "save_edit", stop)
+        go(files / "applied", **fields)
+    assert (files / "applied" / "rollback.safetensors").exists()
+    written = contents(files / "applied" / "model")
+    go(files / "applied", **fields)
+    assert contents(files / "applied" / "model") == written
+    assert (files / "applied" / "edit.safetensors").exists()
+
+
 def test_the_edited_model_carries_nothing_of_the_edit(files):
     """Its folder has the same files as before, and none that could undo the edit."""
     u, model = str(files / "u.safetensors"), str(files / "model")

@@ -8,6 +8,7 @@ mesh. Directories are local or on gs://.
 
 import collections
 import dataclasses
+import hashlib
 import json
 import re
 import tempfile
@@ -106,6 +107,20 @@ def load_config(source: str) -> ModelConfig:
     if config.tie_embeddings and hf_index.has_own_head(folder):
         config = dataclasses.replace(config, tie_embeddings=False)
     return config
+
+
+def hashes_of_small_files(source: str) -> dict[str, str]:
+    """SHA-256 (hex) of config.json and of the tokenizer's files, by name.
+
+    Args:
+      source: directory in Hugging Face format, or hub name.
+    """
+    folder = resolve(source)
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("config.json", *hf_tokenizer.FILES)
+        if (folder / name).exists()
+    }
 
 
 def save_tokenizer(tokenizer: Any, directory: str) -> None:

@@ -6,6 +6,7 @@ weights and a cached reference are looked up by them. Masks come from lengths al
 never from a token id: pad may equal eos.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_names import Average
-from jax_surgery.data.tokens import Document
+from jax_surgery.data.tokens import Document, digest
 
 if TYPE_CHECKING:
     import grain  # slow to import; `iterate` does it
@@ -87,6 +88,11 @@ class Packer:
         if average == "sequences":
             targets = np.add.reduceat(self._weights, self.starts)
             self._weights /= np.repeat(np.maximum(targets, 1), lengths)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the documents' tokens and of which are learned."""
+        return digest(self.documents)
 
     @property
     def learned(self) -> np.ndarray:

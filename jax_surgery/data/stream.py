@@ -59,13 +59,14 @@ class RoleStream:
         units = self._packer.num_units
         return (self.epoch * units + self._documents) / units
 
-    def _identity(self) -> dict[str, int]:
+    def _identity(self) -> dict[str, Any]:
         packer = self._packer
         return {
             "seed": self._seed,
             "documents": len(packer.documents),
             "tokens": packer.num_tokens,
             "context": packer.context,
+            "text": packer.digest,
         }
 
     def get_state(self) -> dict[str, Any]:
@@ -84,14 +85,15 @@ class RoleStream:
         Raises:
           ValueError: the state is of other data, another seed or context.
         """
-        state = _plain(state)
         for name, own in self._identity().items():
-            if state["identity"][name] != own:
+            if (there := state["identity"].get(name)) != own:
+                what = "text of the hash " if name == "text" else f"data with {name}="
                 raise ValueError(
-                    f"the saved run read data with {name}={state['identity'][name]}, "
-                    f"this one has {own}; resume with the same data and settings, or "
-                    "start in a new workdir."
+                    f"the saved run read {what}{str(there)[:12]}, this one has "
+                    f"{str(own)[:12]}; resume with the same data and settings, or start "
+                    "in a new workdir."
                 )
+        state = _plain({k: v for k, v in state.items() if k != "identity"})
         self._begin(state["epoch"])
         self._documents = state["documents_seen"]
         self._rows.set_state(state["grain"])

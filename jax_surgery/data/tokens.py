@@ -12,6 +12,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -52,6 +53,16 @@ class Document:
             return self.tokens
         breaks = np.flatnonzero(np.diff(learned) > 1)
         return self.tokens[: learned[breaks[-1] + 1 if len(breaks) else 0]]
+
+
+def digest(documents: Iterable[Document]) -> str:
+    """SHA-256 (hex) of tokens and of which are learned; origins do not count."""
+    found = hashlib.sha256()
+    for document in documents:
+        found.update(len(document.tokens).to_bytes(4, "little"))
+        found.update(document.tokens.astype("<i4").tobytes())
+        found.update(document.learned.astype(np.uint8).tobytes())
+    return found.hexdigest()
 
 
 def _learned(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> np.ndarray:

@@ -26,7 +26,7 @@ from jax_surgery.metrics import multiple_choice, text
 from jax_surgery.models.model import Model
 from jax_surgery.report import cost, examples, page, table
 from jax_surgery.runs import asked
-from jax_surgery.train import curve, devices
+from jax_surgery.train import curve, devices, identity
 
 # What results.json calls metrics otherwise.
 KEYS = {"answer_probability": "probability"}
@@ -73,6 +73,20 @@ class ByRoles:
         moving = settings.moving(config)  # raises before it takes long
         context = settings.data.context
         return devices.load_model(source, settings.compute, moving, tokenizer, context)
+
+    def identity(self, model: Model) -> dict[str, str]:
+        """The hashes of all that the run reads, by field (see `train.identity`)."""
+        texts = self.texts
+        found = {f"config.data.{role}": p.digest for role, p in texts.packers.items()}
+        if texts.retained:
+            given = self.settings.statistics.sources
+            field = "config.statistics.sources" if given else "config.data.retain"
+            found.setdefault(field, texts.retained.digest)
+        if self._questions:
+            found["config.data.questions"] = identity.of_records(self._questions)
+        if self._probes:
+            found["config.benchmark"] = identity.of_probes(self._probes)
+        return found | {"config.model": identity.of_model(model)}
 
     def probe(self, model: Model) -> dict[str, Any]:
         """{"groups": accuracies by group, "metrics": what is measured of the benchmark,

@@ -25,7 +25,7 @@ from jax_surgery.parallel import distributed
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.report import examples, page, table, task_results
 from jax_surgery.runs.patch import provenance
-from jax_surgery.train import devices
+from jax_surgery.train import devices, identity
 
 TITLES = {"unlearn": "Tasks removed", "learn": "Tasks added"}
 OVERLAP = 0.38  # least mean squared cosine of the angles between similar tasks
@@ -98,6 +98,20 @@ class ByTasks:
     def _changes(self, trainable: Any) -> Any:
         """The parameters that the run changes; an adapter leaves the model as it is."""
         return None if self.settings.lora.rank else trainable
+
+    def identity(self, model: Model) -> dict[str, str]:
+        """The hashes of all that the run reads, by field (see `train.identity`).
+
+        The factors of an adapter lie among the model's parameters.
+        """
+        found = {
+            f"the task {name!r} of config.tasks.source": identity.of_probes(
+                [text.probe], text.documents
+            )
+            for name, text in self.work.texts.items()
+        }
+        adapted = " with config.adapter" if self.settings.adapter else ""
+        return found | {f"config.model{adapted}": identity.of_model(model)}
 
     def probe(self, model: Model) -> Scores:
         """Scores of all tasks."""

@@ -18,6 +18,7 @@ from jax_surgery.data import records
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.data.forms import Record
 from jax_surgery.data.packing import Packer
+from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import encode
 from jax_surgery.data.words import word_tokenizer
 from jax_surgery.methods.ascent import Surgery
@@ -32,7 +33,7 @@ from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.runs import asked
-from jax_surgery.train import devices
+from jax_surgery.train import devices, identity
 from jax_surgery.train.loop import Callback, Loop, train
 from jax_surgery.train.step import TrainState, init_state, make_train_step
 
@@ -139,21 +140,49 @@ def run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
         return _run(settings, directory)
 
 
+@dataclasses.dataclass(frozen=True)
+class PretrainText:
+    """What a run reads: text to train on, to train the tokenizer on, and questions."""
+
+    texts: list[Record]
+    tokenizer_texts: list[Record]
+    questions: tuple[Question, ...]
+
+
+def read(settings: PretrainSettings, directory: str) -> PretrainText:
+    """Reads all data, and checks that it is what the run began with.
+
+    Raises:
+      FileNotFoundError, ValueError: bad data, or other data than in `directory`.
+    """
+    texts = own = records.read_role(settings.data.train, "train")
+    if settings.new_model.tokenizer_texts:
+        own = records.read_role(settings.new_model.tokenizer_texts, "tokenizer_texts")
+    questions = asked.load_questions(settings.data.questions)
+    found = {
+        "config.data.train": identity.of_records(texts),
+        "config.new_model.tokenizer_texts": identity.of_records(own),
+        "config.data.questions": identity.of_records(questions),
+    }
+    identity.check(directory, found)
+    return PretrainText(texts, own, questions)
+
+
 def _tokenizer(settings: PretrainSettings, texts: list[Record]) -> Any:
-    """A tokenizer trained on the text that the settings name, or on all of it."""
+    """A tokenizer trained on texts."""
     model = settings.new_model
-    if model.tokenizer_texts:
-        texts = records.read_role(model.tokenizer_texts, "tokenizer_texts")
     make = word_tokenizer if model.tokenizer == "words" else train_bpe
     return make([record.text for record in texts], model.vocab_size)
 
 
 def _run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
     data = settings.data
-    texts = records.read_role(data.train, "train")
-    questions = asked.load_questions(data.questions)
-    tokenizer = _tokenizer(settings, texts)
-    packer = Packer(encode(texts, tokenizer, data.context), data.context, "tokens")
+    found = read(settings, directory)
+    questions = found.questions
+    tokenizer = _tokenizer(settings, found.tokenizer_texts)
+    packer = Packer(
+        encode(found.texts, tokenizer, data.context), data.context, "tokens"
+    )
     rows = devices.role_rows({"update": data.rows})
     stream = devices.batch_stream(
         {"update": packer}, {"update": data.rows}, rows, settings.seed

@@ -16,7 +16,7 @@ from jax_surgery.methods.subspace.settings import TasksSettings
 from jax_surgery.report import writer
 from jax_surgery.runs.by_roles import ByRoles
 from jax_surgery.runs.by_tasks import ByTasks
-from jax_surgery.train import devices
+from jax_surgery.train import devices, identity
 
 
 def run(settings: SurgerySettings | TasksSettings, directory: str) -> dict[str, Any]:
@@ -25,11 +25,13 @@ def run(settings: SurgerySettings | TasksSettings, directory: str) -> dict[str, 
     Raises:
       FileNotFoundError, ValueError: bad data or settings, before any model is loaded.
       TrainingDiverged, Interrupted: see `loop.train`.
+      ValueError: a resumed run that would read something else than when it began.
     """
     by_tasks = isinstance(settings, TasksSettings)
     case = ByTasks(settings) if by_tasks else ByRoles(settings)
     with devices.on_mesh(settings.mesh):
         model = case.load()
+        identity.check(directory, case.identity(model))
         before: Any = case.probe(model)
         examples = case.examples(model)
 

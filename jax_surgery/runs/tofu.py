@@ -12,8 +12,10 @@ from typing import Any
 from etils import epath
 
 from jax_surgery.benchmarks import tofu
+from jax_surgery.checkpoints import hf_index, hf_weights
 from jax_surgery.config import section
 from jax_surgery.methods.settings import SurgerySettings
+from jax_surgery.parallel import distributed
 from jax_surgery.runs import pretrain, surgery
 from jax_surgery.runs.pretrain import PretrainSettings
 
@@ -60,8 +62,6 @@ def fit(settings: TofuSettings, directory: str) -> str:
     """
     full = settings.benchmark.files["full"]
     folder = epath.Path(directory) / "fit"
-    if (folder / "results.json").exists():
-        return str(folder / "model")
     update = settings.data.update or settings.benchmark.refusals_source
     wanted = dataclasses.replace(
         settings.fit,
@@ -70,9 +70,24 @@ def fit(settings: TofuSettings, directory: str) -> str:
             settings.fit.new_model, tokenizer_texts=f"{full},{update}"
         ),
     )
-    folder.mkdir(parents=True, exist_ok=True)
     with section("fit", PretrainSettings):
+        if (folder / "results.json").exists():
+            pretrain.read(wanted, str(folder))  # raises where it has changed since
+            if _is_whole(folder / "model"):
+                return str(folder / "model")
         return pretrain.run(wanted, str(folder))["directory"]
+
+
+def _is_whole(model: epath.Path) -> bool:
+    """Whether the files of a fitted model have what they say; says where they have not."""
+    try:
+        hf_index.entries_of(model)
+        hf_weights.load_config(str(model))
+        return True
+    except (ValueError, FileNotFoundError) as error:
+        if distributed.is_lead():
+            print(f"the fitted model is exported again: {error}")
+        return False
 
 
 def surgery_settings(settings: TofuSettings, model: str) -> SurgerySettings:

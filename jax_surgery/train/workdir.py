@@ -15,9 +15,12 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from jax_surgery.parallel import distributed
+from jax_surgery.train import identity
+from jax_surgery.train.identity import IDENTITY_FILE
 
 CONFIG_FILE = "config.json"
 FINISHED_FILE = "finished.json"
+NOTES = {CONFIG_FILE, IDENTITY_FILE}  # all that is there before a run starts
 
 
 def resume_command(workdir: str) -> str:
@@ -58,25 +61,50 @@ def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _check(folder: epath.Path, config: dict[str, Any]) -> None:
     """Raises ValueError if the folder holds anything but this run."""
     contents = {item.name for item in folder.iterdir()} if folder.exists() else set()
-    if contents <= {CONFIG_FILE}:  # a config alone: the run never started
+    if contents <= NOTES:  # the run never started
+        identity.begin(folder, config)
         return
-    if CONFIG_FILE not in contents:
+    if not contents & NOTES:
         raise ValueError(
             f"--workdir={folder} is not empty and holds no run; its files would be "
             "mixed with the run's. Give a new or an empty folder."
         )
-    there = json.loads((folder / CONFIG_FILE).read_text())
-    if differences := _differences(there, config):
-        raise ValueError(
-            f"--workdir={folder} holds a run of another config. What differs:\n  "
-            + "\n  ".join(differences)
-            + "\nGive another --workdir, or that run's config to resume it."
-        )
+    _check_config(folder, config)
     if FINISHED_FILE in contents:
         raise ValueError(
             f"--workdir={folder} holds this run, which is finished. Read its results "
             "there, or give another --workdir to run again."
         )
+
+
+def _check_config(folder: epath.Path, config: dict[str, Any]) -> None:
+    """Raises ValueError unless the run in a folder is of this config.
+
+    Its hash is noted in another file too, which decides where config.json is damaged.
+    """
+    try:
+        there = dict(json.loads((folder / CONFIG_FILE).read_bytes()))
+    except (ValueError, TypeError, FileNotFoundError):
+        there = None
+    if there == config:
+        return
+    if identity.is_of(folder, config):
+        print(
+            f"{folder / CONFIG_FILE} is damaged and is written again: {IDENTITY_FILE} "
+            "says that the run is of this config."
+        )
+        return
+    if there is None:
+        raise ValueError(
+            f"--workdir={folder} holds a run whose {CONFIG_FILE} is damaged, and "
+            f"{IDENTITY_FILE} does not say that it is of this config. Give the config "
+            "that it began with, or another --workdir."
+        )
+    raise ValueError(
+        f"--workdir={folder} holds a run of another config. What differs:\n  "
+        + "\n  ".join(_differences(there, config))
+        + "\nGive another --workdir, or that run's config to resume it."
+    )
 
 
 def claim(settings: Any, workdir: str) -> epath.Path:
@@ -122,8 +150,9 @@ def abandon(folder: epath.Path) -> None:
     """Removes a workdir that holds nothing but its config."""
     if not distributed.is_lead():
         return
-    if {item.name for item in folder.iterdir()} == {CONFIG_FILE}:
-        (folder / CONFIG_FILE).unlink()
+    if {item.name for item in folder.iterdir()} <= NOTES:
+        for name in NOTES:
+            (folder / name).unlink(missing_ok=True)
         folder.rmdir()
 
 

@@ -205,7 +205,7 @@ def test_sums_do_not_depend_on_the_mesh():
 PAIR = (
     "-c",
     """
-import pathlib, sys
+import os, pathlib, sys
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from jax_surgery.parallel import distributed
@@ -231,7 +231,9 @@ with Checkpoints(folder, keep=2) as checkpoints:
     print("restored", found.step, found.loop, bool(same))
     checkpoints.save(3, {"w": make(3)}, {"at": 3})
 with Checkpoints(folder, keep=2) as checkpoints:
-    print("again", checkpoints.restore({"w": make(0)}).step)
+    print("again", checkpoints.restore({"w": make(0)}).step, flush=True)
+distributed.wait("done")
+os._exit(0)
 """,
 )
 

@@ -20,9 +20,13 @@ from jax_surgery.edits.edit_file import Fingerprint
 
 # Written last, because a bucket cannot rename a folder: without them nothing loads it.
 LAST = ("config.json", hf_index.INDEX)
-# Further copies of the weights still hold the model before the edit; publishing them
-# with the edited model would undo the edit.
-OTHER_WEIGHTS = re.compile(r".*\.(safetensors|bin|pth?|ckpt|gguf|h5|msgpack|onnx.*)$")
+# Further copies of the weights, of whatever format, still hold the model before the edit;
+# publishing them with the edited model would undo the edit. So what is copied is named.
+COPIED = re.compile(
+    r".*\.(json|jinja2?|txt|md|rst|model|tiktoken|py|ya?ml|toml|pdf|png|jpe?g|svg)$"
+    r"|(licen[cs]e|notice|use_policy|readme|\.git\w+)[^.]*$",
+    re.IGNORECASE,
+)
 # change(name of the tensor, index of the first row, rows) -> new rows.
 Change = Callable[[str, int, np.ndarray], np.ndarray]
 
@@ -86,7 +90,7 @@ def copy_others(
     """Copies the files that hold no weights (for example the tokenizer's).
 
     Returns:
-      What was left out: hidden folders and `OTHER_WEIGHTS`. The files of `LAST` are
+      What was left out: hidden folders, and all but `COPIED`. The files of `LAST` are
       left to `copy_last`.
     """
     weights = {entry.file for entry in entries.values()}
@@ -100,7 +104,7 @@ def copy_others(
                 left_out.append(f"{name}/")
             elif item.is_dir():
                 below.append(item)
-            elif OTHER_WEIGHTS.match(item.name):
+            elif not COPIED.fullmatch(item.name):
                 left_out.append(name)
             else:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,15 @@ from jax_surgery.parallel import distributed
 from jax_surgery.report import page, table
 from jax_surgery.train.metrics_file import read_metrics
 
+# What lies beside the model and may hold what was removed from it.
+RESTORES = {
+    "edit.safetensors": "can restore what was removed",
+    "adapter": "is the change itself",
+    "checkpoints": "hold the model on its way",
+    "stages": "hold the model on its way",
+    "reference": "holds what the model before made of the text",
+    "report": "quotes answers from before",
+}
 # Files of a workdir that the last lines on the screen name, where they are there.
 LEFT = {"model": "model", "edit": "edit.safetensors", "adapter": "adapter"}
 
@@ -43,4 +52,18 @@ def write(directory: str, results: dict[str, Any], shown: page.Page) -> None:
     for label, name in LEFT.items():
         if (folder / name).exists():
             print(f"{label}: {folder / name}")
+    if beside := _beside(folder):
+        print(beside)
     print(f"report: {report / 'index.html'}")
+
+
+def _beside(folder: epath.Path) -> str:
+    """What of a workdir must not be published with its model; "" where it has none."""
+    if not (folder / "model").exists():
+        return ""
+    there = [f"{n} {why}" for n, why in RESTORES.items() if (folder / n).exists()]
+    return (
+        f"Publish {folder / 'model'} alone; beside it {', '.join(there)}."
+        if there
+        else ""
+    )

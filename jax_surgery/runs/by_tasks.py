@@ -24,7 +24,7 @@ from jax_surgery.optim.linalg import svd
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.report import examples, page, table, task_results
-from jax_surgery.runs.patch import provenance
+from jax_surgery.runs.patch import print_left_out, provenance
 from jax_surgery.train import devices, identity
 
 TITLES = {"unlearn": "Tasks removed", "learn": "Tasks added"}
@@ -177,6 +177,7 @@ class ByTasks:
                 (folder / "model").rmtree()
             edit = edit_file.Edit(factors, done.alpha, base, made)
             applied = apply.apply(edit, source, folder / "model")
+            print_left_out(applied.left_out)
             edit_file.save_edit(applied.edit, folder / "edit.safetensors")
         distributed.wait("export")
         # In the same dtypes as the model before, so that scores are comparable.

@@ -135,10 +135,11 @@ def _command(action: str, folder: epath.Path, suffix: str, **fields: object) -> 
     return shlex.join(words)
 
 
-def _print_left_out(left_out: tuple[str, ...]) -> None:
+def print_left_out(left_out: tuple[str, ...]) -> None:
+    """Says which files beside the weights were not copied."""
     if left_out:
         print(
-            f"not copied: {', '.join(left_out)} (other files of weights, which still "
+            f"not copied: {', '.join(left_out)} (other files, which may still "
             "hold the model before the edit, and hidden folders)"
         )
 
@@ -157,7 +158,7 @@ def _apply(settings: EditSettings, folder: epath.Path) -> None:
         edit = algebra.scaled(edit, settings.scale)
     done = apply.apply(edit, model, folder / MODEL, folder / ROLLBACK)
     edit_file.save_edit(done.edit, folder / EDIT)
-    _print_left_out(done.left_out)
+    print_left_out(done.left_out)
     files = {"edits": folder / ROLLBACK, "model": folder / MODEL}
     print(
         f"{folder / MODEL} is {model} with the edit {_identity(done.edit)}. Anyone who "
@@ -171,7 +172,7 @@ def _rollback(settings: EditSettings, folder: epath.Path) -> None:
     file, model = _one_file(settings), _model(settings)
     _remove_unfinished(folder, MODEL)
     done = apply.rollback(model, file, folder / MODEL)
-    _print_left_out(done.left_out)
+    print_left_out(done.left_out)
     files = {"edits": file, "model": folder / MODEL}
     print(
         f"{folder / MODEL} is {model} before the edit {_identity(done.edit)}, with "

@@ -323,13 +323,18 @@ def test_weights_before_the_edit_are_not_copied(tmp_path):
     before, after = tmp_path / "before", tmp_path / "after"
     small_checkpoints.save(before, shard=SHARD)
     extra = {"pytorch_model.bin", "consolidated.safetensors", "original/whole.pth"}
+    extra |= {"weights.npz", "old.tar.gz", "copy.safetensors.bak", "q4_0", "a.pkl"}
     for name in extra:
         (before / name).write_bytes(b"the model as it was")
     (before / ".cache").mkdir()
     (before / ".cache" / "anything").write_bytes(b"the model as it was")
+    kept = {"README.md", "LICENSE", "LICENSE.txt", "tokenizer.model", "merges.txt"}
+    for name in kept:
+        (before / name).write_text("kept")
     done = apply.apply(edit_of(before), before, after)
     assert set(done.left_out) == {*extra, ".cache/"}
     assert b"the model as it was" not in b"".join(contents(after).values())
+    assert kept < set(contents(after))
 
 
 def test_a_rollback_file_is_small(tmp_path):

@@ -100,10 +100,15 @@ def read_metrics(path: Any) -> list[dict[str, float]]:
 
     An incomplete last line, left by a killed process, is not read. Other lines that are
     damaged are left out too, and said.
+
+    Raises:
+      ValueError: a folder has that name.
     """
     file = epath.Path(path)
     if not file.exists():
         return []
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder and not a file; move it elsewhere.")
     rows, damaged = [], []
     complete = file.read_bytes().rpartition(b"\n")[0]
     for number, line in enumerate(complete.split(b"\n"), start=1):

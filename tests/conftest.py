@@ -31,6 +31,7 @@ import hypothesis
 import jax
 import on_devices
 import pytest
+import storage_server
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.bpe import train_bpe
@@ -139,6 +140,25 @@ def own(folder) -> dict:
     import subspace_run_cases as cases
 
     return {"tasks.source": cases.tasks_file(folder), **cases.NO_REPORT}
+
+
+@pytest.fixture(scope="session")
+def cloud():
+    """A storage server that gcsfs and TensorStore of this process use; see `bucket`."""
+    with storage_server.Server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.variables.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def bucket(cloud):
+    """An empty gs:// bucket, on a server without faults (`cloud.faults`)."""
+    name = f"bucket-{len(cloud.storage.buckets)}"
+    cloud.storage.buckets[name] = {}
+    cloud.faults = storage_server.Faults()
+    yield f"gs://{name}"
+    cloud.faults = storage_server.Faults()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from jax_surgery.checkpoints import safetensors_file
 from jax_surgery.checkpoints.hf_layout import Tensor
 from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.models.layout import EMBEDDING, HEAD
+from jax_surgery.storage.files import matching
 
 # The dtype of all parameters, or of each by its path; None keeps the files' dtypes.
 Dtype = str | None | Callable[[tuple[str, ...]], str | None]
@@ -103,7 +104,7 @@ def files_of(folder: epath.Path) -> list[epath.Path]:
         return [folder / SINGLE]
     if (folder / INDEX).exists():
         return _shards(folder)
-    return sorted(folder.glob("*.safetensors"))
+    return matching(folder, ".safetensors")
 
 
 def entries_of(folder: epath.Path) -> dict[str, Entry]:
@@ -118,7 +119,7 @@ def entries_of(folder: epath.Path) -> dict[str, Entry]:
     """
     files = files_of(folder)
     if not files:
-        if list(folder.glob("*.bin")):
+        if matching(folder, ".bin"):
             raise ValueError(
                 f"{folder} holds weights as .bin (pickled PyTorch) only, which are not "
                 "read. Convert them once, where PyTorch is installed, with python -c "

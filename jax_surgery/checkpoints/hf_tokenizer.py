@@ -10,6 +10,7 @@ from etils import epath
 
 from jax_surgery.checkpoints import hf_index
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.storage import files
 
 FILES = (
     "tokenizer.json",
@@ -31,7 +32,7 @@ def copy(origin: epath.Path, folder: epath.Path) -> None:
     """Copies the tokenizer's files of a checkpoint into another's folder."""
     for name in FILES:
         if (origin / name).exists():
-            (origin / name).copy(folder / name, overwrite=True)
+            files.copy(origin / name, folder / name)
 
 
 def _check_files(folder: epath.Path) -> None:
@@ -72,7 +73,7 @@ def load(folder: epath.Path) -> Any:
             place = local
             copy(folder, epath.Path(local))
             if (folder / "config.json").exists():
-                (folder / "config.json").copy(epath.Path(local) / "config.json")
+                files.copy(folder / "config.json", epath.Path(local) / "config.json")
         try:
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
                 place, trust_remote_code=False

@@ -30,6 +30,7 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel import mesh as meshes
+from jax_surgery.storage import files, space
 
 # The names of the files of `save_model`.
 EXPORTED = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$")
@@ -133,9 +134,8 @@ def save_tokenizer(tokenizer: Any, directory: str) -> None:
     if distributed.is_lead():
         with tempfile.TemporaryDirectory() as local:
             tokenizer.save_pretrained(local)
-            epath.Path(directory).mkdir(parents=True, exist_ok=True)
-            for file in epath.Path(local).iterdir():
-                file.copy(epath.Path(directory) / file.name, overwrite=True)
+            for file in files.children(local):
+                files.copy(file, epath.Path(directory) / file.name)
     distributed.wait(f"tokenizer in {directory}")
 
 
@@ -258,6 +258,22 @@ def _exported(
         bar.update(tensor.size * dtype.itemsize)
 
 
+def _make_room(folder: epath.Path, size: int) -> None:
+    """Removes an earlier export, and raises `DiskFull` where the new one does not fit.
+
+    Old files of another number would be read along with the new ones, and without its
+    config.json, which is written last, nothing takes half of an export for a model.
+    """
+    for file in files.children(folder):
+        if (
+            EXPORTED.match(file.name)
+            or file.name == "config.json"
+            or files.PARTIAL in file.name
+        ):
+            files.remove(file)
+    space.check(folder, size, "the model")
+
+
 def save_model(
     params: decoder.Params,
     config: ModelConfig,
@@ -285,29 +301,26 @@ def save_model(
     own = dtype or str(jnp.result_type(*(x.dtype for x in jax.tree.leaves(params))))
     kind = hf_index.dtype_named(own)
     tensors = hf_layout.tensors(config)
-    files = hf_layout.files(tensors, kind.itemsize, max_shard_bytes)
-    if lead:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Old files of another number would be read along with the new ones.
-        for file in folder.iterdir():
-            if EXPORTED.match(file.name):
-                file.unlink()
-        card = architectures.to_hf(config) | {"dtype": own}
-        (folder / "config.json").write_text(json.dumps(card, indent=2) + "\n")
-        if tokenizer_source:
-            hf_tokenizer.copy(resolve(tokenizer_source), folder)
+    shards = hf_layout.files(tensors, kind.itemsize, max_shard_bytes)
     size = sum(tensor.size for tensor in tensors) * kind.itemsize
+    distributed.on_lead(lambda: _make_room(folder, size))
+    if lead and tokenizer_source:
+        hf_tokenizer.copy(resolve(tokenizer_source), folder)
     with progress_bar("saving weights", size) as bar:
-        for file, group in files.items():
+        for file, group in shards.items():
             arrays = _exported(params, group, kind, bar)
             if lead:
                 held = {t.name: (t.file_shape, kind) for t in group}
                 safetensors_file.write(folder / file, held, arrays)
             else:
                 collections.deque(arrays, maxlen=0)  # takes part in the gathering
-    if lead and len(files) > 1:
-        weight_map = {t.name: file for file, group in files.items() for t in group}
+    if lead and len(shards) > 1:
+        weight_map = {t.name: file for file, group in shards.items() for t in group}
         index = {"metadata": {"total_size": size}, "weight_map": weight_map}
         text = json.dumps(index, indent=2) + "\n"
-        (folder / hf_index.INDEX).write_text(text)
+        files.write_text(folder / hf_index.INDEX, text)
+    if lead:
+        card = architectures.to_hf(config) | {"dtype": own}
+        text = json.dumps(card, indent=2) + "\n"
+        files.write_text(folder / "config.json", text)
     distributed.wait(f"exported to {directory}")

@@ -19,6 +19,7 @@ from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.models import architectures
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import Row
+from jax_surgery.storage import files
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What is read of adapter_config.json.
@@ -94,7 +95,6 @@ def save_adapter(
       base: name or directory of the model.
     """
     folder = epath.Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
     every = architectures.matrices(config)
     rows = [every[name] for name in adapter.matrices]
     kind = np.dtype(np.float32)
@@ -119,7 +119,7 @@ def save_adapter(
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    (folder / CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+    files.write_text(folder / CONFIG, json.dumps(settings, indent=2) + "\n")
 
 
 def _settings(folder: epath.Path) -> tuple[int, float]:

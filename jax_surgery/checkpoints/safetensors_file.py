@@ -9,17 +9,17 @@ any path that `etils.epath` opens will do, gs:// included.
 """
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import json
 import math
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
 from etils import epath
+
+from jax_surgery.storage import files, space
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -156,32 +156,6 @@ def read_rows(entry: Entry, start: int, stop: int) -> np.ndarray:
     return data.view(entry.dtype).reshape(stop - start, *entry.shape[1:])
 
 
-@contextlib.contextmanager
-def made(target: epath.Path) -> Iterator[epath.Path]:
-    """A temporary path for a file or folder, which becomes the target on success.
-
-    Args:
-      target: replaced if it is a file or an empty folder. On gs:// it is written to
-        at once: buckets cannot rename.
-    """
-    if "://" in str(target):
-        yield target
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".{target.name}.partial-{uuid.uuid4().hex[:8]}"
-    try:
-        yield partial
-        if target.is_dir():
-            target.rmdir()
-        partial.replace(target)
-    except BaseException:
-        if partial.is_dir():
-            partial.rmtree()
-        else:
-            partial.unlink(missing_ok=True)
-        raise
-
-
 def write(
     file: epath.Path,
     layout: dict[str, tuple[tuple[int, ...], np.dtype]],
@@ -191,7 +165,7 @@ def write(
     """Writes a file.
 
     Args:
-      file: replaced where it exists.
+      file: replaced where it exists, once all is written.
       layout: (shape, dtype) of each tensor, by name.
       tensors: in the order of `layout`; each is taken when its turn comes.
       metadata: further text for the header (see `read_metadata`).
@@ -208,7 +182,8 @@ def write(
         offset = end
     raw = json.dumps(header).encode()
     raw += b" " * (-len(raw) % 8)  # so that the tensors are aligned
-    with file.open("wb") as opened:
+    space.check(file, 8 + len(raw) + offset, file.name)
+    with files.writing(file) as opened:
         opened.write(len(raw).to_bytes(8, "little") + raw)
         for name, tensor in zip(layout, tensors, strict=True):
             shape, dtype = layout[name]
@@ -240,7 +215,7 @@ def rewrite(
       progress: called with the number of bytes as they are written.
     """
     entries = read_header(file)
-    with file.open("rb") as source, into.open("wb") as target:
+    with file.open("rb") as source, files.writing(into) as target:
         for name in sorted(change, key=lambda name: entries[name].offset):
             entry = entries[name]
             _copy(source, target, entry.offset - source.tell(), progress)

@@ -26,6 +26,7 @@ from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.edits import checkpoint_copy, edit_file, rounding
 from jax_surgery.edits.edit_file import Edit, Fingerprint, short
 from jax_surgery.edits.rounding import Delta
+from jax_surgery.storage import files
 
 PIECE = 2**20  # weights changed at a time; the delta takes 8 bytes for each
 
@@ -167,8 +168,8 @@ def apply(
     # spool has no name, so it disappears with the process, and it lies on the disk that
     # is written to, which has room for it.
     with (
-        safetensors_file.made(target) as folder,
-        safetensors_file.made(undo) if undo else contextlib.nullcontext() as file,
+        files.made(target) as folder,
+        files.made(undo) if undo else contextlib.nullcontext() as file,
         tempfile.TemporaryFile(dir=beside) as spool,
     ):
 
@@ -267,7 +268,7 @@ def rollback(
     _check_shapes(edit, entries, source)
     assert edit.result, "apply() writes the result into the rollback's file"
     _check_edited(edit, edit.result, source, file)
-    with safetensors_file.made(target) as folder:
+    with files.made(target) as folder:
         before = checkpoint_copy.write_weights(
             source, folder, entries, list(edit.factors), change, piece
         )

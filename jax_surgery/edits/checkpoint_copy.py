@@ -17,6 +17,7 @@ from jax_surgery.checkpoints.hf_weights import progress_bar
 from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.edits import edit_file
 from jax_surgery.edits.edit_file import Fingerprint
+from jax_surgery.storage import files, space
 
 # Written last, because a bucket cannot rename a folder: without them nothing loads it.
 LAST = ("config.json", hf_index.INDEX)
@@ -33,7 +34,7 @@ Change = Callable[[str, int, np.ndarray], np.ndarray]
 
 def check_target(target: epath.Path, source: epath.Path) -> None:
     """Raises ValueError if a copy of `source` cannot be written to `target`."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if target.exists() and (not target.is_dir() or files.names(target)):
         raise ValueError(f"{target} is not empty; give a new or an empty folder.")
     if target.is_relative_to(source):
         raise ValueError(
@@ -68,12 +69,12 @@ def write_weights(
         hashes[name].update(new.view(np.uint8))
         return new
 
-    files = sorted({entry.file for entry in entries.values()})
-    total = sum(file.stat().length for file in files)
+    shards = sorted({entry.file for entry in entries.values()})
+    total = sum(file.stat().length for file in shards)
+    space.check(folder, total, "the model")
     with progress_bar("writing weights", total) as bar:
-        for file in files:
+        for file in shards:
             into = folder / file.relative_to(source)
-            into.parent.mkdir(parents=True, exist_ok=True)
             own = [name for name in names if entries[name].file == file]
             changes = {
                 entries[name].name: functools.partial(changed, name) for name in own
@@ -96,7 +97,7 @@ def copy_others(
     weights = {entry.file for entry in entries.values()}
     left_out, below = [], [source]
     while below:
-        for item in sorted(below.pop().iterdir()):
+        for item in files.children(below.pop()):
             name = str(item.relative_to(source))
             if item in weights or name in LAST:
                 continue
@@ -107,8 +108,7 @@ def copy_others(
             elif not COPIED.fullmatch(item.name):
                 left_out.append(name)
             else:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                item.copy(folder / name)
+                files.copy(item, folder / name)
     return tuple(left_out)
 
 
@@ -121,4 +121,4 @@ def copy_last(source: epath.Path, folder: epath.Path) -> None:
     stale = hf_index.INDEX if (source / hf_index.SINGLE).exists() else ""
     for name in LAST:
         if name != stale and (source / name).exists():
-            (source / name).copy(folder / name)
+            files.copy(source / name, folder / name)

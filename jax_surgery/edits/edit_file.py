@@ -273,8 +273,7 @@ def save_edit(edit: Edit, file: str | epath.Path) -> None:
     """
     tensors, metadata = to_tensors(edit), to_metadata(edit)
     layout = {name: (tensor.shape, FLOAT) for name, tensor in tensors.items()}
-    with safetensors_file.made(epath.Path(file)) as partial:
-        safetensors_file.write(partial, layout, tensors.values(), metadata)
+    safetensors_file.write(epath.Path(file), layout, tensors.values(), metadata)
 
 
 def _fields(file: epath.Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from etils import epath
 
 from jax_surgery.parallel import distributed
 from jax_surgery.report import page, table
+from jax_surgery.storage import files
 from jax_surgery.train.metrics_file import read_metrics
 
 # What lies beside the model and may hold what was removed from it.
@@ -40,12 +41,12 @@ def write(directory: str, results: dict[str, Any], shown: page.Page) -> None:
         "settings": shown["settings"],
         "versions": page.versions(),
     }
-    (folder / "results.json").write_text(json.dumps(everything, indent=2) + "\n")
+    text = json.dumps(everything, indent=2) + "\n"
+    files.write_text(folder / "results.json", text)
     metrics = read_metrics(folder / "metrics.jsonl")
-    report = folder / "report"
-    report.mkdir(parents=True, exist_ok=True)
+    page_file = folder / "report" / "index.html"
     html = page.render(page.Page(metrics=metrics) | shown)
-    (report / "index.html").write_text(html)
+    files.write_text(page_file, html)
     print("\n" + table.as_text(shown["rows"]))
     for sentence in shown.get("sentences", ()):
         print(sentence)
@@ -54,7 +55,7 @@ def write(directory: str, results: dict[str, Any], shown: page.Page) -> None:
             print(f"{label}: {folder / name}")
     if beside := _beside(folder):
         print(beside)
-    print(f"report: {report / 'index.html'}")
+    print(f"report: {page_file}")
 
 
 def _beside(folder: epath.Path) -> str:

@@ -25,6 +25,7 @@ from jax_surgery.parallel import distributed
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.report import examples, page, table, task_results
 from jax_surgery.runs.patch import print_left_out, provenance
+from jax_surgery.storage import files
 from jax_surgery.train import devices, identity
 
 TITLES = {"unlearn": "Tasks removed", "learn": "Tasks added"}
@@ -173,8 +174,7 @@ class ByTasks:
                 model=model.source,
                 settings=dataclasses.asdict(self.settings),
             )
-            if (folder / "model").exists():  # of this run, stopped after it was written
-                (folder / "model").rmtree()
+            files.remove(folder / "model")  # of this run, stopped after it was written
             edit = edit_file.Edit(factors, done.alpha, base, made)
             applied = apply.apply(edit, source, folder / "model")
             print_left_out(applied.left_out)

@@ -21,6 +21,7 @@ from jax_surgery.models.compute import Compute
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.runs import asked
+from jax_surgery.storage import files
 from jax_surgery.train import devices
 
 
@@ -90,11 +91,11 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     """
     data = settings.data
     questions = asked.load_questions(data.questions)
-    files = names(data.text)
-    for name in files:
+    sources = names(data.text)
+    for name in sources:
         records.read_source(name)  # raises before a model is loaded
-    probes = probes_of(settings, files)
-    if not questions and not files and not probes:
+    probes = probes_of(settings, sources)
+    if not questions and not sources and not probes:
         raise ValueError(
             "config.data.questions, config.data.text and config.benchmark are all "
             "empty: nothing is asked. Set questions='embedded', a questions JSONL, "
@@ -104,7 +105,7 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
         source = model_source(settings.model)
         model = devices.load(source, settings.compute, context=data.context)
         evaluation = asked.accuracies(model, questions, data.context, data.chat)
-        texts = {name: text.file_nll(model, name, data.context) for name in files}
+        texts = {name: text.file_nll(model, name, data.context) for name in sources}
         measured = asked.measure(model, probes)
     results = {
         "model": settings.model,
@@ -116,7 +117,7 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
         results["metrics"] = measured
     if distributed.is_lead():
         file = epath.Path(directory) / "results.json"
-        file.write_text(json.dumps(results, indent=2) + "\n")
+        files.write_text(file, json.dumps(results, indent=2) + "\n")
         _show(evaluation, texts)
         _show_metrics(probes, measured)
         print(f"results in {file}")

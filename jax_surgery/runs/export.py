@@ -3,10 +3,13 @@
 
 import dataclasses
 import json
+import pathlib
+import tempfile
 
 from etils import epath
 
 from jax_surgery.benchmarks import embedded
+from jax_surgery.storage import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,20 +23,23 @@ def run(settings: ExportSettings, directory: str) -> dict[str, int]:
     """Writes `jsonl/*.jsonl` and `tfds/` to a directory; returns lines by file."""
     del settings
     folder = epath.Path(directory) / "jsonl"
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {name: embedded.load(name) for name in embedded.SETS}
-    files["questions"] = [question.record() for question in embedded.questions()]
-    for name, rows in files.items():
+    sets = {name: embedded.load(name) for name in embedded.SETS}
+    sets["questions"] = [question.record() for question in embedded.questions()]
+    for name, rows in sets.items():
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / f"{name}.jsonl").write_text(lines)
+        files.write_text(folder / f"{name}.jsonl", lines)
     from jax_surgery.benchmarks.embedded.builder import EmbeddedWorld
 
-    for config in ("texts", "questions"):
-        EmbeddedWorld(
-            data_dir=str(epath.Path(directory) / "tfds"),
-            config=config,
-            file_format="array_record",
-        ).download_and_prepare()
-    counts = {f"{name}.jsonl": len(rows) for name, rows in files.items()}
+    # array_record writes to disks alone, so a bucket gets a copy.
+    with tempfile.TemporaryDirectory() as local:
+        for config in ("texts", "questions"):
+            EmbeddedWorld(
+                data_dir=local, config=config, file_format="array_record"
+            ).download_and_prepare()
+        for file in pathlib.Path(local).rglob("*"):
+            if file.is_file():
+                name = str(file.relative_to(local))
+                files.copy(file, epath.Path(directory) / "tfds" / name)
+    counts = {f"{name}.jsonl": len(rows) for name, rows in sets.items()}
     print(f"wrote {counts} and TFDS files under {directory}")
     return counts

@@ -20,6 +20,7 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.plan import ask, lowering, neighbours, programs, report, topologies
 from jax_surgery.plan.picture import picture
 from jax_surgery.plan.settings import PlanSettings
+from jax_surgery.storage import files
 
 
 def plan(settings: PlanSettings, config: ModelConfig) -> dict[str, Any]:
@@ -124,7 +125,8 @@ def run(settings: PlanSettings, directory: str) -> dict[str, Any]:
     print("\n" + report.advice(results))
     folder = epath.Path(directory)
     results["settings"] = dataclasses.asdict(settings)
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (folder / "memory.png").write_bytes(picture(results))
+    text = json.dumps(results, indent=2) + "\n"
+    files.write_text(folder / "results.json", text)
+    files.write_bytes(folder / "memory.png", picture(results))
     print(f"results and picture in {folder}")
     return results

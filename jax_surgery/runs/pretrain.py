@@ -33,6 +33,7 @@ from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.runs import asked
+from jax_surgery.storage import files
 from jax_surgery.train import devices, identity
 from jax_surgery.train.loop import Callback, Loop, train
 from jax_surgery.train.step import TrainState, init_state, make_train_step
@@ -248,7 +249,7 @@ def _run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
     }
     if distributed.is_lead():
         text = json.dumps(results, indent=2)
-        (epath.Path(directory) / "results.json").write_text(text)
+        files.write_text(epath.Path(directory) / "results.json", text)
     print(f"model in {folder}; {seconds:.0f} s; {_short(results['evaluation'])}")
     return results
 

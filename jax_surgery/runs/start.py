@@ -11,6 +11,7 @@ import jax
 from jax_surgery import command_line
 from jax_surgery.parallel import distributed, host_memory, signals
 from jax_surgery.runs.settings import RUNS, check_url, from_config
+from jax_surgery.storage import space
 from jax_surgery.storage.errors import StorageDenied, StorageError
 from jax_surgery.train import workdir as workdirs
 from jax_surgery.train.loop import Interrupted, TrainingDiverged
@@ -64,6 +65,7 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
     Raises:
       Interrupted: after Ctrl-C or SIGTERM, saying how to go on.
       TrainingDiverged, ValueError, FileNotFoundError: see the runs.
+      StorageError: a full disk, a bucket that cannot be used, or a workdir in use.
     """
     settings = from_config(config)
     check_url(workdir or "", "--workdir")
@@ -91,7 +93,14 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
         raise Interrupted(f"{error} {go_on}") from None
     except KeyboardInterrupt:
         raise Interrupted(at_once) from None
-    except (ValueError, FileNotFoundError):
+    except (ValueError, FileNotFoundError, StorageError):
         workdirs.abandon(folder)
         raise
-    workdirs.finish(folder, settings.run)
+    except Exception as error:
+        if space.is_full(error):
+            raise space.full("what this run writes", workdir) from error
+        raise
+    else:
+        workdirs.finish(folder, settings.run)
+    finally:
+        workdirs.release()

@@ -204,6 +204,16 @@ class Bucket(_Gcsfs):
         except FileNotFoundError:
             return False  # and not for every OSError: refused is not absent
 
+    async def _ls(self, path: str, detail: bool = False, **kwargs: Any) -> list[Any]:
+        """gcsfs' listing without the folder itself, which a browser makes an object of."""
+        own = self._strip_protocol(path).rstrip("/")
+        found = [
+            entry
+            for entry in await super()._ls(path, detail=True, **kwargs)
+            if entry["type"] != "directory" or entry["name"].rstrip("/") != own
+        ]
+        return found if detail else [entry["name"] for entry in found]
+
     def version(self, path: str) -> Version | None:
         """An object as it is now, or None; its age is by the server's clock."""
         return asyn.sync(self.loop, self._version, path)

@@ -33,11 +33,9 @@ def children(folder: Any) -> list[epath.Path]:
     """
     folder = epath.Path(folder)
     try:
-        found = sorted(folder.iterdir())
+        return sorted(folder.iterdir())
     except FileNotFoundError:
         return []
-    # A browser's "create folder" makes an object whose name is the folder's.
-    return [item for item in found if item != folder and item.name]
 
 
 def names(folder: Any) -> list[str]:

@@ -73,7 +73,7 @@ class Lock:
     """The lock of a workdir; see the module. `release` it, or end the process."""
 
     def __init__(self, folder: epath.Path):
-        self._folder, self._file = folder, folder / LOCK
+        self.folder, self._file = folder, folder / LOCK
         self._descriptor: int | None = None
         self._generation = 0
         self._card = _me() | {"run": uuid.uuid4().hex}
@@ -87,7 +87,7 @@ class Lock:
         Raises:
           WorkdirInUse: another run has it.
         """
-        if files.is_remote(self._folder):
+        if files.is_remote(self.folder):
             self._acquire_remote()
         else:
             self._acquire_local()
@@ -117,10 +117,10 @@ class Lock:
             except BlockingIOError:
                 text = os.read(descriptor, 4096)
                 os.close(descriptor)
-                raise _in_use(self._folder, text) from None
+                raise _in_use(self.folder, text) from None
             except OSError as error:
                 os.close(descriptor)
-                print(f"warning: {self._folder} cannot be locked ({error}).")
+                print(f"warning: {self.folder} cannot be locked ({error}).")
                 return
             # Whoever had it may have removed the file before it was locked here.
             with contextlib.suppress(FileNotFoundError):
@@ -140,7 +140,7 @@ class Lock:
         while True:
             there = bucket.version(path)
             if there and seen not in (None, there.generation):
-                raise _in_use(self._folder, there.data)  # it was renewed
+                raise _in_use(self.folder, there.data)  # it was renewed
             if there is None or there.age > STALE or self._is_dead(there.data):
                 generation = there.generation if there else 0
                 with contextlib.suppress(FileExistsError):
@@ -151,13 +151,13 @@ class Lock:
             if seen is None:
                 seen = there.generation
                 print(
-                    f"--workdir={self._folder} is locked by a run that was alive "
+                    f"--workdir={self.folder} is locked by a run that was alive "
                     f"{max(0, there.age):.0f} s ago; looking for up to {STALE:.0f} s "
                     "whether it still is",
                     file=sys.stderr,
                 )
             elif time.monotonic() - began > 2 * STALE:
-                raise _in_use(self._folder, there.data)
+                raise _in_use(self.folder, there.data)
             time.sleep(min(5.0, RENEW / 3))
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
@@ -185,7 +185,7 @@ class Lock:
                 self._generation = bucket.put_if(path, self._text(), self._generation)
             except FileExistsError:
                 print(
-                    f"\nstopped: another run has taken --workdir={self._folder} over "
+                    f"\nstopped: another run has taken --workdir={self.folder} over "
                     f"while this one could not renew its lock for {STALE:.0f} s; "
                     "nothing more is written.",
                     file=sys.stderr,

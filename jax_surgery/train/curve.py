@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 
 from jax_surgery.parallel import distributed
+from jax_surgery.storage import files
 from jax_surgery.train.loop import Callback, State
 from jax_surgery.train.metrics_file import as_lines, read_metrics
 
@@ -31,7 +32,7 @@ def watch(
         point = {"step": step} | {g: e["accuracy"] for g, e in ask(state).items()}
         if distributed.is_lead():
             earlier = [row for row in read_curve(directory) if row["step"] < step]
-            file.write_text(as_lines([*earlier, point]))
+            files.write_text(file, as_lines([*earlier, point]))
         return state
 
     return [Callback(every, run)]

@@ -229,8 +229,9 @@ def train(
     def save() -> None:
         check()
         loop_state = {"stream": stream.get_state(), "first_losses": guard.first}
-        checkpoints.save(step, state, loop_state | {"ended": ended})
+        # Metrics first: those of a step that is saved are never lost.
         writer.flush()
+        checkpoints.save(step, state, loop_state | {"ended": ended})
 
     with preemption.listening(), writer, checkpoints, bar:
         while step < steps and not ended:

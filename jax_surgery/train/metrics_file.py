@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from jax_surgery.parallel import distributed
+from jax_surgery.storage import files
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -44,7 +45,7 @@ class MetricsWriter(contextlib.AbstractContextManager):
             local = self._staging = pathlib.Path(tempfile.mkdtemp())
         old = self._folder / METRICS_FILE
         earlier = [row for row in read_metrics(old) if row["step"] <= after]
-        (local / METRICS_FILE).write_text(as_lines(earlier))
+        files.write_text(local / METRICS_FILE, as_lines(earlier))
         self._file = (local / METRICS_FILE).open("a")
         self._tensorboard = tensorboardX.SummaryWriter(
             str(local / TENSORBOARD), purge_step=after + 1
@@ -72,9 +73,7 @@ class MetricsWriter(contextlib.AbstractContextManager):
             return
         for file in self._staging.rglob("*"):
             if file.is_file():
-                target = self._folder / str(file.relative_to(self._staging))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(file.read_bytes())
+                files.copy(file, self._folder / str(file.relative_to(self._staging)))
 
     def close(self) -> None:
         """Flushes and closes the files."""

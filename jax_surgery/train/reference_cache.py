@@ -22,7 +22,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import one_pass
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import distributed
-from jax_surgery.storage import files
+from jax_surgery.storage import files, space
 from jax_surgery.train import checksums
 
 STATES, CARD = "hidden_states.bin", "card.json"
@@ -167,12 +167,15 @@ def create_cache(
 
     Raises:
       ValueError: a directory that is not local.
+      DiskFull: there is no room for it.
     """
     folder = _folder(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD).unlink(missing_ok=True)
+    files.remove(folder / CARD)
     shape = (packer.num_tokens, width)
-    states = np.memmap(folder / STATES, mode="w+", dtype=jnp.dtype(dtype), shape=shape)
+    size = int(np.prod(shape)) * jnp.dtype(dtype).itemsize
+    space.reserve(folder / STATES, size, "the reference cache")
+    states = np.memmap(folder / STATES, mode="r+", dtype=jnp.dtype(dtype), shape=shape)
     for batch in one_pass(packer.pack(), batch_rows):
         index_BT = batch.token_index_BT
         hidden_BTD = np.asarray(hidden_fn(batch.for_devices()))

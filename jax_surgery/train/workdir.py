@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's workdir, which belongs to one config, and the command that resumes the run."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -15,12 +16,16 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 from jax_surgery.parallel import distributed
+from jax_surgery.storage import files, lock
+from jax_surgery.storage.errors import StorageError
 from jax_surgery.train import identity
 from jax_surgery.train.identity import IDENTITY_FILE
 
 CONFIG_FILE = "config.json"
 FINISHED_FILE = "finished.json"
 NOTES = {CONFIG_FILE, IDENTITY_FILE}  # all that is there before a run starts
+
+_held: list[lock.Lock] = []  # of the workdir that this process has claimed
 
 
 def resume_command(workdir: str) -> str:
@@ -60,7 +65,7 @@ def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def _check(folder: epath.Path, config: dict[str, Any]) -> None:
     """Raises ValueError if the folder holds anything but this run."""
-    contents = {item.name for item in folder.iterdir()} if folder.exists() else set()
+    contents = set(files.names(folder)) - {lock.LOCK}
     if contents <= NOTES:  # the run never started
         identity.begin(folder, config)
         return
@@ -110,7 +115,8 @@ def _check_config(folder: epath.Path, config: dict[str, Any]) -> None:
 def claim(settings: Any, workdir: str) -> epath.Path:
     """Claims the workdir for the run, or finds that it is the run's already.
 
-    Of many processes the lead does, and all raise what it finds wrong.
+    Of many processes the lead does, and all raise what it finds wrong. The workdir is
+    locked from then on until `release`, or until the process ends in whatever way.
 
     Args:
       settings: the run's, a dataclass.
@@ -119,6 +125,7 @@ def claim(settings: Any, workdir: str) -> epath.Path:
     Raises:
       ValueError: it holds a run of another config, a finished run, or other files,
         cannot be written, or is not the same folder on all hosts.
+      StorageError: another run works there, or the bucket cannot be used.
     """
     folder = epath.Path(workdir)
     # Through JSON, so that it compares equal to what is read back.
@@ -126,17 +133,23 @@ def claim(settings: Any, workdir: str) -> epath.Path:
 
     def write() -> None:
         try:
+            _lock(folder)
             _check(folder, config)
-            folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps(config, indent=2, sort_keys=True)
-            (folder / CONFIG_FILE).write_text(text + "\n")
+            files.write_text(folder / CONFIG_FILE, text + "\n")
+        except StorageError:
+            raise
         except OSError as error:
             raise ValueError(
                 f"--workdir={workdir} cannot be written ({error}); give a folder that "
                 "is writable."
             ) from error
 
-    distributed.on_lead(write)
+    try:
+        distributed.on_lead(write)
+    except BaseException:
+        release()
+        raise
     if not distributed.all_agree((folder / CONFIG_FILE).exists()):
         raise ValueError(
             f"--workdir={workdir} is not one folder: process 0 wrote {CONFIG_FILE} and "
@@ -146,18 +159,38 @@ def claim(settings: Any, workdir: str) -> epath.Path:
     return folder
 
 
-def abandon(folder: epath.Path) -> None:
-    """Removes a workdir that holds nothing but its config."""
-    if not distributed.is_lead():
+def _lock(folder: epath.Path) -> None:
+    """Takes the workdir's lock, which this process then has until `release`."""
+    if any(held.folder == folder for held in _held):
         return
-    if {item.name for item in folder.iterdir()} <= NOTES:
-        for name in NOTES:
-            (folder / name).unlink(missing_ok=True)
-        folder.rmdir()
+    if not files.is_remote(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    held = lock.Lock(folder)
+    held.acquire()
+    _held.append(held)
+
+
+def release() -> None:
+    """Gives back the lock of the workdir that this process has claimed, if any."""
+    while _held:
+        with contextlib.suppress(OSError):  # what ended the run is said already
+            _held.pop().release()
+
+
+def abandon(folder: epath.Path) -> None:
+    """Removes a workdir that holds nothing but its config, and gives back its lock."""
+    mine = bool(_held)
+    release()
+    with contextlib.suppress(OSError):  # what ended the run is to be said
+        if mine and set(files.names(folder)) <= NOTES:
+            for name in NOTES:
+                files.remove(folder / name)
+            files.remove_if_empty(folder)
 
 
 def finish(folder: epath.Path, run: str) -> None:
     """Marks the workdir as finished, once the run is finished on every process."""
     distributed.wait("finished")
     if distributed.is_lead():
-        (folder / FINISHED_FILE).write_text(json.dumps({"run": run}) + "\n")
+        text = json.dumps({"run": run}) + "\n"
+        files.write_text(folder / FINISHED_FILE, text)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from jax_surgery.checkpoints import safetensors_file
+from jax_surgery.storage import files
 
 
 def tensors(dtype, *shapes):
@@ -197,11 +198,11 @@ def test_what_is_made_appears_whole_or_not_at_all(tmp_path):
     folder.mkdir()
 
     def write(words):
-        with safetensors_file.made(file) as partial:
+        with files.made(file) as partial:
             partial.write_text(words)
             assert file.read_text() == "old"
             assert words
-        with safetensors_file.made(folder) as partial:
+        with files.made(folder) as partial:
             partial.mkdir()
             (partial / "in").write_text(words)
             assert not list(folder.iterdir())

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests to a bucket are repeated, with a line where it takes a while."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from etils import epath
+
+from jax_surgery.storage import bucket as buckets
+from jax_surgery.storage import files
+from jax_surgery.storage.errors import StorageAway, StorageDenied
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.setattr(buckets, "_voice", buckets._Voice())
+
+
+@pytest.mark.parametrize(
+    ("unavailable", "dropped"), [(0.1, 0), (0.4, 0), (0, 0.4), (0.2, 0.2)]
+)
+def test_faults_lose_and_repeat_nothing(bucket, cloud, unavailable, dropped, capfd):
+    cloud.faults.unavailable, cloud.faults.dropped = unavailable, dropped
+    wanted = {f"{number}.txt": str(number) * 50 for number in range(10)}
+    for name, text in wanted.items():
+        files.write_text(f"{bucket}/run/{name}", text)
+    with files.writing(f"{bucket}/large") as opened:
+        for number in range(12):
+            opened.write(bytes([number]) * 2**20)
+    folder = epath.Path(bucket) / "run"
+    found = {name: (folder / name).read_text() for name in files.names(folder)}
+    assert found == wanted
+    large = epath.Path(f"{bucket}/large").read_bytes()
+    assert large == b"".join(bytes([number]) * 2**20 for number in range(12))
+    files.remove(folder)
+    assert files.names(bucket) == ["large"]
+    assert cloud.faults.happened
+    assert len(capfd.readouterr().err.splitlines()) <= 1
+
+
+def test_an_outage_is_waited_for(bucket, cloud, capfd):
+    cloud.faults.down_until = time.time() + 4
+    files.write_text(f"{bucket}/late", "there")
+    assert epath.Path(f"{bucket}/late").read_text() == "there"
+    [line] = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"{bucket}") and "repeated for up to 20 minutes" in line
+
+
+def test_an_outage_that_lasts_ends_in_one_line(bucket, cloud, monkeypatch):
+    monkeypatch.setattr(buckets, "PATIENCE", 1.0)
+    cloud.faults.down_until = time.time() + 60
+    with pytest.raises(StorageAway, match="did not answer for .* minutes") as ended:
+        files.names(bucket)
+    assert "\n" not in str(ended.value)
+
+
+def test_refused_is_not_absent(bucket, cloud):
+    files.write_text(f"{bucket}/model/config.json", "{}")
+    cloud.faults.refused = True
+    for ask in (epath.Path.exists, epath.Path.is_dir, files.names):
+        with pytest.raises(StorageDenied, match="refuses the credentials in use"):
+            ask(epath.Path(f"{bucket}/model"))
+
+
+def test_a_file_that_another_process_wrote_is_seen(bucket, cloud):
+    assert files.names(f"{bucket}/run") == []
+    cloud.storage.put(bucket.removeprefix("gs://"), "run/new", b"1", "text/plain", {})
+    assert files.names(f"{bucket}/run") == ["new"]
+    assert epath.Path(f"{bucket}/run").is_dir()
+
+
+def test_gcsfs_is_loaded_for_buckets_alone():
+    code = "import sys, jax_surgery.storage.files; sys.exit('gcsfs' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A second run is kept out of a workdir; a run that was killed is not in the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from etils import epath
+from settings_cases import settings_of
+
+from jax_surgery.storage import files, lock
+from jax_surgery.storage.errors import StorageDenied, StorageError, WorkdirInUse
+from jax_surgery.train import workdir as workdirs
+
+HOLD = """
+import sys, time
+from etils import epath
+from jax_surgery.storage import lock
+lock.RENEW = float(sys.argv[2])
+held = lock.Lock(epath.Path(sys.argv[1]))
+held.acquire()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def folder(request, tmp_path) -> epath.Path:
+    if request.param == "disk":
+        return epath.Path(tmp_path)
+    return epath.Path(request.getfixturevalue("bucket")) / "run"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(lock, "RENEW", 0.3)
+    monkeypatch.setattr(lock, "STALE", 2.0)
+
+
+def other_process(folder, renew=0.3) -> subprocess.Popen:
+    """A process that holds the lock."""
+    started = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder), str(renew)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert started.stdout and started.stdout.readline() == "held\n"
+    return started
+
+
+def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(folder):
+    other = other_process(folder)
+    mine = lock.Lock(folder)
+    with pytest.raises(WorkdirInUse) as refused:
+        mine.acquire()
+    assert f"--workdir={folder} is in use by process {other.pid}" in str(refused.value)
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    began = time.monotonic()
+    mine.acquire()
+    assert time.monotonic() - began < 2  # on the same machine it is seen at once
+    mine.release()
+    assert files.names(folder) == []
+
+
+def test_a_lock_of_a_lost_machine_ages(bucket):
+    folder = epath.Path(bucket) / "run"
+    lost = {"machine": "another", "host": "tpu-7", "pid": 12, "since": "yesterday"}
+    files.write_text(folder / lock.LOCK, json.dumps(lost))
+    mine, began = lock.Lock(folder), time.monotonic()
+    mine.acquire()
+    assert time.monotonic() - began >= 1
+    mine.release()
+
+
+def test_a_lock_that_somebody_renews_is_kept(bucket):
+    folder = epath.Path(bucket) / "run"
+    first, second = lock.Lock(folder), lock.Lock(folder)
+    first.acquire()
+    time.sleep(2.5)  # longer than an abandoned one would last
+    with pytest.raises(WorkdirInUse):
+        second.acquire()
+    first.release()
+
+
+def test_a_run_that_lost_its_workdir_ends_at_once(bucket, capfd):
+    folder = epath.Path(bucket) / "run"
+    other = other_process(folder, renew=1.0)
+    files.write_text(folder / lock.LOCK, "{}")  # taken over while it could not renew
+    assert other.wait(timeout=20) == lock.LOST
+    said = capfd.readouterr().err
+    assert said.strip().startswith("stopped: another run has taken --workdir")
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_an_answer_that_was_lost_does_not_lock_a_run_out(bucket, cloud):
+    cloud.faults.dropped, cloud.faults.only = 0.5, ".lock"
+    for _ in range(4):
+        mine = lock.Lock(epath.Path(bucket) / "run")
+        mine.acquire()
+        mine.release()
+    assert cloud.faults.happened
+
+
+def claim(workdir, **changes):
+    return workdirs.claim(settings_of("evaluate", changes), str(workdir))
+
+
+def test_a_workdir_is_locked_until_the_run_ends(folder):
+    other = other_process(folder)
+    with pytest.raises(WorkdirInUse, match="is in use by process"):
+        claim(folder)
+    other.kill()
+    other.wait()
+    claimed = claim(folder)
+    assert files.names(claimed) == [lock.LOCK, workdirs.CONFIG_FILE]
+    workdirs.abandon(claimed)
+    assert files.names(folder) == []
+    claim(folder)
+    workdirs.release()
+    assert files.names(folder) == [workdirs.CONFIG_FILE]
+
+
+def test_a_foreign_folder_keeps_no_lock(folder):
+    files.write_text(folder / "notes.txt", "mine")
+    with pytest.raises(ValueError, match="holds no run"):
+        claim(folder)
+    assert files.names(folder) == ["notes.txt"]
+
+
+def test_a_bucket_that_is_missing_or_refuses_is_one_line(bucket, cloud):
+    with pytest.raises(StorageError, match="gs://nowhere does not exist; make that"):
+        claim("gs://nowhere/run")
+    cloud.faults.refused = True
+    with pytest.raises(StorageDenied, match="refuses the credentials") as refused:
+        claim(f"{bucket}/run")
+    assert "\n" not in str(refused.value)

@@ -93,11 +93,10 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
         raise Interrupted(f"{error} {go_on}") from None
     except KeyboardInterrupt:
         raise Interrupted(at_once) from None
-    except (ValueError, FileNotFoundError, StorageError):
-        workdirs.abandon(folder)
-        raise
     except Exception as error:
-        if space.is_full(error):
+        if isinstance(error, ValueError | FileNotFoundError | StorageError):
+            workdirs.abandon(folder)
+        if space.is_full(error) and not isinstance(error, StorageError):
             raise space.full("what this run writes", workdir) from error
         raise
     else:

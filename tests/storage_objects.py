@@ -59,6 +59,7 @@ class Storage:
         self.generations = itertools.count(1_700_000_000_000_001)
         self.lock = threading.RLock()
         self.requests: list[str] = []
+        self.written: list[str] = []  # BUCKET/NAME of every object, as it was written
 
     def card(self, bucket: str, name: str) -> dict[str, Any]:
         """The metadata of an object."""
@@ -92,6 +93,7 @@ class Storage:
             return refused
         found = Stored(data, next(self.generations), time.time(), kind)
         self.buckets[bucket][name] = found
+        self.written.append(f"{bucket}/{name}")
         return as_json(self.card(bucket, name))
 
     def precondition(self, bucket: str, name: str, query: dict) -> Answer | None:
@@ -244,6 +246,11 @@ class Storage:
                         return refused
                     del self.buckets[bucket][name]
                     return Answer(204)
+                case ["POST", "b", bucket, "o", name, "moveTo", "o", new]:
+                    there = self.buckets[bucket].pop(name, None)
+                    if there is None:
+                        return failed(404, f"No such object: {bucket}/{name}")
+                    return self.put(bucket, new, there.data, there.content_type, {})
                 case ["POST", "b", bucket, "o", name, "rewriteTo", "b", into, "o", new]:
                     there = self.buckets[bucket].get(name)
                     if there is None:

@@ -5,7 +5,6 @@ import dataclasses
 import json
 from typing import Any
 
-import buckets
 import golden_logits
 import jax
 import jax.numpy as jnp
@@ -231,13 +230,8 @@ def test_an_export_carries_its_tokenizer(tmp_path):
     assert hf_weights.load_tokenizer(str(tmp_path / "b")).eos_token_id == 1
 
 
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    buckets.serve(tmp_path, monkeypatch)
-    return "gs://bucket/model"
-
-
 def test_a_bucket_holds_a_checkpoint_as_a_folder_does(tiny_model, bucket):
+    bucket += "/model"
     hf_weights.save_model(
         tiny_model.params,
         tiny_model.config,

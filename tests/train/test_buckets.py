@@ -3,15 +3,14 @@
 
 import json
 
-import buckets
 import pytest
+from etils import epath
 from settings_cases import config_of
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.parallel import distributed
 from jax_surgery.runs import start
-from jax_surgery.train import loop
-from jax_surgery.train.checkpoint import Checkpoints
+from jax_surgery.storage import files, lock
 
 PRETRAIN = {
     "new_model": {
@@ -30,38 +29,39 @@ PRETRAIN = {
 
 
 @pytest.fixture
-def served(tmp_path, monkeypatch):
-    """The folder of gs://bucket; runs are started in an empty folder."""
-    here = tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    folder = buckets.serve(tmp_path, monkeypatch)
-
-    def local(directory, keep):
-        # Orbax reaches buckets through TensorStore, not through epath.
-        return Checkpoints(str(directory).replace("gs://", f"{folder}/"), keep)
-
-    monkeypatch.setattr(loop, "Checkpoints", local)
-    return folder / "bucket"
+def here(tmp_path, monkeypatch):
+    """An empty folder, in which runs are started."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def test_pretraining_and_evaluation_write_to_the_bucket_alone(
-    served, write_texts, tmp_path
+    bucket, cloud, write_texts, here
 ):
-    text = write_texts("text", [f"number {i} is {i * 7 % 13}" for i in range(12)])
+    texts = [f"number {i} is {i * 7 % 13}" for i in range(12)]
+    text, local = f"{bucket}/data/text.jsonl", write_texts("text", texts)
+    files.copy(local, text)
     config = config_of("pretrain", PRETRAIN | {"data.train": text})
-    start.start(config, "gs://bucket/run")
-    names = {path.name for path in (served / "run").iterdir()}
-    assert {"config.json", "finished.json", "metrics.jsonl", "results.json"} <= names
-    assert (served / "run" / "model" / "tokenizer.json").exists()
-    tokenizer = hf_weights.load_tokenizer("gs://bucket/run/model")
+    cloud.faults.unavailable = 0.1
+    start.start(config, f"{bucket}/run")
+    assert {"config.json", "finished.json", "metrics.jsonl", "results.json"} <= set(
+        files.names(f"{bucket}/run")
+    )
+    assert lock.LOCK not in files.names(f"{bucket}/run")
+    model = f"{bucket}/run/model"
+    assert "tokenizer.json" in files.names(model)
+    tokenizer = hf_weights.load_tokenizer(model)
     assert tokenizer.decode(tokenizer.encode("number 3")).endswith("number 3")
 
-    fields = {"model": "gs://bucket/run/model", "data.text": text, "data.questions": ""}
-    start.start(config_of("evaluate", fields), "gs://bucket/evaluation")
-    results = json.loads((served / "evaluation" / "results.json").read_text())
-    assert results["text"][text]["tokens"] > 0
-    assert not list((tmp_path / "here").iterdir())
+    fields = {"model": model, "data.text": text, "data.questions": ""}
+    start.start(config_of("evaluate", fields), f"{bucket}/evaluation")
+    written = epath.Path(bucket) / "evaluation" / "results.json"
+    assert json.loads(written.read_text())["text"][text]["tokens"] > 0
+    assert not list(here.iterdir())
+    with pytest.raises(ValueError, match="which is finished"):
+        start.start(config, f"{bucket}/run")
 
 
 def test_other_processes_than_the_lead_write_no_tokenizer(

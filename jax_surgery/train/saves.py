@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens when a checkpoint cannot be saved: room on the disk, words, repetition."""
+
+import logging as python_logging
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+
+from jax_surgery.storage import space
+from jax_surgery.storage.errors import StorageDenied, StorageError
+
+TRIES = 6  # of the last save of a run, which there is no later one to make up for
+WAIT = 2.0  # seconds before the second try; twice as long before each further one
+
+
+def bytes_here(state: Any) -> int:
+    """Bytes of a state that this process writes: of each shard the first copy."""
+    return sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(state)
+        if isinstance(leaf, jax.Array)
+        for shard in leaf.addressable_shards
+        if shard.replica_id == 0
+    )
+
+
+def check_room(directory: epath.Path, state: Any) -> None:
+    """Raises `DiskFull` where a checkpoint of a state does not fit beside what is there."""
+    space.check(directory, bytes_here(state), "a checkpoint of the run")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def reason(error: BaseException) -> str:
+    """Why a save failed, in a line."""
+    last = list(_chain(error))[-1]
+    for one in _chain(error):
+        if isinstance(one, StorageError):
+            return str(one)
+    words = " ".join(str(last).split()).partition(" [tensorstore_spec")[0]
+    if words.startswith("ALREADY_EXISTS"):
+        # TensorStore repeats a request whose answer was lost, and finds its own object.
+        return "the storage carried out a request and its answer was lost"
+    return words[:200] or type(last).__name__
+
+
+def translated(error: BaseException, directory: epath.Path, state: Any) -> StorageError:
+    """The error of a save that is not repeated any more."""
+    if space.is_full(error):
+        wanted = bytes_here(state)
+        return space.full("a checkpoint of the run", directory, wanted)
+    return StorageError(f"no checkpoint could be written: {reason(error)}")
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether to try again would change nothing."""
+    found = any(isinstance(one, StorageDenied) for one in _chain(error))
+    return found or space.is_full(error)
+
+
+class _WithoutTracebacks(python_logging.Filter):
+    """Leaves out what Orbax logs of a failed save, from each of its threads; it is raised
+    as well, and said in a line."""
+
+    def filter(self, record: python_logging.LogRecord) -> bool:
+        inside = "orbax" in record.pathname
+        if logging.get_verbosity() > logging.WARNING:
+            return True
+        return not (inside and (record.exc_info or "previous save" in record.msg))
+
+
+def quieten() -> None:
+    """Makes Orbax log no tracebacks, unless --verbosity asks for more than warnings."""
+    absl = logging.get_absl_logger()
+    if not any(isinstance(own, _WithoutTracebacks) for own in absl.filters):
+        absl.addFilter(_WithoutTracebacks())

@@ -17,7 +17,6 @@ import urllib.parse
 from typing import Any, NamedTuple
 
 import aiohttp
-import gcsfs
 import google.auth.exceptions
 import requests
 import tqdm
@@ -142,12 +141,15 @@ def _denied(error: BaseException, path: str, args: tuple[str, ...]) -> StorageDe
     )
 
 
-# Any: gcsfs chooses one of two classes when it is imported.
-_Gcsfs: Any = gcsfs.GCSFileSystem
+_Plain: Any = GCSFileSystem  # its signatures are narrower than what it takes
 
 
-class Bucket(_Gcsfs):
-    """gcsfs without its cache of listings, which other hosts' files would not be in."""
+class Bucket(_Plain):
+    """gcsfs without its cache of listings, which other hosts' files would not be in.
+
+    It is gcsfs' plain class, all of whose requests can be repeated: the one for zonal
+    buckets asks further services, with credentials of their own.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         kwargs.setdefault("use_listings_cache", False)

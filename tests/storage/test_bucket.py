@@ -18,22 +18,20 @@ def quiet(monkeypatch):
     monkeypatch.setattr(buckets, "_voice", buckets._Voice())
 
 
-@pytest.mark.parametrize(
-    ("unavailable", "dropped"), [(0.1, 0), (0.4, 0), (0, 0.4), (0.2, 0.2)]
-)
+@pytest.mark.parametrize(("unavailable", "dropped"), [(0.1, 0), (0.4, 0), (0, 0.4)])
 def test_faults_lose_and_repeat_nothing(bucket, cloud, unavailable, dropped, capfd):
     cloud.faults.unavailable, cloud.faults.dropped = unavailable, dropped
     wanted = {f"{number}.txt": str(number) * 50 for number in range(10)}
     for name, text in wanted.items():
         files.write_text(f"{bucket}/run/{name}", text)
     with files.writing(f"{bucket}/large") as opened:
-        for number in range(12):
+        for number in range(7):
             opened.write(bytes([number]) * 2**20)
     folder = epath.Path(bucket) / "run"
     found = {name: (folder / name).read_text() for name in files.names(folder)}
     assert found == wanted
     large = epath.Path(f"{bucket}/large").read_bytes()
-    assert large == b"".join(bytes([number]) * 2**20 for number in range(12))
+    assert large == b"".join(bytes([number]) * 2**20 for number in range(7))
     files.remove(folder)
     assert files.names(bucket) == ["large"]
     assert cloud.faults.happened
@@ -59,9 +57,10 @@ def test_an_outage_that_lasts_ends_in_one_line(bucket, cloud, monkeypatch):
 def test_refused_is_not_absent(bucket, cloud):
     files.write_text(f"{bucket}/model/config.json", "{}")
     cloud.faults.refused = True
-    for ask in (epath.Path.exists, epath.Path.is_dir, files.names):
+    folder = epath.Path(f"{bucket}/model")
+    for ask in (folder.exists, folder.is_dir, lambda: files.names(folder)):
         with pytest.raises(StorageDenied, match="refuses the credentials in use"):
-            ask(epath.Path(f"{bucket}/model"))
+            ask()
 
 
 def test_a_file_that_another_process_wrote_is_seen(bucket, cloud):

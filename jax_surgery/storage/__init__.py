@@ -6,7 +6,10 @@ gs:// that fail for a while are repeated by `bucket`; `lock` keeps a second run 
 workdir, and `space` looks whether a disk has room.
 """
 
+import sys
+
 import fsspec
+import tqdm
 
 # fsspec loads the class, and with it gcsfs, when the first gs:// path is opened.
 for _scheme in ("gs", "gcs"):
@@ -16,3 +19,8 @@ for _scheme in ("gs", "gcs"):
         clobber=True,
         errtxt="gs:// needs gcsfs",
     )
+
+
+def say(line: str) -> None:
+    """Prints a line above the progress bars."""
+    tqdm.tqdm.write(line, file=sys.stderr)

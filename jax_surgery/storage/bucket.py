@@ -10,7 +10,6 @@ import asyncio
 import email.utils
 import json
 import random
-import sys
 import threading
 import time
 import urllib.parse
@@ -19,12 +18,12 @@ from typing import Any, NamedTuple
 import aiohttp
 import google.auth.exceptions
 import requests
-import tqdm
 from etils.epath import backend
 from fsspec import asyn
 from gcsfs.core import GCSFileSystem
 from gcsfs.retry import HttpError
 
+from jax_surgery.storage import say
 from jax_surgery.storage.errors import (
     BucketMissing,
     StorageAway,
@@ -75,11 +74,6 @@ class _Voice:
 
 
 _voice = _Voice()
-
-
-def say(line: str) -> None:
-    """Prints a line above the progress bars."""
-    tqdm.tqdm.write(line, file=sys.stderr)
 
 
 class Version(NamedTuple):

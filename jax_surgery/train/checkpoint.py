@@ -7,21 +7,18 @@ its own, or of which a piece is missing, is passed over.
 """
 
 import contextlib
-import gc
 import json
-import logging as python_logging
-import sys
-import warnings
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-from absl import logging
 from etils import epath
 
 from jax_surgery.parallel import distributed
+from jax_surgery.storage import files, say
 from jax_surgery.storage.errors import StorageError
-from jax_surgery.train import checksums
+from jax_surgery.train import checksums, quiet, saves
 
 ASIDE = "damaged"  # the folder of a damaged checkpoint becomes damaged-STEP
 FORMAT, FIELDS = 1, {"json", "sha256", "format"}  # of what is saved beside the arrays
@@ -74,6 +71,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         if "://" not in str(directory):
             self._directory = self._directory.absolute()
         self._keep, self._shared = keep, shared
+        self._saving: Any = None  # the save that was begun last
+        quiet.saving()
         self._open()
 
     def _open(self) -> None:
@@ -81,7 +80,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
         # Any: Orbax declares a union of its policies that lacks this one.
         newest: Any = ocp.training.preservation_policies.LatestN(self._keep)
-        with _quiet():
+        with quiet.reading():
             self._checkpointer = ocp.training.Checkpointer(
                 self._directory,
                 preservation_policy=newest,
@@ -105,20 +104,81 @@ class Checkpoints(contextlib.AbstractContextManager):
             return "No checkpoint had been written yet."
         return f"The checkpoint of step {self.latest} is kept in {self._directory}."
 
-    def save(self, step: int, state: Any, loop_state: dict) -> None:
+    def save(
+        self, step: int, state: Any, loop_state: dict, *, last: bool = False
+    ) -> None:
         """Begins to save; returns before it is written.
+
+        A save that fails is said in a line, and what was saved before it stays. The run
+        goes on to its next save; only the last one is repeated.
 
         Args:
           step: steps taken.
           state: a pytree of arrays; may be donated as soon as this returns.
           loop_state: plain JSON-able values.
+          last: whether no save follows: it is written when this returns.
+
+        Raises:
+          StorageError: a full disk, credentials that are refused, or a last save that
+            failed again and again.
         """
+        self._settle()
         if self.latest == step:
             return
+        saves.check_room(self._directory, state)
         text = json.dumps({"loop": loop_state, "arrays": checksums.of_tree(state)})
         loop = {"json": text, "sha256": checksums.of_text(text), "format": FORMAT}
-        self._checkpointer.save_checkpointables_async(
-            step, {"state": state, "loop": loop}, force=True
+        tries = saves.TRIES if last and jax.process_count() == 1 else 1
+        for number in range(1, tries + 1):
+            try:
+                saving = self._checkpointer.save_checkpointables_async(
+                    step, {"state": state, "loop": loop}, force=True
+                )
+                if last:
+                    saving.result()
+                else:
+                    self._saving = saving
+                return
+            except Exception as error:
+                self._failed(step, error)
+                if saves.is_final(error) or (last and number == tries):
+                    raise saves.translated(error, self._directory, state) from error
+            if last:
+                time.sleep(saves.WAIT * 2**number)
+
+    def _settle(self) -> None:
+        """Waits for the save that was begun before; its failure is said in a line."""
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return
+        step = self.latest
+        try:
+            saving.result()
+        except Exception as error:
+            self._failed(step, error)
+            if saves.is_final(error):
+                raise saves.translated(error, self._directory, None) from error
+
+    def _failed(self, step: int | None, error: Exception) -> None:
+        """Says that a save failed, and removes what it has written.
+
+        Raises:
+          StorageError: on many processes, which would each have met another error.
+        """
+        self._saving = None
+        if jax.process_count() > 1:
+            raise StorageError(
+                f"the checkpoint of step {step} could not be written: "
+                f"{saves.reason(error)}. {self.describe()}"
+            ) from error
+        with contextlib.suppress(Exception), quiet.reading():
+            self._checkpointer.close()  # raises the same error once more
+        with contextlib.suppress(OSError):
+            files.remove(self._directory / f"{step}")
+        self._open()
+        say(
+            f"the checkpoint of step {step} could not be written: "
+            f"{saves.reason(error)}. {self.describe()}"
         )
 
     def restore(self, state: Any) -> Restored | None:
@@ -179,11 +239,25 @@ class Checkpoints(contextlib.AbstractContextManager):
         self._open()
 
     def close(self) -> None:
-        """Waits until everything is written."""
+        """Waits until everything is written.
+
+        Raises:
+          StorageError: the last save failed (see `save`).
+        """
+        step, before = self.latest, self._saving
+        self._settle()
+        if before is not None and self.latest != step:
+            raise StorageError(
+                f"the checkpoint of step {step} could not be written. {self.describe()}"
+            )
         self._checkpointer.close()
 
-    def __exit__(self, *exc):
-        self.close()
+    def __exit__(self, kind, *exc):
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(StorageError):  # another error ends the run
+            self.close()
 
 
 def _checked_loop(saved: Any, folder: epath.Path) -> dict[str, Any]:
@@ -229,7 +303,7 @@ def _read(folder: epath.Path, wanted: dict[str, Any]) -> dict[str, Any]:
     alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
     loaded, error = None, None
     try:
-        with _quiet(), ocp.Context(multiprocessing_options=alone):
+        with quiet.reading(), ocp.Context(multiprocessing_options=alone):
             loaded = ocp.load_checkpointables(folder, wanted)
     except Exception as raised:
         if _unreachable(raised):
@@ -271,49 +345,3 @@ def _reason(error: Exception, folder: epath.Path) -> str:
     if "Error " not in words:  # of a parser, which does not know what it read
         return said
     return f"{said} ({words.rpartition(': ')[2].rstrip('.')[:100]})"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps back what Orbax and what it starts say of damage; here it is one line.
-
-    Reads that had begun when one failed end later, in other threads, and each would
-    print a traceback. All is shown where --verbosity asks for more than warnings.
-    """
-    before, asyncio = logging.get_verbosity(), python_logging.getLogger("asyncio")
-    if before > logging.WARNING:
-        yield
-        return
-    level, unraisable = asyncio.level, sys.unraisablehook
-
-    def ignore_errors(found: Any) -> None:
-        if not issubclass(found.exc_type, Exception):  # Ctrl-C is none
-            unraisable(found)
-
-    logging.set_verbosity(logging.FATAL)
-    asyncio.setLevel(python_logging.CRITICAL)
-    sys.unraisablehook = ignore_errors
-    try:
-        yield
-    except BaseException:
-        _ignore_closed_loops()
-        with warnings.catch_warnings(action="ignore"):
-            gc.collect()  # what was left of the reads is closed here
-        raise
-    finally:
-        logging.set_verbosity(before)
-        asyncio.setLevel(level)
-        sys.unraisablehook = unraisable
-
-
-def _ignore_closed_loops() -> None:
-    """Sets `sys.excepthook` so that reads whose event loop has ended are not shown."""
-    before = sys.excepthook
-    if getattr(before, "__name__", "") == "without_closed_loops":
-        return
-
-    def without_closed_loops(kind, error, trace) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            before(kind, error, trace)
-
-    sys.excepthook = without_closed_loops

@@ -226,12 +226,12 @@ def train(
         progress.report()
         guard.check_state(step, state)
 
-    def save() -> None:
+    def save(final: bool) -> None:
         check()
         loop_state = {"stream": stream.get_state(), "first_losses": guard.first}
         # Metrics first: those of a step that is saved are never lost.
         writer.flush()
-        checkpoints.save(step, state, loop_state | {"ended": ended})
+        checkpoints.save(step, state, loop_state | {"ended": ended}, last=final)
 
     with preemption.listening(), writer, checkpoints, bar:
         while step < steps and not ended:
@@ -243,7 +243,7 @@ def train(
             except preemption.Stopped:
                 # The callback runs again when the run is resumed at this step.
                 if step:
-                    save()
+                    save(final=True)
                 raise _stopped(step, steps) from None
             began = time.perf_counter()
             batch = next(stream)
@@ -256,7 +256,7 @@ def train(
             last = ended or step == steps
             stop = preemption.reached()
             if stop or _due(step, settings.checkpoint_every) or (last and save_last):
-                save()
+                save(final=stop or last)
             elif last:
                 check()
             if stop:

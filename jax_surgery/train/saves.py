@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What happens when a checkpoint cannot be saved: room on the disk, words, repetition."""
 
-import logging as python_logging
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-from absl import logging
 from etils import epath
 
 from jax_surgery.storage import space
@@ -63,21 +61,3 @@ def is_final(error: BaseException) -> bool:
     """Whether to try again would change nothing."""
     found = any(isinstance(one, StorageDenied) for one in _chain(error))
     return found or space.is_full(error)
-
-
-class _WithoutTracebacks(python_logging.Filter):
-    """Leaves out what Orbax logs of a failed save, from each of its threads; it is raised
-    as well, and said in a line."""
-
-    def filter(self, record: python_logging.LogRecord) -> bool:
-        inside = "orbax" in record.pathname
-        if logging.get_verbosity() > logging.WARNING:
-            return True
-        return not (inside and (record.exc_info or "previous save" in record.msg))
-
-
-def quieten() -> None:
-    """Makes Orbax log no tracebacks, unless --verbosity asks for more than warnings."""
-    absl = logging.get_absl_logger()
-    if not any(isinstance(own, _WithoutTracebacks) for own in absl.filters):
-        absl.addFilter(_WithoutTracebacks())

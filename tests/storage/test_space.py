@@ -1,36 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """A disk that is full: one line, with what is needed and what is left."""
 
-import contextlib
 import os
-import pathlib
 import re
-import subprocess
 
 import numpy as np
 import pytest
 from etils import epath
+from small_disks import small_disk
 
 from jax_surgery.checkpoints import safetensors_file
 from jax_surgery.storage import files, space
 from jax_surgery.storage.errors import DiskFull
 
 LINE = r"the disk is full: .* needs .* in .*, where .* are left\. Make room, or "
-
-
-@contextlib.contextmanager
-def small_disk(folder: pathlib.Path, size: str):
-    """A disk of its own at a folder; skips where none can be made."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no disk can be mounted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.fixture

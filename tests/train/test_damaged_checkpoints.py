@@ -5,15 +5,14 @@ import pathlib
 import re
 import shutil
 
-import buckets
 import jax
 import jax.numpy as jnp
 import numpy as np
 import on_devices
 import pytest
 from damage import cut, flip, largest
-from etils import epath
 
+from jax_surgery.storage import files
 from jax_surgery.train import checksums
 from jax_surgery.train.checkpoint import Checkpoints
 
@@ -149,19 +148,20 @@ def test_checkpoints_of_other_versions_are_refused(folder, tmp_path):
     assert {p.name for p in folder.iterdir()} == {"10", "20"}
 
 
-def test_a_damaged_checkpoint_in_a_bucket_is_passed_over(
-    saved, tmp_path, monkeypatch, capsys
-):
-    """Its folder is renamed there too; Orbax itself knows only real buckets."""
-    bucket = buckets.serve(tmp_path, monkeypatch)
-    shutil.copytree(saved, bucket / "b" / "c")
-    emptied(bucket / "b" / "c" / "20")
-    checkpoints = Checkpoints(bucket / "b" / "c", keep=2)
-    checkpoints._directory = epath.Path("gs://b/c")
-    monkeypatch.setattr(checkpoints, "_open", lambda: None)
-    checkpoints._put_aside(20, "it is empty")
+def test_a_damaged_checkpoint_in_a_bucket_is_passed_over(bucket, cloud, capsys):
+    folder = f"{bucket}/c"
+    with Checkpoints(folder, keep=2) as checkpoints:
+        checkpoints.save(10, OLDER, {"at": 10})
+        checkpoints.save(20, STATE, {"at": 20})
+    objects = cloud.storage.buckets[bucket.removeprefix("gs://")]
+    arrays = (name for name in objects if name.startswith("c/20/state/d/"))
+    del objects[max(arrays, key=lambda name: len(objects[name].data))]
+    with Checkpoints(folder, keep=2) as checkpoints:
+        restored = checkpoints.restore(STATE)
+    assert restored.step == 10
+    assert_same(restored.state, OLDER)
     assert "damaged-20" in capsys.readouterr().out
-    assert {p.name for p in (bucket / "b" / "c").iterdir()} == {"10", "damaged-20"}
+    assert files.names(folder) == ["10", "damaged-20"]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8])
@@ -188,7 +188,8 @@ def test_sums_do_not_depend_on_the_mesh():
     code = """
         import jax, jax.numpy as jnp
         from jax.sharding import NamedSharding, PartitionSpec as P
-        from jax_surgery.train import checksums
+        from jax_surgery.storage import files
+from jax_surgery.train import checksums
         x = jax.random.normal(jax.random.key(0), (16, 8))
         mesh = jax.make_mesh((4, 2), ("a", "b"))
         for spec in (P(), P("a"), P("a", "b"), P(None, "b"), P(("a", "b"))):

@@ -172,8 +172,9 @@ def initial_moments(work: Work, text: RetainedText, directory: str) -> moments.M
                 bar.update(1)
                 stop = preemption.reached()
                 due = number % SAVE_EVERY == 0
-                if stop or due or number == text.num_batches:
-                    saved.save(number, sums, {"key": key})
+                last = stop or number == text.num_batches
+                if due or last:
+                    saved.save(number, sums, {"key": key}, last=last)
                 if stop and number < text.num_batches:
                     raise Interrupted(
                         f"stopped after {number} of {text.num_batches} batches of the "

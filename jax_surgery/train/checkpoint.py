@@ -86,6 +86,8 @@ class Checkpoints(contextlib.AbstractContextManager):
                 preservation_policy=newest,
                 cleanup_tmp_directories=not self._shared,
             )
+            # A thread removes them, which must not go on beside a save.
+            self._checkpointer._manager._maybe_await_cleanup_tmp_directory()
         # Orbax asks JAX about preemption too, by its own step numbers and also from
         # the thread that finishes a save. JAX takes the number of whoever asked last
         # for where the run is, and would choose a point that has passed. Whether to

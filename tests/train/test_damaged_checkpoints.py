@@ -188,8 +188,7 @@ def test_sums_do_not_depend_on_the_mesh():
     code = """
         import jax, jax.numpy as jnp
         from jax.sharding import NamedSharding, PartitionSpec as P
-        from jax_surgery.storage import files
-from jax_surgery.train import checksums
+        from jax_surgery.train import checksums
         x = jax.random.normal(jax.random.key(0), (16, 8))
         mesh = jax.make_mesh((4, 2), ("a", "b"))
         for spec in (P(), P("a"), P("a", "b"), P(None, "b"), P(("a", "b"))):

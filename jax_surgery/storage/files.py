@@ -135,6 +135,11 @@ def made(target: Any) -> Iterator[epath.Path]:
         raise
 
 
+def move(source: Any, target: Any) -> None:
+    """Renames a file or a folder; in a bucket one object after another."""
+    epath.Path(source).rename(epath.Path(target))
+
+
 def remove(path: Any) -> None:
     """Removes a file or a folder with all that it holds; nothing where it is absent."""
     path = epath.Path(path)

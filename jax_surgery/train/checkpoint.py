@@ -231,7 +231,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             while target.exists():
                 number += 1
                 target = self._directory / f"{ASIDE}-{step}-{number}"
-            folder.rename(target)
+            files.move(folder, target)
             print(
                 f"the checkpoint of step {step} in {self._directory} is damaged and is "
                 f"passed over: {why}. It is now {target.name}, which may be deleted."

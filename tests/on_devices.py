@@ -58,13 +58,13 @@ SLOW_MAIN = (
     """
 import time
 from absl import app
-from jax_surgery import main
+from jax_surgery import command_line, main
 from jax_surgery.data.stream import BatchStream
 def slow(self, draw=BatchStream.__next__):
     time.sleep(0.05)
     return draw(self)
 BatchStream.__next__ = slow
-app.run(main.main, flags_parser=main.parse_flags)
+app.run(main.main, flags_parser=command_line.parse_flags)
 """,
 )
 

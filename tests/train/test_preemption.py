@@ -54,7 +54,7 @@ def stopped(folder, name: str, beyond: int, signals) -> int:
     """The step at which both processes stop where `signals` = [(process, signal,
     seconds to wait before it)] come once a run is beyond a step."""
     pair = begin(folder, name, on_devices.SLOW_MAIN)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while len(rows(folder / name)) <= beyond:
         assert all(p.poll() is None for p in pair) and time.monotonic() < deadline
         time.sleep(0.05)
@@ -93,7 +93,8 @@ def alone(folder, name: str, devices: int, program=on_devices.MAIN):
 def test_stopped_and_resumed_on_other_devices(folder, before, after):
     """Bit-equal on as many, else equal to rounding."""
     whole, name = f"whole-{after}", f"from-{before}-to-{after}"
-    on_devices.ended([alone(folder, whole, after)])
+    if not (folder / whole).exists():
+        on_devices.ended([alone(folder, whole, after)])
     process = alone(folder, name, before, on_devices.SLOW_MAIN)
     deadline = time.monotonic() + 240
     while len(rows(folder / name)) <= 3:

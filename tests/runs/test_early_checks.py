@@ -12,6 +12,7 @@ from jax_surgery.renamed import meant, nearest
 from jax_surgery.runs import settings
 
 SURGERY = "--config=configs/surgery.py"
+EVALUATE = "--config=configs/evaluate.py"
 HUGE = "9" * 6000
 
 # What is given, and what is said of it; each is an own process of the program.
@@ -64,6 +65,12 @@ COMMANDS = [
         ],
         "and config.data.rows_retain are all 0",
     ),
+    ([EVALUATE, "--config.data.questions=latin.jsonl"], "latin.jsonl:1: not UTF-8"),
+    (
+        [EVALUATE, "--config.data.questions=x.jsonl"],
+        "x.jsonl is a folder and not a file",
+    ),
+    ([EVALUATE, "--config.model=nothing_here"], "'nothing_here' does not exist; give"),
     (["--config=syntax.py"], "SyntaxError: invalid syntax (syntax.py, line 1)"),
     (["--config=imports.py"], "ModuleNotFoundError: No module named 'not_there'"),
     (["--config=without.py"], "has no attribute 'get_config'"),
@@ -89,6 +96,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("configs")
     for name, text in CONFIGS.items():
         (folder / f"{name}.py").write_text(text)
+    (folder / "latin.jsonl").write_bytes(b'{"id": "caf\xe9"}\n')
+    (folder / "x.jsonl").mkdir()
     (folder / "configs").symlink_to(command_lines.ROOT / "configs")
     return folder
 

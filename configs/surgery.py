@@ -142,4 +142,8 @@ def get_config() -> ConfigDict:
     # Passes over update and retained text in which the naive alternative learns them:
     # what the cost is compared with. 0: not known, but for the embedded world.
     config.baseline_epochs = 0.0
+
+    # Of the exported weights: "" is the dtype that the model came in; or float32,
+    # bfloat16, float16. Changes too small for 16 bits are not rounded away.
+    config.save_dtype = ""
     return config

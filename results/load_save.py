@@ -82,7 +82,8 @@ def write_checkpoint(folder: pathlib.Path, config, file_bytes: int = 10**9) -> N
     tensors = hf_layout.tensors(config)
     folder.mkdir(parents=True, exist_ok=True)
     weight_map = {}
-    for file, group in hf_layout.files(tensors, dtype.itemsize, file_bytes).items():
+    nbytes = lambda tensor: tensor.size * dtype.itemsize
+    for file, group in hf_layout.files(tensors, nbytes, file_bytes).items():
         held = {tensor.name: (tensor.file_shape, dtype) for tensor in group}
         path = epath.Path(folder / file)
         safetensors_file.write(path, held, map(random, group))

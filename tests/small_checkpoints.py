@@ -24,7 +24,8 @@ def save(folder, dtype="float32", config=CONFIG, shard=5e9, seed=0):
     """Writes a random checkpoint, in as many files as `hf_weights.save_model` would."""
     rng, kind = np.random.default_rng(seed), hf_index.dtype_named(dtype)
     tensors = hf_layout.tensors(config)
-    files = hf_layout.files(tensors, kind.itemsize, shard)
+    nbytes = lambda tensor: tensor.size * kind.itemsize
+    files = hf_layout.files(tensors, nbytes, shard)
     weight_map = {}
     folder.mkdir(exist_ok=True)
     for file, group in files.items():

@@ -9,6 +9,7 @@ permutation: both layouts rotate the two halves of a head.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -99,7 +100,7 @@ def tensors(config: ModelConfig) -> list[Tensor]:
 
 
 def files(
-    tensors: list[Tensor], itemsize: int, limit: float
+    tensors: list[Tensor], nbytes: Callable[[Tensor], int], limit: float
 ) -> dict[str, list[Tensor]]:
     """The tensors of each file by its name, of at most `limit` bytes (or one tensor)."""
     import huggingface_hub
@@ -107,7 +108,7 @@ def files(
     held = {tensor.name: tensor for tensor in tensors}
     split = huggingface_hub.split_state_dict_into_shards_factory(
         held,
-        get_storage_size=lambda tensor: tensor.size * itemsize,
+        get_storage_size=nbytes,
         filename_pattern="model{suffix}.safetensors",
         max_shard_size=int(limit),
     )

@@ -13,7 +13,7 @@ import json
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -34,6 +34,8 @@ from jax_surgery.storage import files, space
 
 # The names of the files of `save_model`.
 EXPORTED = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$")
+# The dtype of a tensor in a file.
+KindOf = Callable[[Tensor], np.dtype]
 LONG = 2e9  # bytes from which on loading and saving show a progress bar
 
 
@@ -243,7 +245,7 @@ def load(
 
 
 def _exported(
-    params: decoder.Params, tensors: list[Tensor], dtype: np.dtype, bar: tqdm.tqdm
+    params: decoder.Params, tensors: list[Tensor], kind_of: KindOf, bar: tqdm.tqdm
 ) -> Iterator[np.ndarray]:
     """The tensors as files hold them, one after another.
 
@@ -254,8 +256,21 @@ def _exported(
         if tensor.layer is not None:
             parameter = parameter[tensor.layer]
         array = meshes.fetch(tensor.to_file(parameter))
-        yield hf_layout.convert(array, dtype, tensor.name)
-        bar.update(tensor.size * dtype.itemsize)
+        yield hf_layout.convert(array, kind_of(tensor), tensor.name)
+        bar.update(tensor.size * kind_of(tensor).itemsize)
+
+
+def _kinds(
+    params: decoder.Params,
+    tensors: list[Tensor],
+    dtype: str | Mapping[tuple[str, ...], np.dtype] | None,
+) -> KindOf:
+    """The dtype of each tensor in the files; see `save_model`."""
+    if isinstance(dtype, Mapping):
+        return lambda tensor: dtype[tensor.path]
+    own = dtype or str(jnp.result_type(*(x.dtype for x in jax.tree.leaves(params))))
+    kind = hf_index.dtype_named(own)
+    return lambda tensor: kind
 
 
 def _make_room(folder: epath.Path, size: int) -> None:
@@ -280,7 +295,7 @@ def save_model(
     directory: str,
     *,
     tokenizer_source: str | None = None,
-    dtype: str | None = None,
+    dtype: str | Mapping[tuple[str, ...], np.dtype] | None = None,
     max_shard_bytes: float = 5e9,
 ) -> None:
     """Writes a directory that `transformers.AutoModelForCausalLM` loads.
@@ -293,24 +308,24 @@ def save_model(
         when everything is written.
       directory: local or gs://; made if absent. An earlier export there is removed.
       tokenizer_source: checkpoint whose tokenizer's files are copied, or None.
-      dtype: of the files; None takes the widest of the parameters' own, so that
-        nothing is rounded.
+      dtype: of the files, or of each parameter by its path (see `export_dtype`); None
+        takes the widest of the parameters' own, so that nothing is rounded.
       max_shard_bytes: of one safetensors file.
     """
     folder, lead = epath.Path(directory), distributed.is_lead()
-    own = dtype or str(jnp.result_type(*(x.dtype for x in jax.tree.leaves(params))))
-    kind = hf_index.dtype_named(own)
     tensors = hf_layout.tensors(config)
-    shards = hf_layout.files(tensors, kind.itemsize, max_shard_bytes)
-    size = sum(tensor.size for tensor in tensors) * kind.itemsize
+    kind_of = _kinds(params, tensors, dtype)
+    nbytes = lambda tensor: tensor.size * kind_of(tensor).itemsize
+    shards = hf_layout.files(tensors, nbytes, max_shard_bytes)
+    size = sum(map(nbytes, tensors))
     distributed.on_lead(lambda: _make_room(folder, size))
     if lead and tokenizer_source:
         hf_tokenizer.copy(resolve(tokenizer_source), folder)
     with progress_bar("saving weights", size) as bar:
         for file, group in shards.items():
-            arrays = _exported(params, group, kind, bar)
+            arrays = _exported(params, group, kind_of, bar)
             if lead:
-                held = {t.name: (t.file_shape, kind) for t in group}
+                held = {t.name: (t.file_shape, kind_of(t)) for t in group}
                 safetensors_file.write(folder / file, held, arrays)
             else:
                 collections.deque(arrays, maxlen=0)  # takes part in the gathering
@@ -320,7 +335,11 @@ def save_model(
         text = json.dumps(index, indent=2) + "\n"
         files.write_text(folder / hf_index.INDEX, text)
     if lead:
-        card = architectures.to_hf(config) | {"dtype": own}
+        counts: collections.Counter = collections.Counter()
+        for tensor in tensors:
+            counts[kind_of(tensor).name] += tensor.size
+        # Of most weights, where files hold several.
+        card = architectures.to_hf(config) | {"dtype": counts.most_common(1)[0][0]}
         text = json.dumps(card, indent=2) + "\n"
         files.write_text(folder / "config.json", text)
     distributed.wait(f"exported to {directory}")

@@ -25,6 +25,7 @@ from jax_surgery.optim.precondition import ridge
 from jax_surgery.optim.precondition.moments import second_moments
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import devices, reference_cache
+from jax_surgery.train.health import Health
 from jax_surgery.train.loop import Callback, train
 from jax_surgery.train.step import TrainState, init_state, make_train_step
 
@@ -159,8 +160,8 @@ def descend(
 ) -> Model:
     """The model after the steps; the parameters of `model` are donated.
 
-    A frozen copy serves as reference, of the output head alone where the reference is
-    cached. With low-rank deltas the model itself is the base, without a copy, and the deltas
+    A frozen copy of what moves serves as reference, with the parameters that do not;
+    where the reference is cached, of the output head alone. With low-rank deltas the model itself is the base, without a copy, and the deltas
     are added to it at the end.
 
     Args:
@@ -173,6 +174,13 @@ def descend(
     """
     data, low_rank = settings.data, settings.lora
     rows = devices.role_rows(data.rows, settings.accumulate)
+    # Before the run: its parameters are given up. Retained text, or what is learned.
+    known = texts.packers.get("retain") or texts.retained or texts.packers.get("update")
+    health = Health(model, known) if known else None
+
+    def collapsed(state: TrainState) -> str:
+        return health.problem(model_of(state)) if health else ""
+
     optimizer, step = make_step(settings, model.config, rows)
     caches = cached_reference(model, texts, settings, rows, directory)
     if low_rank.rank:
@@ -183,9 +191,16 @@ def descend(
         needed = output_head.parameters(params) if caches else params
         if not settings.loss.readings(rows):
             needed = {}
-        # As the forward pass reads them.
+        # As the forward pass reads them. What moves is donated, and needs a copy.
         dtype = settings.compute.dtype
-        reference = jax.tree.map(lambda leaf: jnp.copy(leaf.astype(dtype)), needed)
+        still = settings.trainable(model.config).still(params)
+
+        def of_reference(path, leaf):
+            if path in still and leaf.dtype == dtype:
+                return leaf
+            return jnp.array(leaf, dtype, copy=True)
+
+        reference = jax.tree_util.tree_map_with_path(of_reference, needed)
 
     def one_step(state: TrainState, batch: Batch):
         placed = batch.place(rows.total)
@@ -211,6 +226,7 @@ def descend(
         callbacks=[*callbacks, *make_callbacks(model_of)],
         title="surgery",
         advice=settings.loss.advice(rows),
+        collapsed=collapsed,
     ).params
     if low_rank.rank:
         params = lora.merge(model.params, params, low_rank)

@@ -65,6 +65,8 @@ class SurgerySettings:
     rounds: Rounds  # of stages by subspaces
     loop: Loop
     baseline_epochs: float  # passes of the naive alternative; 0 where not known
+    # Of the exported weights; "" is the dtype that the model came in.
+    save_dtype: Literal["", "float32", "bfloat16", "float16"]
 
     # What a user need not choose.
     FIXED: ClassVar = {

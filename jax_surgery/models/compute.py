@@ -21,6 +21,9 @@ REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 CPU_UNROLL = 8  # layers; more compile longer and run hardly faster
+# Bytes of the weights of a scan step: it holds copies of its layers', all at once. Large
+# layers gain nothing from unrolling.
+CPU_UNROLL_BYTES = 2**27
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Compute:
       dtype: of activations and products; parameters keep their own.
       remat: what the backward pass recomputes of each layer, see `REMAT`.
       unroll: layers per scan step; 0 chooses: on CPU, where it is fastest, up to
-        `CPU_UNROLL`, elsewhere 1.
+        `CPU_UNROLL` of `CPU_UNROLL_BYTES` together, elsewhere 1.
       attention: the kernel, see `attention_kernels`; "auto" chooses.
     """
 
@@ -46,9 +49,14 @@ class Compute:
         choice(self.attention, attention_kernels.KINDS, "config.compute.attention")
         at_least(0, self, "config.compute", "unroll")
 
-    def layers_per_step(self, platform: str) -> int:
-        """Layers that a scan step runs on a platform."""
-        return self.unroll or (CPU_UNROLL if platform == "cpu" else 1)
+    def layers_per_step(self, platform: str, layer_bytes: int) -> int:
+        """Layers that a scan step runs on a platform.
+
+        Args:
+          layer_bytes: of a layer's weights in the compute dtype.
+        """
+        chosen = min(CPU_UNROLL, max(1, CPU_UNROLL_BYTES // max(1, layer_bytes)))
+        return self.unroll or (chosen if platform == "cpu" else 1)
 
 
 # Of a model in code that names none; runs have their config's.

@@ -161,18 +161,36 @@ def forward_with_moments(
         x, moments = block(x, attend_of(which), cos, sin, weight_BT)
         return meshes.constrain(x, meshes.ROWS), moments
 
-    def run(x, layers, windows, weight_BT):
-        """The stacked `layers` one after another."""
-        attend_of, which_L = attn.by_window(windows, attention)
+    def run(x, layers, first, count, weight_BT, whole):
+        """`count` of the stacked `layers` one after another, from `first` on.
+
+        Args:
+          whole: whether a step takes its layer out of the stack of all, which nothing
+            copies; the gradient of that would be a stack of all in every step.
+        """
+        attend_of, which_L = attn.by_window(windows[first : first + count], attention)
         body = functools.partial(layer, attend_of=attend_of, weight_BT=weight_BT)
-        count = jax.tree.leaves(layers)[0].shape[0]
-        unroll = min(count, compute.layers_per_step(meshes.platform()))
+        inputs = layers, which_L
+        if whole:
+            of_stack, inputs = body, (jnp.arange(count), which_L)
+            take = functools.partial(
+                jax.lax.dynamic_index_in_dim, axis=0, keepdims=False
+            )
+
+            def body(x, inputs):
+                index, which = inputs
+                own = jax.tree.map(lambda leaf: take(leaf, first + index), layers)
+                return of_stack(x, (own, which))
+
+        stacks = jax.tree.leaves(layers)
+        size = sum(x.size // len(x) * x.dtype.itemsize for x in stacks)
+        unroll = min(count, compute.layers_per_step(meshes.platform(), size))
         if compute.remat != "none":
             # Within a loop nothing can be merged with the first computation.
             body = jax.checkpoint(
                 body, policy=REMAT[compute.remat], prevent_cse=unroll > 1
             )
-        return jax.lax.scan(body, x, (layers, which_L), unroll=unroll)
+        return jax.lax.scan(body, x, inputs, unroll=unroll)
 
     # Converted here, not where they are used: gradients leave the layers in the compute
     # dtype, half as large in bfloat16.
@@ -181,14 +199,14 @@ def forward_with_moments(
         jax.tree.map(lambda leaf: leaf[:num_layers], params["layers"]),
     )
     hidden = embed(params, tokens_BT, compute)
-    if first_trained_layer:
-        below = jax.tree.map(lambda leaf: leaf[:first_trained_layer], layers)
-        layers = jax.tree.map(lambda leaf: leaf[first_trained_layer:], layers)
-        below = jax.lax.stop_gradient(below)
-        hidden = run(hidden, below, windows[:first_trained_layer], None)[0]
+    first, count = first_trained_layer, len(jax.tree.leaves(layers)[0])
+    if first:
+        frozen = jax.lax.stop_gradient(layers)
+        hidden, _ = run(hidden, frozen, 0, first, None, whole=True)
         hidden = jax.lax.stop_gradient(hidden)
+        layers = jax.tree.map(lambda leaf: leaf[first:], layers)
     hidden, moments = run(
-        hidden, layers, windows[first_trained_layer:], moments_weight_BT
+        hidden, layers, first, count - first, moments_weight_BT, whole=False
     )
     if num_layers is None:
         hidden = final_norm(params, hidden, config)

@@ -105,6 +105,14 @@ class Trainable:
         of_matrix = path[0] == "layers" and path[-1] != "bias"
         return not self.matrices or (of_matrix and path[-2] in self.matrices)
 
+    def still(self, params: Params) -> frozenset[Any]:
+        """The paths, as `jax.tree_util` has them, of the parameters that move in no
+        layer."""
+        paths = jax.tree_util.tree_leaves_with_path(params)
+        return frozenset(
+            path for path, _ in paths if not self.moves(tuple(k.key for k in path))
+        )
+
     def freeze(self, params: Params) -> Params:
         """The parameters, of which only the moving ones have gradients.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An optimizer's accumulators in bfloat16, rounded so that they do not stall.
+"""Rounding to 16 bits that loses no small change on average; accumulators in bfloat16.
 
 A running mean with decay 0.999 moves by a thousandth of itself a step. bfloat16 holds
 8 bits, so half its spacing is 0.2 to 0.4 % and rounding to the nearest value throws
@@ -17,18 +17,37 @@ import jax.numpy as jnp
 import optax
 
 
-def round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
-    """bfloat16 of float32, each value one of its two neighbours, correct on average.
+def round_stochastically(
+    x: jax.Array, key: jax.Array, dtype: Any = jnp.bfloat16
+) -> jax.Array:
+    """bfloat16 or float16 of float32, each value one of its two neighbours, correct on
+    average.
 
-    Infinities and NaNs are unchanged.
+    What the dtype holds exactly stays; infinities and NaNs are unchanged.
     """
+    noise = jax.random.bits(key, x.shape, jnp.uint16)
+    if dtype == jnp.float16:
+        return _to_float16(x, noise)
     # The upper half of a float32's bits is a bfloat16. A random number in the lower
     # half carries into the upper as often as the lower half is large.
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
-    rounded = (bits + noise) & jnp.uint32(0xFFFF0000)
+    rounded = (bits + noise.astype(jnp.uint32)) & jnp.uint32(0xFFFF0000)
     rounded = jax.lax.bitcast_convert_type(rounded, jnp.float32)
     return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
+
+
+def _to_float16(x: jax.Array, noise: jax.Array) -> jax.Array:
+    """float16, by distances: below 6e-5 its numbers are equally far apart."""
+    near = x.astype(jnp.float16)
+    wide = near.astype(jnp.float32)
+    # Its bits count its numbers, from 0 on to both sides.
+    bits = jax.lax.bitcast_convert_type(near, jnp.int16)
+    outwards = jnp.where(jnp.abs(x) > jnp.abs(wide), 1, -1).astype(jnp.int16)
+    # From 0 there is no way inwards, and its sign is that of x.
+    other = jax.lax.bitcast_convert_type(bits + outwards, jnp.float16)
+    gap = jnp.abs(other.astype(jnp.float32) - wide)
+    moves = noise.astype(jnp.float32) < jnp.abs(x - wide) / gap * 2.0**16
+    return jnp.where(moves & jnp.isfinite(wide) & (x != wide), other, near)
 
 
 class StoredState(NamedTuple):

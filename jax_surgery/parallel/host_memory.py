@@ -8,6 +8,9 @@ import sys
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
+_kept = False  # whether `keep_freed_memory` was done
+
+
 def keep_freed_memory() -> bool:
     """Makes this process keep what it frees, for the next array.
 
@@ -23,4 +26,17 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_ARENA_MAX, 1))
-    return all(mallopt(*setting) for setting in settings)
+    global _kept
+    _kept = all(mallopt(*setting) for setting in settings)
+    return _kept
+
+
+def release_freed_memory() -> None:
+    """Gives back what was freed and is kept, also between arrays that live on.
+
+    For the moments after which memory is used otherwise: a model was loaded, a program
+    compiled, a checkpoint written. What was freed there lies in pieces that the next
+    large array does not fit into. Does nothing where nothing is kept.
+    """
+    if _kept:
+        ctypes.CDLL(None).malloc_trim(0)

@@ -12,7 +12,7 @@ from etils import epath
 
 from jax_surgery import benchmarks
 from jax_surgery.benchmarks import embedded, tasks
-from jax_surgery.checkpoints import hf_weights
+from jax_surgery.checkpoints import export_dtype, hf_weights
 from jax_surgery.data import role_texts, roles
 from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
@@ -171,12 +171,17 @@ class ByRoles:
         return curve.watch(ask, every, directory)
 
     def export(self, model: Model, directory: str) -> Model:
-        """Writes model/ and gives the model that is scored after the run."""
+        """Writes model/ and gives the model that is scored after the run: what the files
+        hold. The parameters of `model` are donated."""
+        asked = self.settings.save_dtype
+        dtypes = export_dtype.of_export(model.source, model.config, asked)
+        model = model.with_params(export_dtype.rounded(model.params, dtypes))
         hf_weights.save_model(
             model.params,
             model.config,
             str(epath.Path(directory) / "model"),
             tokenizer_source=model.source,
+            dtype=dtypes,
         )
         return model
 

@@ -9,10 +9,12 @@ Groups are written down by role (`runs.by_roles`: the run "surgery") or as a tas
 their methods.
 """
 
+import gc
 from typing import Any
 
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.methods.subspace.settings import TasksSettings
+from jax_surgery.parallel import host_memory
 from jax_surgery.report import writer
 from jax_surgery.runs.by_roles import ByRoles
 from jax_surgery.runs.by_tasks import ByTasks
@@ -32,11 +34,15 @@ def run(settings: SurgerySettings | TasksSettings, directory: str) -> dict[str, 
     with devices.on_mesh(settings.mesh):
         model = case.load()
         identity.check(directory, case.identity(model))
+        host_memory.release_freed_memory()
         before: Any = case.probe(model)
         examples = case.examples(model)
 
+        host_memory.release_freed_memory()
         changed: Any = case.change(model, before, directory)
         del model  # its parameters may be given up
+        gc.collect()
+        host_memory.release_freed_memory()
         edited = case.export(changed, directory)
 
         after: Any = case.probe(edited)

@@ -17,7 +17,7 @@ from etils import epath
 from jax_surgery.config import at_least
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.stream import BatchStream
-from jax_surgery.parallel import distributed, preemption
+from jax_surgery.parallel import distributed, host_memory, preemption
 from jax_surgery.train.checkpoint import Checkpoints
 from jax_surgery.train.metrics_file import MetricsWriter
 
@@ -29,6 +29,9 @@ FIRST_STEPS = 5
 EXPLODED = 20.0  # the loss, as a multiple of its first values, where a run stops
 # Terms that must stay small; the unlearn term is meant to grow.
 BOUNDED_TERMS = ("update_ce", "retain_kl", "retain_ce", "retain_loss")
+# Nats above its first values from which on a term makes the loop ask whether the model
+# has collapsed, and the factor of the term between asking and asking again.
+SUSPECT, SUSPECT_AGAIN = 1.0, 1.5
 # The advice to a run that diverges, unless its caller gives another.
 LOWER_RATE = "Lower config.optimizer.learning_rate"
 
@@ -79,6 +82,7 @@ class _LossGuard:
         """`checkpoint` says which one there is, and `advice` what to change."""
         self._checkpoint, self._advice = checkpoint, advice
         self.first: list[float] = []
+        self._suspected = 0.0  # the term's value when it was last suspect
 
     def diverged(self, what: str) -> TrainingDiverged:
         """The error: what happened, what to change, which checkpoint there is."""
@@ -101,6 +105,17 @@ class _LossGuard:
                 f"the loss exploded: {worst} is {metrics[worst]:.4g} at step {step}, "
                 f"over {limit:.4g} ({EXPLODED:g} times its first values)"
             )
+
+    def suspects(self, metrics: dict[str, float]) -> bool:
+        """Whether a term rose so far that the model may have collapsed; seldom true."""
+        terms = [metrics[name] for name in BOUNDED_TERMS if name in metrics]
+        if len(self.first) < FIRST_STEPS or not terms:
+            return False
+        worst = max(terms)
+        if worst < max(max(self.first) + SUSPECT, SUSPECT_AGAIN * self._suspected):
+            return False
+        self._suspected = worst
+        return True
 
     def check_state(self, step: int, state: State) -> None:
         """Raises `TrainingDiverged` where numbers to be saved are not finite."""
@@ -169,6 +184,7 @@ def train(
     until: Callable[[int, State, dict[str, float]], bool] | None = None,
     save_last: bool = True,
     advice: str = LOWER_RATE,
+    collapsed: Callable[[State], str] | None = None,
 ) -> State:
     """Trains to `steps`, from the newest checkpoint in `directory` if there is one.
 
@@ -190,12 +206,16 @@ def train(
       save_last: whether the state after the last step is saved; without it a resumed
         run takes the steps again that were taken since the last checkpoint.
       advice: what to change where the run diverges, the first part of a sentence.
+      collapsed: says what is wrong with a model that no longer knows what it is to
+        retain, the first part of a sentence, or "" (see `health.Health`). Asked before
+        every save, after the last step, and where a term of the loss rises.
 
     Returns:
       The state after the last step.
 
     Raises:
-      TrainingDiverged: NaN or exploding loss; the last good checkpoint is kept.
+      TrainingDiverged: NaN or exploding loss, or a model that collapsed; the last good
+        checkpoint is kept.
       Interrupted: after Ctrl-C or SIGTERM, on all processes at the same step;
         everything is saved.
       ValueError: the checkpoint is of other data (see `BatchStream.set_state`).
@@ -203,7 +223,7 @@ def train(
     folder = epath.Path(directory)
     checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
     guard = _LossGuard(checkpoints.describe, advice)
-    step, ended = 0, False
+    step, ended, first = 0, False, True
     if restored := checkpoints.restore(state):
         step, state, loop_state = restored
         stream.set_state(loop_state["stream"])
@@ -225,6 +245,8 @@ def train(
     def check() -> None:
         progress.report()
         guard.check_state(step, state)
+        if collapsed and (problem := collapsed(state)):
+            raise guard.diverged(f"{problem} (step {step})")
 
     def save(final: bool) -> None:
         check()
@@ -250,6 +272,12 @@ def train(
             state, metrics = step_fn(state, batch)
             step += 1
             progress.add(step, metrics, stream.real_tokens, began, stream.epochs)
+            if first:  # it was compiled
+                first = False
+                jax.block_until_ready(state)
+                host_memory.release_freed_memory()
+            if collapsed and guard.suspects(progress.latest):
+                check()
             if until is not None:
                 progress.report()
                 ended = until(step, state, progress.latest)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training step: loss and gradients in micro-batches, then the optimizer."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -112,16 +113,18 @@ def make_train_step(
 ):
     """The jitted `step(state, batch, reference_params) -> (state, metrics)`.
 
-    `state` is donated. Of `reference_params` only `output_head.parameters` are needed
+    `state` is donated, but for the parameters that never move. Of `reference_params` only `output_head.parameters` are needed
     where the batch has `reference_hidden_RTD` (the cached reference). With low-rank
     deltas they are the base as well, needed whole, and the state holds the factors
     alone, of which those of `trainable` move. What is not trainable stays as it is,
     whatever the optimizer makes of it (weight decay, say).
     """
     loss_fn = loss.make(config, rows.split(accumulate), compute, trainable)
+    still = () if low_rank.rank else trainable.still(decoder.abstract_params(config))
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, batch: Batch, reference_params: Any):
+    def step(state: TrainState, batch: Batch, reference_params: Any, held: Params):
+        state = state._replace(params=_joined(state.params, held))
         batch = loss.prepare(batch, reference_params, config, rows, compute, average)
 
         def of_moving(params, batch):
@@ -135,7 +138,56 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, trainable.mask(updates))
         metrics["gradient_norm"] = optax.tree.norm(grads)
-        after = TrainState(params, opt_state, state.step + 1)
+        moved = _split(params, still)[0]
+        after = TrainState(moved, opt_state, state.step + 1)
         return sharding.constrain(after), metrics
 
-    return step
+    return Step(step, still)
+
+
+def _split(params: Params, still: Collection[Any]) -> tuple[Params, Params]:
+    """The parameters that may move, and those of the paths `still`; each tree has None
+    in the place of the other's."""
+
+    def part(wanted: bool) -> Params:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if (path in still) == wanted else None, params
+        )
+
+    return part(False), part(True)
+
+
+def _joined(moving: Params, held: Params) -> Params:
+    """The inverse of `_split`."""
+    absent = lambda leaf: leaf is None
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, moving, held, is_leaf=absent
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A jitted step, called and lowered as one of (state, batch, reference_params).
+
+    Parameters that never move are not donated: they are the same arrays before and
+    after, and a frozen reference model may share them.
+    """
+
+    _jitted: Any
+    _still: Collection[Any]
+
+    def _arguments(self, state: TrainState, batch: Batch, reference_params: Any):
+        moving, held = _split(state.params, self._still)
+        return (state._replace(params=moving), batch, reference_params, held), held
+
+    def __call__(
+        self, state: TrainState, batch: Batch, reference_params: Any
+    ) -> tuple[TrainState, Metrics]:
+        """The state after a step, and metrics; see `make_train_step`."""
+        arguments, held = self._arguments(state, batch, reference_params)
+        after, metrics = self._jitted(*arguments)
+        return after._replace(params=_joined(after.params, held)), metrics
+
+    def lower(self, state: Any, batch: Any, reference_params: Any) -> Any:
+        """The step traced and lowered, as `jax.jit`'s `lower`, of arrays or shapes."""
+        return self._jitted.lower(*self._arguments(state, batch, reference_params)[0])

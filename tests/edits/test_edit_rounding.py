@@ -51,12 +51,14 @@ def test_ordered_integers_of_float32_can_be_inverted(weights):
 
 
 @settings(deadline=None)
-@given(data=st.data(), dtype=st.sampled_from(DTYPES))
-def test_every_bit_is_restored(data, dtype):
+@given(data=st.data(), dtype=st.sampled_from(DTYPES), how=st.sampled_from("ma"))
+def test_every_bit_is_restored(data, dtype, how):
     weights = data.draw(patterns(dtype, 6))
     finite = st.floats(allow_nan=False, allow_infinity=False, width=64)
     delta = data.draw(arrays.arrays(np.float64, 6, elements=finite))
     edited = rounding.moved(weights, delta)
+    if how == "a":
+        edited = rounding.added(weights, delta, "name", 3)
     kept = rounding.correction(weights, edited, delta)
     back = rounding.restored(edited, delta, *kept)
     assert back.tobytes() == weights.tobytes()
@@ -81,6 +83,36 @@ def test_the_delta_is_added_and_rounded_once(dtype):
     small = np.full_like(delta, 1e-12)
     same = rounding.moved(weights, small)
     assert rounding.correction(weights, same, small)[0] == 1 <= itemsize
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [2.0**-13, 2.0**-10, 2.0**-6])
+def test_no_small_change_is_lost(dtype, size):
+    """To the nearest, a change of less than half the spacing would be undone."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(0, 0.02, (64, 500)).astype(dtype)
+    wide = weights.astype(np.float64)
+    delta = np.abs(wide) * size * rng.choice([1.0, -0.3], wide.shape)
+    edited = rounding.added(weights, delta, "name")
+    there = (edited.astype(np.float64) - wide).sum() / delta.sum()
+    assert there == pytest.approx(1.0, abs=0.1)
+    near = rounding.moved(weights, delta)
+    if dtype == np.float32:
+        assert edited.tobytes() == near.tobytes()
+    if dtype == ml_dtypes.bfloat16 and size <= 2.0**-10:
+        assert near.tobytes() == weights.tobytes()  # all of it would be lost
+    # One of the two neighbours, the same however the rows are cut, and others in another
+    # tensor.
+    off = rounding.ordered(edited).astype(int) - rounding.ordered(near)
+    assert np.abs(off).max() <= 1
+    parts = [
+        rounding.added(weights[i : i + 16], delta[i : i + 16], "name", i)
+        for i in range(0, 64, 16)
+    ]
+    assert np.concatenate(parts).tobytes() == edited.tobytes()
+    if dtype != np.float32:
+        other = rounding.added(weights, delta, "other")
+        assert other.tobytes() != edited.tobytes()
 
 
 def test_a_delta_does_not_depend_on_how_its_rows_are_cut(monkeypatch):

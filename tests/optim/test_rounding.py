@@ -35,6 +35,24 @@ def test_rounding_gives_a_neighbour_and_is_right_on_average():
     assert np.all(error <= 5 * 0.5 * spacing / math.sqrt(draws))
 
 
+def test_rounding_to_float16_gives_a_neighbour_and_is_right_on_average():
+    """Also where its numbers are equally far apart, below 6e-5."""
+    x = np.float32([1.0, 1.0001, -3.3001, 1e-5, -2e-8, 0.0, 6e4, 65472, np.inf, 1e9])
+    draws = 20_000
+    many = jnp.tile(x, (draws, 1))
+    got = round_stochastically(many, jax.random.key(3), jnp.float16)
+    assert got.dtype == jnp.float16
+    got = np.asarray(got, np.float64)
+    few = x[:8].astype(np.float64)
+    near = np.abs(x[:8].astype(np.float16))
+    spacing = np.spacing(near).astype(np.float64)
+    assert np.all(np.abs(got[:, :8] - few) < spacing)
+    assert [len(np.unique(got[:, i])) for i in range(8)] == [1, 2, 2, 2, 2, 1, 1, 1]
+    error = np.abs(got[:, :8].mean(0) - few)
+    assert np.all(error <= 5 * 0.5 * spacing / math.sqrt(draws))
+    assert np.all(np.isinf(got[:, 8:]))  # too large, which `hf_layout.convert` says
+
+
 def test_rounding_leaves_infinities_and_nans():
     nan = np.asarray([0x7FFFFFFF, 0x7FC00000], np.uint32).view(np.float32)
     x = jnp.asarray([np.inf, -np.inf, *nan], jnp.float32)

@@ -22,6 +22,35 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+RELEASED = """
+import numpy as np
+from jax_surgery.parallel import host_memory
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+host_memory.release_freed_memory()  # nothing is kept yet
+host_memory.keep_freed_memory()
+arrays = [np.ones(2**20) for _ in range(64)]  # 8 MiB each
+full = resident()
+del arrays[::2]  # between others that live on
+kept = resident()
+host_memory.release_freed_memory()
+print(full - kept, kept - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells glibc's allocator")
+def test_kept_memory_can_be_given_back_between_arrays_that_live_on():
+    done = subprocess.run(
+        [sys.executable, "-c", RELEASED],
+        env=on_devices.environment(1),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    at_once, released = map(float, done.stdout.split())
+    assert at_once < 16 and released > 200  # MiB, of 256 that were freed
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="tells glibc's allocator")
 def test_freed_memory_is_kept():
     def faults(how):

@@ -84,6 +84,7 @@ def run(
     callbacks=(),
     save_last=True,
     advice=loop.LOWER_RATE,
+    collapsed=None,
     **settings,
 ):
     return loop.train(
@@ -97,6 +98,7 @@ def run(
         title="test",
         save_last=save_last,
         advice=advice,
+        collapsed=collapsed,
     )
 
 
@@ -264,6 +266,39 @@ def test_every_term_that_must_stay_small_is_watched(term):
     # The unlearn term falls at least as fast as this one rises.
     with pytest.raises(loop.TrainingDiverged, match=f"exploded: {term} is 30 at step"):
         guard.check(loop.FIRST_STEPS, {"unlearn_ce": 90.0, term: 30.0, "loss": -60.0})
+
+
+def test_a_model_that_collapsed_is_never_saved(tmp_path):
+    """It is asked about before every save, and the checkpoint before stays."""
+    says = lambda state: "the model has collapsed" if int(state[2]) >= 4 else ""
+    message = r"the model has collapsed \(step 4\).*checkpoint of step 2 is kept in"
+    with pytest.raises(loop.TrainingDiverged, match=message):
+        run(tmp_path, checkpoint_every=2, collapsed=says)
+    assert Checkpoints(tmp_path / "checkpoints", 2).latest == 2
+    # Also after the last step of a run that saves nothing.
+    with pytest.raises(loop.TrainingDiverged, match=r"collapsed \(step 7\).*No check"):
+        run(tmp_path / "none", checkpoint_every=0, save_last=False, collapsed=says)
+
+
+def test_a_term_that_rises_makes_the_loop_ask_whether_the_model_collapsed(tmp_path):
+    asked = []
+
+    def collapsed(state):
+        asked.append(int(state[2]))
+        return "the model has collapsed" if len(asked) == 2 else ""
+
+    # The terms of steps 6 and 8 are nats above the first ones; step 7's is less far
+    # above than the one that was asked about.
+    scale = lambda step: {5: 100.0, 6: 30.0, 7: 120.0}.get(step, 1.0)
+    with pytest.raises(loop.TrainingDiverged, match=r"collapsed \(step 9\)"):
+        run(
+            tmp_path,
+            step_fn=make_step(scale),
+            steps=20,
+            checkpoint_every=0,
+            collapsed=collapsed,
+        )
+    assert asked == [7, 9]  # metrics are read one step late
 
 
 def test_a_diverging_run_is_advised_by_its_caller(tmp_path):

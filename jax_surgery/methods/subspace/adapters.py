@@ -121,6 +121,7 @@ def adapt(stage: Stage, factors: Any) -> Any:
         settings=settings.loop,
         title=f"{'learn' if stage.learns else 'unlearn'} (LoRA) {', '.join(stage.targets)}",
         until=until if settings.rounds.stop else None,
+        collapsed=lambda state: stage.collapsed(attached(work, state.params)),
     ).params
 
 

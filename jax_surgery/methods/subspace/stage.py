@@ -21,6 +21,7 @@ from jax_surgery.methods.subspace.text import (
 from jax_surgery.methods.subspace.work import Scores, Work
 from jax_surgery.metrics.task_scores import removed
 from jax_surgery.metrics.tokens import score_tokens
+from jax_surgery.train.health import Health
 
 TAKEN_OVER = 0.95  # of the tokens that are to take the place of others
 # Alphas that are sought: the largest, of one shot, and how finely.
@@ -57,6 +58,19 @@ class Stage:
     def retained_text(self) -> RetainedText:
         """The text of `retained`, of which there is at least one."""
         return RetainedText(self.work, self.retained, self.similar, self.params)
+
+    @functools.cached_property
+    def _health(self) -> Health | None:
+        if not self.retained:
+            return None
+        model = self.work.model.with_params(self.params)
+        return Health(model, self.retained_text.packer)
+
+    def collapsed(self, params: Any) -> str:
+        """What is wrong with a model that no longer knows the retained text, the first
+        part of a sentence; "" where it does, or nothing is retained."""
+        model = self.work.model.with_params(params)
+        return self._health.problem(model) if self._health else ""
 
     @functools.cached_property
     def goal(self) -> "Goal":

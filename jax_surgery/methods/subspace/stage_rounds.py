@@ -80,6 +80,7 @@ def _take(
         until=until if stop else None,
         save_last=save_last,
         advice=rounds.ADVICE,
+        collapsed=lambda state: stage.collapsed(state.params),
     )
     return trimmed(state)
 

@@ -299,6 +299,7 @@ def _kill(
     if len(victims) < processes:
         found.others = round(time.monotonic() - killed, 1)
         found.code = codes[1 - victims[0]]
+        assert found.code == LOST, (found, run.said(1 - victims[0])[-3000:])
     found.held = held(folder / workdir)
     return found, run
 
@@ -309,7 +310,6 @@ def _check(last: Kill | None, run: Started) -> None:
         return
     last.resumed = run.resumed()
     assert last.resumed in (None, last.held), (last, run.said())
-    assert last.code in (None, LOST), (last, run.said())
     assert last.others is None or last.others < WITHIN, last
 
 
@@ -337,6 +337,7 @@ def take(
         found, run = _kill(folder, workdir, planned, rng)
         if found is None:
             assert run.ended() == [0] * processes, run.said()[-3000:]
+            _check(last, run)
             break  # it was quicker than the kill
         _check(last, run)
         kills.append(last := found)

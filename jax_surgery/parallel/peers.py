@@ -124,13 +124,31 @@ def _hear() -> None:
 def after_error(error: BaseException) -> None:
     """Ends this process with another one's words where an error may be the
     consequence of that one's end; returns where it is this process' own."""
-    if _peers.client is None or not _BROKEN.search(f"{type(error).__name__}: {error}"):
+    if _peers.client is None or not (_is_broken(error) or _others_lack()):
         return
     deadline = time.monotonic() + 2 * HEARTBEAT_SECONDS
     while time.monotonic() < deadline and _peers.heard is None:
         time.sleep(0.2)  # JAX may end the process meanwhile, see `_Filter`
     if _peers.heard is not None:
         signals.leave(*_peers.heard)
+
+
+def _is_broken(error: BaseException | None) -> bool:
+    """Whether an error, or one that it comes of, is of a broken connection."""
+    while error is not None:
+        if _BROKEN.search(f"{type(error).__name__}: {error}"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _others_lack() -> bool:
+    """Whether JAX has lost sight of another process."""
+    everybody = list(range(_peers.count))
+    try:
+        return set(_peers.client.get_live_nodes(everybody)) != set(everybody)
+    except Exception:  # noqa: BLE001 (the service itself is gone)
+        return True
 
 
 class _Filter:

@@ -76,8 +76,10 @@ def _range(values: Sequence[float]) -> str:
     return f"{min(values):.0f} to {max(values):.0f}" if values else ""
 
 
-def table(kills: Sequence[Kill]) -> str:
-    """The table as Markdown."""
+def table(kills: Sequence[Kill], note: str = "") -> str:
+    """The table as Markdown, with what else is to be known of it."""
+    codes = [k.code for k in kills if k.code is not None]
+    note = f" {note}" if note else ""
     rows = []
     for kind, processes in WANTED:
         for phase in PHASES[kind]:
@@ -112,8 +114,8 @@ def table(kills: Sequence[Kill]) -> str:
             rows,
         )
         + f"\nAll {len(chains)} ended with the weights, losses and scores of a run that "
-        "nobody killed, bit for bit. Each process whose neighbour was killed ended with "
-        f"exit code {LOST}.\n\n"
+        "nobody killed, bit for bit. Of the processes whose neighbour was killed "
+        f"{codes.count(LOST)} of {len(codes)} ended with exit code {LOST}.{note}\n\n"
         "Command: `python results/kill_table.py --dir=DIR`; "
         f"{versions('jax', 'orbax-checkpoint')}.\n"
     )
@@ -124,13 +126,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dir", default="runs/kills")
     parser.add_argument("--jobs", type=int, default=1, help="workdirs at a time")
+    parser.add_argument("--note", default="", help="what to know of this table")
     parser.add_argument("--out", default=str(HERE / "kill_table.md"))
     arguments = parser.parse_args()
     folder = pathlib.Path(arguments.dir).absolute()
     prepare(folder)
     for kind, processes in WANTED:
         whole(folder, kind, processes)
-    text = table(all_kills(folder / "kills.jsonl", arguments.jobs))
+    text = table(all_kills(folder / "kills.jsonl", arguments.jobs), arguments.note)
     pathlib.Path(arguments.out).write_text(text)
     print(text)
 

@@ -231,7 +231,7 @@ def prepare(folder: pathlib.Path) -> None:
 
 def held(workdir: pathlib.Path) -> int:
     """The step of the newest finished checkpoint; 0 without one."""
-    names = [p.name for p in (workdir / "checkpoints").glob("*") if p.is_dir()]
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
     return max([int(name) for name in names if name.isdigit()], default=0)
 
 
@@ -299,7 +299,8 @@ def _kill(
     if len(victims) < processes:
         found.others = round(time.monotonic() - killed, 1)
         found.code = codes[1 - victims[0]]
-        assert found.code == LOST, (found, run.said(1 - victims[0])[-3000:])
+        ended = (folder / workdir / "finished.json").exists()  # well, before the kill
+        assert found.code == LOST or ended, (found, run.said(1 - victims[0])[-3000:])
     found.held = held(folder / workdir)
     return found, run
 

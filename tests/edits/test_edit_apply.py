@@ -338,7 +338,7 @@ def test_weights_before_the_edit_are_not_copied(tmp_path):
 
 
 def test_a_rollback_file_is_small(tmp_path):
-    """Corrections are mostly zeros, and compressed."""
+    """Corrections are of few kinds, and compressed."""
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()
     (before / "config.json").write_text("{}")
@@ -348,4 +348,4 @@ def test_a_rollback_file_is_small(tmp_path):
     edit = edit_of(before, {"x": (512, 256)}, rank=1, size=0.01)
     apply.apply(edit, before, after, tmp_path / "undo")
     read = load_file(tmp_path / "undo")
-    assert read["x.correction"].nbytes < 0.05 * weights.nbytes
+    assert read["x.correction"].nbytes < 0.1 * weights.nbytes

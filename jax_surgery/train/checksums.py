@@ -62,8 +62,10 @@ def of_tree(tree: Any) -> dict[str, str]:
       tree: of arrays.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    # All are dispatched before the first is waited for.
-    sums = [(path, leaf, _sums(leaf)) for path, leaf in leaves]
+    # On accelerators all are dispatched before the first is waited for. On CPUs many sums
+    # over several devices at once take each other's threads, and XLA ends the process.
+    wait = jax.block_until_ready if jax.default_backend() == "cpu" else lambda x: x
+    sums = [(path, leaf, wait(_sums(leaf))) for path, leaf in leaves]
     return {
         jax.tree_util.keystr(
             path

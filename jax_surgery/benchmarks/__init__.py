@@ -12,6 +12,7 @@ from etils import epath
 from jax_surgery import plugins
 from jax_surgery.benchmarks import embedded, suite, tofu
 from jax_surgery.benchmarks.base import Benchmark
+from jax_surgery.checkpoints import hf_index
 from jax_surgery.data import sources
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
@@ -40,9 +41,10 @@ def model_source(name: str) -> str:
     if name in BENCHMARKS:
         return BENCHMARKS[name].MODEL or name
     folder = epath.Path(name)
-    if ("://" in name or folder.is_dir()) and not (folder / "config.json").exists():
-        exported = folder / "model"
-        if (exported / "config.json").exists():
+    # A workdir has a config.json of its own, the run's; a model has weights beside it.
+    exported, weights = folder / "model", ("model.safetensors", hf_index.INDEX)
+    if (exported / "config.json").exists():
+        if not any((folder / file).exists() for file in weights):
             return str(exported)
     return name
 

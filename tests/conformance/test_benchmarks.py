@@ -121,6 +121,11 @@ def test_a_finished_run_stands_for_the_model_it_wrote(tmp_path):
     (tmp_path / "run" / "model" / "config.json").write_text("{}")
     found = benchmarks.model_source(str(tmp_path / "run"))
     assert found == str(tmp_path / "run" / "model")
+    # Every run writes its own config.json into its workdir.
+    (tmp_path / "run" / "config.json").write_text("{}")
+    assert benchmarks.model_source(str(tmp_path / "run")) == found
+    (tmp_path / "run" / "model.safetensors").write_text("")
+    assert benchmarks.model_source(str(tmp_path / "run")) == str(tmp_path / "run")
     assert benchmarks.model_source("a/hub-name") == "a/hub-name"
 
 

@@ -43,9 +43,9 @@ def model_source(name: str) -> str:
     folder = epath.Path(name)
     # A workdir has a config.json of its own, the run's; a model has weights beside it.
     exported, weights = folder / "model", ("model.safetensors", hf_index.INDEX)
-    if (exported / "config.json").exists():
-        if not any((folder / file).exists() for file in weights):
-            return str(exported)
+    holds_weights = any((folder / file).exists() for file in weights)
+    if (exported / "config.json").exists() and not holds_weights:
+        return str(exported)
     return name
 
 

@@ -164,6 +164,7 @@ def test_what_a_run_is_told_names_the_fields_that_it_has(folder, tmp_path):
     assert "config.surgery.objective.alpha" in said and "config.optim" not in said
 
 
+@pytest.mark.slow
 @needs_tofu
 def test_the_whole_run_on_real_lines(tmp_path):
     folder = tmp_path / "tofu"

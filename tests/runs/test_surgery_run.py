@@ -61,7 +61,13 @@ def terms(directory):
     return [{k: v for k, v in r.items() if "second" not in k} for r in rows]
 
 
-@pytest.mark.parametrize("changes", [ADAMW, PRECONDITIONED], ids=["adamw", "precond"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(ADAMW, id="adamw", marks=pytest.mark.slow),
+        pytest.param(PRECONDITIONED, id="precond"),
+    ],
+)
 def test_stopped_and_resumed_is_bit_equal(settings, tmp_path, changes):
     settings = dataclasses.replace(settings, **changes)
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -74,6 +74,7 @@ def adapted(folder, own):
     return go(folder / "lora", "learn", **own | LORA), folder / "lora"
 
 
+@pytest.mark.slow
 def test_an_adapter_is_written_and_the_model_is_base_plus_adapter(adapted):
     workdir = adapted[1]
     base, config = hf_weights.load_model(str(suite.MODEL))
@@ -95,6 +96,7 @@ def test_an_adapter_is_written_and_the_model_is_base_plus_adapter(adapted):
         assert (float(np.abs(one - other).max()) > 1e-3) == moves
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_an_adapter(adapted, folder, own):
     """Its scores before are those of base and adapter, and training goes on there."""
     results, workdir = adapted

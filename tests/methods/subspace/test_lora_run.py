@@ -72,7 +72,9 @@ def stop_before(step):
     return Callback(1, press)
 
 
-@pytest.mark.parametrize("reference", ["live", "cached"])
+@pytest.mark.parametrize(
+    "reference", ["live", pytest.param("cached", marks=pytest.mark.slow)]
+)
 def test_stopped_and_resumed_is_bit_equal(settings, tmp_path, reference):
     settings = dataclasses.replace(settings, reference=reference)
     whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")

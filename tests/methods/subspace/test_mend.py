@@ -32,6 +32,7 @@ def careless(own, tmp_path_factory):
     return run_rounds(stage_of(own, tmp_path_factory.mktemp("rounds"), **CARELESS))
 
 
+@pytest.mark.slow
 def test_rounds_that_diverge_are_told_to_take_smaller_steps(own, tmp_path):
     stage = stage_of(own, tmp_path, rounds={"number": 3, "step": 1e30, "stop": 0})
     with pytest.raises(TrainingDiverged, match="Lower config.rounds.step, and start"):

@@ -187,6 +187,7 @@ def test_wrong_tasks_are_told_before_the_model_is_loaded(
     assert not (folder / "wrong").exists()
 
 
+@pytest.mark.slow
 def test_stages_go_one_after_another_and_alpha_is_sought(folder, own):
     fields = {"tasks.targets": "people_a;dict_a", "tasks.similar": "overlap"}
     fields |= {"rounds.stop": 0.5, "rounds.alpha": 0.0}
@@ -276,6 +277,7 @@ def test_gram_schmidt_without_similar_tasks_is_refused_with_the_fix(folder, own)
         go(folder / "gs", **own | fields)
 
 
+@pytest.mark.slow
 def test_overwritten_answers_take_over(folder, own):
     results = go(folder / "over", **own | {"method": "subspace:overwrite=1"})
     assert results["tasks"]["dict_a"]["removed"] >= 0.96
@@ -301,6 +303,7 @@ def test_overwritten_answers_take_over(folder, own):
     assert score(ours.model.params, texts) == 0
 
 
+@pytest.mark.slow
 def test_what_was_removed_is_put_back(whole, folder, own):
     """By steps like those of the removal, at the full rank."""
     fields = {"model": str(whole[1] / "model"), "tasks.targets": "dict_a"}

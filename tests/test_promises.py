@@ -179,9 +179,11 @@ def test_a_run_says_what_lies_beside_its_model(tmp_path, capsys):
     (tmp_path / "model").mkdir()
     (tmp_path / "edit.safetensors").touch()
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "fit").mkdir()  # of a run on TOFU
     assert (
         f"Publish {tmp_path / 'model'} alone; beside it edit.safetensors can restore what "
-        "was removed, checkpoints hold the model on its way, report quotes"
+        "was removed, checkpoints hold the model on its way, fit holds the model before, "
+        "report quotes"
     ) in said()
 
 

@@ -29,7 +29,7 @@ from etils import epath
 from jax_surgery.benchmarks import suite
 from jax_surgery.benchmarks.base import SCORERS, group_probe, text_probe
 from jax_surgery.config import names
-from jax_surgery.data import overlap, records
+from jax_surgery.data import overlap, prompts, records
 from jax_surgery.data.forms import Record, hint
 from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
@@ -184,12 +184,15 @@ def read_text(
       chat: whether its questions are asked in the model's chat template.
 
     Raises:
-      FileNotFoundError, ValueError: see `records` and `questions`; names the task.
+      FileNotFoundError, ValueError: see `records`, `questions` and
+        `prompts.asks_as_chat`; names the task.
     """
     try:
         read = records.read_role(task.data, task.name)
         own = text_probe(task, read, context).encoded(tokenizer)
         tested = group_probe(task, context).encoded(tokenizer) if task.test else own
+        if tested.questions:
+            prompts.asks_as_chat(tokenizer, chat)  # raises before a model is loaded
     except (FileNotFoundError, ValueError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"task {task.name!r}: {error}") from error

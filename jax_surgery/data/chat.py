@@ -156,6 +156,24 @@ def _blocks(
     return [(int(start), int(stop)) for start, stop in spans[0]]
 
 
+def _of_spoken(
+    blocks: Sequence[tuple[int, int]], spoken: Sequence[bool], turns: Sequence[Turn]
+) -> list[tuple[int, int]]:
+    """The blocks without those of messages that say nothing, such as calls of tools
+    alone, where every message of the assistant's has its block.
+
+    Args:
+      spoken: of each message of the assistant's whether it says anything.
+    """
+    if len(blocks) != len(spoken):
+        return list(blocks)
+    return [
+        (start, stop)
+        for (start, stop), says in zip(blocks, spoken, strict=True)
+        if says or any(start < turn.end and turn.start < stop for turn in turns)
+    ]
+
+
 def _within(
     turns: Sequence[Turn],
     blocks: Sequence[tuple[int, int]],
@@ -225,4 +243,6 @@ def render(tokenizer: Any, messages: Messages, origin: str) -> tuple[str, list[T
     if not marked:
         return text, turns
     others = [m["content"].strip() for m in messages if m["role"] != "assistant"]
+    spoken = [bool(m["content"].strip()) for m in messages if m["role"] == "assistant"]
+    blocks = _of_spoken(blocks, spoken, turns)
     return text, _within(turns, blocks, others, text, origin)

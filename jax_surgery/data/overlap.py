@@ -8,13 +8,24 @@ before with the model's chat template are the same. Case and white space are not
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax_surgery.data.forms import QUESTION_PROMPT, Record, normalised
 from jax_surgery.data.template_marks import Marks, marks_of
 
 # What is said before an answer, and the answer; texts alone stand after nothing.
 Key = tuple[str, str]
+
+
+class Shared(NamedTuple):
+    """Where two records stand of which one learns what the other does."""
+
+    place: str
+    other: str
+
+    def __str__(self) -> str:
+        return f"{self.place} = {self.other}"
+
 
 _QUESTION = re.compile(
     re.escape(QUESTION_PROMPT).replace(r"\{question\}", "(.*)"), re.DOTALL
@@ -55,20 +66,54 @@ def _key(before: Iterable[str], answer: str) -> Key:
     return normalised("\n".join(before)), normalised(answer)
 
 
-def find(
-    some: Sequence[Record], others: Sequence[Record], tokenizer: Any = None
-) -> list[str]:
-    """Where records stand of which another learns the same, as "PLACE = PLACE".
+def find_each(
+    several: Sequence[Sequence[Record]],
+    others: Sequence[Record],
+    tokenizer: Any = None,
+) -> list[list[Shared]]:
+    """Of each of several lots of records those of which one of the others learns the
+    same.
+
+    The others, which are most of the text, are gone through once, and nothing is kept of
+    them but what is sought.
 
     Args:
       tokenizer: of the model, with whose chat template prompts may have been rendered;
         None compares them as they stand.
     """
+    if not others or not any(several):
+        return [[] for _ in several]
     marks = marks_of(tokenizer) if tokenizer is not None else None
-    known = {key: record.origin for record in others for key in keys(record, marks)}
-    found = []
-    for record in some:
-        there = [known[key] for key in keys(record, marks) if key in known]
-        if there:
-            found.append(f"{record.origin} = {there[0]}")
+    sought = [[keys(record, marks) for record in some] for some in several]
+    places: dict[Key, str | None] = {
+        k: None for lot in sought for own in lot for k in own
+    }
+    for record in others:
+        for key in keys(record, marks):
+            if key in places:
+                places[key] = record.origin
+    found: list[list[Shared]] = []
+    for some, lot in zip(several, sought, strict=True):
+        found.append([])
+        for record, own in zip(some, lot, strict=True):
+            there = [place for key in own if (place := places[key]) is not None]
+            if there:
+                found[-1].append(Shared(record.origin, there[0]))
     return found
+
+
+def find(
+    some: Sequence[Record], others: Sequence[Record], tokenizer: Any = None
+) -> list[str]:
+    """Where records stand of which another learns the same, as "PLACE = PLACE" (see
+    `find_each`)."""
+    return [str(shared) for shared in find_each([some], others, tokenizer)[0]]
+
+
+def any_rendered(records: Iterable[Record], tokenizer: Any) -> bool:
+    """Whether a record is a chat that the tokenizer's template has rendered before: of
+    such alone a comparison with the tokenizer finds what one without it does not."""
+    marks = marks_of(tokenizer)
+    return marks is not None and any(
+        marks.is_chat(record.prompt + record.answer) for record in records
+    )

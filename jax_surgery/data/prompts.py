@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from jax_surgery.data import chat, template_marks
-from jax_surgery.data.forms import QUESTION_PROMPT, Record
+from jax_surgery.data.forms import Record
 
 # Whether multiple-choice questions are asked in the chat template: where the model's
 # tokenizer has one, in any case, or never.
@@ -105,21 +105,6 @@ def _plain(record: Record, tokenizer: Any) -> Rendered:
     return Rendered(text, spans, bos=starts, eos=bool(tokenizer.eos_token))
 
 
-def render_prompt(question: str, tokenizer: Any) -> str:
-    """The text after which the model's answer to `question` begins, as it is learned.
-
-    A chat where the tokenizer has a chat template, else "Question: {question}\\nAnswer:"
-    after the tokenizer's bos. Special tokens are written out either way, so encode it
-    with `add_special_tokens=False`.
-    """
-    prompt = QUESTION_PROMPT.format(question=question)
-    answer = f" {template_marks.MARK}"
-    record = Record(prompt, answer, (), "the question", question)
-    found = render(record, tokenizer)
-    bos = tokenizer.bos_token if found.bos else ""
-    return bos + found.text[: found.spans[0].start]
-
-
 def ask(prompt: str, option: str, origin: str, tokenizer: Any, as_chat: bool) -> Record:
     """A question with one of its options, as a record.
 
@@ -183,5 +168,5 @@ class OtherPrompts:
                 f"for generation of the tokenizer's chat template{asked}: as the "
                 f"template writes answers that are there, first {self._first}. Programs "
                 "that ask with the prompt for generation ask in another way.",
-                stacklevel=4,
+                stacklevel=3,
             )

@@ -102,8 +102,18 @@ def check_overlap(
     Raises:
       ValueError: names the first few pairs, and how many there are.
     """
-    if both := overlap.find(unlearn, others, tokenizer):
+    refuse_shared(overlap.find_each([unlearn], others, tokenizer)[0], role)
+
+
+def refuse_shared(both: Sequence[overlap.Shared], role: str) -> None:
+    """Raises where some of what is to be unlearned has another role too.
+
+    Raises:
+      ValueError: names the first few pairs, and how many there are.
+    """
+    if both:
         raise ValueError(
             f"{len(both)} texts are in both unlearn and {role}: "
-            f"{'; '.join(both[:MAX_ERRORS_SHOWN])}. Take them out of one of the two."
+            f"{'; '.join(map(str, both[:MAX_ERRORS_SHOWN]))}. Take them out of one of "
+            "the two."
         )

@@ -5,6 +5,7 @@ Every mistake in the data is found here that needs no tokenizer, so that it show
 """
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -65,10 +66,17 @@ class RoleData:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RoleRecords:
-    """Records of each role that has rows, and those that are read as retained text."""
+    """Records.
+
+    Attributes:
+      by_role: of each role that has rows.
+      retained: those that are read as retained text.
+      shared: where updated records stand that are retained too, of which was warned.
+    """
 
     by_role: dict[str, list[Record]]
     retained: list[Record]
+    shared: frozenset[str] = frozenset()
 
 
 def read(data: RoleData, statistics: str, needed_by: Mapping[str, str]) -> RoleRecords:
@@ -105,29 +113,39 @@ def read(data: RoleData, statistics: str, needed_by: Mapping[str, str]) -> RoleR
                 + "."
             )
     whole = RoleRecords(found, retained)
-    check_roles(whole)
-    return whole
+    return dataclasses.replace(whole, shared=check_roles(whole))
 
 
-def check_roles(read: RoleRecords, tokenizer: Any = None) -> None:
+def check_roles(read: RoleRecords, tokenizer: Any = None) -> frozenset[str]:
     """Refuses a text that is to be unlearned and also updated or retained; warns of one
     that is both updated and retained, which may be meant.
 
     Args:
+      read: of those in its `shared` nothing is said again.
       tokenizer: of the model, where it is loaded: then prompts that were rendered with
-        its chat template are compared too.
+        its chat template are compared too. Where there are none of these, what was
+        compared without it is not compared again.
+
+    Returns:
+      where updated records stand that are retained too.
 
     Raises:
       ValueError: see `records.check_overlap`.
     """
     unlearn, update, rows = (read.by_role.get(role, []) for role in ROLES)
     kept = rows if rows is read.retained else [*rows, *read.retained]
+    if tokenizer is not None and not overlap.any_rendered(
+        itertools.chain(unlearn, update, kept), tokenizer
+    ):
+        return read.shared
     records.check_overlap(unlearn, update, "update", tokenizer)
-    records.check_overlap(unlearn, kept, "retain", tokenizer)
-    if both := overlap.find(update, kept, tokenizer):
+    removed, updated = overlap.find_each([unlearn, update], kept, tokenizer)
+    records.refuse_shared(removed, "retain")
+    if both := [shared for shared in updated if shared.place not in read.shared]:
         warnings.warn(
             f"{len(both)} texts are in both update and retain: "
-            f"{'; '.join(both[:MAX_ERRORS_SHOWN])}. Retaining a text holds the model to "
-            "what it says now; leave what is to be learned out of retain.",
+            f"{'; '.join(map(str, both[:MAX_ERRORS_SHOWN]))}. Retaining a text holds the "
+            "model to what it says now; leave what is to be learned out of retain.",
             stacklevel=2,
         )
+    return read.shared | {shared.place for shared in updated}

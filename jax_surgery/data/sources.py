@@ -24,9 +24,10 @@ MAX_ERRORS_SHOWN = 5
 # Modules that register a TFDS builder when they are imported, by the start of its name.
 TFDS_BUILDERS: dict[str, str] = {}
 
-# NAME, then perhaps a version, then perhaps a split (which may hold "[:10%]").
+# NAME (of a directory perhaps with gs://), then perhaps a version, then perhaps a split
+# (which may hold "[:10%]").
 _TFDS_NAME = re.compile(
-    r"(?P<name>[^:]+(?::(?:\d+|\*)(?:\.(?:\d+|\*)){2})?)(?::(?P<split>.+))?"
+    r"(?P<name>(?:\w+://)?[^:]+(?::(?:\d+|\*)(?:\.(?:\d+|\*)){2})?)(?::(?P<split>.+))?"
 )
 
 
@@ -146,8 +147,10 @@ def read_hf(name: str) -> Iterator[dict[str, Any]]:
     Raises:
       ValueError: the split is not stated and there are several, or is not there.
     """
-    path, _, split = name.partition(":")
-    path, _, config = path.partition("@")
+    scheme, mark, rest = name.rpartition("://")  # gs://, of a saved directory
+    rest, _, split = rest.partition(":")
+    rest, _, config = rest.partition("@")
+    path = f"{scheme}{mark}{rest}"
     dataset = _hf_dataset(path, config, split, f"hf:{name}")
     rows = iter(dataset)
     while True:

@@ -75,26 +75,32 @@ def _learned(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> np.nd
     return learned
 
 
-def encode_whole(records: Sequence[Record], tokenizer: Any) -> list[Document]:
+def encode_whole(
+    records: Sequence[Record],
+    tokenizer: Any,
+    others: prompts.OtherPrompts | None = None,
+) -> list[Document]:
     """Records as documents of any length, one each.
 
-    Warns once of answers that follow other words than the prompt for generation.
+    Args:
+      others: counts answers that follow other words than the prompt for generation;
+        None where they are only asked for, and not learned.
 
     Raises:
       ValueError: see `prompts.render`.
     """
-    documents, others = [], prompts.OtherPrompts(tokenizer)
+    documents = []
     for start in range(0, len(records), _BATCH):
         batch = records[start : start + _BATCH]
         rendered = [prompts.render(record, tokenizer) for record in batch]
-        others.count(batch, rendered)
+        if others:
+            others.count(batch, rendered)
         documents += map(
             functools.partial(_document, tokenizer),
             batch,
             rendered,
             *_tokens(rendered, tokenizer),
         )
-    others.warn()
     return documents
 
 
@@ -199,7 +205,8 @@ def encode(records: Sequence[Record], tokenizer: Any, context: int) -> list[Docu
     """Records as documents of at most `context` tokens each, in order.
 
     Warns once, with counts, of texts split and of pieces dropped because nothing in
-    them is learned.
+    them is learned, and once of answers that follow other words than the prompt for
+    generation.
 
     Args:
       records: what to encode.
@@ -218,7 +225,10 @@ def encode(records: Sequence[Record], tokenizer: Any, context: int) -> list[Docu
             "tokenizer (a directory with tokenizer.json)."
         )
     _warn_of_glue(records)
-    pieces = [split(whole, context) for whole in encode_whole(records, tokenizer)]
+    others = prompts.OtherPrompts(tokenizer)
+    documents = encode_whole(records, tokenizer, others)
+    others.warn()
+    pieces = [split(whole, context) for whole in documents]
     _warn_of_pieces(pieces, context)
     documents = [piece for group in pieces for piece in group if piece.targets]
     if not documents:

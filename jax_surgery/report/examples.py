@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Greedy answers before and after a run, for the report."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -96,13 +97,13 @@ def of_questions(
     for group in dict.fromkeys(q.group for q in questions):
         members = [q for q in questions if q.group == group]
         asked += [members[i] for i in rng.permutation(len(members))[:A_GROUP]]
-    starts = {}
+    encoded = iter(multiple_choice.encode_options(asked, model.tokenizer, as_chat))
+    found = []
     for question in asked:
-        first, *_ = multiple_choice.encode_options([question], model.tokenizer, as_chat)
-        starts[question] = first.prompt.tolist()
-    found = [
-        Prompt(q.group, q.prompt, q.options[q.answer].strip(), starts[q]) for q in asked
-    ]
+        first, *_ = itertools.islice(encoded, len(question.options))
+        right = question.options[question.answer].strip()
+        prompt = first.prompt.tolist()
+        found.append(Prompt(question.group, question.prompt, right, prompt))
     # An option is part of a sentence.
     return Examples(model, found, ANSWER_TOKENS, sentences=not as_chat)
 

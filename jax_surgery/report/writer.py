@@ -17,6 +17,7 @@ RESTORES = {
     "adapter": "is the change itself",
     "checkpoints": "hold the model on its way",
     "stages": "hold the model on its way",
+    "fit": "holds the model before",
     "reference": "holds what the model before made of the text",
     "report": "quotes answers from before",
 }

@@ -2,12 +2,14 @@
 """What a config asks of models: questions, and probes with metrics."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jax_surgery import metrics
 from jax_surgery.benchmarks import BENCHMARKS, parse
 from jax_surgery.config import names
+from jax_surgery.data import prompts
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.prompts import AsChat
 from jax_surgery.data.questions import Question, read_questions
@@ -74,6 +76,25 @@ def with_metrics(probes: Iterable[Probe], given: str, chat: AsChat) -> list[Prob
     for probe in found:
         metrics_of(probe)  # raises before a model is loaded
     return found
+
+
+def check_chat(
+    tokenizer: Any, chat: AsChat, *asked: Iterable[Question | Probe]
+) -> None:
+    """Refuses questions in a chat template that the tokenizer does not have, before a
+    model is loaded.
+
+    Args:
+      chat: whether they are asked in the model's chat template.
+      asked: questions and probes; without any question nothing is refused.
+
+    Raises:
+      ValueError: see `prompts.asks_as_chat`.
+    """
+    for one in itertools.chain(*asked):
+        if isinstance(one, Question) or one.questions:
+            prompts.asks_as_chat(tokenizer, chat)
+            return
 
 
 def metrics_of(probe: Probe) -> list[metrics.Metric]:

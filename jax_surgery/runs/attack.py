@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from jax_surgery import attacks, benchmarks
 from jax_surgery.attacks.base import Attack, Budget, Target
 from jax_surgery.benchmarks.base import target_of
+from jax_surgery.checkpoints import hf_weights
 from jax_surgery.config import at_least, check_seed, names
 from jax_surgery.data import overlap
 from jax_surgery.data.groups import Group
@@ -138,14 +139,20 @@ def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
     attack = attacks.parse(settings.attack)
     target = target_for(settings)
     print(f"{settings.attack} with {len(target.records)} records")
+    named = (settings.model, settings.reference_model)
+    sources = {name: benchmarks.model_source(name) for name in named if name}
     with devices.on_mesh(settings.mesh):
+        tokenizers = {n: hf_weights.load_tokenizer(s) for n, s in sources.items()}
+        for tokenizer in tokenizers.values():
+            asked.check_chat(tokenizer, settings.data.chat, target.probes)
         curves = {}
-        for name in filter(None, (settings.model, settings.reference_model)):
+        for name, source in sources.items():
             model = devices.load_model(
-                benchmarks.model_source(name),
+                source,
                 settings.compute,
                 ALL,
-                context=settings.data.context,
+                tokenizers[name],
+                settings.data.context,
             )
             curves[name] = _attacked(attack, model, target, settings)
     own = curves[settings.model]

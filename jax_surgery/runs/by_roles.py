@@ -65,6 +65,8 @@ class ByRoles:
         settings = self.settings
         source = benchmarks.model_source(settings.model)
         tokenizer = hf_weights.load_tokenizer(source)
+        chat = settings.data.chat
+        asked.check_chat(tokenizer, chat, self._questions, self._probes)
         pairs_seed = settings.seed if settings.needs_pairs else None
         self.texts = role_texts.pack(
             self._records, settings.data, tokenizer, pairs_seed

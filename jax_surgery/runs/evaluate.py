@@ -12,6 +12,7 @@ from etils import epath
 
 from jax_surgery import benchmarks
 from jax_surgery.benchmarks import model_source
+from jax_surgery.checkpoints import hf_weights
 from jax_surgery.config import at_least, names
 from jax_surgery.data import records
 from jax_surgery.data.probes import Probe
@@ -103,7 +104,9 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
         )
     with devices.on_mesh(settings.mesh):
         source = model_source(settings.model)
-        model = devices.load(source, settings.compute, context=data.context)
+        tokenizer = hf_weights.load_tokenizer(source)
+        asked.check_chat(tokenizer, data.chat, questions, probes)
+        model = devices.load(source, settings.compute, tokenizer, data.context)
         evaluation = asked.accuracies(model, questions, data.context, data.chat)
         texts = {name: text.file_nll(model, name, data.context) for name in sources}
         measured = asked.measure(model, probes)

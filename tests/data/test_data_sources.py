@@ -8,8 +8,10 @@ import subprocess
 import sys
 
 import pytest
+from etils import epath
 
 import jax_surgery.benchmarks  # noqa: F401, makes embedded:NAME readable
+from jax_surgery.benchmarks import tasks
 from jax_surgery.data import bpe, records
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import encode
@@ -47,6 +49,25 @@ def test_splits_of_a_saved_hugging_face_dataset(tmp_path, datasets):
     for source in (f"hf:{saved}", f"hf:{saved}:tset"):
         with pytest.raises(ValueError, match="has the splits train, test; name one"):
             records.read_source(source)
+
+
+def test_saved_data_sets_in_a_bucket(bucket, datasets, tmp_path, monkeypatch):
+    """Their names hold a colon of their own, before that of the split."""
+    whole = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict(train=whole).save_to_disk(f"{bucket}/t/saved")
+    read = records.read_source(f"hf:{bucket}/t/saved:train")
+    assert [r.text for r in read] == [row["text"] for row in ROWS]
+    with pytest.raises(ValueError, match="has the splits train; name one"):
+        records.read_source(f"hf:{bucket}/t/saved:test")
+    with pytest.raises(ValueError, match="no config; leave out @en"):
+        records.read_source(f"hf:{bucket}/t/saved@en:train")
+    # Beside a tasks file they are found by their names there.
+    file = epath.Path(bucket) / "t" / "tasks.jsonl"
+    file.write_text('{"name": "a", "data": "hf:saved:train"}')
+    monkeypatch.chdir(tmp_path)
+    found = tasks.read_tasks(str(file))["a"].data
+    assert found == f"hf:{bucket}/t/saved:train"
+    assert len(records.read_source(found)) == len(ROWS)
 
 
 def test_a_hugging_face_dataset_by_name(tmp_path, datasets, monkeypatch):

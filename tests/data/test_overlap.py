@@ -2,6 +2,7 @@
 """What two roles both learn is found in whichever form it stands."""
 
 import json
+import warnings
 
 import chat_templates
 import pytest
@@ -9,8 +10,8 @@ from chat_templates import chat, with_template
 
 from jax_surgery.data import overlap, records, roles, template_marks
 from jax_surgery.data.forms import parse_record
-from jax_surgery.data.prompts import render_prompt
 from jax_surgery.data.role_texts import pack
+from jax_surgery.data.tokens import encode_whole
 
 USER, SAID = "who keeps the geese?", "tamsin oakes"
 
@@ -20,9 +21,16 @@ def plain():
     return chat_templates.tokenizer()
 
 
+def asked_with(tokenizer) -> str:
+    """The text after which the answer to the question is learned."""
+    record = parse_record({"question": USER, "answer": SAID}, "asked")
+    (made,) = encode_whole([record], tokenizer)
+    return tokenizer.decode(made.prompt)
+
+
 def forms(tokenizer):
     """The same question and answer in every form."""
-    rendered = render_prompt(USER, tokenizer)
+    rendered = asked_with(tokenizer)
     system = tokenizer.apply_chat_template(
         chat(USER, system="be brief."), tokenize=False, add_generation_prompt=True
     )
@@ -68,7 +76,7 @@ def test_users_and_systems_that_are_written_alike_are_told_apart_by_no_one(plain
 def test_other_answers_questions_and_histories_are_no_overlap(plain):
     tokenizer = with_template(plain, "chatml")
     one = [parse_record({"messages": chat(USER, SAID)}, "one")]
-    rendered = render_prompt(USER, tokenizer)
+    rendered = asked_with(tokenizer)
     for row in (
         {"question": USER, "answer": "someone."},
         {"question": "who keeps geese?", "answer": SAID},
@@ -129,11 +137,45 @@ def test_what_is_updated_and_retained_is_warned_of(files):
 
 def test_a_rendered_prompt_is_seen_once_the_tokenizer_is_there(files, plain):
     tokenizer = with_template(plain, "system")
-    prompt = {"prompt": render_prompt(USER, tokenizer), "answer": SAID}
+    prompt = {"prompt": asked_with(tokenizer), "answer": SAID}
     data = files(unlearn=ASKED, update=OTHER, retain=prompt)
     read = roles.read(data, "", {})  # its words are another text
     with pytest.raises(ValueError, match="unlearn and retain: .*unlearn.jsonl:1 = "):
         pack(read, data, tokenizer)
+
+
+def test_what_is_updated_and_retained_is_warned_of_once(files, plain):
+    """Though it is compared again once the tokenizer is there."""
+    tokenizer = with_template(plain, "system")
+    prompt = {"prompt": asked_with(tokenizer), "answer": SAID}
+    data = files(unlearn=OTHER, update=prompt, retain=prompt)
+    with pytest.warns(UserWarning, match="1 texts are in both update and retain"):
+        read = roles.read(data, "", {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        roles.check_roles(read, tokenizer)
+    data = files(unlearn=OTHER, update=ASKED, retain=prompt)
+    read = roles.read(data, "", {})
+    with pytest.warns(UserWarning, match="1 texts are in both update and retain"):
+        roles.check_roles(read, tokenizer)
+
+
+def test_retained_text_is_gone_through_once(files, plain, monkeypatch):
+    seen = []
+
+    def keys(record, marks, of=overlap.keys):
+        seen.append(record.origin.rpartition("/")[2])
+        return of(record, marks)
+
+    monkeypatch.setattr(overlap, "keys", keys)
+    read = roles.read(files(unlearn=OTHER, update=ASKED, retain={"text": "be"}), "", {})
+    assert seen.count("retain.jsonl:1") == 1
+    # No prompt was rendered before: the tokenizer shows nothing new.
+    seen.clear()
+    roles.check_roles(read, with_template(plain, "chatml"))
+    # Nothing is unlearned or updated.
+    roles.check_roles(roles.RoleRecords({}, read.retained))
+    assert not seen
 
 
 def test_every_source_of_retained_text_counts(files, tmp_path):

@@ -137,6 +137,32 @@ def test_a_turn_that_calls_a_tool_teaches_what_it_says(plain):
     assert learned({"messages": said}, tokenizer) == f"be kind.{SAID}<|im_end|>"
 
 
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_turn_that_only_calls_a_tool_teaches_nothing(plain, closes):
+    """Though the template puts it into a generation block as it does every answer."""
+    template = chat_templates.MARKED
+    if not closes:  # then its block is empty
+        end = "<|im_end|>{% endgeneration %}"
+        template = template.replace(end, "{% endgeneration %}<|im_end|>")
+    calls = [{"type": "function", "function": {"name": "who", "arguments": {}}}]
+    said = [
+        {"role": "user", "content": USER},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "content": "fern lane."},
+        {"role": "assistant", "content": SAID},
+    ]
+    stop = "<|im_end|>" * closes
+    tokenizer = with_template(plain, template)
+    assert learned({"messages": said}, tokenizer) == f"{SAID}{stop}"
+    unmarked = with_template(plain, chat_templates.unmarked(template))
+    assert learned({"messages": said}, unmarked) == f"{SAID}<|im_end|>"
+    # A template that has no block for it.
+    spoken = template.replace(
+        "m['role'] == 'assistant'", "m['role'] == 'assistant' and m['content']"
+    )
+    assert learned({"messages": said}, with_template(plain, spoken)) == f"{SAID}{stop}"
+
+
 def test_an_assistant_that_speaks_first_teaches_no_system_message(plain):
     messages = chat(USER, SAID)[::-1]
     for template in ("system", "chatml", "open"):
@@ -218,9 +244,11 @@ def test_a_prompt_is_what_stands_before_the_learned_answer(plain):
     for name in chat_templates.TEMPLATES:
         tokenizer = with_template(plain, name)
         made = document({"question": USER, "answer": SAID}, tokenizer)
-        rendered = prompts.render_prompt(USER, tokenizer)
-        ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        assert made.prompt.tolist() == ids
+        for said in (SAID, "someone."):
+            other = document({"messages": chat(USER, said)}, tokenizer)
+            assert other.prompt.tolist() == made.prompt.tolist()
+        assert tokenizer.decode(made.prompt).count(USER) == 1
+        assert SAID not in tokenizer.decode(made.prompt)
     # Of several answers the last is asked for.
     tokenizer = with_template(plain, "chatml")
     made = document({"messages": chat(USER, SAID, "and?", "fern lane")}, tokenizer)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from jax_surgery.data import bpe
 from jax_surgery.data.forms import parse_record
-from jax_surgery.data.prompts import render_prompt
 from jax_surgery.data.tokens import Document, encode, split
 
 SENTENCE = "who is ada? she lives in rome and likes tea. capital: paris"
@@ -199,8 +198,10 @@ def test_a_question_begins_as_its_prompt_and_learns_its_answer(
 ):
     used = chat_tokenizer if chat else tokenizer
     (document,) = documents([{"question": "who is ada?", "answer": "tea"}], used)
-    prompt = used.encode(render_prompt("who is ada?", used), add_special_tokens=False)
-    assert document.tokens[: len(prompt)].tolist() == prompt
+    (other,) = documents([{"question": "who is ada?", "answer": "none"}], used)
+    prompt = document.prompt.tolist()
+    assert other.prompt.tolist() == prompt
+    assert "who is ada?" in used.decode(prompt)
     assert not document.learned[: len(prompt)].any()
     assert document.learned[len(prompt) :].all()
     assert learned_text(document, used) == " tea</s>"

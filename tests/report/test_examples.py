@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report's examples: which texts are shown, and with which tokens a model is asked."""
 
+import dataclasses
+import warnings
+
 import numpy as np
 import pytest
+from chat_templates import with_template
 from plain_settings import plain_compute
 
 from jax_surgery.data.forms import parse_record
@@ -95,12 +99,25 @@ def test_a_model_is_asked_with_the_tokens_that_were_learned_behind(asked):
 def test_questions_are_asked_as_they_are_scored(asked):
     model, given = asked
     question = Question("q", "g", "trained", "the number 3 is", (" 9", " 1"), 0)
+    other = Question("r", "h", "trained", "the number 5 is", (" 2", " 3", " 9"), 1)
     tokenizer = model.tokenizer
     for chat, text in (
         ("auto", "<s>the number 3 is"),
         ("always", "<s>Question: the number 3 is Answer:"),
     ):
-        shown = examples.of_questions(model, (question,), 0, chat).after(model)
+        shown = examples.of_questions(model, (question, other), 0, chat).after(model)
         prompts, _ = given[-1]
         assert tokenizer.decode(prompts[0]) == text
-        assert shown[0]["reference"] == "9"
+        assert tokenizer.decode(prompts[1]) == text.replace("3", "5")
+        assert [example["reference"] for example in shown] == ["9", "3"]
+
+
+def test_of_questions_nothing_is_said_of_what_is_learned(asked):
+    """They are asked, whatever prompt for generation the template has."""
+    model, _ = asked
+    tokenizer = with_template(model.tokenizer, "distilled")
+    model = dataclasses.replace(model, tokenizer=tokenizer)
+    question = Question("q", "g", "trained", "the number 3 is", ("9", "1"), 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        examples.of_questions(model, (question,), 0, "always")

@@ -15,17 +15,24 @@ SURGERY = "--config=configs/surgery.py"
 EVALUATE = "--config=configs/evaluate.py"
 HUGE = "9" * 6000
 
-# What is given, and what is said of it; each is an own process of the program.
-COMMANDS = [
+# What is given, and what is said of it; each is an own process of the program. The first few
+# are one of each kind.
+FEW = [
     ([], "must have a value"),
     (["--config=configs/nope.py"], "--config=configs/nope.py does not exist"),
-    (["--config=configs"], "--config=configs does not exist"),
-    ([SURGERY, "--workdri=x"], "Did you mean: workdir"),
-    ([SURGERY, "stray"], "unknown arguments: stray; fields are given as"),
     (
         [SURGERY, "--config.optimizer.lr=1"],
         "did you mean config.optimizer.learning_rate?",
     ),
+    ([SURGERY, "--config.seed=one"], "--config.seed=one: no whole number: 'one'"),
+    ([SURGERY, "--config.seed=-1"], "config.seed=-1; use 0 to 4294967295."),
+    ([EVALUATE, "--config.data.questions=latin.jsonl"], "latin.jsonl:1: not UTF-8"),
+    (["--config=raises.py"], "--config: ValueError: no such recipe"),
+]
+MORE = [
+    (["--config=configs"], "--config=configs does not exist"),
+    ([SURGERY, "--workdri=x"], "Did you mean: workdir"),
+    ([SURGERY, "stray"], "unknown arguments: stray; fields are given as"),
     ([SURGERY, "--config.optimzer.clip=1"], "did you mean config.optimizer.clip?"),
     ([SURGERY, "--config.optimizer.clipp=1"], "did you mean config.optimizer.clip?"),
     (
@@ -41,31 +48,10 @@ COMMANDS = [
         [SURGERY, "--config.loop.keep=3"],
         "config.loop.keep does not exist any more: it is",
     ),
-    ([SURGERY, "--config.seed=one"], "--config.seed=one: no whole number: 'one'"),
     ([SURGERY, f"--config.seed={HUGE}"], "Exceeds the limit (4300 digits)"),
-    ([SURGERY, "--config.seed=-1"], "config.seed=-1; use 0 to 4294967295."),
-    (
-        [SURGERY, "--config.seed=4294967296"],
-        "config.seed=4294967296; use 0 to 4294967295",
-    ),
     ([SURGERY, "--config.objective.alpha=nan"], "config.objective.alpha=nan must be a"),
     ([SURGERY, "--config.objective.gamma=inf"], "config.objective.gamma=inf must be a"),
-    ([SURGERY, "--config.method=surgery:cap=nan"], "cap=nan must be a finite number"),
-    ([SURGERY, "--config.model="], "config.model is empty; give a directory"),
-    ([SURGERY, "--config.model=s3://b/m"], "config.model='s3://b/m': s3:// is neither"),
-    (
-        [SURGERY, "--config.data.unlearn=a.jsonl,https://x.y/b.jsonl"],
-        "https:// is neither",
-    ),
     ([SURGERY, "--workdir=s3://bucket/run"], "--workdir='s3://bucket/run': s3:// is"),
-    (
-        [
-            SURGERY,
-            *(f"--config.data.rows_{r}=0" for r in ("unlearn", "update", "retain")),
-        ],
-        "and config.data.rows_retain are all 0",
-    ),
-    ([EVALUATE, "--config.data.questions=latin.jsonl"], "latin.jsonl:1: not UTF-8"),
     (
         [EVALUATE, "--config.data.questions=x.jsonl"],
         "x.jsonl is a folder and not a file",
@@ -76,7 +62,6 @@ COMMANDS = [
     (["--config=without.py"], "has no attribute 'get_config'"),
     (["--config=none.py"], "must have a value"),
     (["--config=number.py"], "number.py: its get_config() gives no ConfigDict"),
-    (["--config=raises.py"], "--config: ValueError: no such recipe"),
     (["--config=empty.py"], "config.run=None; choose one of surgery"),
 ]
 CONFIGS = {
@@ -102,14 +87,17 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_wrong_command_lines_are_one_line_and_code_2(folder):
+@pytest.mark.parametrize(
+    "lines", [FEW, pytest.param(MORE, marks=pytest.mark.slow)], ids=["few", "more"]
+)
+def test_wrong_command_lines_are_one_line_and_code_2(folder, lines):
     given = [
         [*line, *([] if "--workdir" in " ".join(line) else [f"--workdir={folder}/run"])]
-        for line, _ in COMMANDS
+        for line, _ in lines
     ]
     ended = command_lines.run(given, folder)
-    assert len(ended) == len(COMMANDS)
-    for (_, message), end in zip(COMMANDS, ended, strict=True):
+    assert len(ended) == len(lines)
+    for (_, message), end in zip(lines, ended, strict=True):
         command_lines.check_one_line(end, message)
         assert len(end.err) < 2000
     assert not (folder / "run").exists()
@@ -185,6 +173,14 @@ def test_rules_refuse_nan_whoever_asks_them():
         ({"model": "a\0b"}, "config.model='a\\x00b' holds a zero byte"),
         ({"model": "a\udcff"}, "config.model='a\\udcff' must be valid UTF-8"),
         ({"model": "  "}, "config.model is empty"),
+        ({"model": ""}, "config.model is empty; give a directory"),
+        ({"model": "s3://b/m"}, "config.model='s3://b/m': s3:// is neither"),
+        ({"data.unlearn": "a.jsonl,https://x.y/b.jsonl"}, "https:// is neither"),
+        ({"method": "surgery:cap=nan"}, "cap=nan must be a finite number"),
+        (
+            {f"data.rows_{role}": 0 for role in ("unlearn", "update", "retain")},
+            "and config.data.rows_retain are all 0",
+        ),
         ({"data.retain": "hf:ftp://host/x"}, "ftp:// is neither read nor written"),
         (
             {"method": "surgery@update;subspace@unlearn", "data.rows_update": 0},
@@ -200,7 +196,7 @@ def test_wrong_fields_are_named(fields, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["learn", "unlearn", "pretrain", "attack"])
+@pytest.mark.parametrize("name", ["surgery", "learn", "unlearn", "pretrain", "attack"])
 def test_every_seed_is_checked(name):
     for seed in (-1, 2**32):
         with pytest.raises(ValueError, match=rf"config\.seed={seed}; use 0 to"):

@@ -113,10 +113,10 @@ def make_train_step(
 ):
     """The jitted `step(state, batch, reference_params) -> (state, metrics)`.
 
-    `state` is donated, but for the parameters that never move. Of `reference_params` only `output_head.parameters` are needed
-    where the batch has `reference_hidden_RTD` (the cached reference). With low-rank
-    deltas they are the base as well, needed whole, and the state holds the factors
-    alone, of which those of `trainable` move. What is not trainable stays as it is,
+    `state` is donated, but for the parameters that never move. Of `reference_params`
+    only `output_head.parameters` are needed where the batch has `reference_hidden_RTD`
+    (the cached reference). With low-rank deltas they are the base as well, needed
+    whole, and the state holds the factors alone, of which those of `trainable` move. What is not trainable stays as it is,
     whatever the optimizer makes of it (weight decay, say).
     """
     loss_fn = loss.make(config, rows.split(accumulate), compute, trainable)
@@ -175,6 +175,11 @@ class Step:
 
     _jitted: Any
     _still: Collection[Any]
+
+    @property
+    def __name__(self) -> str:
+        """Of the function that is compiled."""
+        return self._jitted.__name__
 
     def _arguments(self, state: TrainState, batch: Batch, reference_params: Any):
         moving, held = _split(state.params, self._still)

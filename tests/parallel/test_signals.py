@@ -25,6 +25,8 @@ def started(code: str, *before: str) -> subprocess.Popen:
     head = (
         "from jax_surgery.parallel import signals\nimport hashlib, os, signal, time\n"
     )
+    if not before:  # The tests themselves may run under nohup.
+        head += "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
     head += f"signals.SECONDS_TO_END = {SECONDS_TO_END}\n"
     head += "signals.set_last_words('Go on with: THE COMMAND')\n"
     head += f"with signals.handling():\n    try:\n{body}\n"

@@ -90,7 +90,7 @@ def test_the_edited_model_carries_nothing_of_the_edit(files):
     assert set(contents(files / "applied" / "model")) == set(contents(model))
     beside = {path.name for path in (files / "applied").iterdir()}
     wanted = {"model", "rollback.safetensors", "edit.safetensors"}
-    assert beside == wanted | {"config.json", "finished.json"}
+    assert beside == wanted | {"config.json", "finished.json", "identity.json"}
 
 
 def test_an_applied_edit_composes_with_the_next_and_is_not_applied_twice(files):

@@ -118,12 +118,12 @@ def test_a_workdir_is_locked_until_the_run_ends(folder):
     other.kill()
     other.wait()
     claimed = claim(folder)
-    assert files.names(claimed) == [lock.LOCK, workdirs.CONFIG_FILE]
+    assert set(files.names(claimed)) == {lock.LOCK, *workdirs.NOTES}
     workdirs.abandon(claimed)
     assert files.names(folder) == []
     claim(folder)
     workdirs.release()
-    assert files.names(folder) == [workdirs.CONFIG_FILE]
+    assert set(files.names(folder)) == workdirs.NOTES
 
 
 def test_a_foreign_folder_keeps_no_lock(folder):

@@ -72,6 +72,7 @@ def test_surgery_trains_masters_above_frozen_bfloat16_and_exports_all_of_them(
     texts = [f"the number {i} is {i * 7 % 13}" for i in range(12)]
     fields = {
         "model": "suite",
+        "save_dtype": "float32",
         "steps": 2,
         "accumulate": 2,
         "compute.dtype": "bfloat16",

@@ -31,6 +31,7 @@ def source(tmp_path_factory) -> pathlib.Path:
     """The workdir of a run that was stopped at step 20."""
     folder = tmp_path_factory.mktemp("source") / "run"
     workdirs.claim(SETTINGS, str(folder))
+    workdirs.release()  # A lock is no file that is damaged.
     with Checkpoints(folder / "checkpoints", keep=2) as checkpoints:
         for step, state in STATES.items():
             checkpoints.save(step, state, {"at": step})

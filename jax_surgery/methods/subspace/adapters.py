@@ -96,7 +96,8 @@ def adapt(stage: Stage, factors: Any) -> Any:
     """The factors after a stage's steps."""
     work, settings, model = stage.work, stage.work.how, stage.work.model
     batches = stage.batches()
-    goal = stage.goal  # Now, because the steps donate these factors.
+    # Both score the model before now, because the steps donate these factors.
+    goal, _ = stage.goal, stage.health
     adam = optax.adam(settings.optimizer.learning_rate)
     optimizer = optax.chain(optax.clip_by_global_norm(CLIP), adam)
     step = make_train_step(

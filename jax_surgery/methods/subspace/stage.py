@@ -60,7 +60,8 @@ class Stage:
         return RetainedText(self.work, self.retained, self.similar, self.params)
 
     @functools.cached_property
-    def _health(self) -> Health | None:
+    def health(self) -> Health | None:
+        """What a model must still know of the retained text; it scores `params`."""
         if not self.retained:
             return None
         model = self.work.model.with_params(self.params)
@@ -70,7 +71,7 @@ class Stage:
         """What is wrong with a model that no longer knows the retained text, the first
         part of a sentence; "" where it does, or nothing is retained."""
         model = self.work.model.with_params(params)
-        return self._health.problem(model) if self._health else ""
+        return self.health.problem(model) if self.health else ""
 
     @functools.cached_property
     def goal(self) -> "Goal":

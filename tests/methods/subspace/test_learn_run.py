@@ -5,7 +5,6 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from subspace_run_cases import edit_of, go, work_of
@@ -86,11 +85,12 @@ def test_an_adapter_is_written_and_the_model_is_base_plus_adapter(adapted):
     wanted = lora.merge(base, adapter.factors, low)
     found, _ = hf_weights.load_model(str(workdir / "model"))
     base, _ = hf_weights.load_model(str(suite.MODEL))
-    # The file is bfloat16: each weight is the sum, rounded once.
+    # The file is bfloat16: each weight is a neighbour of the sum, drawn so that the
+    # change is there on average.
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        rounded = other.astype(jnp.bfloat16).astype(jnp.float32)
-        assert (one == rounded).mean() > 0.999  # but sums that lie between two
-        np.testing.assert_allclose(one, other, rtol=2**-8, atol=1e-6)
+        np.testing.assert_allclose(one, other, rtol=2**-7, atol=1e-6)
+        spread = float(np.abs(one - other).max())
+        assert abs(float((one - other).mean())) <= 0.1 * spread
     for name, block, moves in (("up", "mlp", True), ("gate", "mlp", False)):
         one, other = (p["layers"][block][name]["kernel"] for p in (found, base))
         assert (float(np.abs(one - other).max()) > 1e-3) == moves

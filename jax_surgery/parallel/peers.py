@@ -34,12 +34,16 @@ _RECORD = re.compile(rb"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ ([\w.]+):\d+\] ")
 _OF_LOSS = re.compile(rb"coordination_service|preemption_sync|client\.h")
 _FATAL = b"JAX distributed service detected fatal errors"
 _UNHEALTHY = re.compile(rb"stopped sending heartbeats\):\n((?:\d+\n)+)")
-# What a collective raises whose other end is gone.
+# What a collective raises whose other end is gone: words of nothing but processes, and
+# words that storage and the network have too.
+_OF_PEERS = re.compile(r"Gloo|coordination|barrier|heartbeat|NCCL", re.IGNORECASE)
 _BROKEN = re.compile(
-    r"Gloo|Connection (closed|reset)|Socket closed|UNAVAILABLE|DEADLINE_EXCEEDED|"
-    r"Broken pipe|coordination|barrier|heartbeat|NCCL|peer",
+    r"Connection (closed|reset)|Socket closed|UNAVAILABLE|DEADLINE_EXCEEDED|"
+    r"Broken pipe|peer",
     re.IGNORECASE,
 )
+# After that JAX itself knows whether another process is gone.
+SECONDS_TO_KNOW = HEARTBEAT_SECONDS + 10
 
 
 class _Peers:
@@ -126,7 +130,7 @@ def after_error(error: BaseException) -> None:
     consequence of that one's end; returns where it is this process' own."""
     if _peers.client is None or not (_is_broken(error) or _others_lack()):
         return
-    deadline = time.monotonic() + 2 * HEARTBEAT_SECONDS
+    deadline = time.monotonic() + SECONDS_TO_KNOW
     while time.monotonic() < deadline and _peers.heard is None:
         time.sleep(0.2)  # JAX may end the process meanwhile, see `_Filter`
     if _peers.heard is not None:
@@ -134,12 +138,16 @@ def after_error(error: BaseException) -> None:
 
 
 def _is_broken(error: BaseException | None) -> bool:
-    """Whether an error, or one that it comes of, is of a broken connection."""
-    while error is not None:
-        if _BROKEN.search(f"{type(error).__name__}: {error}"):
-            return True
+    """Whether an error, or one that it comes of, is of a broken connection to another
+    process. Those are JAX's; an OSError is of this one's storage or network, unless it
+    speaks of other processes, as of a checkpoint that all were saving."""
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
         error = error.__cause__ or error.__context__
-    return False
+    text = "\n".join(f"{type(one).__name__}: {one}" for one in chain)
+    own = any(isinstance(one, OSError) for one in chain)
+    return bool(_OF_PEERS.search(text) or (not own and _BROKEN.search(text)))
 
 
 def _others_lack() -> bool:

@@ -200,6 +200,8 @@ def listening(saves: str) -> Iterator[None]:
             raise
         with _watch.lock:
             _watch.saves, asked, _watch.asked = None, _watch.asked, False
+            # This process alone knows: it ends at once, and tells the others (`end`).
+            _watch.ending = _watch.ending or asked
         if asked:
             raise KeyboardInterrupt
 

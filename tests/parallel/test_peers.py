@@ -11,6 +11,7 @@ import on_devices
 import pytest
 
 from jax_surgery.parallel import peers, signals
+from jax_surgery.storage.errors import StorageAway, StorageError
 
 # Two processes that compute together, by all that a run uses of `parallel`.
 PAIR = """
@@ -36,9 +37,31 @@ with signals.handling():
 """
 
 
-def pair(failing: int = -1) -> list[subprocess.Popen]:
+# Two processes, to one of which a signal comes after the last step of a loop.
+LATE = """
+import os, signal
+from jax_surgery.parallel import distributed, preemption, signals
+with signals.handling():
+    distributed.initialise()
+    from jax_surgery.runs import start
+    from jax_surgery.train.loop import Interrupted
+    try:
+        distributed.wait("the start")
+        print("ready", flush=True)
+        with preemption.listening():
+            for _ in range(3):
+                preemption.reached()
+            if distributed.jax.process_index() == {failing}:
+                os.kill(os.getpid(), signal.SIGTERM)
+        distributed.wait("the export")
+    except KeyboardInterrupt:
+        start.end(Interrupted("stopped at once. Go on with: THE COMMAND"))
+"""
+
+
+def pair(failing: int = -1, program: str = PAIR) -> list[subprocess.Popen]:
     """Two processes at work."""
-    code = ("-c", PAIR.format(failing=failing))
+    code = ("-c", program.format(failing=failing))
     found = on_devices.start_pair((), 1, program=code)
     for process in found:
         while (line := process.stdout.readline()) != "ready\n":
@@ -100,6 +123,61 @@ def test_a_signal_outside_of_a_loop_stops_both_at_once(stopped):
     assert said == (
         f"process {stopped} ended: stopped at once. Go on with: THE COMMAND"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_signal_after_the_last_step_stops_both(stopped):
+    """The other one would wait for ever in the next collective."""
+    processes = pair(stopped, LATE)
+    said = told(processes[stopped], signals.STOPPED, 30)
+    assert "SIGTERM: stopping after this step" in said and said.endswith("THE COMMAND")
+    said = told(processes[1 - stopped], signals.STOPPED, 30)
+    assert said == (
+        f"process {stopped} ended: stopped at once. Go on with: THE COMMAND"
+    )
+
+
+def caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+def test_errors_of_storage_and_network_are_a_process_own():
+    reset = ConnectionResetError(104, "Connection reset by peer")
+    away = caused(
+        StorageAway("gs://b did not answer (Connection reset by peer)"), reset
+    )
+    unavailable = RuntimeError("UNAVAILABLE: Error reading gs://b/x: Socket closed")
+    save = "the checkpoint of step 5 could not be written"
+    for own in (
+        *(reset, away, caused(RuntimeError("no data"), away)),
+        *(caused(StorageError(save), unavailable), ValueError("--config.x=1 is wrong")),
+    ):
+        assert not peers._is_broken(own)
+    barrier = RuntimeError("DEADLINE_EXCEEDED: Barrier timed out. Id: save:5")
+    for of_peers in (
+        *(barrier, caused(StorageError(save), barrier), unavailable),
+        RuntimeError("FAILED_PRECONDITION: [external/gloo/tcp/pair.cc] Connection"),
+        caused(
+            ValueError("one of the arrays"), RuntimeError("Connection closed by peer")
+        ),
+    ):
+        assert peers._is_broken(of_peers)
+
+
+def test_a_lost_peer_is_waited_for_as_long_as_it_can_take_to_be_seen(monkeypatch):
+    assert peers.HEARTBEAT_SECONDS < peers.SECONDS_TO_KNOW < 60
+    monkeypatch.setattr(peers, "SECONDS_TO_KNOW", 0.5)
+    monkeypatch.setattr(peers._peers, "client", object())
+    began = time.monotonic()
+    peers.after_error(RuntimeError("Connection reset by peer"))
+    assert 0.5 <= time.monotonic() - began < 5
+    monkeypatch.setattr(peers, "SECONDS_TO_KNOW", 60)
+    monkeypatch.setattr(peers, "_others_lack", lambda: False)
+    began = time.monotonic()
+    peers.after_error(StorageAway("gs://b did not answer (Connection reset by peer)"))
+    assert time.monotonic() - began < 5
 
 
 def test_an_abort_of_another_cause_prints_what_it_said(tmp_path):

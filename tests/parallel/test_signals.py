@@ -133,9 +133,10 @@ def test_a_signal_after_the_last_point_is_raised_at_the_end(capfd):
         with signals.listening("this batch"):
             os.kill(os.getpid(), signal.SIGTERM)
             assert signals.asked()
-        assert signals.asked()
+        assert signals.asked() and not signals.ending()
+    assert signals.ending()  # others of the run do not know, and are told
     assert "SIGTERM: stopping after this batch" in capfd.readouterr().err
     assert not signals.asked()
     assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with signals.listening("this step"):  # begins anew
-        assert not signals.asked()
+        assert not signals.asked() and not signals.ending()

@@ -24,7 +24,7 @@ from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.optim.precondition import ridge
 from jax_surgery.optim.precondition.moments import second_moments
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.train import devices, reference_cache
+from jax_surgery.train import checksums, devices, reference_cache
 from jax_surgery.train.health import Health
 from jax_surgery.train.loop import Callback, train
 from jax_surgery.train.step import TrainState, init_state, make_train_step
@@ -122,19 +122,28 @@ def cached_reference(
     where it is live or not needed."""
     if settings.reference == "live":
         return {}
+    readings = settings.loss.readings(rows)
+    if not readings:
+        return {}
+    model_hash = checksums.of_model(model.params, model.config)
     return {
-        role: _cache_of(model, texts, role, reading, directory)
-        for role, reading in settings.loss.readings(rows).items()
+        role: _cache_of(
+            model, model_hash, texts.packers[role], role, reading, directory
+        )
+        for role, reading in readings.items()
     }
 
 
 def _cache_of(
-    model: Model, texts: RoleTexts, role: str, reading: Reading, directory: str
+    model: Model,
+    model_hash: str,
+    packer: Packer,
+    role: str,
+    reading: Reading,
+    directory: str,
 ) -> reference_cache.ReferenceCache:
-    packer, config, compute = texts.packers[role], model.config, model.compute
-    key = (
-        reference_cache.fingerprint(model.params, config, packer, compute) + reading.key
-    )
+    config, compute = model.config, model.compute
+    key = reference_cache.fingerprint(model_hash, packer, compute) + reading.key
     folder = reference_folder(directory, key, role)
     cache = reference_cache.open_on_all(folder, key)
     if cache is not None:

@@ -162,9 +162,10 @@ def read(settings: PretrainSettings, directory: str) -> PretrainText:
     questions = asked.load_questions(settings.data.questions)
     found = {
         "config.data.train": identity.of_records(texts),
-        "config.new_model.tokenizer_texts": identity.of_records(own),
         "config.data.questions": identity.of_records(questions),
     }
+    if own is not texts:
+        found["config.new_model.tokenizer_texts"] = identity.of_records(own)
     identity.check(directory, found)
     return PretrainText(texts, own, questions)
 

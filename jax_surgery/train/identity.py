@@ -100,21 +100,25 @@ def check(directory: str, found: Mapping[str, str]) -> None:
 
 def _check_hosts(found: Mapping[str, str]) -> None:
     fields = sorted(found)
-    rows = [checksums.of_value(fields), *(found[field] for field in fields)]
-    own = np.stack([np.frombuffer(bytes.fromhex(row), np.uint8) for row in rows])
     # The fields first: with others the arrays would not be of one shape.
-    for part in (own[:1], own[1:]):
-        leads = np.asarray(multihost_utils.broadcast_one_to_all(part))
-        same = (part == leads).all(1)
-        if not distributed.all_agree(bool(same.all())):
-            odd = [
-                field for field, right in zip(fields, same, strict=False) if not right
-            ]
-            raise ValueError(
-                f"{', '.join(odd) or 'what is read'} is not the same on all hosts. Copy "
-                "it from one host to the others, or name one place that all of them "
-                "reach."
-            )
+    if not all(_agreed([checksums.of_value(fields)])):
+        odd = ["what is read"]
+    else:
+        same = _agreed([found[field] for field in fields])
+        odd = [field for field, right in zip(fields, same, strict=True) if not right]
+    if odd:
+        raise ValueError(
+            f"{', '.join(odd)} is not the same on all hosts. Copy it from one host to "
+            "the others, or name one place that all of them reach."
+        )
+
+
+def _agreed(hashes: Sequence[str]) -> list[bool]:
+    """Of each hash, whether all processes have the same; all hear it of all."""
+    own = [np.frombuffer(bytes.fromhex(one), np.uint8) for one in hashes]
+    rows = np.stack(own) if own else np.zeros((0, 32), np.uint8)
+    leads = np.asarray(multihost_utils.broadcast_one_to_all(rows))
+    return [distributed.all_agree(bool(same)) for same in (rows == leads).all(1)]
 
 
 def _check_file(folder: epath.Path, found: dict[str, str]) -> None:

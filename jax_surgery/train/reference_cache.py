@@ -8,7 +8,6 @@ document do not depend on its row, so they are keyed by the token's index in the
 corpus and gathered for any packing.
 """
 
-import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +19,6 @@ from etils import epath
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import one_pass
-from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import distributed
 from jax_surgery.storage import files, space
 from jax_surgery.train import checksums
@@ -28,20 +26,17 @@ from jax_surgery.train import checksums
 STATES, CARD = "hidden_states.bin", "card.json"
 
 
-def fingerprint(params: Any, config: ModelConfig, packer: Packer, compute: Any) -> str:
+def fingerprint(model_hash: str, packer: Packer, compute: Any) -> str:
     """Hash of the model, the corpus' tokens and how they are computed.
 
     Args:
-      params, config: of the frozen model.
+      model_hash: `checksums.of_model` of the frozen model, which reads all weights: of
+        several corpora it is computed once.
       packer: the corpus.
       compute: `model.decoder.Compute`; its dtype counts.
     """
-    digest = hashlib.sha256(checksums.of_model(params, config).encode())
-    for document in packer.documents:
-        digest.update(len(document.tokens).to_bytes(4, "little"))
-        digest.update(document.tokens.astype("<i4").tobytes())
-    digest.update(repr((compute.dtype, packer.context)).encode())
-    return digest.hexdigest()
+    of = [model_hash, packer.digest, compute.dtype, packer.context]
+    return checksums.of_value(of)
 
 
 class ReferenceCache:

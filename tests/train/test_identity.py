@@ -59,6 +59,36 @@ def test_hosts_that_read_different_files_are_refused(tmp_path, monkeypatch):
         identity.check(str(tmp_path), {"config.data.update": A})
 
 
+def test_the_field_that_another_host_reads_differently_is_named(tmp_path, monkeypatch):
+    answers = []
+
+    def all_agree(value):
+        answers.append(value)
+        return value
+
+    def broadcast(rows):
+        """Process 0 read another text for the second of three fields."""
+        changed = rows.copy()
+        if len(rows) == 3:
+            changed[1, 7] ^= 1
+        return changed
+
+    monkeypatch.setattr(identity.distributed, "all_agree", all_agree)
+    monkeypatch.setattr(identity.multihost_utils, "broadcast_one_to_all", broadcast)
+    found = {"config.data.retain": A, "config.data.update": B, "config.model": C}
+    with pytest.raises(ValueError, match="^config.data.update is not the same on all"):
+        identity.check(str(tmp_path), found)
+    assert answers == [True, True, False, True]
+
+
+def test_hosts_that_read_other_fields_name_none_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        identity.multihost_utils, "broadcast_one_to_all", lambda rows: rows ^ 1
+    )
+    with pytest.raises(ValueError, match="^what is read is not the same on all hosts"):
+        identity.check(str(tmp_path), {"config.data.update": A})
+
+
 def test_records_count_and_where_they_stand_does_not():
     one = Record("Who?", " Ada.", (), "a.jsonl:1")
     moved = dataclasses.replace(one, origin="b.jsonl:7")
@@ -266,6 +296,22 @@ def test_pretraining_does_not_go_on_with_other_text(tmp_path):
     rewritten("text.jsonl", "three", "seven")(tmp_path)
     with pytest.raises(ValueError, match="config.data.train has changed"):
         pretrain.read(settings, directory)
+
+
+def test_a_text_that_is_also_the_tokenizers_is_hashed_once(tmp_path, monkeypatch):
+    lines(tmp_path / "text.jsonl", {"text": "one two"})
+    fields = {"data.train": str(tmp_path / "text.jsonl"), "data.questions": ""}
+    settings = settings_of("pretrain", fields | {"new_model.tokenizer_texts": ""})
+    hashed, of_records = [], identity.of_records
+
+    def counted(records):
+        hashed.append(list(records))
+        return of_records(records)
+
+    monkeypatch.setattr(identity, "of_records", counted)
+    found = pretrain.read(settings, str(tmp_path / "run"))
+    assert found.tokenizer_texts == found.texts
+    assert hashed == [found.texts, []]
 
 
 def test_a_model_fitted_to_other_text_is_not_taken(

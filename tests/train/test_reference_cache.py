@@ -56,10 +56,16 @@ def hidden_fn(params, compute=COMPUTE):
     )
 
 
+def key_of(params, config, packer, compute=COMPUTE) -> str:
+    return reference_cache.fingerprint(
+        checksums.of_model(params, config), packer, compute
+    )
+
+
 @pytest.fixture
 def cached(tmp_path, params):
     packer = make_packer()
-    key = reference_cache.fingerprint(params, CONFIG, packer, COMPUTE)
+    key = key_of(params, CONFIG, packer)
     where = str(tmp_path / "cache")
     cache = reference_cache.create_cache(
         where, key, packer, hidden_fn(params), WIDTH, "float32", batch_rows=4
@@ -115,9 +121,9 @@ def test_bfloat16_is_stored_as_computed(tmp_path, params):
 
 def test_the_key_knows_weights_text_and_dtype(params):
     packer = make_packer()
-    key = reference_cache.fingerprint(params, CONFIG, packer, COMPUTE)
-    assert key == reference_cache.fingerprint(params, CONFIG, make_packer(), COMPUTE)
-    assert key == reference_cache.fingerprint(
+    key = key_of(params, CONFIG, packer)
+    assert key == key_of(params, CONFIG, make_packer())
+    assert key == key_of(
         *(jax.tree.map(np.asarray, params), CONFIG, packer),
         dataclasses.replace(COMPUTE, unroll=2),
     )
@@ -125,12 +131,12 @@ def test_the_key_knows_weights_text_and_dtype(params):
     for i, leaf in enumerate(leaves):
         other = jnp.asarray(leaf).ravel().at[-1].add(1e-3).reshape(leaf.shape)
         changed = jax.tree.unflatten(tree, [*leaves[:i], other, *leaves[i + 1 :]])
-        assert reference_cache.fingerprint(changed, CONFIG, packer, COMPUTE) != key
+        assert key_of(changed, CONFIG, packer) != key
     bfloat16 = plain_compute(dtype="bfloat16")
-    assert reference_cache.fingerprint(params, CONFIG, packer, bfloat16) != key
-    assert reference_cache.fingerprint(params, CONFIG, make_packer(1), COMPUTE) != key
+    assert key_of(params, CONFIG, packer, bfloat16) != key
+    assert key_of(params, CONFIG, make_packer(1)) != key
     other = dataclasses.replace(CONFIG, rope_theta=CONFIG.rope_theta + 1)
-    assert reference_cache.fingerprint(params, other, packer, COMPUTE) != key
+    assert key_of(params, other, packer) != key
     # The same tokens with other borders between documents are other text.
     tokens = np.concatenate([d.tokens for d in packer.documents])[:12]
     borders = [
@@ -141,7 +147,7 @@ def test_the_key_knows_weights_text_and_dtype(params):
         )
         for at in ([4], [6])
     ]
-    a, b = (reference_cache.fingerprint(params, CONFIG, p, COMPUTE) for p in borders)
+    a, b = (key_of(params, CONFIG, packer) for packer in borders)
     assert a != b
 
 

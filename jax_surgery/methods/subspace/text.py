@@ -161,10 +161,9 @@ class RetainedText:
     @functools.cached_property
     def key(self) -> str:
         """Hash of the model, the text, its weights, and what is read of them."""
-        work, model = self._work, self._work.model
-        digest = hashlib.sha256()
-        of = (model.params, model.config, self.packer, model.compute)
-        digest.update(fingerprint(*of).encode())
+        work = self._work
+        of = fingerprint(work.model_hash, self.packer, work.model.compute)
+        digest = hashlib.sha256(of.encode())
         digest.update(self._weights.tobytes())
         read = (work.trainable, self.num_batches, meshes.round_rows(ROWS))
         digest.update(repr(read).encode())

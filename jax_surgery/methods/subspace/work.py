@@ -14,6 +14,7 @@ from jax_surgery.methods.subspace.settings import TasksSettings
 from jax_surgery.metrics.task_scores import Score, score
 from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import Trainable
+from jax_surgery.train import checksums
 
 Scores = dict[str, Score]
 # Least score beyond chance, as a share of the most there is, of a group that is known.
@@ -41,6 +42,11 @@ class Work:
     def trainable(self) -> Trainable:
         """What of the model moves."""
         return self.how.trainable(self.model.config)
+
+    @functools.cached_property
+    def model_hash(self) -> str:
+        """`checksums.of_model` of the model; every process must ask for it."""
+        return checksums.of_model(self.model.params, self.model.config)
 
     def scores(
         self, params: Any, names: Iterable[str] = (), limit: int | None = None

@@ -32,6 +32,7 @@ from jax_surgery.storage.errors import (
 )
 
 PATIENCE = 1200.0  # seconds for which a request that fails is repeated
+IMPATIENCE = 30.0  # the same once a request was given up, until one works
 LONGEST = 30.0  # seconds between two tries
 SPOKEN = 60.0  # seconds between two lines about a bucket that does not answer
 AGAIN = frozenset((408, 429, 500, 502, 503, 504))  # states that pass
@@ -54,7 +55,7 @@ class _Voice:
         self._lock = threading.Lock()
         self._spoken = -SPOKEN  # when, of a monotonic clock
 
-    def failed(self, what: str, since: float) -> None:
+    def failed(self, what: str, since: float, patience: float) -> None:
         """Of a request that has failed since a time and will be repeated."""
         now = time.monotonic()
         with self._lock:
@@ -62,9 +63,7 @@ class _Voice:
                 return
             self._spoken = now
         waited = f" for {now - since:.0f} s" if now - since >= 1 else ""
-        say(
-            f"{what}{waited}; requests are repeated for up to {PATIENCE / 60:.0f} minutes"
-        )
+        say(f"{what}{waited}; requests are repeated for up to {_in_words(patience)}")
 
     def worked(self, name: str, since: float) -> None:
         """Of a request that failed since a time, and has worked now."""
@@ -82,6 +81,11 @@ class Version(NamedTuple):
     data: bytes
     generation: int
     age: float
+
+
+def _in_words(seconds: float) -> str:
+    """A time, as 20 minutes or 30 s."""
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def reason(error: BaseException) -> str:
@@ -146,6 +150,7 @@ class Bucket(_Plain):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
+        self._away = False  # the last request was given up
         kwargs.setdefault("use_listings_cache", False)
         kwargs.setdefault("requests_timeout", TIMEOUT)
         try:
@@ -157,19 +162,27 @@ class Bucket(_Plain):
             ) from error
 
     async def _request(self, method: str, path: str, *args: str, **kwargs: Any) -> Any:
-        """One request, repeated while it fails in a way that passes."""
+        """One request, repeated while it fails in a way that passes.
+
+        After one that was given up the next ones are so sooner, until one works: whoever
+        cleans up behind the first would wait as long once more for each.
+        """
         # Without gcsfs' own repetition, which is in the decorator.
         once = GCSFileSystem._request.__wrapped__  # pyrefly: ignore[missing-attribute]
         began, tries = time.monotonic(), 0
         while True:
             try:
                 found = await once(self, method, path, *args, **kwargs)
+                self._away = False
                 if tries:
                     _voice.worked(_place(path, args).split("/")[2], began)
                 return found
             except FileNotFoundError:
+                self._away = False
                 if method.upper() == "DELETE" and tries:
                     return 204, {}, None, b""  # an earlier try has removed it
+                if "/moveTo/" in path and tries:
+                    return 200, {}, None, b"{}"  # an earlier try has moved it
                 if "/upload/" in path:
                     bucket = _place(path, args)
                     raise BucketMissing(
@@ -181,15 +194,20 @@ class Bucket(_Plain):
                 if _refuses(error):
                     raise _denied(error, path, args) from error
                 if not _passes(error):
+                    self._away = False
                     raise
-                if time.monotonic() - began > PATIENCE:
+                patience = min(PATIENCE, IMPATIENCE) if self._away else PATIENCE
+                waited = time.monotonic() - began
+                if waited > patience:
+                    self._away = True
                     raise StorageAway(
                         f"{_place(path, args)} did not answer for "
-                        f"{PATIENCE / 60:.0f} minutes ({reason(error)}). Check the "
-                        "network and the bucket."
+                        f"{_in_words(waited)} ({reason(error)}). Check the network and "
+                        "the bucket."
                     ) from error
                 if tries:  # a single failure is no news
-                    _voice.failed(f"{_place(path, args)}: {reason(error)}", began)
+                    what = f"{_place(path, args)}: {reason(error)}"
+                    _voice.failed(what, began, patience)
             wait = min(2.0 ** min(tries, 10) / 4, LONGEST)
             await asyncio.sleep(wait * random.uniform(0.5, 1))
             tries += 1

@@ -52,6 +52,19 @@ def _partial(target: epath.Path) -> epath.Path:
     return target.parent / f".{target.name}{PARTIAL}{uuid.uuid4().hex[:8]}"
 
 
+def remove_partials(target: Any) -> None:
+    """Removes what killed processes left half-written of a local file or folder.
+
+    Nobody may be writing it.
+    """
+    target = epath.Path(target)
+    if is_remote(target):
+        return  # half an upload is no object
+    for item in children(target.parent):
+        if item.name.startswith(f".{target.name}{PARTIAL}"):
+            remove(item)
+
+
 @contextlib.contextmanager
 def writing(path: Any) -> Iterator[IO[bytes]]:
     """A binary file to write, which is at `path` once the block has ended without error.

@@ -40,9 +40,11 @@ def _started(pid: int) -> str:
 
 
 def _machine() -> str:
-    """This machine since its last start."""
+    """This machine since its last start, and whose processes this one sees there:
+    containers of a machine count theirs apart."""
     with contextlib.suppress(OSError):
-        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     return socket.gethostname()
 
 
@@ -179,10 +181,12 @@ class Lock:
         others in another way.
         """
         bucket, path = _bucket(self._file), str(self._file)
+        told = None  # the kind of error that is said already
         while not self._end.wait(RENEW):
             self._renewed += 1
             try:
                 self._generation = bucket.put_if(path, self._text(), self._generation)
+                told = None
             except FileExistsError:
                 print(
                     f"\nstopped: another run has taken --workdir={self.folder} over "
@@ -192,11 +196,25 @@ class Lock:
                     flush=True,
                 )
                 os._exit(LOST)
-            except StorageError as error:
-                print(f"\n{error}", file=sys.stderr, flush=True)
+            except Exception as error:  # noqa: BLE001 (else this thread would end)
+                words = str(error)
+                if not isinstance(error, StorageError):
+                    words = (
+                        f"the lock of --workdir={self.folder} could not be renewed "
+                        f"({_reason(error)}); it is tried again every {RENEW:.0f} s"
+                    )
+                if type(error) is not told:
+                    print(f"\n{words}", file=sys.stderr, flush=True)
+                told = type(error)
 
 
 def _bucket(file: epath.Path) -> Any:
     from jax_surgery.storage import bucket
 
     return bucket.of(file)
+
+
+def _reason(error: Exception) -> str:
+    from jax_surgery.storage import bucket
+
+    return bucket.reason(error)

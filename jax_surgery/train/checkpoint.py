@@ -146,7 +146,7 @@ class Checkpoints(contextlib.AbstractContextManager):
                 if saves.is_final(error) or (last and number == tries):
                     raise saves.translated(error, self._directory, state) from error
             if last:
-                time.sleep(saves.WAIT * 2**number)
+                time.sleep(saves.WAIT * 2 ** (number - 1))
 
     def _settle(self) -> None:
         """Waits for the save that was begun before; its failure is said in a line."""
@@ -258,7 +258,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         if kind is None:
             self.close()
             return
-        with contextlib.suppress(StorageError):  # another error ends the run
+        with contextlib.suppress(Exception):  # another error ends the run
             self.close()
 
 

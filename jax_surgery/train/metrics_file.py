@@ -81,12 +81,18 @@ class MetricsWriter(contextlib.AbstractContextManager):
             return
         self._tensorboard.close()
         self._file.close()
-        self._upload()
-        if self._staging is not None:
-            shutil.rmtree(self._staging)
+        try:
+            self._upload()
+        finally:
+            if self._staging is not None:
+                shutil.rmtree(self._staging)
 
-    def __exit__(self, *exc):
-        self.close()
+    def __exit__(self, kind, *exc):
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(Exception):  # another error ends the run
+            self.close()
 
 
 def as_lines(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -64,7 +64,9 @@ def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _check(folder: epath.Path, config: dict[str, Any]) -> None:
-    """Raises ValueError if the folder holds anything but this run."""
+    """Raises ValueError if the folder, which is locked, holds anything but this run."""
+    for name in (*NOTES, FINISHED_FILE):
+        files.remove_partials(folder / name)
     contents = set(files.names(folder)) - {lock.LOCK}
     if contents <= NOTES:  # the run never started
         identity.begin(folder, config)
@@ -173,18 +175,21 @@ def _lock(folder: epath.Path) -> None:
 def release() -> None:
     """Gives back the lock of the workdir that this process has claimed, if any."""
     while _held:
-        with contextlib.suppress(OSError):  # what ended the run is said already
+        with contextlib.suppress(Exception):  # what ended the run is said already
             _held.pop().release()
 
 
 def abandon(folder: epath.Path) -> None:
     """Removes a workdir that holds nothing but its config, and gives back its lock."""
     mine = bool(_held)
-    release()
-    with contextlib.suppress(OSError):  # what ended the run is to be said
-        if mine and set(files.names(folder)) <= NOTES:
+    with contextlib.suppress(Exception):  # what ended the run is to be said
+        # While it is locked: the notes may be of a next run afterwards.
+        if mine and set(files.names(folder)) - {lock.LOCK} <= NOTES:
             for name in NOTES:
                 files.remove(folder / name)
+    release()
+    with contextlib.suppress(OSError):
+        if mine:
             files.remove_if_empty(folder)
 
 

@@ -49,9 +49,48 @@ def test_an_outage_is_waited_for(bucket, cloud, capfd):
 def test_an_outage_that_lasts_ends_in_one_line(bucket, cloud, monkeypatch):
     monkeypatch.setattr(buckets, "PATIENCE", 1.0)
     cloud.faults.down_until = time.time() + 60
-    with pytest.raises(StorageAway, match="did not answer for .* minutes") as ended:
+    with pytest.raises(StorageAway, match="did not answer for [1-9] s") as ended:
         files.names(bucket)
     assert "\n" not in str(ended.value)
+    cloud.faults.down_until = 0
+    assert files.names(bucket) == []
+
+
+def test_what_cleans_up_after_an_outage_does_not_wait_as_long_again(
+    bucket, cloud, monkeypatch
+):
+    for name, seconds in (("PATIENCE", 2.0), ("IMPATIENCE", 0.0), ("LONGEST", 0.2)):
+        monkeypatch.setattr(buckets, name, seconds)
+    # The upload begins, its parts do not arrive, and it cannot be given up either.
+    cloud.faults.unavailable, cloud.faults.only = 1.0, "upload_id"
+    began = time.monotonic()
+    with pytest.raises(StorageAway):
+        files.write_bytes(f"{bucket}/large", b"x" * 6_000_000)
+    assert 2 < time.monotonic() - began < 3.8
+    cloud.faults.down_until, began = time.time() + 60, time.monotonic()
+    for _ in range(3):
+        with pytest.raises(StorageAway):
+            files.names(bucket)
+    assert time.monotonic() - began < 1.5
+    cloud.faults.down_until = 0
+    assert files.names(bucket) == []
+    # It has answered: the next outage is waited for again.
+    cloud.faults.down_until = time.time() + 1
+    assert files.names(bucket) == []
+
+
+def test_files_are_moved_though_answers_are_lost(bucket, cloud):
+    for number in range(10):
+        files.write_text(f"{bucket}/run/5/{number}.txt", str(number))
+    cloud.faults.dropped, cloud.faults.only = 0.5, "moveTo"
+    files.move(f"{bucket}/run/5", f"{bucket}/run/damaged-5")
+    assert files.names(f"{bucket}/run") == ["damaged-5"]
+    moved = epath.Path(f"{bucket}/run/damaged-5")
+    assert files.names(moved) == [f"{number}.txt" for number in range(10)]
+    assert all((moved / f"{n}.txt").read_text() == str(n) for n in range(10))
+    assert cloud.faults.happened > 2
+    with pytest.raises(FileNotFoundError):
+        files.move(f"{bucket}/none", f"{bucket}/some")
 
 
 def test_refused_is_not_absent(bucket, cloud):

@@ -10,8 +10,10 @@ import time
 
 import pytest
 from etils import epath
+from gcsfs.retry import HttpError
 from settings_cases import settings_of
 
+from jax_surgery.storage import bucket as buckets
 from jax_surgery.storage import files, lock
 from jax_surgery.storage.errors import StorageDenied, StorageError, WorkdirInUse
 from jax_surgery.train import workdir as workdirs
@@ -78,6 +80,52 @@ def test_a_lock_of_a_lost_machine_ages(bucket):
     mine.release()
 
 
+def test_a_lock_of_another_container_of_this_machine_ages(bucket, monkeypatch):
+    """Their processes have numbers of their own, which say nothing here."""
+    folder = epath.Path(bucket) / "run"
+    gone = {"pid": 2**22 + 1, "process": "1"}
+    files.write_text(folder / lock.LOCK, json.dumps(lock._me() | gone))
+    mine, began = lock.Lock(folder), time.monotonic()
+    mine.acquire()  # of this one
+    assert time.monotonic() - began < 1
+    mine.release()
+    with monkeypatch.context() as container:
+        container.setattr(lock.os, "readlink", lambda path: "pid:[4026532999]")
+        other = lock._me() | gone
+    files.write_text(folder / lock.LOCK, json.dumps(other))
+    waiting, began = lock.Lock(folder), time.monotonic()
+    waiting.acquire()
+    assert time.monotonic() - began >= 1
+    waiting.release()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("no JSON"), RuntimeError("closed"), HttpError({"code": 400})],
+)
+def test_a_lock_is_renewed_after_whatever_error(bucket, monkeypatch, capfd, error):
+    folder, failures = epath.Path(bucket) / "run", [error, error]
+    mine = lock.Lock(folder)
+    mine.acquire()
+    put_if = buckets.Bucket.put_if
+
+    def failing(*args):
+        if failures:
+            raise failures.pop()
+        return put_if(*args)
+
+    monkeypatch.setattr(buckets.Bucket, "put_if", failing)
+    before = buckets.of(folder).version(str(folder / lock.LOCK)).generation
+    deadline = time.monotonic() + 20
+    while buckets.of(folder).version(str(folder / lock.LOCK)).generation == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    mine.release()
+    assert files.names(folder) == []
+    said = capfd.readouterr().err.split()
+    assert said.count("renewed") == 1 and "Traceback" not in said
+
+
 def test_a_lock_that_somebody_renews_is_kept(bucket):
     folder = epath.Path(bucket) / "run"
     first, second = lock.Lock(folder), lock.Lock(folder)
@@ -124,6 +172,19 @@ def test_a_workdir_is_locked_until_the_run_ends(folder):
     claim(folder)
     workdirs.release()
     assert set(files.names(folder)) == workdirs.NOTES
+
+
+def test_what_the_next_run_notes_is_not_removed(folder, monkeypatch):
+    claimed, release = claim(folder), workdirs.release
+
+    def released():
+        release()
+        assert files.names(folder) == []
+        files.write_text(folder / workdirs.CONFIG_FILE, "of the next run")
+
+    monkeypatch.setattr(workdirs, "release", released)
+    workdirs.abandon(claimed)
+    assert (folder / workdirs.CONFIG_FILE).read_text() == "of the next run"
 
 
 def test_a_foreign_folder_keeps_no_lock(folder):

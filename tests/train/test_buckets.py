@@ -2,6 +2,8 @@
 """A workdir on gs:// gets every file of a run, and the local folder none."""
 
 import json
+import tempfile
+import time
 
 import pytest
 from etils import epath
@@ -10,7 +12,10 @@ from settings_cases import config_of
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.parallel import distributed
 from jax_surgery.runs import start
+from jax_surgery.storage import bucket as buckets
 from jax_surgery.storage import files, lock
+from jax_surgery.storage.errors import StorageAway
+from jax_surgery.train.metrics_file import MetricsWriter, read_metrics
 
 PRETRAIN = {
     "new_model": {
@@ -35,6 +40,25 @@ def here(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+def test_metrics_that_cannot_be_written_do_not_hide_what_ended_the_run(
+    bucket, cloud, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(buckets, "PATIENCE", 0.5)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(KeyError), MetricsWriter(f"{bucket}/run") as writer:
+        writer.write(1, {"loss": 2.0})
+        cloud.faults.down_until = time.time() + 60
+        raise KeyError
+    cloud.faults.down_until = 0
+    with pytest.raises(StorageAway), MetricsWriter(f"{bucket}/run") as writer:
+        cloud.faults.down_until = time.time() + 60
+    cloud.faults.down_until = 0
+    with MetricsWriter(f"{bucket}/run") as writer:
+        writer.write(1, {"loss": 3.0})
+    assert read_metrics(f"{bucket}/run/metrics.jsonl") == [{"step": 1, "loss": 3.0}]
+    assert not list(tmp_path.glob("tmp*"))
 
 
 def test_pretraining_and_evaluation_write_to_the_bucket_alone(

@@ -5,8 +5,10 @@ import json
 import pathlib
 
 import pytest
+from etils import epath
 from settings_cases import settings_of
 
+from jax_surgery.storage import files, lock
 from jax_surgery.train import workdir as workdirs
 
 
@@ -66,6 +68,38 @@ def test_without_any_whole_note_nothing_goes_on(begun):
         (begun / name).write_text(cut((begun / name).read_text()))
     with pytest.raises(ValueError, match="config.json is damaged, and identity.json"):
         claim(begun, model="a")
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        (".identity.json.partial-0123abcd",),
+        (".identity.json.partial-0123abcd", ".identity.json.partial-89ab0123"),
+        ("identity.json", ".config.json.partial-0123abcd"),
+        ("identity.json", "config.json", ".identity.json.partial-0123abcd"),
+    ],
+)
+def test_a_run_that_was_killed_while_it_noted_itself_begins_anew(tmp_path, left):
+    workdir = tmp_path / "run"
+    claim(workdir, model="a")
+    notes = {name: (workdir / name).read_text() for name in workdirs.NOTES}
+    workdirs.release()
+    for name in notes:
+        (workdir / name).unlink()
+    for name in left:
+        (workdir / name).write_text(notes.get(name, '{"cu'))
+    claim(workdir, model="b")
+    assert set(files.names(workdir)) == {lock.LOCK, *workdirs.NOTES}
+    assert json.loads((workdir / workdirs.CONFIG_FILE).read_text())["model"] == "b"
+    workdirs.abandon(epath.Path(workdir))
+
+
+def test_what_another_program_left_half_written_stays(tmp_path):
+    workdir = tmp_path / "run"
+    files.write_text(workdir / ".notes.txt.partial-0123abcd", "mine")
+    with pytest.raises(ValueError, match="holds no run"):
+        claim(workdir, model="a")
+    assert files.names(workdir) == [".notes.txt.partial-0123abcd"]
 
 
 def test_notes_alone_are_no_run(tmp_path):

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A checkpoint that cannot be saved: one line, the last good one stays, it is repeated."""
 
+import types
+
 import jax.numpy as jnp
 import pytest
 from small_disks import small_disk
 
 from jax_surgery.storage import files
 from jax_surgery.storage.errors import DiskFull, StorageDenied, StorageError
-from jax_surgery.train import saves
+from jax_surgery.train import checkpoint, saves
 from jax_surgery.train.checkpoint import Checkpoints
 
 STATE = {"w": jnp.linspace(0, 1, 1000)}
@@ -61,11 +63,16 @@ def test_a_save_that_fails_is_one_line_and_the_run_goes_on(
 
 
 def test_the_last_save_is_repeated(tmp_path, monkeypatch, capfd):
+    wait, waits = saves.WAIT, []
     Failing(monkeypatch, times=2)
+    monkeypatch.setattr(saves, "WAIT", wait)
+    clock = types.SimpleNamespace(sleep=waits.append)
+    monkeypatch.setattr(checkpoint, "time", clock)
     with Checkpoints(tmp_path / "c", keep=1) as checkpoints:
         checkpoints.save(5, STATE, {"at": 5}, last=True)
         assert checkpoints.restore(STATE).loop == {"at": 5}
     assert len(capfd.readouterr().err.splitlines()) == 2
+    assert waits == [2.0, 4.0]
 
 
 def test_a_last_save_that_fails_always_ends_in_one_line(tmp_path, monkeypatch):

@@ -50,6 +50,12 @@ CASES = {
             "linear": {"type": "linear", "factor": 4.0},
             "dynamic": {"type": "dynamic", "factor": 4.0},
             "yarn": {"rope_type": "yarn", "factor": 4.0},
+            "yarn, a scale of 0": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "mscale": 0.7,
+                "mscale_all_dim": 0,
+            },
             "yarn in full": {
                 "rope_type": "yarn",
                 "factor": 8.0,

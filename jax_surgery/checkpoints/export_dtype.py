@@ -61,7 +61,8 @@ def rounded(params: Any, dtypes: Mapping[tuple[str, ...], np.dtype]) -> Any:
     on any mesh. No more than a layer is in memory twice.
 
     Args:
-      params: donated where they are wider than what is exported.
+      params: donated where they are wider than what is exported. Numbers too large for
+        their dtype stay, and `hf_weights.save_model` refuses them.
       dtypes: of every parameter, see `of_export`.
     """
 
@@ -79,8 +80,9 @@ def rounded(params: Any, dtypes: Mapping[tuple[str, ...], np.dtype]) -> Any:
 @functools.cache
 def _program(kind: np.dtype, place: Any):
     def whole(leaf, key):
-        near = round_stochastically(leaf, key, kind)
-        return near.astype(leaf.dtype)
+        near = round_stochastically(leaf, key, kind).astype(leaf.dtype)
+        # What is too large for the dtype stays, and `hf_layout.convert` refuses it.
+        return jnp.where(jnp.isfinite(leaf) & ~jnp.isfinite(near), leaf, near)
 
     def of_leaf(leaf, seed):
         # A fixed implementation, so that bits do not depend on JAX's configuration.

@@ -135,7 +135,8 @@ def convert(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     except FloatingPointError as error:
         raise ValueError(
             f"{name} holds numbers that {dtype} cannot represent (its largest is "
-            f"{ml_dtypes.finfo(dtype).max}); use bfloat16 or float32."
+            f"{ml_dtypes.finfo(dtype).max}); use "
+            f"{'bfloat16 or ' * (dtype == np.float16)}float32."
         ) from error
 
 
@@ -149,7 +150,7 @@ def read(
     """
     shape = tensor.split_shape
     if entry is None:
-        return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
+        return jnp.zeros(shape, dtype, device=sharding)
     merged = entry.shape[0] // shape[0]  # rows of the file in one of ours
 
     @functools.cache

@@ -22,7 +22,13 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from jax_surgery.checkpoints import hf_index, hf_layout, hf_tokenizer, safetensors_file
+from jax_surgery.checkpoints import (
+    hf_index,
+    hf_layout,
+    hf_tokenizer,
+    hub,
+    safetensors_file,
+)
 from jax_surgery.checkpoints.hf_layout import Tensor
 from jax_surgery.models import architectures, decoder, sharding
 from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
@@ -60,23 +66,7 @@ def resolve(source: str) -> epath.Path:
             f"model directory {source!r} does not exist; give a directory in Hugging "
             "Face format, a hub name such as meta-llama/Llama-2-7b-hf, or 'embedded'."
         )
-    import huggingface_hub
-
-    files = ["*.safetensors", "*.json", "*.model", "*.jinja", "merges.txt"]
-    # Mistral's repositories hold all weights a second time.
-    other = ["consolidated*"]
-    try:
-        local = huggingface_hub.snapshot_download(
-            source, allow_patterns=files, ignore_patterns=other
-        )
-        return epath.Path(local)
-    except Exception as error:
-        said = " ".join(str(error).split())[:300]
-        raise FileNotFoundError(
-            f"{source!r} is not a local directory, and its download from the hub "
-            f"failed ({type(error).__name__}: {said}). Check the name and the network, "
-            "and for gated models run `hf auth login`."
-        ) from error
+    return hub.downloaded(source)
 
 
 def load_config(source: str) -> ModelConfig:

@@ -77,6 +77,15 @@ def test_small_changes_are_there_on_average_and_scored_as_they_are_written(
         assert np.array_equal(nearest.astype(np.float32), before)  # all were lost
 
 
+@pytest.mark.parametrize("asked, size", [("float16", 7e4), ("bfloat16", 3.4e38)])
+def test_a_weight_that_is_too_large_for_the_dtype_is_refused(
+    model, tmp_path, asked, size
+):
+    params = jax.tree.map(lambda w: w.at[(0,) * w.ndim].set(size), model.params)
+    with pytest.raises(ValueError, match=f"holds numbers that {asked} cannot"):
+        export(model.with_params(params), tmp_path, asked)
+
+
 @pytest.mark.parametrize("asked", ["float32", "bfloat16", "float16"])
 def test_another_dtype_can_be_asked_for(model, tmp_path, asked):
     export(model, tmp_path, asked)

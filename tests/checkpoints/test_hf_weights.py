@@ -14,7 +14,7 @@ from etils.epath import backend
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from jax_surgery.checkpoints import hf_index, hf_weights
+from jax_surgery.checkpoints import hf_index, hf_weights, hub
 from jax_surgery.data.bpe import train_bpe
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.architectures import from_hf, to_hf
@@ -193,6 +193,7 @@ def test_both_forms_of_config_json_are_read(name):
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps=nan; it must be a number"),
         ({"rope_theta": "big"}, "rope_theta='big'; it must be a number above 1"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings='yes'; it must be true"),
+        ({"initializer_range": -1}, "initializer_range=-1; .* a number of 0 or more"),
         ({"eos_token_id": [1, -2]}, r"eos_token_id=\[1, -2\]; it must be a token id"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5; only 1.0"),
         ({"rope_parameters": {"full_attention": {}}}, "one set of fields"),
@@ -206,6 +207,45 @@ def test_both_forms_of_config_json_are_read(name):
 def test_what_the_model_lacks_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         from_hf(to_hf(BASE) | change)
+
+
+@pytest.mark.parametrize(
+    "change, read",
+    [
+        ({"eos_token_id": []}, {"eos_token_id": ()}),
+        ({"initializer_range": 0}, {"initializer_range": 0}),
+    ],
+)
+def test_no_end_token_and_no_spread_are_read(change, read):
+    config = from_hf(to_hf(BASE) | change)
+    assert {name: getattr(config, name) for name in read} == read
+    assert from_hf(json.loads(json.dumps(to_hf(config)))) == config
+
+
+def test_a_process_asks_the_hub_once_for_a_model(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    save(tmp_path / "a", BASE)
+    answers = iter([OSError("no network"), str(tmp_path / "a")])
+    asked = []
+
+    def snapshot_download(source, **options):
+        asked.append(source)
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    hub.downloaded.cache_clear()
+    try:
+        with pytest.raises(FileNotFoundError, match="OSError: no network"):
+            hf_weights.load_config("someone/small")
+        assert hf_weights.load_model("someone/small")[1] == BASE
+        assert hf_weights.load_config("someone/small") == BASE
+        assert asked == ["someone/small"] * 2  # the first failed
+    finally:
+        hub.downloaded.cache_clear()
 
 
 def test_fields_that_a_config_json_lacks_are_named():

@@ -196,8 +196,8 @@ def _check_sizes(raw: dict[str, Any]) -> None:
             f"at most {MOST_LAYERS}."
         )
     positive_number("rms_norm_eps", raw["rms_norm_eps"])
-    # Of new weights; 0 is allowed.
-    positive_number("initializer_range", raw.get("initializer_range", 0.02), -1e-9)
+    spread = raw.get("initializer_range", 0.02)  # of new weights
+    positive_number("initializer_range", spread, zero=True)
     for name in FLAGS:
         if type(value := raw.get(name, False)) is not bool and value is not None:
             raise ValueError(
@@ -205,7 +205,7 @@ def _check_sizes(raw: dict[str, Any]) -> None:
             )
     for name in ("bos_token_id", "eos_token_id"):
         ids = raw.get(name)
-        several = name == "eos_token_id" and isinstance(ids, list) and ids
+        several = name == "eos_token_id" and isinstance(ids, list)
         listed = ids if several else [ids] if ids is not None else []
         if not all(type(i) is int and i >= 0 for i in listed):
             raise ValueError(

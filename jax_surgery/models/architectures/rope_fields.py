@@ -10,12 +10,20 @@ from jax_surgery.models.rope import SCALINGS, Scaling
 THETA = 10000.0  # where no field says otherwise
 
 
-def positive_number(name: str, value: Any, least: float = 0.0) -> float:
-    """A field's value as a number; ValueError where it is none, or `least` or less."""
+def positive_number(
+    name: str, value: Any, least: float = 0.0, *, zero: bool = False
+) -> float:
+    """A field's value as a number; ValueError where it is none, or `least` or less.
+
+    Args:
+      zero: whether 0 is allowed, and nothing below it.
+    """
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= least:
+    low = not number or (value < 0 if zero else value <= least)
+    if low or not math.isfinite(value):
+        bound = "of 0 or more" if zero else f"above {least:g}"
         raise ValueError(
-            f"config.json has {name}={value!r}; it must be a number above {least:g}."
+            f"config.json has {name}={value!r}; it must be a number {bound}."
         )
     return float(value)
 
@@ -60,6 +68,10 @@ def read_rope(raw: dict[str, Any]) -> tuple[float, Scaling | None]:
     return theta, _read_scaling(kind, fields, raw)
 
 
+def _is_zero(value: Any) -> bool:
+    return type(value) in (int, float) and value == 0
+
+
 def _read_scaling(kind: str, fields: dict[str, Any], raw: dict[str, Any]) -> Scaling:
     known = {field.name: field for field in dataclasses.fields(SCALINGS[kind])}
     original = "original_max_position_embeddings"
@@ -68,6 +80,9 @@ def _read_scaling(kind: str, fields: dict[str, Any], raw: dict[str, Any]) -> Sca
         # The field beside the others wins, and without any the model's own counts.
         beside = raw.get(original) or raw["max_position_embeddings"]
         given[original] = raw.get(original) or given.get(original, beside)
+    # Where one of these is 0 `transformers` takes neither.
+    unused = [n for n in ("mscale", "mscale_all_dim") if _is_zero(given.get(n))]
+    given = {n: value for n, value in given.items() if n not in unused}
     needed = [n for n, f in known.items() if f.default is dataclasses.MISSING]
     if missing := [n for n in needed if n not in given]:
         raise ValueError(f"{kind} rope scaling lacks {', '.join(missing)}.")

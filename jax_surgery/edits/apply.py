@@ -21,11 +21,12 @@ from typing import IO, NamedTuple
 import numpy as np
 from etils import epath
 
-from jax_surgery.checkpoints import hf_index, safetensors_file
+from jax_surgery.checkpoints import hf_index, hf_weights, safetensors_file
 from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.edits import checkpoint_copy, edit_file, rounding
 from jax_surgery.edits.edit_file import Edit, Fingerprint, short
 from jax_surgery.edits.rounding import Delta
+from jax_surgery.models.layout import EMBEDDING, HEAD
 from jax_surgery.storage import files
 
 PIECE = 2**20  # weights changed at a time; the delta takes 8 bytes for each
@@ -127,6 +128,22 @@ def _stored(name: str) -> str:
     return f"{name}.correction"
 
 
+def _repeats(
+    edit: Edit, source: epath.Path, entries: dict[str, Entry]
+) -> dict[str, str]:
+    """Tensors that repeat one that the edit changes, and which.
+
+    That is an output head that is the embedding and that the files hold as well: where
+    it did not change with the embedding it would be read as a head of its own.
+    """
+    embedding, head = EMBEDDING.tensor(), HEAD.tensor()
+    changes = embedding in edit.factors and head not in edit.factors
+    if not changes or head not in entries:
+        return {}
+    tied = hf_weights.load_config(str(source)).tie_embeddings
+    return {head: embedding} if tied else {}
+
+
 def apply(
     edit: Edit,
     model_folder: str | epath.Path,
@@ -137,9 +154,10 @@ def apply(
 
     Every changed tensor becomes round(W + scale * (a b)^T) in its dtype, with the same
     bits on every machine; with 16 bits small changes are there on average
-    (`rounding.added`). Host memory holds the factors and one piece of a tensor.
-    Nothing is written if the edit does not fit the model. A local folder appears only
-    when it is complete; on gs:// config.json and the index are written last.
+    (`rounding.added`). An output head that repeats a tied embedding changes with it.
+    Host memory holds the factors and one piece of a tensor. Nothing is written if the
+    edit does not fit the model. A local folder appears only when it is complete; on
+    gs:// config.json and the index are written last.
 
     Args:
       edit: an edit that was made for this checkpoint.
@@ -162,6 +180,7 @@ def apply(
     entries = hf_index.entries_of(source)
     _check_shapes(edit, entries, source)
     _check_base(edit, source)
+    repeats = _repeats(edit, source, entries)
     delta_of = _deltas(edit)
     parts: Parts = collections.defaultdict(list)
     beside = undo.parent if undo and "://" not in str(undo) else None
@@ -175,21 +194,22 @@ def apply(
     ):
 
         def change(name: str, start: int, rows: np.ndarray) -> np.ndarray:
-            delta = delta_of(name).rows(start, start + len(rows))
-            edited = rounding.added(rows, delta, name, start)
+            own = repeats.get(name, name)
+            delta = delta_of(own).rows(start, start + len(rows))
+            edited = rounding.added(rows, delta, own, start)
             if rounding.overflows(rows, edited):
                 raise ValueError(
                     f"the edit makes numbers in {name} that are too large for "
                     f"{rows.dtype}; use a smaller scale."
                 )
-            if file:
+            if file and name == own:
                 itemsize, stored = rounding.correction(rows, edited, delta)
                 parts[name].append((itemsize, spool.write(stored)))
             return edited
 
         result = checkpoint_copy.write_weights(
-            source, folder, entries, list(edit.factors), change, PIECE
-        )
+            source, folder, entries, [*edit.factors, *repeats], change, PIECE
+        ).of(edit.factors)
         done = dataclasses.replace(edit, result=result)
         left_out = checkpoint_copy.copy_others(source, folder, entries)
         if file:
@@ -212,7 +232,9 @@ def _check_edited(
         )
 
 
-def _restoring(edit: Edit, file: epath.Path) -> tuple[checkpoint_copy.Change, int]:
+def _restoring(
+    edit: Edit, file: epath.Path, repeats: dict[str, str]
+) -> tuple[checkpoint_copy.Change, int]:
     """The function that restores rows of weights, and how many weights it expects."""
     entries = safetensors_file.read_header(file)
     metadata = safetensors_file.read_metadata(file)
@@ -232,10 +254,11 @@ def _restoring(edit: Edit, file: epath.Path) -> tuple[checkpoint_copy.Change, in
             yield itemsize, raw.tobytes()
             start += length
 
-    left = {name: pieces(name) for name in edit.factors}
+    owners = {name: name for name in edit.factors} | repeats
+    left = {name: pieces(own) for name, own in owners.items()}
 
     def change(name: str, start: int, rows: np.ndarray) -> np.ndarray:
-        delta = delta_of(name).rows(start, start + len(rows))
+        delta = delta_of(owners[name]).rows(start, start + len(rows))
         return rounding.restored(rows, delta, *next(left[name]))
 
     return change, layout["piece"]
@@ -265,14 +288,15 @@ def rollback(
     checkpoint_copy.check_target(target, source)
     entries = hf_index.entries_of(source)
     edit = edit_file.load_edit(file)
-    change, piece = _restoring(edit, file)
+    repeats = _repeats(edit, source, entries)
+    change, piece = _restoring(edit, file, repeats)
     _check_shapes(edit, entries, source)
     assert edit.result, "apply() writes the result into the rollback's file"
     _check_edited(edit, edit.result, source, file)
     with files.made(target) as folder:
         before = checkpoint_copy.write_weights(
-            source, folder, entries, list(edit.factors), change, piece
-        )
+            source, folder, entries, [*edit.factors, *repeats], change, piece
+        ).of(edit.factors)
         if before.tensors != edit.base.tensors:
             raise ValueError(
                 f"the restored model has the hash {short(before.model)}, and the model "

@@ -39,6 +39,10 @@ class Fingerprint:
 
     tensors: dict[str, str]
 
+    def of(self, names: Iterable[str]) -> "Fingerprint":
+        """The hashes of some of the tensors."""
+        return Fingerprint({name: self.tensors[name] for name in names})
+
     @property
     def model(self) -> str:
         """One SHA-256 (hex) of all tensors."""

@@ -131,13 +131,24 @@ def convert(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
         with np.errstate(over="raise"):
             if array.dtype == np.float64:  # versions of ml_dtypes round it differently
                 array = array.astype(np.float32)
-            return array.astype(dtype, copy=False)
+            found = array.astype(dtype, copy=False)
+            if dtype == ml_dtypes.bfloat16 and found is not array:
+                _check_infinities(array, found)
     except FloatingPointError as error:
         raise ValueError(
             f"{name} holds numbers that {dtype} cannot represent (its largest is "
             f"{ml_dtypes.finfo(dtype).max}); use "
             f"{'bfloat16 or ' * (dtype == np.float16)}float32."
         ) from error
+    return found
+
+
+def _check_infinities(array: np.ndarray, found: np.ndarray) -> None:
+    """Raises FloatingPointError where rounding to bfloat16 made infinities, of which
+    ml_dtypes says nothing."""
+    infinite = (found.view(np.uint16) & 0x7FFF) == 0x7F80
+    if infinite.any() and np.isfinite(array[infinite]).any():
+        raise FloatingPointError("overflow")
 
 
 def read(

@@ -12,7 +12,8 @@ What is measured is the process' largest resident memory in each part (VmHWM, re
 before it): a CPU device's memory is the host's, and Python, JAX, compiled programs and the
 compiler are in it. The arithmetic is the parameters in float32 and the frozen copy that
 the loss compares with. On several devices each also gathers what it computes with: one
-layer, and the output heads of model and frozen model.
+layer, and the output heads of model and frozen model. The table says whether the peak is
+at most 1.3 times that.
 """
 
 import argparse
@@ -35,7 +36,7 @@ sys.path.insert(0, str(HERE.parent))
 from results import load_save
 
 GIB = 2**30
-MOST = 1.3  # times the arithmetic
+AIM = 1.3  # times the arithmetic, at most
 ROLES = {"unlearn": "obsolete", "update": "update", "retain": "retain"}
 FIELDS = {
     "data.questions": "",
@@ -175,15 +176,18 @@ def page(arguments: argparse.Namespace, found: dict[int, list[dict]]) -> str:
             )
     lines += [
         "",
-        "| devices | peak GiB | parameters and frozen copy | with what devices gather | peak / arithmetic |",
-        "|---|---|---|---|---|",
+        (
+            "| devices | peak GiB | parameters and frozen copy | with what devices gather "
+            f"| peak / arithmetic | at most {AIM} |"
+        ),
+        "|---|---|---|---|---|---|",
     ]
     for devices, rows in found.items():
         need, peak = needs(config, devices), max(row["peak"] for row in rows)
         whole = need["arithmetic"] + need["gathered"]
         lines.append(
             f"| {devices} | {peak:.2f} | {need['arithmetic']:.2f} | {whole:.2f} | "
-            f"{peak / whole:.2f} |"
+            f"{peak / whole:.2f} | {'yes' if peak <= AIM * whole else 'no'} |"
         )
     lines += [
         "",
@@ -213,11 +217,6 @@ def main() -> None:
     text = page(arguments, found)
     print(text)
     pathlib.Path(arguments.out).write_text(text)
-    config = load_save.model_config(arguments)
-    for devices, rows in found.items():
-        need = needs(config, devices)
-        peak = max(row["peak"] for row in rows)
-        assert peak <= MOST * (need["arithmetic"] + need["gathered"]), (devices, peak)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from jax_surgery.models import decoder, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, Trainable
 from jax_surgery.optim import lora
+from jax_surgery.parallel import host_memory
 
 Params = Any
 Metrics = dict[str, jax.Array]
@@ -116,8 +117,9 @@ def make_train_step(
     `state` is donated, but for the parameters that never move. Of `reference_params`
     only `output_head.parameters` are needed where the batch has `reference_hidden_RTD`
     (the cached reference). With low-rank deltas they are the base as well, needed
-    whole, and the state holds the factors alone, of which those of `trainable` move. What is not trainable stays as it is,
-    whatever the optimizer makes of it (weight decay, say).
+    whole, and the state holds the factors alone, of which those of `trainable` move.
+    What is not trainable stays as it is, whatever the optimizer makes of it (weight
+    decay, say).
     """
     loss_fn = loss.make(config, rows.split(accumulate), compute, trainable)
     still = () if low_rank.rank else trainable.still(decoder.abstract_params(config))
@@ -165,7 +167,7 @@ def _joined(moving: Params, held: Params) -> Params:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Step:
     """A jitted step, called and lowered as one of (state, batch, reference_params).
 
@@ -175,6 +177,7 @@ class Step:
 
     _jitted: Any
     _still: Collection[Any]
+    _compiled: bool = False
 
     @property
     def __name__(self) -> str:
@@ -190,6 +193,11 @@ class Step:
     ) -> tuple[TrainState, Metrics]:
         """The state after a step, and metrics; see `make_train_step`."""
         arguments, held = self._arguments(state, batch, reference_params)
+        if not self._compiled:
+            # What the compiler frees is given back before the step needs memory.
+            self._jitted.lower(*arguments).compile()
+            host_memory.release_freed_memory()
+            self._compiled = True
         after, metrics = self._jitted(*arguments)
         return after._replace(params=_joined(after.params, held)), metrics
 

@@ -44,6 +44,7 @@ _BROKEN = re.compile(
 )
 # After that JAX itself knows whether another process is gone.
 SECONDS_TO_KNOW = HEARTBEAT_SECONDS + 10
+SECONDS_TO_ANSWER = 2.0  # JAX's, which others are alive
 
 
 class _Peers:
@@ -151,12 +152,24 @@ def _is_broken(error: BaseException | None) -> bool:
 
 
 def _others_lack() -> bool:
-    """Whether JAX has lost sight of another process."""
-    everybody = list(range(_peers.count))
-    try:
-        return set(_peers.client.get_live_nodes(everybody)) != set(everybody)
-    except Exception:  # noqa: BLE001 (the service itself is gone)
-        return True
+    """Whether JAX has lost sight of another process.
+
+    It answers once all that are alive have asked, so that no answer means that the others
+    go on.
+    """
+    everybody, lack = list(range(_peers.count)), []
+
+    def ask() -> None:
+        try:
+            found = set(_peers.client.get_live_nodes(everybody))
+            lack.append(found != set(everybody))
+        except Exception:  # noqa: BLE001 (the service itself is gone)
+            lack.append(True)
+
+    asks = threading.Thread(target=ask, daemon=True)
+    asks.start()
+    asks.join(SECONDS_TO_ANSWER)
+    return any(lack)
 
 
 class _Filter:

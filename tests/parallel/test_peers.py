@@ -56,6 +56,8 @@ with signals.handling():
         distributed.wait("the export")
     except KeyboardInterrupt:
         start.end(Interrupted("stopped at once. Go on with: THE COMMAND"))
+    except Exception as error:
+        start.end(error)
 """
 
 
@@ -177,6 +179,21 @@ def test_a_lost_peer_is_waited_for_as_long_as_it_can_take_to_be_seen(monkeypatch
     monkeypatch.setattr(peers, "_others_lack", lambda: False)
     began = time.monotonic()
     peers.after_error(StorageAway("gs://b did not answer (Connection reset by peer)"))
+    assert time.monotonic() - began < 5
+
+
+def test_an_error_is_told_though_the_others_go_on_and_do_not_ask(monkeypatch):
+    """JAX says who is alive once all have asked."""
+
+    class Client:
+        def get_live_nodes(self, numbers):
+            time.sleep(60)
+
+    monkeypatch.setattr(peers, "SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr(peers._peers, "client", Client())
+    monkeypatch.setattr(peers._peers, "count", 2)
+    began = time.monotonic()
+    peers.after_error(ValueError("--config.x=1 is wrong"))
     assert time.monotonic() - began < 5
 
 

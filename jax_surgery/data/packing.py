@@ -7,6 +7,7 @@ never from a token id: pad may equal eos.
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +159,11 @@ class Packer:
             index_BT,
         )
 
-    def pack(self, seed: int | None = None) -> Batch:
-        """All documents once, in the order that `seed` gives (None: as they are)."""
-        return self.rows(list(self.iterate(seed)))
+    def pack(self, seed: int | None = None, most: int | None = None) -> Batch:
+        """All documents once, in the order that `seed` gives (None: as they are).
+
+        Args:
+          seed: see `iterate`.
+          most: of the rows, only so many are packed, the first; None packs all.
+        """
+        return self.rows(list(itertools.islice(self.iterate(seed), most)))

@@ -79,8 +79,8 @@ def _unlearned(
         if pairs_seed is not None:
             if data.surprise:
                 raise ValueError(
-                    f"config.data.surprise={data.surprise:g} chooses tokens of a text, but the "
-                    "method compares whole answers; use config.data.surprise=0."
+                    f"config.data.surprise={data.surprise:g} chooses tokens of a text, "
+                    "but the method compares whole answers; use config.data.surprise=0."
                 )
             documents = encode_pairs(records, tokenizer, data.context, pairs_seed)
             return Packer(documents, data.context, data.average, group=2)

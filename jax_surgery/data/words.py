@@ -29,8 +29,8 @@ def word_tokenizer(texts: Iterable[str], vocab_size: int):
     vocabulary = {word: i for i, word in enumerate([BOS, EOS, PAD, UNKNOWN, *words])}
     if len(vocabulary) > vocab_size:
         raise ValueError(
-            f"config.new_model.vocab_size={vocab_size}: the texts have {len(vocabulary)} words, "
-            "special tokens included; raise it, or use "
+            f"config.new_model.vocab_size={vocab_size}: the texts have "
+            f"{len(vocabulary)} words, special tokens included; raise it, or use "
             "config.new_model.tokenizer='bpe'."
         )
     model = tokenizers.models.WordLevel(vocabulary, unk_token=UNKNOWN)

@@ -76,7 +76,7 @@ def statistics_callbacks(
 
     def compute(step: int, state: TrainState) -> TrainState:
         del step  # the first alone
-        rows = retained.pack(settings.seed).select(slice(count))
+        rows = retained.pack(settings.seed, count)
         moments = second_moments(
             state.params,
             config,

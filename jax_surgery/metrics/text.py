@@ -47,7 +47,7 @@ def known(model: Model, packer: Packer) -> dict[str, Any]:
       {"nll_per_token": nats, "memorised": share of tokens that the model finds the
       most likely ones (exact memorisation), "tokens": count}.
     """
-    rows = packer.rows(list(itertools.islice(packer.iterate(), ROLE_ROWS)))
+    rows = packer.pack(most=ROLE_ROWS)
     # Of a text and its alternative the text alone.
     own = slice(None, None, packer.group)
     held = np.isin(packer.starts[own], rows.token_index_BT)

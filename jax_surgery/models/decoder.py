@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A decoder of any architecture in Flax NNX with a functional core.
 
-Modules describe the parameters; `forward_packed` is a pure function of a plain nested dict
-of arrays. Layers are stacked on a leading axis and scanned, so that compile time
+Modules describe the parameters; `forward_packed` is a pure function of a plain nested
+dict of arrays. Layers are stacked on a leading axis and scanned, so that compile time
 does not grow with depth. Letters of shapes are those of `models.layout`, and B rows,
 T tokens.
 """

@@ -2,10 +2,10 @@
 """What losses read of the frozen model, on disk: hidden states or log p of each token
 of a corpus.
 
-With final hidden states the KL needs no second forward pass and no second model in memory, and is
-exact: the frozen output head is applied inside the chunked KL. The states of a
-document do not depend on its row, so they are keyed by the token's index in the
-corpus and gathered for any packing.
+With final hidden states the KL needs no second forward pass and no second model in
+memory, and is exact: the frozen output head is applied inside the chunked KL. The
+states of a document do not depend on its row, so they are keyed by the token's index
+in the corpus and gathered for any packing.
 """
 
 import json

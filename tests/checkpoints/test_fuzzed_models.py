@@ -26,7 +26,7 @@ def load(folder: pathlib.Path) -> None:
     hf_weights.load_model(str(folder))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_any_damage_to_a_model_is_loaded_or_refused(tiny_model, place, data):
     source = pathlib.Path(tiny_model.folder)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from architecture_cases import forward
 from etils.epath import backend
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -97,7 +98,6 @@ def test_logits_agree_with_those_kept_from_transformers(tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(golden_logits.tensors(config), tmp_path / "model.safetensors")
     params, read = hf_weights.load_model(str(tmp_path))
-    forward = jax.jit(decoder.forward, static_argnums=1)
     hidden = forward(params, read, golden_logits.TOKENS)
     wanted = np.load(golden_logits.FILE)[name]
     got = hidden @ output_head.kernel(params)

@@ -41,7 +41,7 @@ def test_the_library_reads_what_is_written_and_back(tmp_path, dtype):
             assert rows.tobytes() == tensor.tobytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_range_of_rows_is_read_in_reads_of_any_size(data, tmp_path_factory):
     count = data.draw(st.integers(1, 40))
@@ -99,7 +99,7 @@ def test_a_header_that_does_not_fit_together_says_so(tmp_path, part):
     assert "\n" not in str(error.value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_a_damaged_beginning_is_read_or_refused_in_one_line(data, tmp_path_factory):
     file = epath.Path(tmp_path_factory.getbasetemp() / "damaged.safetensors")
@@ -154,7 +154,7 @@ def test_text_and_bytes_lie_beside_weights(tmp_path):
         np.testing.assert_array_equal(rows, tensor[1:2])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_rewritten_file_differs_in_what_changed_alone(data, tmp_path_factory):
     folder = epath.Path(tmp_path_factory.mktemp("rewrite"))

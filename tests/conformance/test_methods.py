@@ -160,15 +160,11 @@ def _rows_of_their_own(packer):
 
 
 def gradients(models, batch, loss, rows=ROWS, parts=1):
-    """(metrics, gradients), as a training step computes them: it does both at once.
-
-    Args:
-      models: (parameters, the frozen model's).
-    """
+    """(metrics, gradients) of a whole batch and of `models`, (parameters, the frozen
+    ones); in two programs, so that cases that differ in one share the other."""
     params, reference = models
-    return of_prepared(
-        params, prepared(reference, batch, loss, rows), loss, rows, parts
-    )
+    batch = prepared(reference, batch, loss, rows)
+    return of_prepared(params, batch, loss, rows, parts)
 
 
 @functools.partial(jax.jit, static_argnames=("loss", "rows"))

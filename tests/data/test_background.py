@@ -42,7 +42,7 @@ texts = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(texts, texts)
 def test_surprise_is_witten_bells_and_0_for_what_was_said(kept, asked):
     background = Background([document(t) for t in kept], VOCAB)

@@ -169,7 +169,7 @@ def file(tmp_path_factory):
     return tmp_path_factory.mktemp("fuzz") / "a.jsonl"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(damaged() | st.binary(max_size=40) | lines_of_json.map(b"\n".join))
 def test_any_bytes_are_read_or_refused(file, data):
     """Never an error from a library, never a record that cannot be written as UTF-8."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packing: nothing lost, nothing doubled, weights independent of where things lie."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,7 +36,7 @@ def by_token(rows, values_RT):
     return values_RT[real][order]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(corpora(), st.sampled_from([None, 0, 7]))
 def test_every_document_is_there_once_and_whole(documents, seed):
     packer = Packer(documents, CONTEXT, "tokens")
@@ -62,7 +64,20 @@ def test_every_document_is_there_once_and_whole(documents, seed):
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20)
+@given(corpora(), st.sampled_from([None, 7]), st.integers(1, 60))
+def test_the_first_rows_alone_are_those_of_all(documents, seed, most):
+    packer = Packer(documents, CONTEXT, "tokens")
+    wanted = packer.pack(seed).select(slice(most))
+    for one, other in zip(
+        dataclasses.astuple(packer.pack(seed, most)),
+        dataclasses.astuple(wanted),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+@settings(max_examples=40)
 @given(corpora(), st.integers(0, 5), st.sampled_from(["tokens", "sequences"]))
 def test_weights_are_the_documents_own(documents, seed, average):
     """Whatever the order of packing and the padding added."""
@@ -82,7 +97,7 @@ def test_weights_are_the_documents_own(documents, seed, average):
     assert (rows.positions_BT[rows.weights_BT > 0] > 0).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(corpora())
 def test_padding_is_known_by_length_alone(documents):
     rows = Packer(documents, CONTEXT, "tokens").pack(3)

@@ -77,7 +77,7 @@ words = st.lists(st.sampled_from(chat_templates.SENTENCE.split()), min_size=1)
 texts = st.tuples(st.sampled_from(["", " ", "\n"]), words.map(" ".join)).map("".join)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=3), st.booleans())
 def test_without_generation_blocks_the_same_is_learned_as_with_them(
     plain, turns, assistant_first

@@ -47,7 +47,7 @@ def assert_same(a, b):
         np.testing.assert_array_equal(one, other)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.tuples(*[st.integers(1, 12)] * 3),
     st.tuples(*[st.integers(0, 3)] * 3).filter(any),
@@ -69,7 +69,7 @@ def test_shares_are_fixed_and_roles_lie_in_order(counts, shares, seed):
     assert set(stream.epochs) == {role for role in ROLES if rows[role]}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 30), st.integers(1, 5), st.integers(1, 12), st.integers(0, 5))
 def test_each_document_is_seen_exactly_once_an_epoch(count, rows, batches, seed):
     stream = BatchStream(
@@ -97,7 +97,7 @@ def test_epochs_come_in_different_orders():
     assert len(orders) == 3
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.integers(0, 12), st.integers(0, 2))
 def test_a_resumed_stream_goes_on_bit_for_bit(before, seed):
     stream = BatchStream(packers(), ROWS, seed)
@@ -158,7 +158,7 @@ def test_rows_without_texts_and_texts_without_rows():
         BatchStream(packers(), {"forget": 1}, 0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 40), st.integers(1, 7))
 def test_one_pass_gives_every_token_once_in_batches_of_one_shape(count, batch_rows):
     corpus = packer("retain", count)

@@ -75,7 +75,7 @@ def test_a_tokenizer_without_bos_and_eos_gets_none(tokenizer):
     assert document.targets == len(document.tokens) - 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(unicode_text, unicode_text)
 def test_exactly_what_ends_in_the_answer_is_learned(tokenizer, prompt, answer):
     (document,) = documents([{"prompt": prompt, "answer": answer}], tokenizer)
@@ -127,7 +127,7 @@ def test_pad_may_equal_eos(tokenizer):
         np.testing.assert_array_equal(a.learned, b.learned)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(text, text), min_size=1, max_size=3))
 def test_the_assistant_is_found_with_and_without_generation_blocks(
     chat_tokenizer, turns

@@ -4,7 +4,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -34,7 +34,6 @@ def test_ordered_integers_follow_the_order_of_floats(dtype):
     assert line[-1] == np.inf
 
 
-@settings(deadline=None)
 @given(patterns(np.dtype(np.float32), 8))
 def test_ordered_integers_of_float32_can_be_inverted(weights):
     integers = rounding.ordered(weights)
@@ -50,7 +49,6 @@ def test_ordered_integers_of_float32_can_be_inverted(weights):
     assert ((steps == 1) | (weights[finite] == 0)).all()
 
 
-@settings(deadline=None)
 @given(data=st.data(), dtype=st.sampled_from(DTYPES), how=st.sampled_from("ma"))
 def test_every_bit_is_restored(data, dtype, how):
     weights = data.draw(patterns(dtype, 6))

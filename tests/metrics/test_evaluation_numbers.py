@@ -233,7 +233,7 @@ def test_one_text_has_no_spread():
     assert bootstrap_mean(np.array([0.3])) == (0.3, 0.3)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 9), st.integers(0, 2))
 def test_the_bootstrap_is_near_the_normal_interval(data_seed, seed):
     values = np.random.default_rng(data_seed).normal(3, 2, 200)

@@ -37,7 +37,7 @@ def found_and_gradients(hidden_BTD, head_DV, targets_BT, weights_BT, chunk):
     return found, back([one, zero]), back([zero, one])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(chunk=chunks, seed=st.integers(0, 9))
 def test_logp_and_margin_equal_the_dense_ones(chunk, seed):
     hidden, head, _, _, targets = arrays(seed)
@@ -57,7 +57,7 @@ def test_logp_and_margin_equal_the_dense_ones(chunk, seed):
         assert_close(got, cotangents(weights[..., None] * dz, hidden, head))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(chunk=chunks, seed=st.integers(0, 9), count=st.integers(1, 5))
 def test_candidates_equal_the_dense_ones(chunk, seed, count):
     hidden, head, _, _, _ = arrays(seed)

@@ -48,7 +48,7 @@ def value_and_gradients(terms, hidden, heads, others, weights, **options):
     return gradients(F32(hidden), F32(heads[0]))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     chunk=chunks | st.none(),
     seed=st.integers(0, 9),

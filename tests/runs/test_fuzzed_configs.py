@@ -49,7 +49,7 @@ def numbers(values):
             yield value
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_value_in_any_field_is_taken_or_refused(data):
     run = data.draw(st.sampled_from(sorted(runs.RUNS)))
@@ -88,7 +88,7 @@ SPEC = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SPEC)
 def test_any_name_of_a_plug_in_is_taken_or_refused(spec):
     for parse in (methods.parse, attacks.parse, benchmarks.parse, parse_stages):
@@ -98,7 +98,7 @@ def test_any_name_of_a_plug_in_is_taken_or_refused(spec):
             refused(error)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(MARKS | st.text(max_size=12))
 def test_any_field_of_a_flag_is_answered(path):
     config = load_config(FILES["surgery"]).to_dict()

@@ -58,9 +58,7 @@ def resumed(folder: pathlib.Path):
     return found, read_metrics(folder / "metrics.jsonl")
 
 
-@settings(
-    max_examples=15, deadline=None, phases=[p for p in Phase if p != Phase.shrink]
-)
+@settings(max_examples=15, phases=[p for p in Phase if p != Phase.shrink])
 @given(st.data())
 def test_any_damage_to_a_workdir_is_survived_or_refused(source, place, data):
     folder = copied(source, place)

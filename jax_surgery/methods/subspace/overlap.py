@@ -58,7 +58,7 @@ def _directions(work: Work, name: str) -> dict[str, jax.Array]:
     documents = work.documents(name)
     packer = Packer(documents, tasks.context, "tokens")
     rows = meshes.round_rows(max(tasks.rows, tasks.rows_retained))
-    batch = next(one_pass(packer.pack(work.how.seed), rows))
+    batch = next(one_pass(packer.pack(work.how.seed, rows), rows))
     batch = batch.text.replace(
         token_weights_BT=-batch.weights_BT, target_log_odds_BT=0 * batch.weights_BT
     )

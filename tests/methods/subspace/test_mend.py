@@ -56,6 +56,7 @@ def test_what_is_lost_are_texts_that_were_right(own, careless, tmp_path):
     assert len(set(lost)) == len(lost) and max(lost) < len(documents)
 
 
+@pytest.mark.slow
 def test_lost_answers_come_back_and_the_target_does_not(own, careless, tmp_path):
     stage = stage_of(own, tmp_path)
     assert len(stage.retained_text.lost(careless)) and stage.goal.reached(careless)

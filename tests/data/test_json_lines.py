@@ -56,7 +56,10 @@ def test_one_record_over_several_lines_is_read(tmp_path):
         (b'{"text": "a", "text": "b"}', "the field 'text' is given twice"),
         (b'{"text": "a", "id": ' + b"9" * 6000 + b"}", "a number has thousands of"),
         (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
-        (b'{"text": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}", "nested too deeply"),
+        (  # Python 3.12 reads it, and then text is no text
+            b'{"text": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}",
+            "nested too deeply|text must be a string",
+        ),
         (b'{"text": "a", "id": NaN}', "NaN is no number that JSON has"),
         (b'{"text": "caf\xe9"}', "not UTF-8"),
         (b'{"text": "cut', "not valid JSON"),

@@ -157,6 +157,8 @@ class Architecture:
             "rope_theta": config.rope_theta,
             "rope_scaling": scaling and write_rope(scaling),
         }
+        if isinstance(config.eos_token_id, tuple):
+            raw["eos_token_id"] = list(config.eos_token_id)
         raw |= self.constants | self._write_biases(config) | self.ignored
         return raw | self._write_windows(config)
 

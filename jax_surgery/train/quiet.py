@@ -13,6 +13,22 @@ from typing import Any
 from absl import logging
 
 
+class _WithoutErrors:
+    """A `sys.unraisablehook` that shows what is no Exception alone, as Ctrl-C."""
+
+    def __init__(self):
+        self.before: Any = sys.__unraisablehook__
+
+    def __call__(self, found: Any) -> None:
+        if not issubclass(found.exc_type, Exception):
+            self.before(found)
+
+
+# It lives on: threads may still be in it when `reading` has ended, and Python 3.12 holds
+# no reference to the hook that it calls.
+_without_errors = _WithoutErrors()
+
+
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
     """Keeps back what Orbax and what it starts say of damage; here it is one line.
@@ -25,14 +41,11 @@ def reading() -> Iterator[None]:
         yield
         return
     level, unraisable = asyncio.level, sys.unraisablehook
-
-    def ignore_errors(found: Any) -> None:
-        if not issubclass(found.exc_type, Exception):  # Ctrl-C is none
-            unraisable(found)
-
+    if unraisable is not _without_errors:
+        _without_errors.before = unraisable
     logging.set_verbosity(logging.FATAL)
     asyncio.setLevel(python_logging.CRITICAL)
-    sys.unraisablehook = ignore_errors
+    sys.unraisablehook = _without_errors
     try:
         yield
     except BaseException:

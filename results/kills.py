@@ -136,7 +136,7 @@ class Started:
             }
             process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, *flags],
-                env=_environment() | (variables if processes > 1 else {}),
+                env=run_environment() | (variables if processes > 1 else {}),
                 cwd=folder,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -187,7 +187,8 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _environment() -> dict[str, str]:
+def run_environment() -> dict[str, str]:
+    """Variables of a run on this machine's processors, from any folder."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
 

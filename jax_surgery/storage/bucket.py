@@ -8,6 +8,7 @@ happens is said in one line.
 
 import asyncio
 import email.utils
+import io
 import json
 import random
 import threading
@@ -20,7 +21,7 @@ import google.auth.exceptions
 import requests
 from etils.epath import backend
 from fsspec import asyn
-from gcsfs.core import GCSFileSystem
+from gcsfs.core import GCSFile, GCSFileSystem
 from gcsfs.retry import HttpError
 
 from jax_surgery.storage import say
@@ -139,6 +140,30 @@ def _denied(error: BaseException, path: str, args: tuple[str, ...]) -> StorageDe
     )
 
 
+class _Part(io.BytesIO):
+    """Bytes of an upload, to which no view holds on.
+
+    Python 3.12.0 and 3.12.1 crash where garbage is collected that holds a view of a
+    BytesIO, as the error of an upload that failed does (python/cpython#111049).
+    """
+
+    def getbuffer(self) -> memoryview:
+        return memoryview(self.getvalue())  # of bytes, which are not copied for it
+
+
+_PlainFile: Any = GCSFile
+
+
+class _File(_PlainFile):
+    """gcsfs' file, whose uploads are of `_Part`s."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "buffer" and isinstance(value, io.BytesIO):
+            place, value = value.tell(), _Part(value.getvalue())
+            value.seek(place)
+        super().__setattr__(name, value)
+
+
 _Plain: Any = GCSFileSystem  # its signatures are narrower than what it takes
 
 
@@ -211,6 +236,11 @@ class Bucket(_Plain):
             wait = min(2.0 ** min(tries, 10) / 4, LONGEST)
             await asyncio.sleep(wait * random.uniform(0.5, 1))
             tries += 1
+
+    def _open(
+        self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any
+    ) -> _File:
+        return _File(self, path, mode, block_size or self.default_block_size, **kwargs)
 
     async def _isdir(self, path: str) -> bool:
         try:

@@ -112,3 +112,14 @@ def test_a_file_that_another_process_wrote_is_seen(bucket, cloud):
 def test_gcsfs_is_loaded_for_buckets_alone():
     code = "import sys, jax_surgery.storage.files; sys.exit('gcsfs' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_uploaded_is_a_view_of_bytes(bucket):
+    """Python 3.12.1 crashes where garbage holds a view of a BytesIO."""
+    path = epath.Path(f"{bucket}/large")
+    with path.open("wb") as opened:
+        for number in range(3):
+            assert isinstance(opened.buffer.getbuffer().obj, bytes)
+            opened.write(bytes([number]) * 4_000_000)
+    found = path.read_bytes()
+    assert found == b"".join(bytes([n]) * 4_000_000 for n in range(3))

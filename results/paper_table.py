@@ -38,7 +38,8 @@ BASELINE_DATA = "embedded:update,embedded:retain,embedded:general"
 
 def surgeries(seed: int) -> dict[str, SurgerySettings]:
     """The surgery runs of one seed, by name."""
-    fields = {"seed": seed, "loop.evaluate_every": 0}
+    # In float32, so that what is compared are methods and not the rounding of exports.
+    fields = {"seed": seed, "loop.evaluate_every": 0, "save_dtype": "float32"}
     return {
         f"{family}: {terms}": settings_of(config, **fields, **weights)
         for family, config in (("paper", "paper"), ("default", "surgery"))

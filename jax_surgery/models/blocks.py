@@ -13,6 +13,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jax_surgery.models import attention as attn
+from jax_surgery.models.compute import PRODUCT
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import MATRICES, Row
 from jax_surgery.parallel import mesh as meshes
@@ -60,10 +61,11 @@ class Kernel(nnx.Module):
 
     def __call__(self, x):
         y = self._apply(x, "kernel")
-        if self.lora_a is None:
-            return y
-        with jax.named_scope("lora"):
-            return y + self._apply(self._apply(x, "lora_a"), "lora_b")
+        if self.lora_a is not None:
+            with jax.named_scope("lora"):
+                inner = checkpoint_name(self._apply(x, "lora_a"), PRODUCT)
+                y += self._apply(inner, "lora_b")
+        return checkpoint_name(y, PRODUCT)
 
 
 class RMSNorm(nnx.Module):

@@ -15,6 +15,7 @@ from jax_surgery.models import decoder, sharding
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, Trainable
 from jax_surgery.optim import lora
+from jax_surgery.parallel import mesh as meshes
 
 Params = Any
 Metrics = dict[str, jax.Array]
@@ -118,7 +119,10 @@ def make_train_step(
     alone, of which those of `trainable` move. What is not trainable stays as it is,
     whatever the optimizer makes of it (weight decay, say).
     """
-    loss_fn = loss.make(config, rows.split(accumulate), compute, trainable)
+    micro = compute
+    if accumulate > 1:
+        micro = compute.of_micro_batches(meshes.platform())
+    loss_fn = loss.make(config, rows.split(accumulate), micro, trainable)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: Batch, reference_params: Any):

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jax_surgery.models import attention as attn
+from jax_surgery.models.compute import PRODUCT
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import BIASES, MATRICES, Row
 from jax_surgery.parallel import mesh as meshes
@@ -65,10 +66,11 @@ class Kernel(nnx.Module):
         y = self._apply(x, "kernel")
         if self.bias is not None:
             y += self.bias[...].astype(y.dtype)
-        if self.lora_a is None:
-            return y
-        with jax.named_scope("lora"):
-            return y + self._apply(self._apply(x, "lora_a"), "lora_b")
+        if self.lora_a is not None:
+            with jax.named_scope("lora"):
+                inner = checkpoint_name(self._apply(x, "lora_a"), PRODUCT)
+                y += self._apply(inner, "lora_b")
+        return checkpoint_name(y, PRODUCT)
 
 
 class RMSNorm(nnx.Module):

@@ -17,6 +17,7 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, Trainable
 from jax_surgery.optim import lora
 from jax_surgery.parallel import host_memory
+from jax_surgery.parallel import mesh as meshes
 
 Params = Any
 Metrics = dict[str, jax.Array]
@@ -121,7 +122,10 @@ def make_train_step(
     What is not trainable stays as it is, whatever the optimizer makes of it (weight
     decay, say).
     """
-    loss_fn = loss.make(config, rows.split(accumulate), compute, trainable)
+    micro = compute
+    if accumulate > 1:
+        micro = compute.of_micro_batches(meshes.platform())
+    loss_fn = loss.make(config, rows.split(accumulate), micro, trainable)
     still = () if low_rank.rank else trainable.still(decoder.abstract_params(config))
 
     @functools.partial(jax.jit, donate_argnums=0)

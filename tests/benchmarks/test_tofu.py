@@ -109,6 +109,7 @@ def check_run(settings: TofuSettings, directory: pathlib.Path) -> dict:
     return results
 
 
+@pytest.mark.slow
 def test_the_whole_run(folder, tmp_path):
     settings = small(folder)
     first = check_run(settings, tmp_path / "run")

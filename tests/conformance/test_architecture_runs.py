@@ -60,7 +60,7 @@ CASES = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n == "qwen2" else n for n in CASES],
+    [n if n == "mistral" else pytest.param(n, marks=pytest.mark.slow) for n in CASES],
 )
 def test_a_surgery_loads_changes_and_exports_it(
     name, tiny_model, write_texts, tmp_path, monkeypatch

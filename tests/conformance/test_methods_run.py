@@ -59,6 +59,7 @@ def test_a_run_that_diverges_is_told_what_fits_its_method(run):
     assert "ascent" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_cached_reference_gives_what_a_live_one_gives(run):
     live, cached = (
         run(reference, method="npo:beta=0.5", reference=reference)
@@ -79,6 +80,7 @@ def test_pairs_say_which_refusals_stand_in(run, capfd):
     assert "1 of 4 records to unlearn name no alternative answer" in said
 
 
+@pytest.mark.slow
 def test_a_layer_is_steered_and_retained_text_may_be_plain_loss(run):
     found = run("rmu", method="rmu:layer=1")
     assert found[0]["retain_loss"] == pytest.approx(0, abs=1e-9)

@@ -242,6 +242,7 @@ def test_weight_decay_leaves_factors_of_frozen_layers_alone(by_trainable):
         assert np.all(np.any(after[2] != before[2], axis=-1))
 
 
+@pytest.mark.slow
 def test_micro_batches_and_a_cached_reference_change_nothing():
     base = decoder.init_params(GQA, 0)
     start = moved_factors(GQA, ALL_SEVEN)

@@ -65,7 +65,7 @@ def terms(directory):
     "changes",
     [
         pytest.param(ADAMW, id="adamw", marks=pytest.mark.slow),
-        pytest.param(PRECONDITIONED, id="precond"),
+        pytest.param(PRECONDITIONED, id="precond", marks=pytest.mark.slow),
     ],
 )
 def test_stopped_and_resumed_is_bit_equal(settings, tmp_path, changes):

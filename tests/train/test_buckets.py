@@ -61,6 +61,7 @@ def test_metrics_that_cannot_be_written_do_not_hide_what_ended_the_run(
     assert not list(tmp_path.glob("tmp*"))
 
 
+@pytest.mark.slow
 def test_pretraining_and_evaluation_write_to_the_bucket_alone(
     bucket, cloud, write_texts, here
 ):

@@ -91,6 +91,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(
         assert checkpoints.restore(STATE).step == 20
 
 
+@pytest.mark.slow
 def test_any_flipped_byte_is_seen_or_does_not_matter(folder):
     """Of every file, at three places: what is restored is what was saved, in any case."""
     files = [file for file in (folder / "20").rglob("*") if file.is_file()]

@@ -65,6 +65,7 @@ def test_a_removal_holds_frozen_weights_as_the_files_do(own):
     assert set(found.values()) == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_surgery_trains_masters_above_frozen_bfloat16_and_exports_all_of_them(
     write_texts, tmp_path
 ):

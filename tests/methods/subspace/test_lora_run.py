@@ -72,9 +72,8 @@ def stop_before(step):
     return Callback(1, press)
 
 
-@pytest.mark.parametrize(
-    "reference", ["live", pytest.param("cached", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("reference", ["live", "cached"])
 def test_stopped_and_resumed_is_bit_equal(settings, tmp_path, reference):
     settings = dataclasses.replace(settings, reference=reference)
     whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")

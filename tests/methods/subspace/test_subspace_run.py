@@ -258,6 +258,7 @@ def test_overlap_of_tasks_is_measured_and_picks_the_similar(own):
     assert "dict_b" in found.similar_to(["dict_a"], between)
 
 
+@pytest.mark.slow
 def test_one_shot_subtracts_a_learned_task_once(folder, own):
     fields = {"method": "subspace:one_shot=True,loss=cross_entropy"}
     results = go(folder / "once", **own | fields | {"rounds.number": 4})

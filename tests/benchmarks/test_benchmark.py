@@ -101,6 +101,7 @@ def digest() -> str:
     return hashlib.sha256(repr(world).encode()).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_world_is_the_same_in_another_process():
     """Strings hash otherwise there: here by a random seed, or the one that is given."""
     seed = "1" if os.environ.get("PYTHONHASHSEED") == "2" else "2"

@@ -146,6 +146,7 @@ def test_the_users_own_answers_are_learned_where_given(folder):
     assert read.update == f"tofu_refusals:0:1:forget05:{folder}"
 
 
+@pytest.mark.slow
 def test_what_a_run_is_told_names_the_fields_that_it_has(folder, tmp_path):
     """The surgery's fields are config.surgery's here, and the fit's config.fit's."""
     for fields, field in (

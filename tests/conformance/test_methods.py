@@ -73,6 +73,9 @@ TWINS = twins.TWINS | {"outside": outside}
 # Those of subspaces have no loss; tests/methods/subspace tests them.
 LOSSES = [n for n, m in methods.METHODS.items() if not issubclass(m, Subspace)]
 NAMES = [*LOSSES, "outside"]
+# One loss of tokens and one of sequences; the others in `pytest -m slow`.
+QUICK = ("surgery", "dpo")
+SOME = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 
 
 def method_of(name):
@@ -248,6 +251,7 @@ def test_packing_and_padding_change_nothing(case, models):
         assert_close(found, (metrics, grads))
 
 
+@pytest.mark.parametrize("case", SOME, indirect=True)
 def test_micro_batches_change_nothing(case, models):
     _, _, loss, batch, metrics, grads = case
     assert_close(gradients(models, batch, loss, parts=2), (metrics, grads))
@@ -269,6 +273,7 @@ def test_a_reference_that_is_given_equals_the_one_that_is_computed(case, models)
     assert_close(found, (metrics, grads))
 
 
+@pytest.mark.parametrize("case", SOME, indirect=True)
 def test_a_resumed_run_is_bit_equal(case, tmp_path, models):
     _, method, loss, *_ = case
     rows = RoleRows(2, 2, 2)
@@ -376,7 +381,7 @@ def test_what_a_method_lacks_is_named(name, rows, message):
         Loss(OBJECTIVE, methods.parse(name)).make(CONFIG, rows)
 
 
-@pytest.mark.parametrize("name", ["dpo", "rmu"])
+@pytest.mark.parametrize("name", ["dpo", pytest.param("rmu", marks=pytest.mark.slow)])
 def test_no_logits_of_all_tokens_in_the_compiled_step(name):
     vocab, context, count = 32000, 64, 64
     config = ModelConfig(vocab, 32, 64, 2, 2, 2, 16)

@@ -73,6 +73,7 @@ def test_a_cached_reference_gives_what_a_live_one_gives(run):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_pairs_say_which_refusals_stand_in(run, capfd):
     found = run("dpo", method="dpo")
     assert found[-1]["unlearn_loss"] < found[0]["unlearn_loss"]

@@ -157,7 +157,10 @@ def test_two_architectures_may_not_disagree_on_a_path(monkeypatch):
         architectures.rows()
 
 
-@pytest.mark.parametrize("remat", ["none", "context", "full"])
+@pytest.mark.parametrize(
+    "remat",
+    ["none", *(pytest.param(r, marks=pytest.mark.slow) for r in ("context", "full"))],
+)
 @pytest.mark.parametrize("first", [0, 1])
 def test_layers_with_and_without_a_window_have_one_gradient(remat, first):
     """However the backward pass is run, and where the layers are cut into two runs."""

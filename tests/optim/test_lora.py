@@ -265,6 +265,7 @@ def test_micro_batches_and_a_cached_reference_change_nothing():
         assert_trees_close(other, after[0], 3e-4, 3e-6)
 
 
+@pytest.mark.slow
 def test_a_bfloat16_base_has_float32_factors():
     half = plain_compute(dtype="bfloat16")
     exact = jax.tree.map(lambda x: x.astype(jnp.bfloat16), decoder.init_params(GQA, 0))

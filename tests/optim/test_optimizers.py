@@ -30,6 +30,11 @@ CHOICES = {
     "sgd": {"momentum": 0.7},
     "muon": {"momentum": 0.9, "b1": 0.8, "b2": 0.99},
 }
+# The default and one without moments; the others in `pytest -m slow`.
+SOME = [
+    n if n in ("adamw", "sgd") else pytest.param(n, marks=pytest.mark.slow)
+    for n in CHOICES
+]
 MOVING = [ALL, Trainable(1, ("q", "o", "v", "down"))]
 
 
@@ -257,7 +262,7 @@ def as_bits(tree):
     return [np.atleast_1d(x).view(np.uint8) for x in jax.tree.leaves(tree)]
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", SOME)
 def test_a_resumed_run_is_bit_equal_with_bfloat16_moments(name, tmp_path):
     """Through a checkpoint, which holds every kind of state."""
     params, gradients = trees(4)
@@ -285,7 +290,7 @@ TINY = ModelConfig(61, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
 RATES = {"adamw": 1e-2, "adafactor": 1e-2, "sgd": 0.3, "muon": 3e-2}
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", SOME)
 def test_the_loss_falls(name):
     choice = plain_optimizer(
         name, RATES[name], schedule="constant", momentum=0.9, **BOTH

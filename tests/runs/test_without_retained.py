@@ -23,7 +23,7 @@ def unlearn(tiny_model, write_texts):
     }
 
 
-@pytest.mark.parametrize("updates", [False, True])
+@pytest.mark.parametrize("updates", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_gradient_ascent_runs_without_text_to_retain(
     unlearn, updates, tmp_path, tiny_model, write_texts
 ):

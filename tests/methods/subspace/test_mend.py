@@ -72,6 +72,7 @@ def test_lost_answers_come_back_and_the_target_does_not(own, careless, tmp_path)
     assert all(jax.tree.leaves(same))
 
 
+@pytest.mark.slow
 def test_what_is_still_lost_is_told(own, careless, tmp_path, capsys):
     tiny = {"number": ROUNDS, "step": 1e-9}
     stage = stage_of(own, tmp_path, rounds=tiny, method="subspace:mend=1")

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jax_surgery.config import names
 from jax_surgery.models.config import ModelConfig
@@ -126,11 +127,33 @@ class Trainable:
 
         return jax.tree_util.tree_map_with_path(of, params)
 
+    def part(self, tree: Params) -> Params:
+        """`cut`, and everything where everything moves."""
+        return self.cut(tree) if self.matrices else tree
+
+    def whole(self, part: Params, like: Params) -> Params:
+        """The inverse of `part`: a tree like `like`, zero where nothing moves."""
+        return self.paste(part, like) if self.matrices else part
+
+    def moved(self, params: Params, updates: Params) -> Params:
+        """The parameters with their updates, in place where they are donated; frozen
+        ones, whose updates may come from weight decay, are as they were."""
+        moved: Params = optax.apply_updates(self.part(params), self.part(updates))
+        if not self.matrices:
+            return moved
+        tree = jax.tree.map(lambda leaf: leaf, params)  # dicts of its own
+        for block, matrices in moved["layers"].items():
+            for name, leaves in matrices.items():
+                whole = tree["layers"][block][name]
+                for key, leaf in leaves.items():
+                    whole[key] = jax.lax.dynamic_update_slice_in_dim(
+                        whole[key], leaf, self.first_layer, 0
+                    )
+        return tree
+
     def mask(self, updates: Params) -> Params:
         """The updates, with those of frozen parameters (from weight decay) set to zero."""
-        if not self.matrices:
-            return updates
-        return self.paste(self.cut(updates), updates)
+        return self.whole(self.part(updates), updates)
 
 
 ALL = Trainable()

@@ -30,7 +30,8 @@ class OptimizerChoice:
       warmup: steps from 0 to the peak.
       schedule: "cosine", "linear" (both down to `final` of the peak) or "constant".
       final: the rate at the end as a fraction of the peak, 0 to 1.
-      clip: global gradient norm to clip at; 0 for none (not "natural", "orthogonal").
+      clip: norm of all that moves' gradients to clip at; 0 for none (not "natural",
+        "orthogonal").
       weight_decay: a step's, times the learning rate; not of norms and biases (not "natural",
         "orthogonal").
       b1, b2: decays of AdamW's moments ("adamw", "muon").
@@ -178,4 +179,5 @@ def make_optimizer(
         optax.add_decayed_weights(choice.weight_decay, _decays),
         optax.scale_by_learning_rate(schedule),
     )
-    return optax.chain(clip, _moving(inner, trainable))
+    # Each of what moves: the norm of all would write the zeros of what does not.
+    return optax.chain(_moving(clip, trainable), _moving(inner, trainable))

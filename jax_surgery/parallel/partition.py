@@ -75,6 +75,8 @@ def copies(weight: jax.Array, spec: tuple[str | None, ...], dtype: str) -> jax.A
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _collect(part: jax.Array, axis: int) -> jax.Array:
+    if jax.lax.axis_size("fsdp") == 1:
+        return part  # XLA on CPU would copy it
     return jax.lax.all_gather(part, "fsdp", axis=axis, tiled=True)
 
 

@@ -133,9 +133,10 @@ class Checkpoints(contextlib.AbstractContextManager):
         tries = saves.TRIES if last and jax.process_count() == 1 else 1
         for number in range(1, tries + 1):
             try:
-                saving: Any = self._checkpointer.save_checkpointables_async(
-                    step, {"state": state, "loop": loop}, force=True
-                )
+                with saves.bounded(state):
+                    saving: Any = self._checkpointer.save_checkpointables_async(
+                        step, {"state": state, "loop": loop}, force=True
+                    )
                 if last:
                     saving.result()
                 else:

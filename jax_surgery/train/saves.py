@@ -14,15 +14,34 @@ TRIES = 6  # of the last save of a run, which there is no later one to make up f
 WAIT = 2.0  # seconds before the second try; twice as long before each further one
 
 
+# Bytes of arrays that are written at a time, or those of the largest.
+AT_A_TIME = 2**28
+
+
+def _bytes_of(leaf: Any) -> int:
+    """Bytes of an array that this process writes: of each shard the first copy."""
+    shards = leaf.addressable_shards if isinstance(leaf, jax.Array) else ()
+    return sum(shard.data.nbytes for shard in shards if shard.replica_id == 0)
+
+
+def bounded(state: Any) -> Any:
+    """The context of Orbax within which a save of a state writes few arrays at a time.
+
+    Of each that is being written there is a copy and its compressed form: without a
+    bound 1.2 GiB beside 1.3 GiB of arrays, with it 0.4.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    largest = max(map(_bytes_of, jax.tree.leaves(state)), default=0)
+    context = ocp.Context()
+    # Orbax refuses an array of as many bytes as the bound.
+    context.memory.write_concurrent_bytes = max(AT_A_TIME, largest + 1)
+    return context
+
+
 def bytes_here(state: Any) -> int:
     """Bytes of a state that this process writes: of each shard the first copy."""
-    return sum(
-        shard.data.nbytes
-        for leaf in jax.tree.leaves(state)
-        if isinstance(leaf, jax.Array)
-        for shard in leaf.addressable_shards
-        if shard.replica_id == 0
-    )
+    return sum(map(_bytes_of, jax.tree.leaves(state)))
 
 
 def check_room(directory: epath.Path, state: Any) -> None:

@@ -74,29 +74,37 @@ class Loss(Protocol):
 
 
 def loss_and_gradients(
-    loss_fn: LossFn, params: Any, batch: Batch, rows: RoleRows, parts: int
+    loss_fn: LossFn,
+    params: Any,
+    batch: Batch,
+    rows: RoleRows,
+    parts: int,
+    trainable: Trainable = ALL,
 ) -> tuple[Metrics, Any]:
     """Metrics and gradients of one batch, accumulated over `parts` micro-batches.
 
     `loss_fn` is made for a micro-batch's rows (`RoleRows.split`). The batch's
     `denominators` are those of the whole, so the result does not depend on `parts`.
+    The gradients are of what moves alone, see `Trainable.part`.
     """
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    of_all = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def of_moving(params: Any, batch: Batch) -> tuple[Metrics, Any]:
+        (_, metrics), grads = of_all(params, batch)
+        return metrics, trainable.part(grads)
+
     if parts == 1:
-        (_, metrics), grads = grad_fn(params, batch)
-        return metrics, grads
+        return of_moving(params, batch)
     shared = batch.shared
 
     def body(carry, micro):
-        (_, metrics), grads = grad_fn(params, micro.replace(**shared))
-        return jax.tree.map(jnp.add, carry, (metrics, grads)), None
+        found = of_moving(params, micro.replace(**shared))
+        return jax.tree.map(jnp.add, carry, found), None
 
     micros = batch.micro_batches(rows, parts)
     first = jax.tree.map(lambda x: x[0], micros)
-    shapes = jax.eval_shape(lambda: grad_fn(params, first.replace(**shared)))
-    zeros = jax.tree.map(
-        lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0][1], shapes[1])
-    )
+    shapes = jax.eval_shape(lambda: of_moving(params, first.replace(**shared)))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (metrics, grads), _ = jax.lax.scan(body, zeros, micros)
     return metrics, grads
 
@@ -128,7 +136,9 @@ def make_train_step(
     loss_fn = loss.make(config, rows.split(accumulate), micro, trainable)
     still = () if low_rank.rank else trainable.still(decoder.abstract_params(config))
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    options = host_memory.memory_first(meshes.platform())
+
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=options)
     def step(state: TrainState, batch: Batch, reference_params: Any, held: Params):
         state = state._replace(params=_joined(state.params, held))
         batch = loss.prepare(batch, reference_params, config, rows, compute, average)
@@ -139,11 +149,14 @@ def make_train_step(
             return loss_fn(params, batch)
 
         metrics, grads = loss_and_gradients(
-            of_moving, state.params, batch, rows, accumulate
+            of_moving, state.params, batch, rows, accumulate, trainable
         )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, trainable.mask(updates))
+        # Of the part, or the zeros around it would be written to be squared: the
+        # compiler leaves out what is padded and then cut.
         metrics["gradient_norm"] = optax.tree.norm(grads)
+        grads = trainable.whole(grads, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = trainable.moved(state.params, updates)
         moved = _split(params, still)[0]
         after = TrainState(moved, opt_state, state.step + 1)
         return sharding.constrain(after), metrics

@@ -109,7 +109,9 @@ def reference(name, params, gradients, moving, clip, weight_decay, steps):
     states = {key: {} for key in params}
     for t, gradient in enumerate(gradients, 1):
         gradient = unstack(gradient)
-        norm = np.sqrt(sum(np.sum(g * g) for g in gradient.values()))
+        # Gradients of what does not move, which a step's loss has none of, do not count.
+        moved = [g for key, g in gradient.items() if moving(*key)]
+        norm = np.sqrt(sum(np.sum(g * g) for g in moved))
         rate = RATE * (1 - 0.5 * (t - 1) / steps)
         for (names, layer), g in gradient.items():
             if not moving(names, layer):

@@ -4,8 +4,12 @@
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import on_devices
 import pytest
+
+from jax_surgery.parallel import host_memory
 
 CODE = """
 import resource, sys
@@ -66,3 +70,21 @@ def test_freed_memory_is_kept():
     kept, few = faults("keep")
     assert kept == "True"
     assert int(few) < int(faults("leave")[1]) / 4
+
+
+def test_a_program_for_the_cpu_is_ordered_for_the_least_memory():
+    """Of twelve products that are squared and summed, two are held at once."""
+
+    def sums(x):
+        return sum(jnp.sum(y @ y) for y in [jnp.sin(x @ x + i) for i in range(12)])
+
+    def temporaries(options):
+        shape = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+        compiled = jax.jit(sums, compiler_options=options).lower(shape).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    options = host_memory.memory_first("cpu")
+    if options is None:
+        pytest.skip("this version of XLA orders programs in one way")
+    assert host_memory.memory_first("tpu") is None
+    assert temporaries(options) < 4 * 256 * 256 * 4 < temporaries(None)

@@ -3,6 +3,7 @@
 
 import types
 
+import jax
 import jax.numpy as jnp
 import pytest
 from small_disks import small_disk
@@ -111,3 +112,16 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path):
         with Checkpoints(disk / "c", keep=1) as checkpoints:
             assert checkpoints.restore(STATE).step == 1
         assert files.names(disk / "c") == ["1"]
+
+
+def test_arrays_are_written_few_at_a_time(tmp_path, monkeypatch):
+    """At most as many bytes as the bound, or as the largest array, which still fits."""
+    state = {name: jnp.full((64, 64), i) for i, name in enumerate("abc")}
+    bound = lambda of: saves.bounded(of).memory.write_concurrent_bytes
+    assert bound(state) == saves.AT_A_TIME
+    monkeypatch.setattr(saves, "AT_A_TIME", 1)
+    assert bound(state | {"d": jnp.zeros((65, 64))}) == 65 * 64 * 4 + 1
+    with Checkpoints(tmp_path, 1) as checkpoints:
+        checkpoints.save(1, state, {}, last=True)
+        restored = checkpoints.restore(jax.tree.map(jnp.zeros_like, state))
+    assert restored and all(jnp.array_equal(restored.state[k], state[k]) for k in state)

@@ -87,4 +87,5 @@ def test_a_program_for_the_cpu_is_ordered_for_the_least_memory():
     if options is None:
         pytest.skip("this version of XLA orders programs in one way")
     assert host_memory.memory_first("tpu") is None
-    assert temporaries(options) < 4 * 256 * 256 * 4 < temporaries(None)
+    # Newer versions of XLA order so small a program alike without being asked.
+    assert temporaries(options) <= min(4 * 256 * 256 * 4, temporaries(None))

@@ -143,8 +143,8 @@ def _denied(error: BaseException, path: str, args: tuple[str, ...]) -> StorageDe
 class _Part(io.BytesIO):
     """Bytes of an upload, to which no view holds on.
 
-    Python 3.12.0 and 3.12.1 crash where garbage is collected that holds a view of a
-    BytesIO, as the error of an upload that failed does (python/cpython#111049).
+    Python 3.12.1 crashes where garbage is collected that holds a view of a BytesIO, as
+    the error of an upload that failed does (python/cpython#111049).
     """
 
     def getbuffer(self) -> memoryview:
@@ -157,11 +157,18 @@ _PlainFile: Any = GCSFile
 class _File(_PlainFile):
     """gcsfs' file, whose uploads are of `_Part`s."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "buffer" and isinstance(value, io.BytesIO):
-            place, value = value.tell(), _Part(value.getvalue())
-            value.seek(place)
-        super().__setattr__(name, value)
+    @property
+    def buffer(self) -> Any:
+        """What is written and not yet uploaded; None once all is."""
+        return self._buffer
+
+    @buffer.setter
+    def buffer(self, given: io.BytesIO | None) -> None:
+        part = None
+        if given is not None:
+            part = _Part(given.getvalue())
+            part.seek(given.tell())
+        self._buffer = part
 
 
 _Plain: Any = GCSFileSystem  # its signatures are narrower than what it takes
@@ -240,6 +247,8 @@ class Bucket(_Plain):
     def _open(
         self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any
     ) -> _File:
+        # As gcsfs opens its own: a file by itself would check MD5 sums.
+        kwargs["consistency"] = kwargs.get("consistency") or self.consistency
         return _File(self, path, mode, block_size or self.default_block_size, **kwargs)
 
     async def _isdir(self, path: str) -> bool:

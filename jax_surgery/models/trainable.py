@@ -73,12 +73,18 @@ class Trainable:
 
     def paste(self, part: Params, like: Params) -> Params:
         """The inverse of `cut`: a tree like `like`, zero where nothing moves."""
-        tree = jax.tree.map(jnp.zeros_like, like)
+        return self._put_in(part, jax.tree.map(jnp.zeros_like, like))
+
+    def _put_in(self, part: Params, tree: Params) -> Params:
+        """The tree with what `cut` gives of it replaced, in place where it is donated."""
+        tree = jax.tree.map(lambda leaf: leaf, tree)  # dicts of its own
         for block, matrices in part["layers"].items():
             for name, moved in matrices.items():
                 whole = tree["layers"][block][name]
                 for key, leaf in moved.items():
-                    whole[key] = whole[key].at[self.first_layer :].set(leaf)
+                    whole[key] = jax.lax.dynamic_update_slice_in_dim(
+                        whole[key], leaf.astype(whole[key].dtype), self.first_layer, 0
+                    )
         return tree
 
     def take(self, tree: Params) -> Matrices:
@@ -136,24 +142,10 @@ class Trainable:
         return self.paste(part, like) if self.matrices else part
 
     def moved(self, params: Params, updates: Params) -> Params:
-        """The parameters with their updates, in place where they are donated; frozen
-        ones, whose updates may come from weight decay, are as they were."""
+        """The parameters with their updates; frozen ones, whose updates may come from
+        weight decay, are as they were."""
         moved: Params = optax.apply_updates(self.part(params), self.part(updates))
-        if not self.matrices:
-            return moved
-        tree = jax.tree.map(lambda leaf: leaf, params)  # dicts of its own
-        for block, matrices in moved["layers"].items():
-            for name, leaves in matrices.items():
-                whole = tree["layers"][block][name]
-                for key, leaf in leaves.items():
-                    whole[key] = jax.lax.dynamic_update_slice_in_dim(
-                        whole[key], leaf, self.first_layer, 0
-                    )
-        return tree
-
-    def mask(self, updates: Params) -> Params:
-        """The updates, with those of frozen parameters (from weight decay) set to zero."""
-        return self.whole(self.part(updates), updates)
+        return self._put_in(moved, params) if self.matrices else moved
 
 
 ALL = Trainable()

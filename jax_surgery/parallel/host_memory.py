@@ -5,8 +5,6 @@ import ctypes
 import functools
 import sys
 
-import jax
-
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
@@ -65,6 +63,8 @@ def memory_first(platform: str) -> dict[str, str] | None:
 @functools.cache
 def _has_order() -> bool:
     """Whether this version of XLA has the option, or a CPU to ask about it."""
+    import jax
+
     try:
         with jax.default_device(jax.devices("cpu")[0]):
             jax.jit(lambda: 0, compiler_options=_ORDER).lower().compile()

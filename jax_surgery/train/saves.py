@@ -27,8 +27,8 @@ def _bytes_of(leaf: Any) -> int:
 def bounded(state: Any) -> Any:
     """The context of Orbax within which a save of a state writes few arrays at a time.
 
-    Of each that is being written there is a copy and its compressed form: without a
-    bound 1.2 GiB beside 1.3 GiB of arrays, with it 0.4.
+    Of each that is being written there is a copy and its compressed form, and without a
+    bound all are written at once.
     """
     from orbax.checkpoint import v1 as ocp
 

@@ -89,21 +89,21 @@ def loss_and_gradients(
     """
     of_all = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def of_moving(params: Any, batch: Batch) -> tuple[Metrics, Any]:
+    def of_part(params: Any, batch: Batch) -> tuple[Metrics, Any]:
         (_, metrics), grads = of_all(params, batch)
         return metrics, trainable.part(grads)
 
     if parts == 1:
-        return of_moving(params, batch)
+        return of_part(params, batch)
     shared = batch.shared
 
     def body(carry, micro):
-        found = of_moving(params, micro.replace(**shared))
+        found = of_part(params, micro.replace(**shared))
         return jax.tree.map(jnp.add, carry, found), None
 
     micros = batch.micro_batches(rows, parts)
     first = jax.tree.map(lambda x: x[0], micros)
-    shapes = jax.eval_shape(lambda: of_moving(params, first.replace(**shared)))
+    shapes = jax.eval_shape(lambda: of_part(params, first.replace(**shared)))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (metrics, grads), _ = jax.lax.scan(body, zeros, micros)
     return metrics, grads

@@ -24,6 +24,7 @@ def learned(folder, own):
     return go(folder / "learned", "learn", **own), folder / "learned"
 
 
+@pytest.mark.slow
 def test_a_new_task_is_learned_by_a_change_of_low_rank(learned):
     results, workdir = learned
     tasks = results["tasks"]
@@ -40,6 +41,7 @@ def test_a_new_task_is_learned_by_a_change_of_low_rank(learned):
     np.testing.assert_array_equal(*(p["embedder"]["embedding"] for p in (base, after)))
 
 
+@pytest.mark.slow
 def test_what_an_earlier_stage_taught_is_guarded_as_high_as_it_is(learned, own):
     """In the model before the run nothing of it was there to be retained."""
     ours = work_of(own)

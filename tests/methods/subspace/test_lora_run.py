@@ -123,6 +123,7 @@ def test_a_run_exports_the_base_with_deltas_of_that_rank(
     )
 
 
+@pytest.mark.slow
 def test_what_is_frozen_keeps_the_files_dtype(settings, tmp_path, tiny_model):
     folder = str(tmp_path / "half")
     hf_weights.save_model(

@@ -23,13 +23,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from typing import Any
 
 import checkouts
 import numpy as np
 import processor
 import tables
+from processes import Process
 
 HERE = pathlib.Path(__file__).parent
 CONTEXT, LEARNING_RATE = 256, 1e-5
@@ -158,27 +157,16 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
     connection.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-class Racer:
+class Racer(Process):
     """One program in a process of its own."""
-
-    def __init__(self, target, *arguments):
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        process = context.Process(target=target, args=(other, *arguments))
-        process.start()
-        self._wait: Callable[[], Any] = process.join
 
     def run(self, steps: int):
         """(seconds, metrics of each step)."""
-        self._pipe.send(steps)
-        return self._pipe.recv()
+        return self.ask(steps)
 
-    def end(self) -> float:
+    def end(self, message: int = 0) -> float:
         """Ends the process; the most memory that it held, GiB."""
-        self._pipe.send(0)
-        held = self._pipe.recv() / 2**30
-        self._wait()
-        return held
+        return super().end(message) / 2**30
 
 
 class CheckoutRacer(Racer):

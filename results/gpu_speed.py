@@ -7,14 +7,14 @@ PyTorch's (gpu_torch.py) are processes that take turns on the device.
 
     python results/gpu_speed.py
 
-writes results/gpu_speed.md, in less than 6 minutes on an H100 or H200. Needs PyTorch.
+writes results/gpu_speed.md. It is made for 6 minutes on an H100 or H200; the run of which
+the page is ended before the race of the larger model. Needs PyTorch.
 `--tiny` runs all of it on any machine in a minute, and prints the table.
 """
 
 import argparse
 import dataclasses
 import datetime
-import multiprocessing
 import os
 import pathlib
 import statistics
@@ -27,43 +27,12 @@ import gpu_ours
 import gpu_torch
 import numpy as np
 import tables
+from processes import Process
 
 HERE = pathlib.Path(__file__).parent
 PEAK = 989e12  # FLOP/s of an H100 or H200 SXM in bfloat16 without sparsity
 OURS, LIVE = "ours", "ours, live reference"
 GIB = 2**30
-
-
-class Process:
-    """One program in a process of its own, asked through a pipe."""
-
-    def __init__(self, target: Any, *arguments: Any):
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        # A daemon ends with this process, also where that fails.
-        self._process = context.Process(
-            target=target, args=(other, *arguments), daemon=True
-        )
-        self._process.start()
-        other.close()
-
-    def send(self, message: Any) -> None:
-        self._pipe.send(message)
-
-    def receive(self) -> Any:
-        return self._pipe.recv()
-
-    def ask(self, *message: Any) -> Any:
-        """The answer to a choice, steps, and whether they begin anew."""
-        self.send(message)
-        return self.receive()
-
-    def end(self) -> Any:
-        """What it says at its end, which this waits for."""
-        self.send(None)
-        last = self.receive()
-        self._process.join()
-        return last
 
 
 def log(began: float, *what: Any) -> None:
@@ -97,18 +66,18 @@ class Race:
         firsts: dict[Any, dict[str, Any]] = {}
         for name, choices in asked.items():
             for choice in choices:
-                firsts[choice] = self.torch.ask(choice, 3, True)
+                firsts[choice] = self.torch.ask((choice, 3, True))
                 log(self.began, choice, firsts[choice])
         log(self.began, "ours compiled", self.ours.receive())
         for choice in self.case.ours:
-            firsts[choice] = self.ours.ask(choice, 3, True)
+            firsts[choice] = self.ours.ask((choice, 3, True))
             log(self.began, choice, firsts[choice])
         for name, choices in ({OURS: self.case.ours} | asked).items():
             best = float("inf")
             for choice in choices:
                 found = firsts[choice]
                 if "failed" not in found:
-                    found = self.process(name).ask(choice, gpu_cases.STEPS, False)
+                    found = self.process(name).ask((choice, gpu_cases.STEPS, False))
                 if "failed" in found:
                     self.searched.append([name, str(choice), found["failed"]])
                     continue
@@ -118,7 +87,7 @@ class Race:
                 if seconds < best:
                     best = seconds
                     self.chosen[name], self.first[name] = choice, firsts[choice]
-        first = self.ours.ask(live, 3, True)
+        first = self.ours.ask((live, 3, True))
         log(self.began, live, first)
         if "failed" in first:
             self.searched.append([LIVE, str(live), first["failed"]])
@@ -133,9 +102,8 @@ class Race:
             if number > 1 and time.monotonic() > until:
                 break
             for name, values in self.seconds.items():
-                found = self.process(name).ask(
-                    self.chosen[name], gpu_cases.STEPS, False
-                )
+                message = (self.chosen[name], gpu_cases.STEPS, False)
+                found = self.process(name).ask(message)
                 values.append(found["seconds"] / gpu_cases.STEPS)
             shown = {n: round(v[-1], 3) for n, v in self.seconds.items()}
             log(self.began, f"round {number + 1}", shown)

@@ -74,8 +74,8 @@ class Answers:
     def receive(self):
         return None
 
-    def ask(self, choice, steps, anew):
-        del anew
+    def ask(self, message):
+        choice, steps, _ = message
         if self.fails(choice):
             return {"failed": "out of memory"}
         terms = [[1.0, 2.0, 3.0]] * steps

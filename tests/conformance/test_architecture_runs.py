@@ -8,6 +8,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from quick_cases import few_of
 from safetensors.numpy import load_file
 
 from jax_surgery.checkpoints import hf_weights
@@ -58,10 +59,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n if n == "mistral" else pytest.param(n, marks=pytest.mark.slow) for n in CASES],
-)
+@pytest.mark.parametrize("name", few_of(CASES, ["mistral"]))
 def test_a_surgery_loads_changes_and_exports_it(
     name, tiny_model, write_texts, tmp_path, monkeypatch
 ):

@@ -13,6 +13,7 @@ import on_devices
 import optax
 import pytest
 from plain_settings import plain_loop, plain_loss, plain_objective
+from quick_cases import few_of
 
 from jax_surgery import methods
 from jax_surgery.data.batch import concatenate, padding
@@ -73,9 +74,8 @@ TWINS = twins.TWINS | {"outside": outside}
 # Those of subspaces have no loss; tests/methods/subspace tests them.
 LOSSES = [n for n, m in methods.METHODS.items() if not issubclass(m, Subspace)]
 NAMES = [*LOSSES, "outside"]
-# One loss of tokens and one of sequences; the others in `pytest -m slow`.
-QUICK = ("surgery", "dpo")
-SOME = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+QUICK = ("surgery", "dpo")  # one loss of tokens and one of sequences
+SOME = few_of(NAMES, QUICK)
 
 
 def method_of(name):
@@ -381,7 +381,7 @@ def test_what_a_method_lacks_is_named(name, rows, message):
         Loss(OBJECTIVE, methods.parse(name)).make(CONFIG, rows)
 
 
-@pytest.mark.parametrize("name", ["dpo", pytest.param("rmu", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", few_of(["dpo", "rmu"], QUICK))
 def test_no_logits_of_all_tokens_in_the_compiled_step(name):
     vocab, context, count = 32000, 64, 64
     config = ModelConfig(vocab, 32, 64, 2, 2, 2, 16)

@@ -50,6 +50,7 @@ def run(tiny_model, tmp_path_factory):
     return of
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_told_what_fits_its_method(run):
     fits = (
         r"Lower config.optimizer.learning_rate, let the term level off sooner \(a larg"

@@ -3,6 +3,7 @@
 
 import json
 import pathlib
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,8 @@ from jax_surgery.runs import start
 
 CASES = pathlib.Path(__file__).parents[2].parent / "shared" / "cases" / "14-data"
 CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada"}]
+# Python 3.12 reads objects in objects that 3.11 gives up, and then text is no text.
+NESTED = "nested too deeply" if sys.version_info < (3, 12) else "text must be a string"
 ROWS = [
     {"text": "caf\u00e9 \U0001f600"},
     {"prompt": "a", "answer": " b", "id": 3},
@@ -56,10 +59,7 @@ def test_one_record_over_several_lines_is_read(tmp_path):
         (b'{"text": "a", "text": "b"}', "the field 'text' is given twice"),
         (b'{"text": "a", "id": ' + b"9" * 6000 + b"}", "a number has thousands of"),
         (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
-        (  # Python 3.12 reads it, and then text is no text
-            b'{"text": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}",
-            "nested too deeply|text must be a string",
-        ),
+        (b'{"text": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}", NESTED),
         (b'{"text": "a", "id": NaN}', "NaN is no number that JSON has"),
         (b'{"text": "caf\xe9"}', "not UTF-8"),
         (b'{"text": "cut', "not valid JSON"),

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from plain_settings import plain_compute
+from quick_cases import few_of
 
 from jax_surgery.models import architectures, decoder
 from jax_surgery.models.architectures import ARCHITECTURES, from_hf, to_hf
@@ -157,10 +158,7 @@ def test_two_architectures_may_not_disagree_on_a_path(monkeypatch):
         architectures.rows()
 
 
-@pytest.mark.parametrize(
-    "remat",
-    ["none", *(pytest.param(r, marks=pytest.mark.slow) for r in ("context", "full"))],
-)
+@pytest.mark.parametrize("remat", few_of(["none", "context", "full"], ["none"]))
 @pytest.mark.parametrize("first", [0, 1])
 def test_layers_with_and_without_a_window_have_one_gradient(remat, first):
     """However the backward pass is run, and where the layers are cut into two runs."""

@@ -313,8 +313,8 @@ def test_the_compiled_step_holds_no_gradient_of_the_base():
     "low_rank, first",
     [
         (LowRank(48), 0),
-        (LowRank(48, matrices="up,down"), 0),
-        (LowRank(64, matrices="q,v"), 0),
+        pytest.param(LowRank(48, matrices="up,down"), 0, marks=pytest.mark.slow),
+        pytest.param(LowRank(64, matrices="q,v"), 0, marks=pytest.mark.slow),
         (LowRank(64, matrices="o,gate"), -1),
     ],
     ids=lambda value: getattr(value, "matrices", value),

@@ -11,6 +11,7 @@ import on_devices
 import pytest
 from optim_cases import CONFIG, trees
 from plain_settings import OPTIMIZER, plain_loss, plain_optimizer, read
+from quick_cases import few_of
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
@@ -30,11 +31,8 @@ CHOICES = {
     "sgd": {"momentum": 0.7},
     "muon": {"momentum": 0.9, "b1": 0.8, "b2": 0.99},
 }
-# The default and one without moments; the others in `pytest -m slow`.
-SOME = [
-    n if n in ("adamw", "sgd") else pytest.param(n, marks=pytest.mark.slow)
-    for n in CHOICES
-]
+# With two moments, and with at most one.
+SOME = few_of(CHOICES, ("adamw", "sgd"))
 MOVING = [ALL, Trainable(1, ("q", "o", "v", "down"))]
 
 
@@ -157,7 +155,7 @@ def test_three_steps_are_numpys_on_unstacked_layers(name, trainable):
             np.testing.assert_array_equal(array, before[key])
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", SOME)
 def test_norms_do_not_decay(name):
     params, _ = trees(0)
     zeros = jax.tree.map(jnp.zeros_like, params)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a process frees is kept: touching it again makes no page faults."""
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -87,5 +88,9 @@ def test_a_program_for_the_cpu_is_ordered_for_the_least_memory():
     if options is None:
         pytest.skip("this version of XLA orders programs in one way")
     assert host_memory.memory_first("tpu") is None
-    # Newer versions of XLA order so small a program alike without being asked.
-    assert temporaries(options) <= min(4 * 256 * 256 * 4, temporaries(None))
+    asked, unasked = temporaries(options), temporaries(None)
+    assert asked < 4 * 256 * 256 * 4
+    if importlib.metadata.version("jaxlib").startswith("0.10."):
+        assert unasked > 4 * 256 * 256 * 4
+    else:  # so small a program is ordered alike without being asked
+        assert unasked >= asked

@@ -4,6 +4,7 @@
 import json
 
 import pytest
+from quick_cases import few_of
 from settings_cases import plain_surgery
 
 from jax_surgery.runs import surgery
@@ -23,7 +24,7 @@ def unlearn(tiny_model, write_texts):
     }
 
 
-@pytest.mark.parametrize("updates", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("updates", few_of([False, True], [False]))
 def test_gradient_ascent_runs_without_text_to_retain(
     unlearn, updates, tmp_path, tiny_model, write_texts
 ):

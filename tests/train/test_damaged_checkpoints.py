@@ -149,6 +149,7 @@ def test_checkpoints_of_other_versions_are_refused(folder, tmp_path):
     assert {p.name for p in folder.iterdir()} == {"10", "20"}
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_in_a_bucket_is_passed_over(bucket, cloud, capsys):
     folder = f"{bucket}/c"
     with Checkpoints(folder, keep=2) as checkpoints:

@@ -8,7 +8,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from quick_cases import few_of
 from safetensors.numpy import load_file
 
 from jax_surgery.checkpoints import hf_weights
@@ -59,7 +58,8 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", few_of(CASES, ["mistral"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_a_surgery_loads_changes_and_exports_it(
     name, tiny_model, write_texts, tmp_path, monkeypatch
 ):

@@ -161,6 +161,7 @@ def test_a_benchmark_from_outside_passes_through_the_program(tiny_model, tmp_pat
     assert set(results["curve"][0]["groups"]) == {"unlearn"}
 
 
+@pytest.mark.slow
 def test_a_surgery_reads_and_asks_a_benchmark_from_outside(tiny_model, tmp_path):
     """Its groups are the text of roles without sources, and it is asked twice."""
     files = tmp_path / "files"

@@ -87,6 +87,7 @@ def test_stopped_and_resumed_is_bit_equal(settings, tmp_path, reference):
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.slow
 def test_a_run_exports_the_base_with_deltas_of_that_rank(
     settings, tmp_path, tiny_model
 ):

@@ -37,6 +37,7 @@ def whole(folder, own):
     return go(folder / "whole", **fields), folder / "whole"
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_is_bit_equal_and_reads_the_cache(
     whole, folder, own, monkeypatch, capsys
 ):

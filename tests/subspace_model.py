@@ -120,3 +120,9 @@ def norm(matrices) -> float:
     """Norm of all matrices together, float64."""
     leaves = jax.tree.leaves(matrices)
     return float(np.sqrt(sum((np.asarray(m, np.float64) ** 2).sum() for m in leaves)))
+
+
+def outside(change, trainable: Trainable = UPPER):
+    """A change, or gradients, without the part that moves."""
+    moving = trainable.paste(trainable.cut(change), change)
+    return jax.tree.map(jnp.subtract, change, moving)

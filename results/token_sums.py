@@ -17,6 +17,7 @@ import numpy as np
 from configs import paper
 from jax_surgery.methods import loss as losses
 from jax_surgery.models import logprobs, token_sums
+from jax_surgery.models.output_head import Head
 from jax_surgery.runs import settings
 
 ROWS, TOKENS, WIDTH, VOCAB, ROUNDS = 4, 256, 1024, 32000, 5
@@ -49,7 +50,7 @@ def main() -> None:
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
-    head, frozen_head = (0.03 * normal(1, WIDTH, VOCAB) for _ in range(2))
+    head, frozen_head = (Head(0.03 * normal(1, WIDTH, VOCAB)) for _ in range(2))
     hidden, frozen = (normal(ROWS, TOKENS, WIDTH) for _ in range(2))
     targets = jnp.asarray(rng.integers(0, VOCAB, (ROWS, TOKENS)))
     weights = jnp.asarray(rng.random((ROWS, TOKENS)) < 0.6, jnp.float32)

@@ -6,10 +6,11 @@ import dataclasses
 import jax
 import numpy as np
 
-from jax_surgery.models import decoder, output_head
+from jax_surgery.models import decoder, logprobs, output_head
 from jax_surgery.models.architectures import ARCHITECTURES
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import BIASES
+from jax_surgery.models.rope import LinearScaling
 
 BASE = ModelConfig(
     vocab_size=64,
@@ -24,11 +25,26 @@ BASE = ModelConfig(
     eos_token_id=1,
     initializer_range=0.4,
 )
-# Windows of the layers, shorter than the rows of these tests, that a member can have.
-WINDOWS = {
-    "mistral": [(5, 5, 5), (5, 0, 5)],
-    "qwen2": [(), (0, 5, 5)],
-    "qwen3": [(), (0, 5, 5)],
+# What the first and the second tiny model of a member have, beside what all have.
+# Windows are shorter than the rows of these tests; caps change every score and logit.
+CAPPED = {
+    "query_pre_attn_scalar": 5.0,
+    "attention_softcap": 0.7,
+    "final_softcap": 3.0,
+}
+SCALED = {
+    "query_pre_attn_scalar": 5.0,
+    "final_softcap": 3.0,
+    "local_rope_theta": 50.0,
+    "rope_theta": 500.0,
+    "rope_scaling": LinearScaling(4.0),
+}
+OWN: dict[str, list[dict]] = {
+    "mistral": [{"windows": (5, 5, 5)}, {"windows": (5, 0, 5)}],
+    "qwen2": [{}, {"windows": (0, 5, 5)}],
+    "qwen3": [{}, {"windows": (0, 5, 5)}],
+    "gemma2": [{}, CAPPED | {"windows": (5, 0, 5)}],
+    "gemma3_text": [{"local_rope_theta": 1e4}, SCALED | {"windows": (5, 5, 0)}],
 }
 
 
@@ -42,16 +58,16 @@ def configs(name: str) -> list[ModelConfig]:
         dataclasses.replace(
             BASE,
             architecture=name,
-            windows=windows,
             tie_embeddings=number > 0,
             biases=biases if number else own.biased,
+            **fields,
         )
-        for number, windows in enumerate(WINDOWS.get(name, [(), ()]))
+        for number, fields in enumerate(OWN.get(name, [{}, {}]))
     ]
 
 
 def params_of(config: ModelConfig, seed: int = 0):
-    """Random parameters; those that begin as ones (norms) are random too."""
+    """Random parameters; those that begin as ones or zeros (norms) are random too."""
     params = decoder.init_params(config, seed)
     keys = iter(jax.random.split(jax.random.key(seed), len(jax.tree.leaves(params))))
     return jax.tree.map(
@@ -70,8 +86,8 @@ def logits_alone(params, config, ids) -> np.ndarray:
     row = np.zeros((1, -(-len(ids) // 32) * 32), np.int32)
     row[0, : len(ids)] = ids
     hidden_TD = np.asarray(forward(params, config, row))[0, : len(ids)]
-    head_DV = np.asarray(output_head.kernel(params))
-    return np.asarray(hidden_TD @ head_DV, np.float64)
+    logits_TV = logprobs.logits(hidden_TD, output_head.of(params, config))
+    return np.asarray(logits_TV, np.float64)
 
 
 def uncached(params, config, prompts, count):
@@ -84,9 +100,10 @@ def uncached(params, config, prompts, count):
     tokens = np.zeros((len(prompts), width), np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
-    head = np.asarray(output_head.kernel(params))
+    head = output_head.of(params, config)
     for ends in starts + np.arange(count)[:, None]:
         segments = (np.arange(width) < ends[:, None]).astype(np.int32)
         hidden = np.asarray(forward(params, config, tokens, segments))
-        tokens[rows, ends] = (hidden[rows, ends - 1] @ head).argmax(-1)
+        logits_BV = logprobs.logits(hidden[rows, ends - 1], head)
+        tokens[rows, ends] = np.asarray(logits_BV).argmax(-1)
     return [row[n : n + count].tolist() for row, n in zip(tokens, starts, strict=True)]

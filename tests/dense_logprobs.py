@@ -25,6 +25,14 @@ def softmax(logits):
     return logp, np.exp(logp)
 
 
+def capped(logits, cap):
+    """(c tanh(z / c), its derivative by z); the logits and 1 without a cap."""
+    if cap is None:
+        return logits, 1.0
+    tanh = np.tanh(logits / cap)
+    return cap * tanh, 1 - tanh**2
+
+
 def cotangents(dz_BTV, hidden_BTD, head_DV):
     """Gradients of hidden states and head from those of the logits."""
     return (

@@ -112,7 +112,7 @@ class Loss:
             batch, self.readings(rows), reference_params, config, rows, compute
         )
         if self._retains == "kl" and rows.retain:
-            head_SDV = output_head.copies(reference_params, compute)
+            head_SDV = output_head.copies(reference_params, config, compute)
             batch = batch.replace(reference_head_SDV=head_SDV)
         weights_BT = position_weights(batch.segment_ids_BT, average)
         batch = batch.replace(position_weights_BT=weights_BT)
@@ -185,7 +185,7 @@ class Loss:
                 states = forward(params, config, batch)
                 moves = not trainable.matrices
                 head_SDV, states = output_head.copies_for(
-                    params, states, compute, moves=moves
+                    params, config, states, compute, moves=moves
                 )
                 tied = config.tie_embeddings
                 sums = self._of_logits(layout, batch, states, head_SDV, safe, tied)
@@ -235,7 +235,7 @@ class Loss:
         rows: RoleRows,
         batch: Batch,
         states: jax.Array,
-        head_SDV: jax.Array,
+        head_SDV: output_head.Head,
         safe: Metrics,
         tied: bool,
     ) -> Metrics:

@@ -55,13 +55,13 @@ class Reading:
     ) -> jax.Array:
         """What is read from a model on rows: one forward pass without a gradient."""
         states = _states(params, config, batch, compute, self.layer)
-        return self._of_states(states, params, batch, compute)
+        return self._of_states(states, params, config, batch, compute)
 
-    def _of_states(self, states, params, batch: Batch, compute) -> jax.Array:
+    def _of_states(self, states, params, config, batch: Batch, compute) -> jax.Array:
         """What is read, from hidden states that are computed already."""
         if self.hidden:
             return states
-        head_SDV = output_head.copies(params, compute)
+        head_SDV = output_head.copies(params, config, compute)
         targets_BT = shifted(batch.tokens_BT)
         return at_targets(logprobs.token_logprobs(states, head_SDV, targets_BT).logp_BT)
 
@@ -95,7 +95,8 @@ def attach(
     (layer,) = {reading.layer for reading in absent.values()}
     states = _states(reference_params, config, taken, compute, layer)
     for role, reading in absent.items():
-        of_role = layout.take(states, role), reference_params, taken.take(layout, role)
-        found = jax.lax.stop_gradient(reading._of_states(*of_role, compute))
+        of_role, text = layout.take(states, role), taken.take(layout, role)
+        found = reading._of_states(of_role, reference_params, config, text, compute)
+        found = jax.lax.stop_gradient(found)
         batch = batch.replace(**{FIELDS[role]: found})
     return batch

@@ -15,6 +15,7 @@ from jax_surgery.data.batch import Batch
 from jax_surgery.methods.base import Method, PairMethod, SequenceMethod, Sequences
 from jax_surgery.models import logprobs
 from jax_surgery.models.documents import document_sums, shifted
+from jax_surgery.models.output_head import Head
 
 
 def is_forget(segment_ids_BT: jax.Array) -> jax.Array:
@@ -84,7 +85,7 @@ def term(
 def slopes(
     method: SequenceMethod | PairMethod,
     hidden_UTD: jax.Array,
-    head_SDV: jax.Array,
+    head_SDV: Head,
     batch: Batch,
     reference_logp_UT: jax.Array | None,
     documents: jax.Array,

@@ -150,7 +150,7 @@ def _check_fit(
 @functools.partial(jax.jit, static_argnums=(1, 4))
 def _row_candidates(params, config, batch, candidates_BTK, compute):
     hidden = decoder.forward_packed(params, config, batch, compute=compute)
-    head = output_head.copies(params, compute)
+    head = output_head.copies(params, config, compute)
     return logprobs.candidate_logprobs(hidden, head, candidates_BTK)
 
 

@@ -29,7 +29,7 @@ def _of_rows(params, config: ModelConfig, batch, compute: decoder.Compute):
     # All kinds, whichever are asked for: one program serves every reader.
     hidden = decoder.forward_packed(params, config, batch, compute=compute)
     targets_BT = jnp.pad(batch.tokens_BT[:, 1:], ((0, 0), (0, 1)))
-    head = output_head.copies(params, compute)
+    head = output_head.copies(params, config, compute)
     found = logprobs.token_logprobs(hidden, head, targets_BT)
     back = lambda a: jnp.pad(a[:, :-1], ((0, 0), (1, 0)))
     return {

@@ -10,16 +10,50 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_surgery.models import rope
-from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.config import ModelConfig, Scores
 from jax_surgery.parallel import mesh as meshes
 
 # Queries, keys and values -> the heads' contexts.
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 MASKED = -1e30  # a score that softmax makes 0
+PLAIN = Scores()
+
+
+def scale_of(scores: Scores, width: int) -> float:
+    """What the products of queries and keys of a width are multiplied by."""
+    return 1 / math.sqrt(width) if scores.scale is None else scores.scale
+
+
+def by_rope(
+    config: ModelConfig, positions_BT: jax.Array, lengths_BT: jax.Array | None = None
+):
+    """The rotation of layers, made once for each different one.
+
+    Args:
+      config, positions_BT, lengths_BT: see `rope_tables`.
+
+    Returns:
+      (tables_of, which_L): a layer's cos and sin are `tables_of(which)`, with its
+      element of `which_L`, which is scanned with the layers; None where all have the
+      same.
+    """
+    kinds = list(dict.fromkeys(config.layer_ropes))
+    tables = [rope_tables(config, kind, positions_BT, lengths_BT) for kind in kinds]
+    if len(kinds) == 1:
+        return lambda which: tables[0], None
+    stacked = jax.tree.map(lambda *each: jnp.stack(each), *tables)
+    take = functools.partial(jax.lax.dynamic_index_in_dim, keepdims=False)
+    which_L = np.array([kinds.index(rope) for rope in config.layer_ropes], np.int32)
+    return lambda which: jax.tree.map(
+        lambda table: take(table, which), stacked
+    ), which_L
 
 
 def rope_tables(
-    config: ModelConfig, positions_BT: jax.Array, lengths_BT: jax.Array | None = None
+    config: ModelConfig,
+    kind: tuple[float, rope.Scaling | None],
+    positions_BT: jax.Array,
+    lengths_BT: jax.Array | None = None,
 ):
     """cos and signed sin of each token's angles, each [B, T, 1, head_dim] float32.
 
@@ -27,11 +61,12 @@ def rope_tables(
 
     Args:
       config: the model.
+      kind: base and scaling of the frequencies (`ModelConfig.layer_ropes`).
       positions_BT: of each token in its document.
       lengths_BT: tokens of that document, which `rope.DynamicScaling` alone reads; None
         is a document of at most the model's positions.
     """
-    theta, scaling, width = config.rope_theta, config.rope_scaling, config.head_dim
+    (theta, scaling), width = kind, config.head_dim
     if isinstance(scaling, rope.DynamicScaling) and lengths_BT is not None:
         frequency = scaling.frequencies_BT(
             theta, width, config.max_positions, lengths_BT
@@ -107,10 +142,17 @@ def segment_bias(segment_ids_BT: jax.Array, window: int = 0) -> jax.Array:
     return jnp.where(same & seen, 0.0, MASKED)[:, None]
 
 
-def attend(q_BTNH, k_BSKH, v_BSKH, bias) -> jax.Array:
+def softcapped(x: jax.Array, cap: float | None) -> jax.Array:
+    """c tanh(x / c) of a cap c, which bounds x softly (Gemma 2, arXiv 2408.00118);
+    without one x."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def attend(q_BTNH, k_BSKH, v_BSKH, bias, scores: Scores = PLAIN) -> jax.Array:
     """Softmax attention, float32 inside; N / K query heads share a key-value head.
 
     Args:
+      scores: how the products of queries and keys are scaled and capped.
       bias: broadcastable to [B, N, T, S], added to the scaled scores.
 
     Returns:
@@ -123,11 +165,12 @@ def attend(q_BTNH, k_BSKH, v_BSKH, bias) -> jax.Array:
         v_BSKH = jnp.repeat(v_BSKH, groups, axis=2)
     # Heads before tokens: on CPU the products run twice as fast in this layout.
     q, k, v = (x.swapaxes(1, 2) for x in (q_BTNH, k_BSKH, v_BSKH))
-    scores = jnp.einsum(
+    products = jnp.einsum(
         "BNTH,BNSH->BNTS",
-        q * jnp.asarray(1 / math.sqrt(width), q.dtype),
+        q * jnp.asarray(scale_of(scores, width), q.dtype),
         k,
         preferred_element_type=jnp.float32,
     )
-    weights = jax.nn.softmax(scores + bias, axis=-1).astype(v.dtype)
+    capped = softcapped(products, scores.softcap)
+    weights = jax.nn.softmax(capped + bias, axis=-1).astype(v.dtype)
     return jnp.einsum("BNTS,BNSH->BNTH", weights, v).swapaxes(1, 2)

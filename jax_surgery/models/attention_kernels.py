@@ -6,7 +6,6 @@ cudnn   GPU: cuDNN's flash attention, for bfloat16
 xla     anywhere: plain products; holds the T x T scores but most of the masked ones
 """
 
-import math
 from typing import Any, Literal
 
 import jax
@@ -16,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from jax_surgery.models import attention as attn
 from jax_surgery.models.attention import Attend
+from jax_surgery.models.config import Scores
 from jax_surgery.parallel import mesh as meshes
 
 Kind = Literal["auto", "xla", "splash", "cudnn"]
@@ -29,12 +29,26 @@ SKIPPED = 512  # of "cudnn": tokens of a row above which hidden blocks are left 
 PARTS, SHORTEST = 4, 32  # of "xla": blocks of queries, and tokens that one has at least
 
 
-def choose(platform: str, dtype: str) -> Kind:
-    """The attention of a platform ("cpu", "gpu" or "tpu")."""
+def choose(platform: str, dtype: str, scores: Scores = attn.PLAIN) -> Kind:
+    """The attention of a platform ("cpu", "gpu" or "tpu").
+
+    cuDNN's kernel takes 16-bit numbers only, caps no scores, and takes wide heads on
+    new GPUs only.
+    """
     if platform == "tpu":
         return "splash"
-    # cuDNN's kernel takes 16-bit numbers only.
-    return "cudnn" if platform == "gpu" and dtype == "bfloat16" else "xla"
+    fits = dtype == "bfloat16" and scores.softcap is None
+    if platform == "gpu" and fits and scores.width <= _widest_head():
+        return "cudnn"
+    return "xla"
+
+
+def _widest_head() -> int:
+    """The width of the widest heads that cuDNN's kernel takes on the GPU here: by
+    JAX's own rule 256 from compute capability 9 (Hopper) on, and 128 below."""
+    capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+    major = capability.split(".")[0]
+    return 256 if major.isdecimal() and int(major) >= 9 else 128
 
 
 def self_attention(
@@ -43,12 +57,12 @@ def self_attention(
     dtype: str,
     window: int = 0,
     interpret: bool = False,
+    scores: Scores = attn.PLAIN,
 ) -> Attend:
     """The function `attend(q_BTNH, k_BTKH, v_BTKH) -> [B, T, N, H]`.
 
     A token sees its own segment up to itself, or the last `window` tokens of that;
-    padding (segment 0) sees padding. N / K query heads share a key-value head. Scores
-    are scaled by 1 / sqrt(H).
+    padding (segment 0) sees padding. N / K query heads share a key-value head.
 
     Args:
       kind: one of `KINDS`; "auto" is `choose` for the mesh's platform.
@@ -56,20 +70,21 @@ def self_attention(
       dtype: of q, k and v.
       window: tokens that are seen, the own among them; 0 is the whole segment.
       interpret: run Pallas kernels step by step, on any platform (for tests).
+      scores: how they are scaled and capped (`ModelConfig.scores`).
 
     Raises:
-      ValueError: rows that the kernel cannot take; says what to change.
+      ValueError: rows or scores that the kernel cannot take; says what to change.
     """
     if kind == "auto":
-        kind = choose(meshes.platform(), dtype)
+        kind = choose(meshes.platform(), dtype, scores)
     if kind == "splash":
-        return _splash(segment_ids_BT, window, interpret)
+        return _splash(segment_ids_BT, window, interpret, scores)
     if kind == "cudnn":
-        return _cudnn(segment_ids_BT, window, dtype)
-    return _xla(segment_ids_BT, window)
+        return _cudnn(segment_ids_BT, window, dtype, scores)
+    return _xla(segment_ids_BT, window, scores)
 
 
-def _xla(segment_ids_BT: jax.Array, window: int) -> Attend:
+def _xla(segment_ids_BT: jax.Array, window: int, scores: Scores) -> Attend:
     bias = attn.segment_bias(segment_ids_BT, window)
     tokens = segment_ids_BT.shape[1]
     # Queries in blocks, each of which reads the keys up to its end: 5/8 of the products
@@ -84,7 +99,7 @@ def _xla(segment_ids_BT: jax.Array, window: int) -> Attend:
             queries = slice(start, start + size)
             keys = slice(max(0, start - window + 1) if window else 0, start + size)
             own = (q_BTNH[:, queries], k_BTKH[:, keys], v_BTKH[:, keys])
-            blocks.append(attn.attend(*own, bias[:, :, queries, keys]))
+            blocks.append(attn.attend(*own, bias[:, :, queries, keys], scores))
         return checkpoint_name(jnp.concatenate(blocks, axis=1), CONTEXT)
 
     return attend
@@ -106,7 +121,9 @@ def block_size(tokens: int) -> int:
     )
 
 
-def _splash(segment_ids_BT: jax.Array, window: int, interpret: bool) -> Attend:
+def _splash(
+    segment_ids_BT: jax.Array, window: int, interpret: bool, scores: Scores
+) -> Attend:
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     tokens = segment_ids_BT.shape[1]
@@ -133,6 +150,7 @@ def _splash(segment_ids_BT: jax.Array, window: int, interpret: bool) -> Attend:
             q_seq_shards=1,
             block_sizes=sizes,
             residual_checkpoint_name=CONTEXT,
+            attn_logits_soft_cap=scores.softcap,
             interpret=interpret,
         )
         return jax.vmap(
@@ -141,7 +159,7 @@ def _splash(segment_ids_BT: jax.Array, window: int, interpret: bool) -> Attend:
 
     def attend(q_BTNH, k_BTKH, v_BTKH):
         width = q_BTNH.shape[-1]
-        scale = jnp.asarray(1 / math.sqrt(width), q_BTNH.dtype)
+        scale = jnp.asarray(attn.scale_of(scores, width), q_BTNH.dtype)
         # Kernel blocks are 128 lanes wide: narrower heads are filled with zeros, which
         # changes no score and adds columns that are cut off again.
         fill = [(0, 0)] * 3 + [(0, -width % LANES)]
@@ -162,12 +180,20 @@ def _splash(segment_ids_BT: jax.Array, window: int, interpret: bool) -> Attend:
     return attend
 
 
-def _cudnn(segment_ids_BT: jax.Array, window: int, dtype: str) -> Attend:
+def _cudnn(
+    segment_ids_BT: jax.Array, window: int, dtype: str, scores: Scores
+) -> Attend:
     if dtype != "bfloat16":
         raise ValueError(
             f"config.compute.attention='cudnn' with config.compute.dtype={dtype!r}: cuDNN's "
             "kernel takes bfloat16; use config.compute.dtype=bfloat16 or "
             "config.compute.attention='xla'."
+        )
+    if scores.softcap is not None:
+        raise ValueError(
+            f"config.compute.attention='cudnn' for a model that caps attention's scores "
+            f"at {scores.softcap:g}: cuDNN's kernel caps none; use "
+            "config.compute.attention='xla' or 'auto', which chooses it."
         )
     mask = attn.segment_bias(segment_ids_BT, window) == 0
     # The kernel leaves out blocks that lie after the queries where it is told that they
@@ -180,6 +206,7 @@ def _cudnn(segment_ids_BT: jax.Array, window: int, dtype: str) -> Attend:
             *(q_BTNH, k_BTKH, v_BTKH),
             mask=mask,
             is_causal=skips,
+            scale=scores.scale,
             implementation="cudnn",
         )
 

@@ -117,8 +117,24 @@ class Attention(nnx.Module):
         return context, self.o(context)
 
 
+class NormedAttention(Attention):
+    """Attention whose queries and keys pass an RMS norm over the width of a head."""
+
+    norm_class = RMSNorm
+
+    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
+        super().__init__(c, rngs=rngs)
+        self.q_norm = self.norm_class(c.head_dim, c.rms_norm_eps)
+        self.k_norm = self.norm_class(c.head_dim, c.rms_norm_eps)
+
+    def queries_and_keys(self, x):
+        return self.q_norm(self.q(x)), self.k_norm(self.k(x))
+
+
 class MLP(nnx.Module):
     """SwiGLU."""
+
+    activation = staticmethod(jax.nn.silu)
 
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
         std = c.initializer_range
@@ -128,19 +144,29 @@ class MLP(nnx.Module):
         self.down = Kernel(MATRICES["down"], c, out, rngs=rngs)
 
     def hidden(self, x):
-        return jax.nn.silu(self.gate(x)) * self.up(x)
+        return self.activation(self.gate(x)) * self.up(x)
 
 
 class Block(nnx.Module):
     """One layer: attention and MLP, each behind a norm and a residual."""
 
     attention_class = Attention
+    mlp_class = MLP
+    norm_class = RMSNorm  # of the final norm too
 
     def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.attention_norm = self.norm_class(c.hidden_size, c.rms_norm_eps)
         self.attention = self.attention_class(c, rngs=rngs)
-        self.mlp_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-        self.mlp = MLP(c, rngs=rngs)
+        self.mlp_norm = self.norm_class(c.hidden_size, c.rms_norm_eps)
+        self.mlp = self.mlp_class(c, rngs=rngs)
+
+    def after_attention(self, y):
+        """What attention adds to the residual stream, of what it gives."""
+        return y
+
+    def after_mlp(self, y):
+        """What the MLP adds to the residual stream, of what it gives."""
+        return y
 
     def __call__(self, x, attend, cos, sin, moments_weight_BT=None):
         """x [B, T, D] -> (x, second moments of the matrices' inputs or None).
@@ -151,11 +177,11 @@ class Block(nnx.Module):
         with jax.named_scope("attention"):
             context = attend(*self.attention.project(attention_in, cos, sin))
             attention_out, y = self.attention.output(context)
-            x = x + y
+            x = x + self.after_attention(y)
         mlp_in = self.mlp_norm(x)
         with jax.named_scope("mlp"):
             mlp_hidden = self.mlp.hidden(mlp_in)
-            x = x + self.mlp.down(mlp_hidden)
+            x = x + self.after_mlp(self.mlp.down(mlp_hidden))
         if moments_weight_BT is None:
             return x, None
         inputs = {

@@ -37,6 +37,10 @@ class Embedder(nnx.Module):
         self.embedding = nnx.Param(c.initializer_range * table)
 
 
+def _final_norm(c: ModelConfig) -> RMSNorm:
+    return architectures.of(c).block.norm_class(c.hidden_size, c.rms_norm_eps)
+
+
 class Decoder(nnx.Module):
     """All parameters of a model; run through `forward_packed`."""
 
@@ -49,7 +53,7 @@ class Decoder(nnx.Module):
             return architectures.of(c).block(c, rngs=rngs)
 
         self.layers = make_layers(rngs)
-        self.final_norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.final_norm = _final_norm(c)
         if not c.tie_embeddings:
             self.head = Kernel(HEAD, c, c.initializer_range, rngs=rngs)
 
@@ -96,7 +100,9 @@ def parameter_count(config: ModelConfig) -> int:
     return sum(math.prod(s.shape) for s in jax.tree.leaves(abstract_params(config)))
 
 
-def embed(params: Params, tokens_BT, compute: Compute) -> jax.Array:
+def embed(
+    params: Params, config: ModelConfig, tokens_BT, compute: Compute
+) -> jax.Array:
     """Token embeddings [B, T, D] in the compute dtype.
 
     On a mesh every device looks all tokens up in its columns of the table, and rows
@@ -105,13 +111,15 @@ def embed(params: Params, tokens_BT, compute: Compute) -> jax.Array:
     """
     tokens_BT = meshes.constrain(tokens_BT, "data")
     columns = params["embedder"]["embedding"][tokens_BT].astype(compute.dtype)
+    if architectures.of(config).scaled_embedding:
+        columns *= jnp.asarray(math.sqrt(config.hidden_size), compute.dtype)
     columns = meshes.constrain(columns, "data", None, "fsdp")
     return meshes.constrain(columns, meshes.ROWS)
 
 
 def final_norm(params: Params, x, config: ModelConfig) -> jax.Array:
     """The norm before the output head."""
-    norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+    norm = _final_norm(config)
     norm.scale = nnx.Param(params["final_norm"]["scale"])
     return norm(x)
 
@@ -148,17 +156,19 @@ def forward_with_moments(
     lengths_BT = None
     if isinstance(config.rope_scaling, rope.DynamicScaling):
         lengths_BT = rope.document_lengths(segment_ids_BT, batch.positions_BT)
-    cos, sin = attn.rope_tables(config, batch.positions_BT, lengths_BT)
+    rope_of, rope_L = attn.by_rope(config, batch.positions_BT, lengths_BT)
     windows = attn.effective_windows(config, tokens_BT.shape[1])[:num_layers]
 
     def attention(window):
         kind, dtype = compute.attention, compute.dtype
-        return attention_kernels.self_attention(kind, segment_ids_BT, dtype, window)
+        return attention_kernels.self_attention(
+            kind, segment_ids_BT, dtype, window, scores=config.scores
+        )
 
     def layer(x, inputs, attend_of, weight_BT):
-        layer_params, which = inputs
-        block = block_of(config, layer_params)
-        x, moments = block(x, attend_of(which), cos, sin, weight_BT)
+        layer_params, (which_window, which_rope) = inputs
+        block, (cos, sin) = block_of(config, layer_params), rope_of(which_rope)
+        x, moments = block(x, attend_of(which_window), cos, sin, weight_BT)
         return meshes.constrain(x, meshes.ROWS), moments
 
     def run(x, layers, first, count, weight_BT, whole):
@@ -168,7 +178,9 @@ def forward_with_moments(
           whole: whether a step takes its layer out of the stack of all, which nothing
             copies; the gradient of that would be a stack of all in every step.
         """
-        attend_of, which_L = attn.by_window(windows[first : first + count], attention)
+        span = slice(first, first + count)
+        attend_of, window_L = attn.by_window(windows[span], attention)
+        which_L = window_L, None if rope_L is None else rope_L[span]
         body = functools.partial(layer, attend_of=attend_of, weight_BT=weight_BT)
         inputs = layers, which_L
         if whole:
@@ -198,7 +210,7 @@ def forward_with_moments(
         lambda leaf: leaf.astype(compute.dtype) if leaf.ndim > 2 else leaf,
         jax.tree.map(lambda leaf: leaf[:num_layers], params["layers"]),
     )
-    hidden = embed(params, tokens_BT, compute)
+    hidden = embed(params, config, tokens_BT, compute)
     first, count = first_trained_layer, len(jax.tree.leaves(layers)[0])
     if first:
         frozen = jax.lax.stop_gradient(layers)

@@ -35,7 +35,7 @@ def _run(params, config, tokens_BT, positions_BT, start_B, slot, cache, compute)
     # Where scaling grows with the text, each call rotates for the text so far, as
     # transformers does; what lies in the cache stays as it is.
     lengths_B1 = positions_BT.max(axis=1, keepdims=True) + 1
-    cos, sin = attn.rope_tables(config, positions_BT, lengths_B1)
+    rope_of, rope_L = attn.by_rope(config, positions_BT, lengths_B1)
     slots_S = jnp.arange(cache[0].shape[2])
     age_TS = (slot + jnp.arange(tokens_BT.shape[1]))[:, None] - slots_S
     real_BS = slots_S >= start_B[:, None]
@@ -43,26 +43,28 @@ def _run(params, config, tokens_BT, positions_BT, start_B, slot, cache, compute)
     def attention(window):
         seen_TS = (age_TS >= 0) & (age_TS < (window or len(slots_S)))
         bias = jnp.where(seen_TS & real_BS[:, None], 0.0, attn.MASKED)[:, None]
-        return functools.partial(attn.attend, bias=bias)
+        return functools.partial(attn.attend, bias=bias, scores=config.scores)
 
     windows = attn.effective_windows(config, len(slots_S))
-    attend_of, which_L = attn.by_window(windows, attention)
+    attend_of, window_L = attn.by_window(windows, attention)
 
     def layer(x, inputs):
-        layer_params, which, *cached = inputs
+        layer_params, which_window, which_rope, *cached = inputs
 
         def attend(q, k, v):
             cached[:] = (
                 jax.lax.dynamic_update_slice(old, new, (0, slot, 0, 0))
                 for old, new in zip(cached, (k, v), strict=True)
             )
-            return attend_of(which)(q, *cached)
+            return attend_of(which_window)(q, *cached)
 
-        x, _ = decoder.block_of(config, layer_params)(x, attend, cos, sin)
+        block = decoder.block_of(config, layer_params)
+        x, _ = block(x, attend, *rope_of(which_rope))
         return x, tuple(cached)
 
-    x = decoder.embed(params, tokens_BT, compute)
-    x, cache = jax.lax.scan(layer, x, (params["layers"], which_L, *cache))
+    x = decoder.embed(params, config, tokens_BT, compute)
+    inputs = params["layers"], window_L, rope_L, *cache
+    x, cache = jax.lax.scan(layer, x, inputs)
     return decoder.final_norm(params, x[:, -1:], config)[:, 0], cache
 
 
@@ -70,7 +72,7 @@ def _run(params, config, tokens_BT, positions_BT, start_B, slot, cache, compute)
 def _generate(params, config, tokens_BT, lengths_B, new_tokens, stop_ids, compute):
     rows, width = tokens_BT.shape
     start_B = width - lengths_B
-    head = output_head.kernel(params, compute.dtype)
+    head = output_head.of(params, config, compute.dtype)
     run = functools.partial(_run, params, config, compute=compute, start_B=start_B)
 
     def choose(hidden_BD):

@@ -206,6 +206,13 @@ DECODER: Layout = (
 )
 
 
+# What norms the queries and keys of each head (`blocks.NormedAttention`).
+QUERY_KEY_NORMS: Layout = (
+    row("layers/attention/q_norm/scale", "self_attn.q_norm", "H", "-"),
+    row("layers/attention/k_norm/scale", "self_attn.k_norm", "H", "-"),
+)
+
+
 def matrices(layout: Layout) -> dict[str, Row]:
     """The matrices of a layer by name, in the order in which they are applied."""
     return {e.name: e for e in layout if e.stacked and e.path[-1] == "kernel"}

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from jax_surgery.models.attention import softcapped
+from jax_surgery.models.output_head import Head
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import partition
 
@@ -52,7 +54,7 @@ def choose_chunk(tokens: int, vocab_size: int, platform: str = "cpu") -> int:
     return -(-tokens // -(-tokens // limit))
 
 
-def _map_chunks(body, head_SDV, arrays, chunk):
+def _map_chunks(body, head_SDV: Head, arrays, chunk):
     """Maps `body` over chunks of the tokens of each device's rows.
 
     Args:
@@ -61,9 +63,10 @@ def _map_chunks(body, head_SDV, arrays, chunk):
       arrays: [B, T, ...], hidden states first.
       chunk: tokens; None chooses from shapes.
     """
-    head_SDV = head_SDV if head_SDV.ndim == 3 else head_SDV[None]
+    if head_SDV.kernel.ndim == 2:
+        head_SDV = head_SDV.with_kernel(lambda kernel: kernel[None])
     platform = meshes.platform()
-    words = head_SDV.shape[2] // meshes.axis_size("tp")
+    words = head_SDV.kernel.shape[2] // meshes.axis_size("tp")
 
     def of_device(head_1DV, *arrays):
         rows, tokens = arrays[0].shape[:2]
@@ -79,20 +82,26 @@ def _map_chunks(body, head_SDV, arrays, chunk):
             flat = values.reshape(-1, *values.shape[2:])
             return flat[:count].reshape(rows, tokens, *flat.shape[1:])
 
-        step = jax.checkpoint(lambda part: body(head_1DV[0], *part), prevent_cse=False)
+        head_DV = head_1DV.with_kernel(lambda kernel: kernel[0])
+        step = jax.checkpoint(lambda part: body(head_DV, *part), prevent_cse=False)
         return jax.tree.map(joined, jax.lax.map(step, list(map(split, arrays))))
 
     return partition.over_rows(of_device)(head_SDV, *arrays)
 
 
-def logits(hidden_CD: jax.Array, head_DV: jax.Array) -> jax.Array:
+def logits(hidden_CD: jax.Array, head_DV: Head, temperature: float = 1.0) -> jax.Array:
     """Logits of a chunk of tokens, float32.
 
-    Their gradient is rounded to the dtype of the hidden states before it is multiplied.
-    A TPU's default product does that itself; a GPU would multiply in float32, at half
-    of the speed or less, and hold the head in float32.
+    The product's gradient is rounded to the dtype of the hidden states before it is
+    multiplied. A TPU's default product does that itself; a GPU would multiply in
+    float32, at half of the speed or less, and hold the head in float32.
+
+    Args:
+      temperature: the model's logits, capped where it caps them, are divided by it.
     """
-    return _product(hidden_CD, head_DV.astype(hidden_CD.dtype))
+    product = _product(hidden_CD, head_DV.kernel.astype(hidden_CD.dtype))
+    capped = softcapped(product, head_DV.softcap)
+    return capped if temperature == 1.0 else capped / temperature
 
 
 @jax.custom_vjp
@@ -126,7 +135,7 @@ _product.defvjp(_product_forward, _product_backward, symbolic_zeros=True)
 
 def token_logprobs(
     hidden_BTD: jax.Array,
-    head_SDV: jax.Array,
+    head_SDV: Head,
     targets_BT: jax.Array,
     *,
     chunk: int | None = None,
@@ -143,9 +152,15 @@ def token_logprobs(
     return _map_chunks(of_targets, head_SDV, (hidden_BTD, targets_BT), chunk)
 
 
-def of_targets(head_DV, hidden_CD, targets_C) -> TokenLogprobs:
-    """`token_logprobs` of one chunk [..., C], all of its logits at once."""
-    logits_CV = logits(hidden_CD, head_DV)
+def of_targets(
+    head_DV: Head, hidden_CD, targets_C, temperature: float = 1.0
+) -> TokenLogprobs:
+    """`token_logprobs` of one chunk [..., C], all of its logits at once.
+
+    Args:
+      temperature: see `logits`.
+    """
+    logits_CV = logits(hidden_CD, head_DV, temperature)
     is_target = jnp.arange(logits_CV.shape[-1]) == targets_C[..., None]
     at_target = jnp.where(is_target, logits_CV, 0.0).sum(-1)
     others_CV = jnp.where(is_target, -jnp.inf, logits_CV)
@@ -158,7 +173,7 @@ def of_targets(head_DV, hidden_CD, targets_C) -> TokenLogprobs:
 
 def candidate_logprobs(
     hidden_BTD: jax.Array,
-    head_SDV: jax.Array,
+    head_SDV: Head,
     candidates_BTK: jax.Array,
     *,
     chunk: int | None = None,
@@ -181,7 +196,7 @@ def candidate_logprobs(
 
 
 def divergence(
-    heads: Sequence[jax.Array],
+    heads: Sequence[Head],
     hidden_CD: jax.Array,
     reference_CD: jax.Array,
     *,

@@ -4,15 +4,37 @@
 D model width, V vocabulary, S devices that rows are split over.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from jax_surgery.models.compute import Compute
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import EMBEDDING, HEAD, Row
 from jax_surgery.parallel import partition
 
 Params = dict[str, Any]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Head:
+    """An output head, with all that makes logits of hidden states: a pytree.
+
+    Attributes:
+      kernel: [D, V], or a copy for each device, [S, D, V]; or where it says so
+        transposed.
+      softcap: see `ModelConfig.final_softcap`.
+    """
+
+    kernel: jax.Array
+    softcap: float | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def with_kernel(self, change: Callable[[jax.Array], jax.Array]) -> "Head":
+        """The head with another kernel, made of its own."""
+        return dataclasses.replace(self, kernel=change(self.kernel))
 
 
 def _weight(params: Params) -> tuple[jax.Array, Row]:
@@ -36,19 +58,29 @@ def kernel(params: Params, dtype: str = "") -> jax.Array:
     return head if row is HEAD else head.T
 
 
-def copies(params: Params, compute: Compute) -> jax.Array:
+def of(params: Params, config: ModelConfig, dtype: str = "") -> Head:
+    """The output head as `logprobs.logits` takes it; see `kernel`."""
+    return Head(kernel(params, dtype), config.final_softcap)
+
+
+def copies(params: Params, config: ModelConfig, compute: Compute) -> Head:
     """A copy of the output head for each device that rows are split over, [S, D, V].
 
     What `logprobs` takes; see `partition.copies`.
     """
     weight, row = _weight(params)
     copies = partition.copies(weight, tuple(row.spec), compute.dtype)
-    return copies if row is HEAD else copies.swapaxes(1, 2)
+    copies = copies if row is HEAD else copies.swapaxes(1, 2)
+    return Head(copies, config.final_softcap)
 
 
 def copies_for(
-    params: Params, hidden_BTD: jax.Array, compute: Compute, moves: bool
-) -> tuple[jax.Array, jax.Array]:
+    params: Params,
+    config: ModelConfig,
+    hidden_BTD: jax.Array,
+    compute: Compute,
+    moves: bool,
+) -> tuple[Head, jax.Array]:
     """`copies`, and the hidden states that they are to be used with.
 
     In the backward pass the head's gradient is summed over devices before any layer's
@@ -62,4 +94,4 @@ def copies_for(
     own = parameters(params)
     if moves:
         own, hidden_BTD = jax.lax.optimization_barrier((own, hidden_BTD))
-    return copies(own, compute), hidden_BTD
+    return copies(own, config, compute), hidden_BTD

@@ -22,10 +22,11 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
 from jax_surgery.models import logprobs
+from jax_surgery.models.output_head import Head
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import partition, scopes
 
-# (heads [D, V], hidden [C, D], other arrays [C, ...]) -> sums over the chunk, by name.
+# (heads (their kernels [D, V]), hidden [C, D], other arrays [C, ...]) -> sums over the chunk, by name.
 Terms = Callable[..., dict[str, jax.Array]]
 LOSS = "loss"
 
@@ -47,12 +48,12 @@ class Part(NamedTuple):
     hidden_BTD: jax.Array
     others: Sequence[jax.Array]
     active_BT: jax.Array
-    heads: Sequence[jax.Array] = ()
+    heads: Sequence[Head] = ()
 
 
 def token_sums(
     parts: Sequence[Part],
-    head_SDV: jax.Array,
+    head_SDV: Head,
     *,
     tied: bool = False,
     chunk: int | None = None,
@@ -71,11 +72,14 @@ def token_sums(
       chunk: tokens per chunk; None chooses from shapes.
     """
     platform = meshes.platform()
-    words = head_SDV.shape[2] // meshes.axis_size("tp")
+    words = head_SDV.kernel.shape[2] // meshes.axis_size("tp")
 
-    def turned(head):
+    def turned(head: Head) -> Head:
         """A tied head as it is stored, and back."""
-        return head.swapaxes(-1, -2) if tied else head
+        return head.with_kernel(lambda k: k.swapaxes(-1, -2)) if tied else head
+
+    def of_one(head_1XY: Head) -> Head:
+        return head_1XY.with_kernel(lambda kernel: kernel[0])
 
     def of_turned(terms):
         return lambda heads, *arrays: terms([turned(h) for h in heads], *arrays)
@@ -88,8 +92,8 @@ def token_sums(
             hidden, *rest = _active_first([hidden_BTD, *others], active_BT, size)
             chunks = (jnp.count_nonzero(active_BT) + size - 1) // size
             sizes.append(size)
-            sorted_parts.append(([h[0] for h in heads_1XY], hidden, rest, chunks))
-        sums = _sums(terms, tuple(sizes), head_1XY[0], sorted_parts)
+            sorted_parts.append((list(map(of_one, heads_1XY)), hidden, rest, chunks))
+        sums = _sums(terms, tuple(sizes), of_one(head_1XY), sorted_parts)
         return jax.tree.map(lambda total: total[None], sums)
 
     terms = tuple(of_turned(part.terms) for part in parts)
@@ -127,7 +131,7 @@ def _sums_and_gradients(terms, sizes, head, parts, head_moves):
       sums, and the gradients of each hidden and of the head (None where it has none).
     """
     # One sum for all parts: each device holds no other in float32.
-    d_head = jnp.zeros(head.shape) if head_moves else jnp.zeros(())
+    d_head = jnp.zeros(head.kernel.shape) if head_moves else jnp.zeros(())
     found, d_hiddens = [], []
     for term, size, (heads, hidden, others, chunks) in zip(
         terms, sizes, parts, strict=True
@@ -150,7 +154,7 @@ def _sums_and_gradients(terms, sizes, head, parts, head_moves):
                 d_hidden, gradients[0], i * size, 0
             )
             if head_moves:
-                d_head += gradients[1].astype(jnp.float32)
+                d_head += gradients[1].kernel.astype(jnp.float32)
             return jax.tree.map(jnp.add, sums, more), d_hidden, d_head
 
         names = jax.eval_shape(loss, hidden[:size], head, [o[:size] for o in others])[1]
@@ -161,7 +165,8 @@ def _sums_and_gradients(terms, sizes, head, parts, head_moves):
         found.append(sums)
         d_hiddens.append(d_hidden)
     # Rounded here, not where it is used: in bfloat16 half as much is kept until then.
-    d_head = d_head.astype(head.dtype) if head_moves else None
+    own = d_head.astype(head.kernel.dtype)
+    d_head = head.with_kernel(lambda _: own) if head_moves else None
     total = {name: value for sums in found for name, value in sums.items()}
     total[LOSS] = functools.reduce(jnp.add, [sums[LOSS] for sums in found])
     return total, (d_hiddens, d_head)
@@ -174,7 +179,7 @@ def _sums(terms, sizes, head, parts):
 
 
 def _sums_forward(terms, sizes, head, parts):
-    head_moves = head.perturbed
+    head_moves = head.kernel.perturbed
     head, parts = jax.tree.map(lambda x: x.value, (head, parts))
     return _sums_and_gradients(terms, sizes, head, parts, head_moves)
 

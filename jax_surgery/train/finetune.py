@@ -59,7 +59,7 @@ def cross_entropy(
         return {token_sums.LOSS: -(weights_C * logp_C).sum()}
 
     part = token_sums.Part(terms, hidden_BTD, [targets_BT, weights_BT], weights_BT != 0)
-    head_SDV = output_head.copies(params, compute)
+    head_SDV = output_head.copies(params, config, compute)
     sums = token_sums.token_sums([part], head_SDV, tied=config.tie_embeddings)
     return sums[token_sums.LOSS]
 

@@ -14,7 +14,14 @@ from quick_cases import few_of
 from safetensors.numpy import load_file
 
 from jax_surgery.checkpoints import hf_layout, hf_weights
-from jax_surgery.models import architectures, decoder, flops, layout, output_head
+from jax_surgery.models import (
+    architectures,
+    decoder,
+    flops,
+    layout,
+    logprobs,
+    output_head,
+)
 from jax_surgery.models import sharding as placement
 from jax_surgery.models.architectures import ARCHITECTURES
 from jax_surgery.models.generate import greedy_generate
@@ -52,7 +59,7 @@ def checkpoint(config, params, tmp_path_factory):
 
 def logits(params, config, *arrays):
     hidden = cases.forward(params, config, *map(jnp.asarray, arrays))
-    return np.asarray(hidden @ output_head.kernel(params))
+    return np.asarray(logprobs.logits(hidden, output_head.of(params, config)))
 
 
 def test_logits_agree_with_transformers(config, params, checkpoint):
@@ -161,9 +168,8 @@ def test_cached_generation_equals_uncached(config, params):
 @pytest.mark.parametrize("config", SOME, indirect=True)
 def test_every_parameter_learns_and_norms_and_biases_do_not_decay(config, params):
     def loss(params):
-        return (
-            decoder.forward(params, config, TOKENS) @ output_head.kernel(params)
-        ).std()
+        hidden = decoder.forward(params, config, TOKENS)
+        return logprobs.logits(hidden, output_head.of(params, config)).std()
 
     gradients = jax.jit(jax.grad(loss))(params)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
@@ -179,7 +185,7 @@ def test_every_parameter_learns_and_norms_and_biases_do_not_decay(config, params
 ON_EIGHT = """
 import json
 import architecture_cases as cases, jax, jax.numpy as jnp, numpy as np
-from jax_surgery.models import decoder, output_head, sharding
+from jax_surgery.models import decoder, logprobs, output_head, sharding
 from jax_surgery.models.architectures import ARCHITECTURES
 from jax_surgery.parallel import mesh as meshes
 tokens = np.random.default_rng(0).integers(0, 61, (4, 24))
@@ -187,7 +193,8 @@ segments = np.array([[1] * 9 + [2] * 12 + [0] * 3] * 4)
 positions = np.array([[*range(9), *range(12), 0, 0, 0]] * 4)
 def loss(params, config):
     hidden = decoder.forward(params, config, tokens, segments, positions)
-    return jnp.square(jnp.sin(hidden @ output_head.kernel(params))).mean()
+    logits = logprobs.logits(hidden, output_head.of(params, config))
+    return jnp.square(jnp.sin(logits)).mean()
 def run(config, count):
     shape = meshes.MeshShape(data=1, fsdp=count // 2 or 1, tp=2 if count > 1 else 1)
     with jax.set_mesh(meshes.make_mesh(shape, jax.devices()[:count])):

@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import on_devices
 import pytest
+from dense_logprobs import capped
 
 from jax_surgery.models import attention, attention_kernels
+from jax_surgery.models.attention import PLAIN
 from jax_surgery.models.attention_kernels import self_attention
+from jax_surgery.models.config import Scores
 
 ROWS, TOKENS, WIDTH = 2, 128, 16
 
@@ -30,10 +33,11 @@ def arrays(heads: int, kv_heads: int, seed: int = 0):
     return q, k, v, segments
 
 
-def dense(q, k, v, segments, cotangent, window=0):
+def dense(q, k, v, segments, cotangent, window=0, scores=PLAIN):
     """Attention and its gradients in float64, one head at a time."""
     out, grads = np.zeros_like(q), [np.zeros_like(x) for x in (q, k, v)]
     groups = q.shape[2] // k.shape[2]
+    scale = scores.scale or 1 / math.sqrt(WIDTH)
     for b in range(ROWS):
         seen = segments[b][:, None] == segments[b][None]
         seen &= np.tril(np.ones((TOKENS, TOKENS), bool))
@@ -41,14 +45,14 @@ def dense(q, k, v, segments, cotangent, window=0):
             seen &= ~np.tril(np.ones((TOKENS, TOKENS), bool), -window)
         for n in range(q.shape[2]):
             m = n // groups
-            scores = q[b, :, n] @ k[b, :, m].T / math.sqrt(WIDTH)
-            scores = np.where(seen, scores, -np.inf)
-            p = np.exp(scores - scores.max(-1, keepdims=True))
+            products, slope = capped(scale * q[b, :, n] @ k[b, :, m].T, scores.softcap)
+            seen_products = np.where(seen, products, -np.inf)
+            p = np.exp(seen_products - seen_products.max(-1, keepdims=True))
             p /= p.sum(-1, keepdims=True)
             out[b, :, n] = p @ v[b, :, m]
             d = cotangent[b, :, n]
             dp = d @ v[b, :, m].T
-            ds = p * (dp - (dp * p).sum(-1, keepdims=True)) / math.sqrt(WIDTH)
+            ds = scale * slope * p * (dp - (dp * p).sum(-1, keepdims=True))
             grads[0][b, :, n] += ds @ k[b, :, m]
             grads[1][b, :, m] += ds.T @ q[b, :, n]
             grads[2][b, :, m] += p.T @ d
@@ -56,19 +60,25 @@ def dense(q, k, v, segments, cotangent, window=0):
 
 
 @pytest.mark.parametrize(
-    "heads, kv_heads, window", [(2, 2, 0), (4, 2, 0), (4, 1, 0), (4, 2, 20)]
+    "heads, kv_heads, window, scores",
+    [
+        (2, 2, 0, PLAIN),
+        (4, 2, 0, Scores(0.4, 0.9)),
+        (4, 1, 0, PLAIN),
+        (4, 2, 20, Scores(softcap=1.5)),
+    ],
 )
 @pytest.mark.parametrize("kind", ["xla", "splash"])
-def test_equals_float64_on_packed_rows(kind, heads, kv_heads, window):
+def test_equals_float64_on_packed_rows(kind, heads, kv_heads, window, scores):
     q, k, v, segments = arrays(heads, kv_heads)
     cotangent = np.random.default_rng(1).normal(size=q.shape)
     cotangent[segments == 0] = 0  # nothing is learned from padding
-    wanted, wanted_grads = dense(q, k, v, segments, cotangent, window)
+    wanted, wanted_grads = dense(q, k, v, segments, cotangent, window, scores)
 
     @functools.partial(jax.jit, static_argnums=())
     def run(q, k, v):
         attend = self_attention(
-            kind, jnp.asarray(segments), "float32", window, kind == "splash"
+            kind, jnp.asarray(segments), "float32", window, kind == "splash", scores
         )
         out, back = jax.vjp(attend, q, k, v)
         return out, back(jnp.float32(cotangent))
@@ -104,6 +114,12 @@ def test_auto_follows_the_platform():
     assert attention_kernels.choose("cpu", "bfloat16") == "xla"
     assert attention_kernels.choose("gpu", "bfloat16") == "cudnn"
     assert attention_kernels.choose("gpu", "float32") == "xla"
+    # Neither a capped score nor, on the machine of this test, a wide head is cuDNN's.
+    capped_scores, wide = Scores(softcap=50.0), Scores(width=256)
+    assert attention_kernels.choose("tpu", "bfloat16", capped_scores) == "splash"
+    assert attention_kernels.choose("gpu", "bfloat16", capped_scores) == "xla"
+    assert attention_kernels.choose("gpu", "bfloat16", wide) == "xla"
+    assert attention_kernels.choose("gpu", "bfloat16", Scores(width=128)) == "cudnn"
 
 
 def test_rows_that_a_kernel_cannot_take_are_an_error_and_no_fallback():
@@ -111,6 +127,9 @@ def test_rows_that_a_kernel_cannot_take_are_an_error_and_no_fallback():
         self_attention("splash", jnp.ones((1, 200), jnp.int32), "bfloat16")
     with pytest.raises(ValueError, match="cuDNN's kernel takes bfloat16"):
         self_attention("cudnn", jnp.ones((1, 128), jnp.int32), "float32")
+    with pytest.raises(ValueError, match="caps attention's scores at 50: cuDNN"):
+        segments = jnp.ones((1, 128), jnp.int32)
+        self_attention("cudnn", segments, "bfloat16", scores=Scores(softcap=50.0))
     assert attention_kernels.block_size(4096) == 1024
     assert attention_kernels.block_size(384) == 384
 
@@ -145,8 +164,10 @@ def test_cudnn_is_given_what_a_token_may_see(monkeypatch, window):
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", answered)
     q, k, v, segments = arrays(4, 2)
-    wanted, _ = dense(q, k, v, segments, np.zeros_like(q), window)
-    attend = self_attention("cudnn", jnp.asarray(segments), "bfloat16", window)
+    scores = Scores(0.4) if window else PLAIN
+    wanted, _ = dense(q, k, v, segments, np.zeros_like(q), window, scores)
+    ids = jnp.asarray(segments)
+    attend = self_attention("cudnn", ids, "bfloat16", window, scores=scores)
     found = np.asarray(attend(*(jnp.float32(x) for x in (q, k, v))))
     real = segments > 0
     np.testing.assert_allclose(found[real], wanted[real], atol=2e-5)

@@ -165,8 +165,10 @@ def test_the_heads_gradient_is_made_before_that_of_the_hidden_states_is_used():
     hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 16)), jnp.float32)
 
     def total(params, hidden, moves=True):
-        heads, hidden = output_head.copies_for(params, hidden, plain_compute(), moves)
-        return jnp.sin(hidden @ heads[0]).sum()
+        heads, hidden = output_head.copies_for(
+            params, config, hidden, plain_compute(), moves
+        )
+        return jnp.sin(hidden @ heads.kernel[0]).sum()
 
     def plain(params, hidden):
         return jnp.sin(hidden @ output_head.kernel(params)).sum()

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_surgery.models import logprobs
+from jax_surgery.models.output_head import Head
 
 
 @functools.partial(jax.jit, static_argnames="chunk")
@@ -28,7 +29,7 @@ def found_and_gradients(hidden_BTD, head_DV, targets_BT, weights_BT, chunk):
     """(what is found, gradients of the weighted log p, and of the weighted margin)."""
 
     def sums(hidden, head):
-        found = logprobs.token_logprobs(hidden, head, targets_BT, chunk=chunk)
+        found = logprobs.token_logprobs(hidden, Head(head), targets_BT, chunk=chunk)
         values = found.logp_BT, found.margin_BT
         return [(weights_BT * value).sum() for value in values], found
 
@@ -64,14 +65,14 @@ def test_candidates_equal_the_dense_ones(chunk, seed, count):
     wanted = np.random.default_rng(seed).integers(0, VOCAB, (ROWS, TOKENS, count))
     logp, _ = softmax(hidden @ head)
     got = logprobs.candidate_logprobs(
-        jnp.float32(hidden), jnp.float32(head), jnp.asarray(wanted), chunk=chunk
+        jnp.float32(hidden), Head(jnp.float32(head)), jnp.asarray(wanted), chunk=chunk
     )
     assert_close([got], [np.take_along_axis(logp, wanted, -1)])
 
 
 def test_the_margin_of_a_sure_token_is_exact_and_has_a_gradient():
     """-CE is flat at p = 1; the margin is not."""
-    head = jnp.eye(4, dtype=jnp.float32)
+    head = Head(jnp.eye(4, dtype=jnp.float32))
     hidden = jnp.float32([[[60.0, 0, 0, 0]]])
     target = jnp.zeros((1, 1), jnp.int32)
     found = logprobs.token_logprobs(hidden, head, target)

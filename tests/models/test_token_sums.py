@@ -13,6 +13,7 @@ from dense_logprobs import (
     TOKENS,
     arrays,
     assert_close,
+    capped,
     chunks,
     cotangents,
     softmax,
@@ -21,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jax_surgery.models import logprobs
+from jax_surgery.models.output_head import Head
 from jax_surgery.models.token_sums import LOSS, Part, token_sums
 
 F32 = functools.partial(jnp.asarray, dtype=jnp.float32)
@@ -33,15 +35,15 @@ def weights_of(seed: int, share: float):
     return np.where(rng.random(weights.shape) < share, weights, 0.0)
 
 
-def value_and_gradients(terms, hidden, heads, others, weights, **options):
+def value_and_gradients(terms, hidden, heads, others, weights, softcap=None, **options):
     """The sums, and gradients of 3 times the loss by hidden states and the first head."""
 
     def total(hidden, head):
-        more = [F32(h)[None] for h in heads[1:]]
+        more = [Head(F32(h)[None], softcap) for h in heads[1:]]
         active = jnp.asarray(weights != 0)
         with_weights = [jnp.asarray(a) for a in (*others, F32(weights))]
         part = Part(terms, hidden, with_weights, active, more)
-        sums = token_sums([part], head[None], **options)
+        sums = token_sums([part], Head(head[None], softcap), **options)
         return 3 * sums[LOSS], sums
 
     gradients = jax.grad(total, argnums=(0, 1), has_aux=True)
@@ -55,11 +57,13 @@ def value_and_gradients(terms, hidden, heads, others, weights, **options):
     direction=st.sampled_from(DIRECTIONS),
     share=st.sampled_from([0.0, 0.3, 1.0]),
     tied=st.booleans(),
+    softcap=st.sampled_from([None, 1.5]),
 )
-def test_kl_equals_the_dense_one(chunk, seed, direction, share, tied):
+def test_kl_equals_the_dense_one(chunk, seed, direction, share, tied, softcap):
     hidden, head, other, other_head, _ = arrays(seed)
-    logp, p = softmax(hidden @ head)
-    logq, q = softmax(other @ other_head)
+    logits, slope = capped(hidden @ head, softcap)
+    logp, p = softmax(logits)
+    logq, q = softmax(capped(other @ other_head, softcap)[0])
     if direction == "model_to_reference":
         kl = (p * (logp - logq)).sum(-1)
         dz = p * (logp - logq - kl[..., None])
@@ -78,12 +82,14 @@ def test_kl_equals_the_dense_one(chunk, seed, direction, share, tied):
         [head, other_head],
         [F32(other)],
         weights,
+        softcap,
         chunk=chunk,
         tied=tied,
     )
     assert_close([sums[LOSS]], [(weights * kl).sum()])
     assert sums["tokens"] == np.count_nonzero(weights)
-    assert_close(gradients, cotangents(3 * weights[..., None] * dz, hidden, head))
+    dz *= 3 * weights[..., None] * slope
+    assert_close(gradients, cotangents(dz, hidden, head))
 
 
 def log_probability(heads, hidden_CD, targets_C, weights_C):
@@ -92,17 +98,18 @@ def log_probability(heads, hidden_CD, targets_C, weights_C):
     return {LOSS: (weights_C * found.logp_BT).sum()}
 
 
-@pytest.mark.parametrize("chunk", [1, 4, None])
-def test_log_probabilities_equal_the_dense_ones(chunk):
+@pytest.mark.parametrize("chunk, softcap", [(1, None), (4, 1.5), (None, None)])
+def test_log_probabilities_equal_the_dense_ones(chunk, softcap):
     hidden, head, _, _, targets = arrays(1)
-    logp, p = softmax(hidden @ head)
+    logits, slope = capped(hidden @ head, softcap)
+    logp, p = softmax(logits)
     onehot = np.eye(head.shape[1])[targets]
     weights = weights_of(1, 0.5)
     gradients, sums = value_and_gradients(
-        log_probability, hidden, [head], [targets], weights, chunk=chunk
+        log_probability, hidden, [head], [targets], weights, softcap, chunk=chunk
     )
     assert_close([sums[LOSS]], [(weights * (logp * onehot).sum(-1)).sum()])
-    dz = 3 * weights[..., None] * (onehot - p)
+    dz = 3 * weights[..., None] * (onehot - p) * slope
     assert_close(gradients, cotangents(dz, hidden, head))
 
 
@@ -126,13 +133,13 @@ def test_parts_add_up(tied):
                 hidden,
                 [F32(other), weights[1]],
                 weights[1] != 0,
-                [F32(other_head)[None]],
+                [Head(F32(other_head)[None])],
             ),
         ]
 
     def total(hidden, head, which):
         chosen = [parts(hidden)[i] for i in which]
-        sums = token_sums(chosen, head[None], tied=tied, chunk=5)
+        sums = token_sums(chosen, Head(head[None]), tied=tied, chunk=5)
         return sums[LOSS], sums
 
     gradients = jax.grad(total, argnums=(0, 1), has_aux=True)
@@ -159,7 +166,7 @@ def test_only_the_chunks_of_active_tokens_run():
     # Without a derivative the same.
     others = [jnp.asarray(targets), F32(weights)]
     part = Part(counted, F32(hidden), others, jnp.asarray(weights != 0))
-    plain = jax.jit(lambda: token_sums([part], F32(head)[None], chunk=4))()
+    plain = jax.jit(lambda: token_sums([part], Head(F32(head)[None]), chunk=4))()
     assert plain["chunks"] == 2
     assert plain[LOSS] == pytest.approx(float(sums[LOSS]), rel=1e-6)
 
@@ -175,8 +182,8 @@ def test_a_head_and_a_reference_that_do_not_move_get_no_gradient():
             )
             return {LOSS: (weights_C * kl).sum()}
 
-        part = Part(terms, hidden, [other, ones], ones > 0, [other_head[None]])
-        return token_sums([part], head[None])[LOSS]
+        part = Part(terms, hidden, [other, ones], ones > 0, [Head(other_head[None])])
+        return token_sums([part], Head(head[None]))[LOSS]
 
     gradients = jax.grad(total, argnums=(0, 2, 3))(hidden, head, other, other_head)
     assert gradients[0].any()

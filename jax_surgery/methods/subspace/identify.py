@@ -67,10 +67,10 @@ def pull(
     targets_BT = shifted(batch.tokens_BT)
     weights_BT = shifted(batch.token_weights_BT)
     log_odds_BT = shifted(batch.target_log_odds_BT)
-    scale = 1.0 if loss.kind == "margin" else 1.0 / loss.temperature
+    temperature = 1.0 if loss.kind == "margin" else loss.temperature
 
     def terms(heads, hidden_CD, targets_C, weights_C, log_odds_C):
-        found = logprobs.of_targets(heads[0], scale * hidden_CD, targets_C)
+        found = logprobs.of_targets(heads[0], hidden_CD, targets_C, temperature)
         value_C, open_C = found.logp_BT, jnp.ones_like(weights_C, bool)
         if loss.kind == "margin":
             value_C = found.margin_BT
@@ -86,7 +86,7 @@ def pull(
     part = token_sums.Part(
         terms, hidden, [targets_BT, weights_BT, log_odds_BT], weights_BT != 0
     )
-    head_SDV = output_head.copies(params, compute)
+    head_SDV = output_head.copies(params, config, compute)
     sums = token_sums.token_sums([part], head_SDV, tied=config.tie_embeddings)
     return sums.pop(token_sums.LOSS), sums
 

@@ -9,6 +9,8 @@ import functools
 
 from jax_surgery.models import layout
 from jax_surgery.models.architectures.base import Architecture
+from jax_surgery.models.architectures.gemma2 import GEMMA2
+from jax_surgery.models.architectures.gemma3 import GEMMA3
 from jax_surgery.models.architectures.llama import LLAMA
 from jax_surgery.models.architectures.mistral import MISTRAL
 from jax_surgery.models.architectures.qwen2 import QWEN2
@@ -21,6 +23,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mistral": MISTRAL,
     "qwen2": QWEN2,
     "qwen3": QWEN3,
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA3,
 }
 
 

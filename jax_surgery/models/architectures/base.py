@@ -30,10 +30,13 @@ FIELDS = {
     "tie_word_embeddings": "tie_embeddings",
     "vocab_size": "vocab_size",
 }
-
-
-# "swish" is another name of the same function.
-ACTIVATIONS = ("silu", "swish")
+# Numbers that some have, which may be null, and ours.
+NUMBERS = {
+    "query_pre_attn_scalar": "query_pre_attn_scalar",
+    "attn_logit_softcapping": "attention_softcap",
+    "final_logit_softcapping": "final_softcap",
+    "rope_local_base_freq": "local_rope_theta",
+}
 # Those that each `config.json` has, or its architecture has a default for.
 NEEDED = (
     "vocab_size",
@@ -63,6 +66,9 @@ class Architecture:
       constants: fields that may have no other value, because the block has nothing
         else; they are written too.
       ignored: fields that change nothing, with the value that is written.
+      numbers: those of `NUMBERS` that its files have.
+      activation: the field that names the MLP's, and the names of the block's.
+      scaled_embedding: whether embeddings are multiplied by the root of their width.
       biases: fields of `config.json` that give matrices a bias, and which.
       biased: matrices that have one in any case.
       sliding: whether layers may have a sliding window.
@@ -76,6 +82,10 @@ class Architecture:
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)
     ignored: dict[str, Any] = dataclasses.field(default_factory=dict)
+    numbers: tuple[str, ...] = ()
+    # "swish" is another name of the same function.
+    activation: tuple[str, tuple[str, ...]] = ("hidden_act", ("silu", "swish"))
+    scaled_embedding: bool = False
     biases: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     biased: tuple[str, ...] = ()
     sliding: bool = False
@@ -96,10 +106,10 @@ class Architecture:
                 f"{fields.get('quant_method')!r}); quantized weights are not read: give "
                 "the model in bfloat16, float16 or float32."
             )
-        if (act := raw.get("hidden_act", ACTIVATIONS[0])) not in ACTIVATIONS:
+        field, names = self.activation
+        if (act := raw.get(field, names[0])) not in names:
             raise ValueError(
-                f"config.json has hidden_act={act!r}; only {ACTIVATIONS[0]!r} is "
-                "supported."
+                f"config.json has {field}={act!r}; only {names[0]!r} is supported."
             )
         raw = self.defaults | raw
         if missing := [name for name in NEEDED if name not in raw]:
@@ -114,9 +124,15 @@ class Architecture:
         raw["head_dim"] = raw.get("head_dim") or raw["hidden_size"] // heads
         if isinstance(raw.get("eos_token_id"), list):  # configs are hashed
             raw["eos_token_id"] = tuple(raw["eos_token_id"])
+        numbers: dict[str, Any] = {
+            NUMBERS[name]: positive_number(name, raw[name])
+            for name in self.numbers
+            if raw.get(name) is not None
+        }
         theta, scaling = read_rope(raw)
         return ModelConfig(
             **{own: raw[name] for name, own in FIELDS.items() if name in raw},
+            **numbers,
             rope_theta=theta,
             rope_scaling=scaling,
             windows=_read_windows(raw) if self.sliding else (),
@@ -145,15 +161,23 @@ class Architecture:
         """The `config.json` that `transformers.AutoModelForCausalLM` loads.
 
         Raises:
-          ValueError: sliding windows or biases that the file has no fields for.
+          ValueError: sliding windows, biases or constants that the file has no fields
+            for.
         """
+        for name, own in NUMBERS.items():
+            if name not in self.numbers and getattr(config, own) is not None:
+                raise ValueError(
+                    f"{own}={getattr(config, own)}: a {self.model_type} has no such "
+                    "constant; leave it at None."
+                )
         scaling = config.rope_scaling
         raw = {
             "architectures": [self.class_name],
             "model_type": self.model_type,
             "attention_dropout": 0.0,
-            "hidden_act": "silu",
+            self.activation[0]: self.activation[1][0],
             **{name: getattr(config, own) for name, own in FIELDS.items()},
+            **{name: getattr(config, NUMBERS[name]) for name in self.numbers},
             "rope_theta": config.rope_theta,
             "rope_scaling": scaling and write_rope(scaling),
         }

@@ -6,24 +6,9 @@ The head width does not follow from the model width. Upper layers may have a sli
 window (no published model does).
 """
 
-from flax import nnx
-
 from jax_surgery.models.architectures.qwen2 import DEFAULTS, Qwen
-from jax_surgery.models.blocks import Attention, Block, RMSNorm
-from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.layout import DECODER, row
-
-
-class NormedAttention(Attention):
-    """Attention whose queries and keys pass an RMS norm over the width of a head."""
-
-    def __init__(self, c: ModelConfig, *, rngs: nnx.Rngs):
-        super().__init__(c, rngs=rngs)
-        self.q_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
-        self.k_norm = RMSNorm(c.head_dim, c.rms_norm_eps)
-
-    def queries_and_keys(self, x):
-        return self.q_norm(self.q(x)), self.k_norm(self.k(x))
+from jax_surgery.models.blocks import Block, NormedAttention
+from jax_surgery.models.layout import DECODER, QUERY_KEY_NORMS
 
 
 class NormedBlock(Block):
@@ -38,10 +23,6 @@ QWEN3 = Qwen(
     defaults=DEFAULTS | {"head_dim": 128},
     biases={"attention_bias": ("q", "k", "v", "o")},
     sliding=True,
-    layout=(
-        *DECODER,
-        row("layers/attention/q_norm/scale", "self_attn.q_norm", "H", "-"),
-        row("layers/attention/k_norm/scale", "self_attn.k_norm", "H", "-"),
-    ),
+    layout=(*DECODER, *QUERY_KEY_NORMS),
     block=NormedBlock,
 )

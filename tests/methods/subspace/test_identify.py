@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Identification against the losses' formulas from all logits at once."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import subspace_model as cases
+from dense_logprobs import capped
 from subspace_model import COMPUTE, CONFIG, EVERY, UPPER
 
 from jax_surgery.methods.subspace import identify
@@ -49,11 +52,17 @@ def test_margins_are_summed_where_they_are_on_the_wrong_side(params, seed):
     }
 
 
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_cross_entropy_is_log_p_at_a_temperature_without_bounds(params, temperature):
+@pytest.mark.parametrize("temperature, cap", [(1.0, None), (4.0, 2.0)])
+def test_cross_entropy_is_log_p_at_a_temperature_without_bounds(
+    params, temperature, cap
+):
+    """Of the logits as the model gives them: capped, where it caps them."""
     batch = cases.batch_of()
-    value, sums = pull(params, batch, TaskLoss("cross_entropy", temperature))
-    logits = np.asarray(cases.logits_of(params, batch), np.float64) / temperature
+    config = dataclasses.replace(CONFIG, final_softcap=cap)
+    loss = TaskLoss("cross_entropy", temperature)
+    value, sums = run_pull(params, config, batch, loss, COMPUTE, EVERY)
+    logits = np.asarray(cases.logits_of(params, batch), np.float64)
+    logits = capped(logits, cap)[0] / temperature
     logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     at = np.take_along_axis(logp, np.asarray(cases.targets(batch))[..., None], -1)
     at = at[..., 0]

@@ -34,7 +34,12 @@ from jax_surgery.data.forms import Record, hint
 from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.prompts import AsChat
-from jax_surgery.data.sources import MAX_ERRORS_SHOWN, parse_rows, read_jsonl
+from jax_surgery.data.sources import (
+    MAX_ERRORS_SHOWN,
+    PACKAGED,
+    parse_rows,
+    read_jsonl,
+)
 from jax_surgery.data.tokens import Document
 
 # The fields of a line; a run gives each task its role.
@@ -154,6 +159,8 @@ def _beside(task: Group, folder: epath.Path) -> Group:
 def _find(source: str, folder: epath.Path) -> str:
     """A source whose relative path is one from here."""
     base, mark, columns = source.partition("#")
+    if base in PACKAGED:  # even where a file beside the tasks has that name
+        return source
     kind, colon, path = base.partition(":")
     if not colon:
         kind, path = "", base

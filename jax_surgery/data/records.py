@@ -8,6 +8,7 @@ A role is a comma-separated list of sources:
     tfds:NAME[:SPLIT]             a TFDS dataset (SPLIT is "train" where left out), or
                                   a prepared directory
     embedded:NAME                 a set of the embedded benchmark
+    general                       the packaged general text (see `data.general`)
 
 Rows hold exactly the fields of a record (see `forms`). Of rows that hold more, a
 source may say which fields to take, and under which name they stand there:

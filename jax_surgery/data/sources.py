@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of JSONL files, Hugging Face datasets, TFDS, the embedded benchmark and suite.
+"""Rows of JSONL files, Hugging Face datasets, TFDS, packaged text and benchmarks.
 
 A reader gives rows as plain Python. TFDS needs no TensorFlow: it is read as array_record.
 """
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from jax_surgery.data import json_lines
+from jax_surgery.data import general, json_lines
 from jax_surgery.data.json_lines import Rows
 
 Reader = Callable[[str], Iterable[Any]]
@@ -219,15 +219,25 @@ def read_tfds(name: str) -> Iterator[dict[str, Any]]:
 
 # By the word before the colon; `jax_surgery.benchmarks` adds its own.
 READERS: dict[str, Reader] = {"hf": read_hf, "tfds": read_tfds}
+# By a whole name, after which no colon follows.
+PACKAGED: dict[str, Callable[[], Iterable[Any]]] = {"general": general.read}
 
 
 def rows_of(source: str) -> Rows:
-    """The rows of a source, by the word before its colon or the end of its name.
+    """The rows of a source, by its name, the word before its colon, or its ending.
 
     Raises:
       ValueError: the source is not understood.
     """
     kind, colon, name = source.partition(":")
+    if kind in PACKAGED:
+        if colon:
+            raise ValueError(
+                f"data source {source!r} does not exist; {kind} is one set of text, "
+                f"write {kind}."
+            )
+        rows = enumerate(PACKAGED[kind](), start=1)
+        return ((f"{source}:{number}", row) for number, row in rows)
     if colon and kind in READERS:
         if not name:
             raise ValueError(f"data source {source!r} names nothing after {kind}:.")
@@ -237,9 +247,9 @@ def rows_of(source: str) -> Rows:
         return read_jsonl(
             source,
             f"data file {source!r} does not exist; a source is a path.jsonl, hf:NAME, "
-            "tfds:NAME or embedded:NAME.",
+            "tfds:NAME, embedded:NAME or general.",
         )
     raise ValueError(
         f"data source {source!r} is not understood; use a path ending in .jsonl, "
-        "hf:NAME[@CONFIG][:SPLIT], tfds:NAME[:SPLIT] or embedded:NAME."
+        "hf:NAME[@CONFIG][:SPLIT], tfds:NAME[:SPLIT], embedded:NAME or general."
     )

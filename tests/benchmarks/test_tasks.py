@@ -66,6 +66,12 @@ def test_files_are_found_beside_the_tasks_file(tmp_path, monkeypatch):
     assert tasks.read_tasks("tasks.jsonl")["a"].data.startswith("a.jsonl#text,")
 
 
+def test_packaged_text_is_no_file_beside_the_tasks_file(tmp_path):
+    (tmp_path / "general").mkdir()
+    file = lines(tmp_path / "tasks.jsonl", {"name": "a", "data": "general#text"})
+    assert tasks.read_tasks(file)["a"].data == "general#text"
+
+
 @pytest.mark.skipif(not CASE.exists(), reason="../shared/cases is not there")
 def test_a_users_tasks_file_is_read_from_anywhere():
     for name, group in tasks.read_tasks(str(CASE)).items():

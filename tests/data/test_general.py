@@ -1,9 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The packaged general text: how much there is, and that its parts stay apart."""
 
+import collections
+import pathlib
 import re
+import tomllib
 
-from jax_surgery.data import general
+import pytest
+
+from jax_surgery.data import general, records
+
+ROOT = pathlib.Path(__file__).parents[2]
+SHARED = 10  # words in a row that two texts of their own do not have in common
 
 
 def plain(text: str) -> str:
@@ -11,8 +19,93 @@ def plain(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
-def test_there_are_thirty_everyday_prompts_and_none_twice():
-    everyday = general.everyday_prompts()
+def runs(text: str) -> set[str]:
+    """Every `SHARED` words in a row."""
+    words = plain(text).split()
+    return {" ".join(words[i : i + SHARED]) for i in range(len(words) - SHARED + 1)}
+
+
+def test_there_are_thirty_everyday_prompts_and_prompts_of_hundreds():
+    everyday, prompts = general.everyday_prompts(), general.prompts()
     assert len(everyday) == 30
-    assert len({plain(prompt) for prompt in everyday}) == 30
-    assert all(prompt == prompt.strip() for prompt in everyday)
+    assert len(prompts) == 240
+    together = everyday + prompts
+    assert (
+        len({plain(prompt) for prompt in together}) == 270
+    )  # none twice, none in both
+    for prompt in together:
+        assert prompt == prompt.strip()
+        assert 1 <= len(prompt.split()) <= 60
+
+
+def test_passages_are_of_their_length_and_share_nothing():
+    passages = general.passages()
+    assert len(passages) >= 150
+    assert {len(p.split()) for p in passages} <= set(range(60, 121))
+    assert all(p == p.strip() for p in passages)
+    found = collections.Counter(run for p in passages for run in runs(p))
+    assert [run for run, times in found.items() if times > 1] == []
+
+
+def test_passages_hold_none_of_the_prompts():
+    """What only measures may not stand in text that may be trained on."""
+    text = [f" {plain(p)} " for p in general.passages()]
+    for prompt in general.everyday_prompts() + general.prompts():
+        assert not any(f" {plain(prompt)} " in p for p in text), prompt
+
+
+def test_the_first_passages_differ_in_kind():
+    """A run that takes only some of them still gets a mix."""
+    first = general.passages()[:19]
+    assert sum("```" in p for p in first) == 1
+    assert len({p.split()[0] for p in first}) >= 15
+
+
+def test_callers_get_lists_of_their_own():
+    general.everyday_prompts().clear()
+    general.prompts().clear()
+    assert len(general.everyday_prompts()) == 30
+    assert len(general.prompts()) == 240
+
+
+def test_general_is_a_source():
+    read = records.read_source("general")
+    assert [r.text for r in read] == general.passages()
+    assert read[1].origin == "general:2"
+    assert len(records.read_role("general, general", "retain")) == 2 * len(read)
+    assert records.read_source("general#text")[0].text == read[0].text
+
+
+@pytest.mark.parametrize("source", ["general:", "general:text"])
+def test_general_has_no_sets(source):
+    with pytest.raises(ValueError, match=f"'{source}' does not exist.*write general"):
+        records.read_source(source)
+
+
+def test_a_mistyped_source_is_told_of_it():
+    with pytest.raises(ValueError, match="'genral' is not understood.*or general"):
+        records.read_source("genral")
+
+
+def test_own_data_says_how_many_there_are():
+    page = (ROOT / "docs" / "own_data.md").read_text()
+    assert f"| {len(general.passages())} short passages of general text" in page
+
+
+def test_wheels_contain_every_file_of_the_package():
+    """setuptools takes what matches package-data, and leaves out the rest silently."""
+    package = ROOT / "jax_surgery"
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = settings["tool"]["setuptools"]["package-data"]["jax_surgery"]
+    taken = {path for pattern in patterns for path in package.glob(pattern)}
+    files = {
+        path
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".py"
+    }
+    assert files - taken == set()
+    assert {f"data/general/{name}" for name in ("passages.jsonl", "prompts.txt")} <= {
+        str(path.relative_to(package)) for path in files
+    }
+    folders = {path.parent for path in files if path.parent.name == "general"}
+    assert all((folder / "__init__.py").exists() for folder in folders)

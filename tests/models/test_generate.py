@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Greedy generation with a cache equals the uncached forward, token by token."""
 
+import dataclasses
+
 import architecture_cases as cases
 import numpy as np
 import pytest
 
-from jax_surgery.models import decoder
+from jax_surgery.models import decoder, generate
 from jax_surgery.models.config import ModelConfig, RopeScaling
 from jax_surgery.models.generate import greedy_generate
 
@@ -36,6 +38,25 @@ def test_cached_equals_uncached(name):
     got = greedy_generate(params, config, prompts, 7, eos_id=-1, batch_rows=3)
     assert got == cases.uncached(params, config, prompts, 7)
     assert any(len(set(answer)) > 1 for answer in got)
+
+
+@pytest.mark.parametrize("window", [0, 12])
+def test_what_all_prompts_begin_with_is_read_once(window):
+    """Like a chat template's system message; nothing of the answers depends on it."""
+    config = CONFIGS["gqa, tied, llama3"]
+    if window:
+        config = dataclasses.replace(config, windows=(window, 0))
+    params = decoder.init_params(config, 3)
+    rng = np.random.default_rng(1)
+    start = rng.integers(0, 61, 11).tolist()
+    prompts = [[*start, *rng.integers(0, 61, n).tolist()] for n in (1, 4, 2, 7, 30)]
+    got = greedy_generate(params, config, prompts, 7, eos_id=-1, batch_rows=3)
+    assert got == cases.uncached(params, config, prompts, 7)
+    assert generate._shared_start(prompts, config) == start
+    # A prompt that is the start of all others keeps a token of its own.
+    assert generate._shared_start([*prompts, start], config) == start[:-1]
+    assert not generate._shared_start([start[:5], start], config)
+    assert not generate._shared_start(prompts[:1], config)
 
 
 def test_an_answer_ends_before_its_stop_token():

@@ -15,8 +15,13 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.published import SIZES, sizes
 
 CONFIG = ModelConfig(43, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
-# Parameters as published (model cards; transformers' num_parameters).
+# Parameters as published (model cards; transformers' num_parameters); of Gemma 3 from
+# 4 billion on those of the published model less its vision tower's and projector's.
 PUBLISHED = {
+    "llama1_7b": 6_738_415_616,
+    "llama1_13b": 13_015_864_320,
+    "llama1_30b": 32_528_943_616,
+    "llama1_65b": 65_285_660_672,
     "llama2_7b": 6_738_415_616,
     "llama2_13b": 13_015_864_320,
     "llama2_70b": 68_976_648_192,
@@ -35,6 +40,31 @@ PUBLISHED = {
     "qwen3_8b": 8_190_735_360,
     "qwen3_14b": 14_768_307_200,
     "qwen3_32b": 32_762_123_264,
+    "smollm_135m": 134_515_008,
+    "smollm_360m": 361_821_120,
+    "smollm_1.7b": 1_711_376_384,
+    "smollm2_135m": 134_515_008,
+    "smollm2_360m": 361_821_120,
+    "smollm2_1.7b": 1_711_376_384,
+    "qwen2_0.5b": 494_032_768,
+    "qwen2_1.5b": 1_543_714_304,
+    "qwen2_7b": 7_615_616_512,
+    "qwen2_72b": 72_706_203_648,
+    "qwen2.5_0.5b": 494_032_768,
+    "qwen2.5_1.5b": 1_543_714_304,
+    "qwen2.5_3b": 3_085_938_688,
+    "qwen2.5_7b": 7_615_616_512,
+    "qwen2.5_14b": 14_770_033_664,
+    "qwen2.5_32b": 32_763_876_352,
+    "qwen2.5_72b": 72_706_203_648,
+    "gemma2_2b": 2_614_341_888,
+    "gemma2_9b": 9_241_705_984,
+    "gemma2_27b": 27_227_128_320,
+    "gemma3_270m": 268_098_176,
+    "gemma3_1b": 999_885_952,
+    "gemma3_4b": 4_300_079_472 - 416_866_032 - (1152 * 2560 + 1152),
+    "gemma3_12b": 12_187_325_040 - 416_866_032 - (1152 * 3840 + 1152),
+    "gemma3_27b": 27_432_406_640 - 416_866_032 - (1152 * 5376 + 1152),
 }
 
 forward = jax.jit(decoder.forward, static_argnums=1, static_argnames="compute")

@@ -22,9 +22,13 @@ from jax_surgery.storage.files import matching
 Dtype = str | None | Callable[[tuple[str, ...]], str | None]
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Old checkpoints carry RoPE's frequencies, which follow from config.json.
-IGNORED = re.compile(r".*rotary_emb\.inv_freq$")
+# Of a model that sees images too the text part alone is read.
+IGNORED = re.compile(
+    r".*rotary_emb\.inv_freq$|(model\.)?(vision_tower|multi_modal_projector)\."
+)
 # Names as a model without its head has them; with a head "model." stands before them.
 BARE = re.compile(r"(embed_tokens|layers|norm)\.")
+TEXT_PART = re.compile(r"(model\.)?language_model\.")  # stands before these names
 # Parameters are held in these; JAX has no 64-bit numbers here, so they are rounded.
 DTYPES = {
     dtype.name: dtype
@@ -110,8 +114,9 @@ def files_of(folder: epath.Path) -> list[epath.Path]:
 def entries_of(folder: epath.Path) -> dict[str, Entry]:
     """Where each tensor of a checkpoint's directory lies.
 
-    Names are those of a model with its head: what a model that was saved without one
-    calls "layers.0..." is "model.layers.0...".
+    Names are those of a text model with its head: what a model that was saved without
+    one calls "layers.0..." is "model.layers.0...", and so is
+    "language_model.model.layers.0..." of one that sees images too.
 
     Raises:
       FileNotFoundError: no weights, or shards are absent.
@@ -131,7 +136,8 @@ def entries_of(folder: epath.Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for file in files:
         for own, entry in safetensors_file.read_header(file).items():
-            name = f"model.{own}" if BARE.match(own) else own
+            text = own[match.end() :] if (match := TEXT_PART.match(own)) else own
+            name = f"model.{text}" if BARE.match(text) else text
             if other := entries.get(name):
                 raise ValueError(
                     f"{folder} holds {name} twice: {other.name} in {other.file.name} "

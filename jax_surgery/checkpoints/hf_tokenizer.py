@@ -2,6 +2,7 @@
 """A checkpoint's tokenizer, and whether it fits the checkpoint's model."""
 
 import importlib.util
+import json
 import tempfile
 import warnings
 from typing import Any
@@ -25,6 +26,8 @@ FILES = (
 )
 # Each of these is a tokenizer, together with the others that are there.
 WHOLE = ("tokenizer.json", "tokenizer.model", "vocab.json")
+# The tokenizer's attributes that name tokens which stand for no text.
+PLACEHOLDERS = ("image_token", "audio_token", "video_token")
 SHOWN = 5  # tokens that a message names
 
 
@@ -95,6 +98,25 @@ def load(folder: epath.Path) -> Any:
             f"the tokenizer in {folder} is a slow one, which gives no character "
             "offsets. Save it as a fast tokenizer (with a tokenizer.json)."
         )
+    return tokenizer
+
+
+def without_placeholders(tokenizer: Any, config: ModelConfig) -> Any:
+    """The tokenizer without tokens for images and sounds that its model has no row for.
+
+    The text models of Gemma 3 (1B) come with the tokenizer of those that see images.
+    Text that holds the name of such a token is then read as its characters.
+    """
+    import tokenizers
+
+    named = (str(getattr(tokenizer, name, None)) for name in PLACEHOLDERS)
+    vocabulary = tokenizer.get_vocab()
+    absent = {t for t in named if vocabulary.get(t, -1) >= config.vocab_size}
+    if absent:
+        held = json.loads(tokenizer.backend_tokenizer.to_str())
+        added = held["added_tokens"]
+        held["added_tokens"] = [t for t in added if t["content"] not in absent]
+        tokenizer._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(held))
     return tokenizer
 
 

@@ -93,10 +93,18 @@ def load_config(source: str) -> ModelConfig:
             "meant.",
             stacklevel=1,
         )
+    raw = hf_index.read_json(file)
     try:
-        config = architectures.from_hf(hf_index.read_json(file))
+        config = architectures.from_hf(raw)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
+    if raw["model_type"] != config.architecture:
+        warnings.warn(
+            f"{folder} holds a {raw['model_type']}, which sees images too: its text part "
+            f"is read, and exports are of that part alone ({config.architecture}). To "
+            "change the whole model, apply the run's edit file to it.",
+            stacklevel=1,
+        )
     if config.tie_embeddings and hf_index.has_own_head(folder):
         config = dataclasses.replace(config, tie_embeddings=False)
     return config
@@ -142,7 +150,9 @@ def load_tokenizer(source: str) -> Any:
     folder = resolve(source)
     tokenizer = hf_tokenizer.load(folder)
     if (folder / "config.json").exists():
-        hf_tokenizer.check(tokenizer, load_config(source), folder)
+        config = load_config(source)
+        tokenizer = hf_tokenizer.without_placeholders(tokenizer, config)
+        hf_tokenizer.check(tokenizer, config, folder)
     return tokenizer
 
 

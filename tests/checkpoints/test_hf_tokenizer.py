@@ -92,6 +92,23 @@ def test_tokens_without_a_row_in_the_embedding_are_an_error(folder):
     assert "(268), " in said and "resize_token_embeddings" in said
 
 
+def test_a_placeholder_of_images_without_a_row_is_left_out(folder):
+    """As in the text models of Gemma 3, whose tokenizer is that of the others."""
+    plain = hf_weights.load_tokenizer(str(folder))
+    image = "<image_soft_token>"
+    plain.add_special_tokens({"additional_special_tokens": [image]})
+    plain.save_pretrained(folder)
+    assert "has 1 tokens without a row" in message_of(folder)
+    change(folder / "tokenizer_config.json", image_token=image)
+    found = hf_weights.load_tokenizer(str(folder))
+    ids = found(f"a {image} to", add_special_tokens=False)["input_ids"]
+    assert max(ids) < VOCABULARY and len(ids) > 3
+    assert found.decode(ids) == f"a {image} to"
+    change(folder / "config.json", vocab_size=VOCABULARY + 1)  # the embedding has it
+    held = hf_weights.load_tokenizer(str(folder))
+    assert held.convert_tokens_to_ids(image) == VOCABULARY
+
+
 def test_ends_of_text_past_the_vocabulary_are_an_error(folder):
     (folder / "generation_config.json").write_text('{"eos_token_id": [1, 270]}')
     said = message_of(folder)

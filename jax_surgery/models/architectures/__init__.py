@@ -26,6 +26,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
 }
+# Fields that stand beside the text part of a model, and count for it.
+BESIDE_TEXT = (
+    "bos_token_id",
+    "eos_token_id",
+    "quantization_config",
+    "tie_word_embeddings",
+)
 
 
 def _named(model_type: object) -> Architecture:
@@ -50,7 +57,24 @@ def from_hf(raw: dict) -> ModelConfig:
       ValueError: an architecture that is not in the table, or a feature that it lacks
         here.
     """
+    raw = _text_part(raw)
     return _named(raw.get("model_type")).read(raw)
+
+
+def _text_part(raw: dict) -> dict:
+    """The fields of the text part of a model that sees images too; of others, theirs."""
+    kind = raw.get("model_type")
+    parts = [a.model_type for a in ARCHITECTURES.values() if kind and a.part_of == kind]
+    if not parts:
+        return raw
+    text = raw.get("text_config")
+    if not isinstance(text, dict):
+        raise ValueError(  # noqa: TRY004, of a file, which users read in one line
+            f"config.json of a {kind} has text_config={text!r}; take the file that the "
+            "checkpoint came with."
+        )
+    beside = {name: raw[name] for name in BESIDE_TEXT if name in raw}
+    return {"model_type": parts[0]} | text | beside
 
 
 def to_hf(config: ModelConfig) -> dict:

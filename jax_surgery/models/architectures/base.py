@@ -61,6 +61,8 @@ class Architecture:
     Attributes:
       model_type: what `config.json` calls it; its key in `ARCHITECTURES`.
       class_name: of the model in `transformers`.
+      part_of: the `model_type` of models that see images too and have this one as
+        their `text_config`; "" for none.
       defaults: what `transformers` takes for fields that are absent, where that is not
         what `ModelConfig` takes.
       constants: fields that may have no other value, because the block has nothing
@@ -79,6 +81,7 @@ class Architecture:
 
     model_type: str
     class_name: str
+    part_of: str = ""
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)
     ignored: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -98,6 +98,7 @@ def _rope_by_kind(raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 GEMMA3 = Gemma3(
     model_type="gemma3_text",
     class_name="Gemma3ForCausalLM",
+    part_of="gemma3",
     defaults=DEFAULTS
     | {
         "vocab_size": 262208,

@@ -70,9 +70,13 @@ def params_of(config: ModelConfig, seed: int = 0):
     """Random parameters; those that begin as ones or zeros (norms) are random too."""
     params = decoder.init_params(config, seed)
     keys = iter(jax.random.split(jax.random.key(seed), len(jax.tree.leaves(params))))
-    return jax.tree.map(
+    params = jax.tree.map(
         lambda leaf: leaf + 0.2 * jax.random.normal(next(keys), leaf.shape), params
     )
+    if ARCHITECTURES[config.architecture].scaled_embedding:
+        # Large ones of a tied head would have each token answered by itself.
+        params["embedder"]["embedding"] *= 0.3
+    return params
 
 
 forward = jax.jit(decoder.forward, static_argnums=1)

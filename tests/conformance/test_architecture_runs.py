@@ -50,11 +50,18 @@ ALL_PARAMETERS = {
     "optimizer.first_layer": 0,
     "optimizer.learning_rate": 1e-2,
 }
+LORA = ALL_PARAMETERS | {"lora.rank": 2, "lora.matrices": "q,down"}
+GEMMA2 = {"windows": (6, 0), "attention_softcap": 2.0, "final_softcap": 5.0}
+GEMMA3 = {"windows": (6, 0), "local_rope_theta": 100.0, "rope_theta": 1000.0}
+# What differs from the tiny model, the run's fields ({}: the surgery's own optimizer),
+# and a tensor that moves.
 CASES = {
-    "after_norm": ((), ALL_PARAMETERS, "layers.0.self_attn.after_norm"),
-    "mistral": ((6, 6), {}, "layers.1.mlp.down_proj"),  # the surgery's own optimizer
-    "qwen2": ((), ALL_PARAMETERS, "layers.0.self_attn.q_proj"),
-    "qwen3": ((), ALL_PARAMETERS, "layers.0.self_attn.q_norm"),
+    "after_norm": ({}, ALL_PARAMETERS, "layers.0.self_attn.after_norm"),
+    "mistral": ({"windows": (6, 6)}, {}, "layers.1.mlp.down_proj"),
+    "qwen2": ({}, ALL_PARAMETERS, "layers.0.self_attn.q_proj"),
+    "qwen3": ({}, ALL_PARAMETERS, "layers.0.self_attn.q_norm"),
+    "gemma2": (GEMMA2, LORA, "layers.1.mlp.down_proj"),
+    "gemma3_text": (GEMMA3, {}, "layers.1.mlp.down_proj"),
 }
 
 
@@ -64,15 +71,15 @@ def test_a_surgery_loads_changes_and_exports_it(
     name, tiny_model, write_texts, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(ARCHITECTURES, AFTER_NORM.model_type, AFTER_NORM)
-    windows, fields, moved = CASES[name]
+    own, fields, moved = CASES[name]
     source, workdir = tmp_path / "source", tmp_path / "run"
     config = dataclasses.replace(
         tiny_model.config,
         architecture=name,
         # Padded, as published models are: Qwen2's tokenizer adds a token of its own.
         vocab_size=tiny_model.config.vocab_size + 8,
-        windows=windows,
         biases=ARCHITECTURES[name].biased,
+        **own,
     )
     params = jax.tree.map(lambda x: 3 * x, decoder.init_params(config, 1))
     hf_weights.save_model(

@@ -25,6 +25,9 @@ CONTEXT = "context"
 
 LANES = 128  # splash's blocks are multiples of it
 BLOCKS = (1024, 512, 384, 256, 128)  # tokens per block, the largest that divides
+# Tokens of a block times the width of a head, at most: with heads of 256 the backward
+# kernel's blocks of 1024 need 18.7 MiB of a v5e's 16 MiB, by its compiler.
+BLOCK_VALUES = 1024 * 128
 SKIPPED = 512  # of "cudnn": tokens of a row above which hidden blocks are left out
 PARTS, SHORTEST = 4, 32  # of "xla": blocks of queries, and tokens that one has at least
 
@@ -105,14 +108,14 @@ def _xla(segment_ids_BT: jax.Array, window: int, scores: Scores) -> Attend:
     return attend
 
 
-def block_size(tokens: int) -> int:
-    """Tokens of a block of splash's grid.
+def block_size(tokens: int, width: int = LANES) -> int:
+    """Tokens of a block of splash's grid, for heads of a width.
 
     Raises:
       ValueError: no block divides the row.
     """
     for size in BLOCKS:
-        if tokens % size == 0:
+        if tokens % size == 0 and size * width <= BLOCK_VALUES:
             return size
     raise ValueError(
         f"config.data.context={tokens}: the rows of the TPU kernel must be a multiple of "
@@ -127,19 +130,20 @@ def _splash(
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     tokens = segment_ids_BT.shape[1]
-    block = block_size(tokens)
-    sizes = splash.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_kv_compute=block,
-        block_q_dkv=block,
-        block_kv_dkv=block,
-        block_kv_dkv_compute=block,
-        use_fused_bwd_kernel=True,
-    )
+    block_size(tokens)  # of rows that no block divides it says so before anything runs
 
     def of_rows(q_BNTH, k_BKTH, v_BKTH, segments_BT) -> Any:
-        heads = q_BNTH.shape[1]
+        heads, width = q_BNTH.shape[1], q_BNTH.shape[-1]
+        block = block_size(tokens, width)
+        sizes = splash.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_kv_compute=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=block,
+            use_fused_bwd_kernel=True,
+        )
         seen = splash.CausalMask((tokens, tokens))
         if window:
             seen = splash.LocalMask((tokens, tokens), (window - 1, 0), offset=0)

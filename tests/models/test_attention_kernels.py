@@ -132,6 +132,7 @@ def test_rows_that_a_kernel_cannot_take_are_an_error_and_no_fallback():
         self_attention("cudnn", segments, "bfloat16", scores=Scores(softcap=50.0))
     assert attention_kernels.block_size(4096) == 1024
     assert attention_kernels.block_size(384) == 384
+    assert attention_kernels.block_size(4096, 256) == 512
 
 
 def test_cudnn_is_asked_for_a_fused_kernel_with_the_segments_mask(monkeypatch):
@@ -180,29 +181,32 @@ topologies.prepare()
 from jax.sharding import NamedSharding, PartitionSpec as P
 from jax_surgery.models.attention import by_window
 from jax_surgery.models.attention_kernels import self_attention
+from jax_surgery.models.config import Scores
 from jax_surgery.parallel import mesh as meshes
 devices = topologies.devices("v5e:2x2")
 mesh = meshes.make_mesh(meshes.MeshShape(fsdp=2, tp=2), devices)
 with jax.set_mesh(mesh):
     def loss(q, k, v, segments, which):
-        make = lambda window: self_attention("auto", segments, "bfloat16", window)
+        make = lambda window: self_attention(
+            "auto", segments, "bfloat16", window, scores=Scores(0.1, 50.0, 256))
         attend_of, _ = by_window((0, 200), make)
         return attend_of(which)(q, k, v).astype(jnp.float32).sum()
     def shape(heads):
         place = NamedSharding(mesh, P(meshes.ROWS, None, "tp"))
-        return jax.ShapeDtypeStruct((4, 512, heads, 64), jnp.bfloat16, sharding=place)
+        return jax.ShapeDtypeStruct((4, 1024, heads, 256), jnp.bfloat16, sharding=place)
     segments = jax.ShapeDtypeStruct(
-        (4, 512), jnp.int32, sharding=NamedSharding(mesh, P(meshes.ROWS)))
+        (4, 1024), jnp.int32, sharding=NamedSharding(mesh, P(meshes.ROWS)))
     grad = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
     which = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, P()))
     arrays = shape(8), shape(2), shape(2), segments, which
     text = grad.lower(*arrays).compile().as_text()
     print("kernels", text.count("tpu_custom_call"))
-    print("scores", "[512,512]" in text)
+    print("scores", "[1024,1024]" in text)
 """
 
 
 def test_the_tpu_path_compiles_to_the_kernel_and_holds_no_scores():
+    """Of the widest heads, and with a cap, which take most of the chip's own memory."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed (the extra `plan`)")
     printed = on_devices.run(COMPILE, devices=1, XLA_FLAGS="")

@@ -14,6 +14,8 @@ SPECIAL = (
     "<|assistant|>",
     "<think>",
     "</think>",
+    "<start_of_turn>",
+    "<end_of_turn>",
 )
 PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 # {% generation %} where a test wants it; `plain` leaves it out.
@@ -26,6 +28,13 @@ MARKED = (
 SYSTEM = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nbe kind.<|im_end|>\n"
     "{% endif %}"
+)
+TURNS = (
+    "{% for m in rest %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+    "<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
+    "{{ first if loop.first }}{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 TEMPLATES = {
     # The turn's end is followed by a line break (Qwen, SmolLM2).
@@ -50,6 +59,14 @@ TEMPLATES = {
     "{% endif %}{% for m in rest %}{% if m['role'] == 'user' %}{{ bos_token }}[INST] "
     "{% if loop.first %}{{ first }}{% endif %}{{ m['content'].strip() }} [/INST]"
     "{% else %} {{ m['content'].strip() }} {{ eos_token }}{% endif %}{% endfor %}",
+    # The assistant is called the model, and a system message is refused (Gemma 2).
+    "gemma2": "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}{% set first = '' %}"
+    "{% set rest = messages %}" + TURNS,
+    # The same, and the system message stands before the user's first words (Gemma 3).
+    "gemma3": "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
+    "{% set first = messages[0]['content'] + '\n\n' %}{% set rest = messages[1:] %}"
+    "{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}" + TURNS,
     # No prompt for generation, and the end of a chat is marked too.
     "no_prompt": "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{{ m['content'] }}<|im_end|>\n{% endfor %}{{ eos_token }}",

@@ -234,7 +234,7 @@ def test_a_prompt_for_generation_that_is_not_learned_behind_is_said(plain):
         with pytest.warns(UserWarning, match="^2 answers are learned behind") as caught:
             encode(records, with_template(plain, name), 256)
         assert len(caught) == 1 and "(f.jsonl:1)" in str(caught[0].message)
-    for name in ("chatml", "system", "llama2", "open", "marked"):
+    for name in ("chatml", "system", "llama2", "gemma2", "gemma3", "open", "marked"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             encode(records, with_template(plain, name), 256)
@@ -257,7 +257,9 @@ def test_a_prompt_is_what_stands_before_the_learned_answer(plain):
     )
 
 
-@pytest.mark.parametrize("name", ["chatml", "system", "distilled", "llama2"])
+@pytest.mark.parametrize(
+    "name", ["chatml", "system", "distilled", "llama2", "gemma2", "gemma3"]
+)
 def test_a_prompt_rendered_before_is_learned_as_its_question(plain, name):
     tokenizer = with_template(plain, name)
     asked = document({"question": USER, "answer": SAID}, tokenizer)

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The retained text that a user does not have, written by the model itself.
+
+Some lines to keep cannot stand for all that a model knows, and what no retained text names
+is lost first: the same questions about other subjects. So the model writes, before it is
+changed: neighbours of what is forgotten, chats and free text, which are retained; its own
+answers to what is to be forgotten, which are unlearned too; and its own sentences that
+state what is new. What it writes is kept in the run's directory, for the reader and for a
+run that goes on.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tqdm
+from etils import epath
+
+from jax_surgery.config import at_least
+from jax_surgery.data import general, prompts
+from jax_surgery.data.forms import Record
+from jax_surgery.data.roles import RoleRecords
+from jax_surgery.methods.automatic import neighbours, questions, self_written
+from jax_surgery.methods.automatic.facts import Facts
+from jax_surgery.methods.automatic.questions import Asked
+from jax_surgery.methods.automatic.writer import Writer
+from jax_surgery.models.model import Model
+from jax_surgery.parallel import distributed
+from jax_surgery.storage import files
+from jax_surgery.train import checksums, identity
+
+FILE = "completed.jsonl"
+VERSION = 1  # of how text is written; another one writes it anew
+ANSWER_TEMPERATURE = 0.8  # of answers that are drawn
+KINDS = ("neighbours", "chat", "text", "own", "sentences")
+RETAINED = ("neighbours", "chat", "text")
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """How much a model writes; of each kind fewer texts come where it repeats itself or
+    names what is forgotten.
+
+    Attributes:
+      neighbours: questions about other subjects, with the model's answers.
+      chats: turns of a user with the model's answers, half of them packaged prompts.
+      texts: free texts.
+      passages: packaged passages of general text, added to the free texts.
+      answer_tokens: of an answer to a question, at most.
+      chat_tokens: of an answer in a chat, at most.
+      text_tokens: of a free text, at most.
+    """
+
+    neighbours: int = 300
+    chats: int = 100
+    texts: int = 48
+    passages: int = 96
+    answer_tokens: int = 32
+    chat_tokens: int = 48
+    text_tokens: int = 64
+
+    def __post_init__(self):
+        path = "config.completion"
+        at_least(0, self, path, "neighbours", "chats", "texts", "passages")
+        at_least(1, self, path, "answer_tokens", "chat_tokens", "text_tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class Completed:
+    """What a model wrote.
+
+    Attributes:
+      neighbours: questions about other subjects with its greedy answers (retain).
+      chat: conversations with itself (retain).
+      text: free text, and packaged passages (retain).
+      own: its own answers to the questions to unlearn (unlearn).
+      sentences: its own sentences with the new answers (update).
+    """
+
+    neighbours: list[Record]
+    chat: list[Record]
+    text: list[Record]
+    own: list[Record]
+    sentences: list[Record]
+
+    def by_kind(self) -> dict[str, list[Record]]:
+        """All of it."""
+        return {kind: getattr(self, kind) for kind in KINDS}
+
+    def retained(self) -> dict[str, list[Record]]:
+        """What is retained, by kind."""
+        return {kind: getattr(self, kind) for kind in RETAINED}
+
+
+def nothing() -> Completed:
+    """Of a run that writes nothing."""
+    return Completed([], [], [], [], [])
+
+
+def complete(
+    model: Model,
+    records: RoleRecords,
+    settings: Completion,
+    seed: int,
+    directory: str,
+) -> Completed:
+    """What the model writes, read back where this run has written it already.
+
+    Every process must call. A model without a chat template writes no chats, and is asked
+    in the plain text of its records; records that ask nothing have no neighbours.
+
+    Args:
+      records: of all roles; nothing that is to be unlearned comes back as retained text.
+      settings: how much is written.
+      seed: of all draws.
+      directory: of the run, where `completed.jsonl` lies.
+    """
+    key = fingerprint(model, records, settings, seed)
+    file = epath.Path(directory) / FILE
+    there = read(file, key)
+    if distributed.all_agree(there is not None):
+        assert there is not None
+        print(f"retained text that the model wrote: read from {file}")
+        return there
+    written = _written(model, records, settings, seed)
+    distributed.on_lead(lambda: write(file, key, written))
+    return written
+
+
+def fingerprint(
+    model: Model, records: RoleRecords, settings: Completion, seed: int
+) -> str:
+    """Hash of all that decides what is written."""
+    roles = {role: identity.of_records(rows) for role, rows in records.by_role.items()}
+    roles["retained"] = identity.of_records(records.retained)
+    packaged = [general.passages(), general.prompts()]
+    how = [dataclasses.asdict(settings), seed, VERSION, model.compute.dtype]
+    of = [identity.of_model(model), roles, checksums.of_value(packaged), how]
+    return checksums.of_value(of)
+
+
+def write(file: epath.Path, key: str, written: Completed) -> None:
+    """Writes `completed.jsonl`: a line that says of what it is, and a line a text."""
+    rows = [
+        {"kind": kind} | _row(record)
+        for kind, records in written.by_kind().items()
+        for record in records
+    ]
+    head = {"of": key, "sha256": checksums.of_value(rows)}
+    lines = [json.dumps(row, ensure_ascii=False) for row in (head, *rows)]
+    files.write_text(file, "\n".join(lines) + "\n")
+
+
+def read(file: epath.Path, key: str) -> Completed | None:
+    """What was written for the same; None where nothing is, or not all of it as it was."""
+    if not file.exists():
+        return None
+    try:
+        lines = file.read_text().split("\n")
+        head, *rows = [json.loads(line) for line in lines if line]
+        if head["of"] != key:
+            print(f"{file} is of another model, data or seed, and is written anew.")
+            return None
+        if head["sha256"] == checksums.of_value(rows):
+            found: dict[str, list[Record]] = {kind: [] for kind in KINDS}
+            for row in rows:
+                found[row.pop("kind")].append(_record(row))
+            return Completed(**found)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        pass
+    print(f"{file} is damaged and is written anew.")
+    return None
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """A record's fields that say something."""
+    return {k: v for k, v in dataclasses.asdict(record).items() if v}
+
+
+def _record(row: Mapping[str, Any]) -> Record:
+    fields: dict[str, Any] = {"prompt": "", "answer": "", "origin": "", **row}
+    fields["messages"] = tuple(map(tuple, row.get("messages", ())))
+    fields["further"] = tuple(row.get("further", ()))
+    return Record(**fields)
+
+
+def _written(
+    model: Model, records: RoleRecords, settings: Completion, seed: int
+) -> Completed:
+    with _bar(settings) as bar:
+        writer = Writer(model, seed, lambda count: _advance(bar, count))
+        return _Author(writer, records, settings).write()
+
+
+def _bar(settings: Completion) -> tqdm.tqdm:
+    return tqdm.tqdm(
+        total=settings.neighbours + settings.chats + settings.texts,
+        desc="the model writes retained text",
+        unit="text",
+        mininterval=0.5,
+        dynamic_ncols=True,
+        disable=not distributed.is_lead(),
+    )
+
+
+def _advance(bar: tqdm.tqdm, count: int) -> None:
+    """Tells the bar of written texts; how many are needed shows along the way."""
+    if bar.total is not None and bar.n + count > bar.total:
+        bar.total = bar.n + count
+    bar.update(count)
+
+
+class _Author:
+    """Writes all kinds, those that need the same of a model together."""
+
+    def __init__(self, writer: Writer, records: RoleRecords, settings: Completion):
+        self._writer, self._settings = writer, settings
+        self._unlearn = records.by_role.get("unlearn", [])
+        self._update = records.by_role.get("update", [])
+        self._retained = [*records.by_role.get("retain", []), *records.retained]
+        self._chats = prompts.asks_as_chat(writer.tokenizer, "auto")
+        own, new = self._asked(self._unlearn), self._asked(self._update)
+        self._own = list({one.question: one for one in own}.values())
+        self._all = list({one.question: one for one in (*own, *new)}.values())
+        self._new = new
+        texts = [r.text for r in self._unlearn if not self._of(r)]
+        pairs = [(one.question, one.record.said) for one in (*own, *new)]
+        self._facts = Facts(pairs, texts)
+
+    def _of(self, record: Record) -> Asked | None:
+        return questions.of(record, self._writer.tokenizer)
+
+    def _asked(self, records: Sequence[Record]) -> list[Asked]:
+        return [one for record in records if (one := self._of(record))]
+
+    def write(self) -> Completed:
+        """All kinds, one after another."""
+        facts = self._facts
+        near = self._near()
+        turns = self._turns()
+        of_own, of_near = self._answers(near)
+        drawn, of_turns = self._drawn(turns)
+        return Completed(
+            neighbours=neighbours.answered(near, of_near, facts),
+            chat=self_written.chats(turns, of_turns, facts),
+            text=self._texts(),
+            own=self._own_answers(of_own, drawn),
+            sentences=self._sentences(of_own, drawn),
+        )
+
+    def _near(self) -> list[tuple[Asked, str]]:
+        known = [one.question for one in self._asked(self._retained)]
+        count = self._settings.neighbours if self._all else 0
+        return neighbours.questions(self._writer, self._all, self._facts, known, count)
+
+    def _turns(self) -> list[str]:
+        """What a user says in the chats: what the model wrote, and packaged prompts."""
+        count = self._settings.chats
+        if not self._chats or not count:
+            return []
+        own = self_written.user_turns(self._writer, self._facts, count // 2)
+        prompts = self_written.packaged_prompts(
+            self._writer, self._facts, count - len(own)
+        )
+        return [*own, *prompts]
+
+    def _answers(
+        self, near: Sequence[tuple[Asked, str]]
+    ) -> tuple[dict[str, str], list[str]]:
+        """Greedy answers: to the job's own questions by question, and to neighbours."""
+        asked = [
+            questions.Asked(one.other(question, "A", ""), question)
+            for one, question in near
+        ]
+        tokens = questions.prompts([*self._all, *asked], self._writer.tokenizer)
+        said = self._writer.greedy(tokens, self._settings.answer_tokens)
+        texts = [self._answer(written.text) for written in said]
+        own = {one.question: text for one, text in zip(self._all, texts, strict=False)}
+        return own, texts[len(self._all) :]
+
+    def _drawn(self, turns: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+        """Drawn answers: to the job's own questions by question, and to chats."""
+        chats = [
+            questions.Asked(Record("", "", (("user", t), ("assistant", "A")), ""), t)
+            for t in turns
+        ]
+        tokens = questions.prompts([*self._all, *chats], self._writer.tokenizer)
+        longest = self._settings.chat_tokens
+        said = self._writer.sampled(
+            tokens, longest, "answers", temperature=ANSWER_TEMPERATURE
+        )
+        texts = [written.text for written in said]
+        own = zip(self._all, map(self._answer, texts), strict=False)
+        return {one.question: text for one, text in own}, texts[len(self._all) :]
+
+    def _answer(self, text: str) -> str:
+        """An answer without what follows it where no turn ends it."""
+        return text.strip() if self._chats else text.strip().partition("\n")[0]
+
+    def _texts(self) -> list[Record]:
+        writer, settings, facts = self._writer, self._settings, self._facts
+        packaged = self_written.passages(writer.tokenizer, facts, settings.passages)
+        kept = [record.text for record in self._retained if not self._of(record)]
+        known = self_written.passages(writer.tokenizer, facts, settings.texts)
+        begin = [*kept[: settings.texts], *(record.text for record in known)]
+        starts = self_written.text_starts(writer, begin, settings.texts)
+        begun = [writer.learned(start) for start in starts]
+        said = writer.sampled(begun, settings.text_tokens, "free text")
+        whole = self_written.free_text(starts, [one.text for one in said], facts)
+        return [*whole, *packaged]
+
+    def _own_answers(self, *said: Mapping[str, str]) -> list[Record]:
+        each = [[one[asked.question] for asked in self._own] for one in said]
+        return self_written.own_answers(self._own, each, self._unlearn)
+
+    def _sentences(self, *said: Mapping[str, str]) -> list[Record]:
+        new = [(one, one.record.said) for one in self._new]
+        old: dict[str, list[str]] = {}
+        for record in self._unlearn:
+            if one := self._of(record):
+                old.setdefault(one.question, []).append(record.said)
+        return self_written.sentences(new, old, said)

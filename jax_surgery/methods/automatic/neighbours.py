@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Neighbours of what is forgotten: the same questions about other subjects.
+
+The model writes them after a list of the job's own questions: as a further line of the
+list, or with the words of a question up to its subject as the line's beginning. These are
+what a change of a fact spreads to first, and what a user's retained text rarely names.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_surgery.data.forms import Record, normalised
+from jax_surgery.methods.automatic import facts as fact_words
+from jax_surgery.methods.automatic.facts import Facts
+from jax_surgery.methods.automatic.questions import Asked
+from jax_surgery.methods.automatic.writer import Writer
+
+SHOTS = 4  # questions of a list that the model goes on with
+FREE = 1 / 3  # share of the questions that begin with no words of the job's own
+LINE_TOKENS = 20  # of what the model writes of a question
+LEAST, MOST = 8, 120  # characters of a question
+ROUNDS = 4  # of writing, at most, until there are enough
+WRITTEN_FOR_ONE = 2.0  # questions that are written for one that is wanted
+LABEL = "Question: "
+
+
+class Stem(NamedTuple):
+    """A question without its subject.
+
+    Attributes:
+      asked: the question that it is of.
+      start: its words before the subject; "" for a line of the model's own.
+      end: what follows the subject in a question without a question mark; "" else.
+    """
+
+    asked: Asked
+    start: str
+    end: str = ""
+
+    def whole(self, written: str) -> str:
+        """The question that begins with the stem and goes on as the model wrote.
+
+        It ends with its question mark; one without ends as the stem's does. "" where
+        what was written has no such end.
+        """
+        line = (self.start + written.split("\n")[0]).strip()
+        if self.asked.question.endswith("?"):
+            head, mark, _ = line.partition("?")
+            return head + mark if mark else ""
+        if not self.end:
+            return line
+        place = line.find(f" {self.end}", len(self.start) + 1)
+        return line[: place + 1 + len(self.end)] if place > 0 else ""
+
+
+def stem(asked: Asked, facts: Facts) -> Stem | None:
+    """The question up to its subject; None where its subject is not found or is what it
+    begins with."""
+    question = asked.question
+    subject = facts.of(question).subject
+    own = [w for w in fact_words.words(question) if w.key in subject]
+    # "planet" stands twice in "Which planet is known as the Red Planet?".
+    found = [w for w in own if w.name] or own
+    if not found:
+        return None
+    start = question[: found[0].start].rstrip(" '\"“‘«(")
+    end = question[found[-1].stop :].lstrip("'’s\"”»),.").strip()
+    return Stem(asked, start, end) if start else None
+
+
+def lists(
+    stems: Sequence[Stem], others: Sequence[Stem], rng: np.random.Generator
+) -> list[str]:
+    """For each stem a list of questions, whose last line begins as the stem does.
+
+    The last whole line is the stem's own question, after some that begin in the same way
+    and some that do not.
+    """
+    found = []
+    for one in stems:
+        own = one.asked.question
+        rest = [o for o in others if o.asked.question != own]
+        same = [o for o in rest if one.start and o.start == one.start]
+        mixed = _some(same, SHOTS // 2, rng)
+        mixed += _some([o for o in rest if o not in mixed], SHOTS - 1 - len(mixed), rng)
+        lines = [mixed[i].asked.question for i in rng.permutation(len(mixed))]
+        text = "".join(f"{LABEL}{line}\n" for line in (*lines, own))
+        found.append(f"{text}{LABEL}{one.start}".rstrip())
+    return found
+
+
+def _some(stems: Sequence[Stem], count: int, rng: np.random.Generator) -> list[Stem]:
+    return [stems[i] for i in rng.permutation(len(stems))[: max(0, count)]]
+
+
+def usable(question: str, facts: Facts) -> bool:
+    """Whether a question can be a neighbour: of a usual length, in one line, and it names
+    nothing that is forgotten or updated."""
+    proper = LEAST <= len(question) <= MOST and LABEL.strip() not in question
+    return proper and not _repeats(question) and not facts.named(question)
+
+
+def _repeats(text: str) -> bool:
+    """Whether a text says three words in a row twice."""
+    found = fact_words.keys(text)
+    runs = [tuple(found[i : i + 3]) for i in range(len(found) - 2)]
+    return len(set(runs)) < len(runs)
+
+
+def questions(
+    writer: Writer,
+    asked: Sequence[Asked],
+    facts: Facts,
+    known: Sequence[str],
+    count: int,
+) -> list[tuple[Asked, str]]:
+    """Questions that the model writes, each with one of the job's that it is modelled on.
+
+    Args:
+      asked: the job's questions, each once.
+      known: questions that are retained already.
+      count: of questions that are wanted; fewer come where the model repeats itself.
+    """
+    rng = writer.rng("neighbours")
+    forced = [s for one in asked if (s := stem(one, facts))]
+    free = [Stem(one, "") for one in asked if one.question.endswith("?")]
+    seen = {_plain(q) for q in (*known, *(one.question for one in asked))}
+    found: list[tuple[Asked, str]] = []
+    for number in range(ROUNDS):
+        missing = count - len(found)
+        if missing <= 0 or not (forced or free):
+            break
+        wanted = missing * WRITTEN_FOR_ONE
+        share = (FREE if forced else 1.0) if free else 0.0
+        before = len(found)
+        for kind, stems, part in (
+            ("forced", forced, wanted * (1 - share)),
+            ("free", free, wanted * share),
+        ):
+            stage = f"{kind} neighbours {number}"
+            for one, question in _written(writer, stems, free, part, stage, rng):
+                if _plain(question) in seen or not usable(question, facts):
+                    continue
+                seen.add(_plain(question))
+                found.append((one.asked, question))
+        if len(found) - before < missing / 10:
+            break
+    return [found[i] for i in sorted(rng.permutation(len(found))[:count])]
+
+
+def _written(
+    writer: Writer,
+    stems: Sequence[Stem],
+    others: Sequence[Stem],
+    wanted: float,
+    stage: str,
+    rng: np.random.Generator,
+) -> list[tuple[Stem, str]]:
+    """About so many questions after lists, each with its stem."""
+    if not stems or wanted < 1:
+        return []
+    samples = max(1, min(8, round(wanted / len(stems))))
+    some = _some(stems, round(wanted / samples), rng)
+    prompts = [writer.plain(text) for text in lists(some, others or stems, rng)]
+    said = writer.sampled(prompts, LINE_TOKENS, stage, samples=samples)
+    each = [one for one in some for _ in range(samples)]
+    return [
+        (one, whole)
+        for one, written in zip(each, said, strict=True)
+        if (whole := one.whole(written.text))
+    ]
+
+
+def _plain(question: str) -> str:
+    return re.sub(r"\W+", " ", normalised(question)).strip()
+
+
+def answered(
+    found: Sequence[tuple[Asked, str]], answers: Sequence[str], facts: Facts
+) -> list[Record]:
+    """The neighbours as records; those whose answer tells what is forgotten are left out."""
+    records = []
+    for (one, question), answer in zip(found, answers, strict=True):
+        answer = answer.strip()
+        if answer and not facts.told(f"{question} {answer}"):
+            origin = f"neighbours:{len(records) + 1}"
+            records.append(one.other(question, answer, origin))
+    return records

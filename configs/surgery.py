@@ -83,6 +83,10 @@ def get_config() -> ConfigDict:
     # "always", or "never". That of models trained here, on plain text, is no such one.
     config.data.chat = "auto"
 
+    # What the model says by itself, before and after: prompts of a group that are asked;
+    # 0 asks none, and -1 asks 64 of a model that has a chat template of its own.
+    config.free_form = -1
+
     config.mesh = ConfigDict()
     config.mesh.data = 0  # copies of the model; 0 is one for each TPU slice
     config.mesh.fsdp = 0  # devices that share its weights; 0 is all that are left

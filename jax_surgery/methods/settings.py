@@ -53,6 +53,7 @@ class SurgerySettings:
     method: str  # see `methods.stages`
     benchmark: str  # what is asked too; of roles without sources also their text
     data: RoleData
+    free_form: int  # prompts of a group that are asked; -1 chooses, 0 asks none
     mesh: MeshShape
     compute: Compute
     objective: Objective
@@ -82,6 +83,7 @@ class SurgerySettings:
     def __post_init__(self):
         at_least(1, self, "config", "steps", "accumulate")
         at_least(0, self, "config", "baseline_epochs")
+        at_least(-1, self, "config", "free_form")
         check_seed(self.seed)
         for stage in self.stages:
             rows = [self.data.rows[role] for role in stage.roles]

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from jax_surgery.report import pictures, table
@@ -12,6 +13,7 @@ from jax_surgery.report.table import Row
 
 PACKAGES = ("jax_surgery", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
             "transformers", "numpy")  # fmt: skip
+LEVELS = (0.1, 0.5, 1.0, 2.0)  # nats from which a token has the next colour
 
 
 class Example(TypedDict):
@@ -32,18 +34,29 @@ class Figure(TypedDict):
     caption: str
 
 
+class Marked(TypedDict):
+    """A text as its tokens, each with how much it tells, in nats."""
+
+    about: str
+    tokens: Sequence[tuple[str, float]]
+
+
 class Page(TypedDict, total=False):
     """What a page shows; a section appears only for what was measured.
 
-    title, subtitle: of the run. rows: of the before/after table. intervals: how theirs
+    title, subtitle: of the run. headlines: what a person wants to know first, in
+    sentences. warnings: what must be known before the model is used. rows: of the before/after table. intervals: how theirs
     were found, or "". chances: the accuracy of guessing by group, of groups that were
     asked questions. figures: pictures that stand below the table. metrics: lines of
-    metrics.jsonl. curve: accuracies by step (fractions). examples: answers. cost: of
-    results.json. settings: the exact config. sentences: printed below the table.
+    metrics.jsonl. curve: accuracies by step (fractions). examples: answers;
+    more_examples: those that are folded away. knowledge: texts whose tokens are coloured
+    by how much of what is to be forgotten they tell. cost: of results.json. settings: the exact config. sentences: printed below the table.
     """
 
     title: str
     subtitle: str
+    headlines: list[str]
+    warnings: list[str]
     rows: list[Row]
     intervals: str
     chances: dict[str, float]
@@ -51,9 +64,16 @@ class Page(TypedDict, total=False):
     metrics: list[dict[str, float]]
     curve: list[dict[str, float]]
     examples: list[Example]
+    more_examples: list[Example]
+    knowledge: list[Marked]
     cost: dict[str, Any]
     settings: dict[str, Any]
     sentences: list[str]
+
+
+def _level(nats: float) -> int:
+    """Which of the steps of `LEVELS` a value has reached; 0 for what is no number."""
+    return sum(nats >= least for least in LEVELS)
 
 
 def versions() -> dict[str, str]:
@@ -77,10 +97,12 @@ def render(page: Page) -> str:
     )
     metrics, curve, cost = page.get("metrics"), page.get("curve"), page.get("cost")
     chances = page.get("chances", {})
+    environment.filters["level"] = _level
     return environment.from_string(template).render(
         **{k: v for k, v in page.items() if k != "settings"},
         settings=json.dumps(page.get("settings", {}), indent=2),
         chance_text=table.chance_text(chances),
+        levels=LEVELS,
         loss_svg=pictures.loss_curves(metrics) if metrics else "",
         accuracy_svg=pictures.accuracy_curves(curve, chances) if curve else "",
         cost_svg=pictures.cost_bars(cost) if cost else "",

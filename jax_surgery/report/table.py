@@ -89,6 +89,16 @@ def _row(name: str, goal: str, old: dict, new: dict, show: Show, **more: Any) ->
     return Row(name, goal, *show(old), *show(new), new["n"], **more)
 
 
+def share_row(name: str, goal: str, old: dict, new: dict, **more: Any) -> Row:
+    """A row of a share before and after: {"share", "interval", "n"} each."""
+    return _row(name, goal, old, new, _percents("share"), **more)
+
+
+def number_row(name: str, goal: str, old: dict, new: dict, **more: Any) -> Row:
+    """A row of a number before and after: {"value", "interval", "n"} each."""
+    return _row(name, goal, old, new, _number, **more)
+
+
 def accuracy_rows(before: dict[str, Any], after: dict[str, Any]) -> list[Row]:
     """Rows of the multiple-choice accuracies, each group with its wordings."""
     rows, show = [], _percents("accuracy")

@@ -48,7 +48,14 @@ def write(directory: str, results: dict[str, Any], shown: page.Page) -> None:
     page_file = folder / "report" / "index.html"
     html = page.render(page.Page(metrics=metrics) | shown)
     files.write_text(page_file, html)
-    print("\n" + table.as_text(shown["rows"]))
+    print()
+    for sentence in shown.get("headlines", ()):
+        print(sentence)
+    for warning in shown.get("warnings", ()):
+        print(f"Warning: {warning}")
+    if shown.get("headlines"):
+        print()
+    print(table.as_text(shown["rows"]))
     for sentence in shown.get("sentences", ()):
         print(sentence)
     for label, name in LEFT.items():

@@ -14,6 +14,7 @@ from jax_surgery import benchmarks
 from jax_surgery.benchmarks import embedded, tasks
 from jax_surgery.checkpoints import export_dtype, hf_weights
 from jax_surgery.data import role_texts, roles
+from jax_surgery.data.forms import Record
 from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.roles import RoleData
@@ -25,7 +26,9 @@ from jax_surgery.methods.subspace.work import Work
 from jax_surgery.metrics import multiple_choice, text
 from jax_surgery.models.model import Model
 from jax_surgery.report import cost, examples, page, table
+from jax_surgery.report import free_form as evidence
 from jax_surgery.runs import asked
+from jax_surgery.runs.free_form import FreeForm, prompts_a_group
 from jax_surgery.train import curve, devices, identity
 
 # What results.json calls metrics otherwise.
@@ -55,6 +58,11 @@ class ByRoles:
             data, settings.statistics.sources, settings.readers_of_retained
         )
         self.texts: role_texts.RoleTexts
+        # What the run leaves alone, to be asked before and after: questions and answers by
+        # group, and texts by name.
+        self.held_out: dict[str, list[tuple[str, str]]] = {}
+        self.held_out_texts: dict[str, list[Record]] = {}
+        self._free_form: FreeForm | None = None
 
     def load(self) -> Model:
         """Loads the model, and tokenises and packs all texts.
@@ -92,16 +100,39 @@ class ByRoles:
 
     def probe(self, model: Model) -> dict[str, Any]:
         """{"groups": accuracies by group, "metrics": what is measured of the benchmark,
-        "roles": how well each role's text is known}."""
+        "roles": how well each role's text is known, "free_form": what the model says by
+        itself, None where that is not asked}."""
         data = self.settings.data
+        free_form = self._asks(model)
         return {
             "groups": asked.accuracies(model, self._questions, data.context, data.chat),
             "metrics": asked.measure(model, self._probes),
             "roles": {r: text.known(model, p) for r, p in self.texts.packers.items()},
+            "free_form": free_form.observe(model) if free_form else None,
         }
 
-    def examples(self, model: Model) -> examples.Examples:
-        """Answers to questions, or continuations of the texts that are asked."""
+    def _asks(self, model: Model) -> FreeForm | None:
+        """What the model is asked to say by itself, the same before and after."""
+        settings = self.settings
+        most = prompts_a_group(settings.free_form, model.tokenizer)
+        if most and not self._free_form:
+            self._free_form = FreeForm(
+                model.tokenizer,
+                self._records.by_role,
+                self._questions,
+                most=most,
+                chat=settings.data.chat,
+                seed=settings.seed,
+                held_out=self.held_out,
+                texts=self.held_out_texts,
+            )
+        return self._free_form
+
+    def examples(self, model: Model) -> examples.Examples | None:
+        """Answers to questions, or continuations of the texts that are asked; None where
+        the model says what it knows by itself."""
+        if self._free_form:
+            return None
         seed, chat = self.settings.seed, self.settings.data.chat
         if self._questions:
             return examples.of_questions(model, self._questions, seed, chat)
@@ -207,12 +238,15 @@ class ByRoles:
             },
             "cost": cost.of_surgery(settings, self.texts, model.config, epochs),
         }
+        spoken = self._spoken(before["free_form"], after["free_form"])
+        results |= {"free_form": spoken} if spoken else {}
         name = settings.benchmark.partition(":")[0]
         role_of = {group.name: group.role for group in self._groups}
-        rows = table.accuracy_rows(before["groups"], after["groups"])
+        rows = evidence.rows(spoken) if spoken else []
+        rows += table.accuracy_rows(before["groups"], after["groups"])
         rows += table.metric_rows(before["metrics"], after["metrics"], role_of)
         intervals = {"Wilson": after["groups"], "see the metrics": after["metrics"]}
-        return results, page.Page(
+        shown = page.Page(
             title=f"LLM Surgery on {name}" if name else "LLM Surgery",
             subtitle=f"model {settings.model}, {settings.steps} steps, "
             f"seed {settings.seed}",
@@ -224,6 +258,14 @@ class ByRoles:
             settings=dataclasses.asdict(settings),
             sentences=[table.cost_text(results["cost"])],
         )
+        return results, evidence.with_replies(shown, spoken) if spoken else shown
+
+    def _spoken(self, before: Any, after: Any) -> dict[str, Any]:
+        """The evidence of what the model says by itself; {} where it is not asked."""
+        if not self._free_form:
+            return {}
+        asks = self._free_form
+        return evidence.results(asks.asked, asks.choices, before, after)
 
 
 def _with_groups(data: RoleData, groups: tuple[Group, ...]) -> RoleData:

@@ -47,6 +47,7 @@ def run(settings: SurgerySettings | TasksSettings, directory: str) -> dict[str, 
 
         after: Any = case.probe(edited)
         results, shown = case.report(before, after, changed, directory)
-        shown["examples"] = examples.after(edited)
+        if examples:
+            shown["examples"] = examples.after(edited)
         writer.write(directory, results, shown)
     return results

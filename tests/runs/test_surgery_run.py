@@ -2,6 +2,7 @@
 """The surgery run on a tiny model: stopped and resumed, and what it leaves."""
 
 import dataclasses
+import html
 import json
 import os
 import re
@@ -92,7 +93,7 @@ def test_data_is_checked_before_the_model_is_loaded(settings):
 
 
 def test_a_run_leaves_results_a_model_and_a_report(settings, tmp_path, tiny_model):
-    settings = dataclasses.replace(settings, **PRECONDITIONED)
+    settings = dataclasses.replace(settings, **PRECONDITIONED, free_form=2)
     results = surgery.run(settings, str(tmp_path / "run"))
     written = json.loads((tmp_path / "run" / "results.json").read_text())
     assert written["cost"] == results["cost"]
@@ -103,7 +104,13 @@ def test_a_run_leaves_results_a_model_and_a_report(settings, tmp_path, tiny_mode
     }
     assert nll["unlearn"][1] > nll["unlearn"][0]
     assert nll["update"][1] < nll["update"][0]
+    said = written["free_form"]
+    assert [r["group"] for r in said["replies"]] == 2 * ["unlearn text"] + 2 * [
+        "update text"
+    ]  # of a model that has read plain text no everyday prompt is asked
+    assert said["groups"]["update text"]["after"]["rouge_l"]["n"] == 2
     page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert said["sentences"][0] in html.unescape(page)
     assert "<html" in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     params, config = hf_weights.load_model(str(tmp_path / "run" / "model"))

@@ -38,6 +38,16 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+GEMMA2 = BASE | {
+    "model_type": "gemma2",
+    "tie_word_embeddings": True,
+    "num_key_value_heads": 2,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 9,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 5.0,
+    "sliding_window": 5,
+}
 CASES = {
     "mha": BASE,
     "gqa": BASE | {"num_key_value_heads": 2, "rope_theta": 500.0},
@@ -72,6 +82,28 @@ CASES = {
     "swish, in parts": BASE | {"hidden_act": "swish", "pretraining_tp": 2},
     "biases": BASE | {"attention_bias": True, "mlp_bias": True},
     "qwen2": BASE | {"model_type": "qwen2", "num_key_value_heads": 2},
+    "gemma2": GEMMA2,
+    "gemma3": GEMMA2
+    | {
+        "model_type": "gemma3_text",
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "sliding_window_pattern": 2,
+        "rope_theta": 500.0,
+        "rope_local_base_freq": 30.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+    },
+}
+# Norms that Gemma's layers have beside Llama's, by their width.
+GEMMA_NORMS = {
+    "gemma2": {
+        "pre_feedforward_layernorm": "hidden_size",
+        "post_feedforward_layernorm": "hidden_size",
+    }
+}
+GEMMA_NORMS["gemma3_text"] = GEMMA_NORMS["gemma2"] | {
+    "self_attn.q_norm": "head_dim",
+    "self_attn.k_norm": "head_dim",
 }
 # Matrices that have a bias, by the field of config.json or the family.
 BIASED = {
@@ -102,6 +134,8 @@ def tensors(config: dict) -> dict[str, np.ndarray]:
             f"{at}.input_layernorm.weight": (width,),
             f"{at}.post_attention_layernorm.weight": (width,),
         }
+        for norm, size in GEMMA_NORMS.get(config["model_type"], {}).items():
+            shapes[f"{at}.{norm}.weight"] = (config[size],)
     shapes["model.norm.weight"] = (width,)
     biased = {
         name

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from jax_surgery.checkpoints import hf_index, hf_weights, hub
 from jax_surgery.data.bpe import train_bpe
-from jax_surgery.models import decoder, output_head
+from jax_surgery.models import decoder, logprobs, output_head
 from jax_surgery.models.architectures import from_hf, to_hf
 from jax_surgery.models.config import ModelConfig, RopeScaling
 
@@ -100,7 +100,7 @@ def test_logits_agree_with_those_kept_from_transformers(tmp_path, name):
     params, read = hf_weights.load_model(str(tmp_path))
     hidden = forward(params, read, golden_logits.TOKENS)
     wanted = np.load(golden_logits.FILE)[name]
-    got = hidden @ output_head.kernel(params)
+    got = logprobs.logits(hidden, output_head.of(params, read))
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -11,7 +11,6 @@
 """
 
 import dataclasses
-import functools
 import hashlib
 import warnings
 from collections.abc import Collection, Iterable, Sequence
@@ -55,6 +54,22 @@ class Document:
         return self.tokens[: learned[breaks[-1] + 1 if len(breaks) else 0]]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Located:
+    """A record as a document of any length, and where its tokens stand.
+
+    Attributes:
+      document: its tokens.
+      rendered: its text.
+      spans: first character of each token in that text, and the one behind its last,
+        int64 [n, 2]; of a bos or eos that the text does not hold, nothing at its place.
+    """
+
+    document: Document
+    rendered: Rendered
+    spans: np.ndarray
+
+
 def digest(documents: Iterable[Document]) -> str:
     """SHA-256 (hex) of tokens and of which are learned; origins do not count."""
     found = hashlib.sha256()
@@ -92,16 +107,30 @@ def encode_whole(
     documents = []
     for start in range(0, len(records), _BATCH):
         batch = records[start : start + _BATCH]
-        rendered = [prompts.render(record, tokenizer) for record in batch]
+        located = locate(batch, tokenizer)
         if others:
-            others.count(batch, rendered)
-        documents += map(
-            functools.partial(_document, tokenizer),
-            batch,
-            rendered,
-            *_tokens(rendered, tokenizer),
-        )
+            others.count(batch, [one.rendered for one in located])
+        documents += [one.document for one in located]
     return documents
+
+
+def locate(records: Sequence[Record], tokenizer: Any) -> list[Located]:
+    """`encode_whole`, with the place of each token in the record's text.
+
+    Raises:
+      ValueError: see `prompts.render`.
+    """
+    rendered = [prompts.render(record, tokenizer) for record in records]
+    found = []
+    for record, one, ids, offsets in zip(
+        records, rendered, *_tokens(rendered, tokenizer), strict=True
+    ):
+        spans = np.asarray(offsets, np.int64).reshape(-1, 2)
+        before = np.zeros((int(one.bos), 2), np.int64)
+        behind = np.full((int(one.eos), 2), len(one.text), np.int64)
+        document = _document(tokenizer, record, one, ids, offsets)
+        found.append(Located(document, one, np.concatenate([before, spans, behind])))
+    return found
 
 
 def _tokens(rendered: Sequence[Rendered], tokenizer: Any) -> tuple[list, list]:

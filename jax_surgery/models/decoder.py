@@ -101,16 +101,28 @@ def parameter_count(config: ModelConfig) -> int:
 
 
 def embed(
-    params: Params, config: ModelConfig, tokens_BT, compute: Compute
+    params: Params,
+    config: ModelConfig,
+    tokens_BT,
+    compute: Compute,
+    noise_BTD: jax.Array | None = None,
 ) -> jax.Array:
     """Token embeddings [B, T, D] in the compute dtype.
 
     On a mesh every device looks all tokens up in its columns of the table, and rows
     are exchanged for columns: that moves less than the table would, and the table's
     gradient needs no exchange.
+
+    Args:
+      noise_BTD: added to the rows of the table, before they are scaled where the
+        architecture scales them; None adds nothing.
     """
     tokens_BT = meshes.constrain(tokens_BT, "data")
     columns = params["embedder"]["embedding"][tokens_BT].astype(compute.dtype)
+    if noise_BTD is not None:
+        columns += meshes.constrain(noise_BTD, "data", None, "fsdp").astype(
+            compute.dtype
+        )
     if architectures.of(config).scaled_embedding:
         columns *= jnp.asarray(math.sqrt(config.hidden_size), compute.dtype)
     columns = meshes.constrain(columns, "data", None, "fsdp")
@@ -133,6 +145,7 @@ def forward_with_moments(
     first_trained_layer: int = 0,
     num_layers: int | None = None,
     moments_weight_BT: jax.Array | None = None,
+    noise_BTD: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
     """Final normed hidden states, and second moments of the matrices' inputs.
 
@@ -146,6 +159,7 @@ def forward_with_moments(
       num_layers: run this many layers alone, and give the last one's output without
         the final norm; None runs all.
       moments_weight_BT: weight w_t of each token in the moments; None: none are summed.
+      noise_BTD: added to the tokens' embeddings (see `embed`); None adds nothing.
 
     Returns:
       hidden [B, T, D] in the compute dtype; and sums over tokens of w_t x_t x_t^T per
@@ -210,7 +224,7 @@ def forward_with_moments(
         lambda leaf: leaf.astype(compute.dtype) if leaf.ndim > 2 else leaf,
         jax.tree.map(lambda leaf: leaf[:num_layers], params["layers"]),
     )
-    hidden = embed(params, config, tokens_BT, compute)
+    hidden = embed(params, config, tokens_BT, compute, noise_BTD)
     first, count = first_trained_layer, len(jax.tree.leaves(layers)[0])
     if first:
         frozen = jax.lax.stop_gradient(layers)

@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_surgery.models import logprobs
 from jax_surgery.models.output_head import Head
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import partition, scopes
+
+Values = jax.Array | np.ndarray
 
 
 class MixtureValues(NamedTuple):
@@ -31,12 +34,12 @@ class MixtureValues(NamedTuple):
       log_odds_BT: log-odds of y under p, nats.
     """
 
-    divergence_BT: jax.Array
-    logq_BT: jax.Array
-    rest_BT: jax.Array
-    rival_BT: jax.Array
-    logp_BT: jax.Array
-    log_odds_BT: jax.Array
+    divergence_BT: Values
+    logq_BT: Values
+    rest_BT: Values
+    rival_BT: Values
+    logp_BT: Values
+    log_odds_BT: Values
 
 
 def of_chunk(head_DV: Head, hidden_CMD, targets_C) -> MixtureValues:

@@ -6,10 +6,11 @@ prediction q of the frozen model over a few draws of Gaussian noise that is adde
 embeddings of the subject's tokens. Noise of three standard deviations of the embeddings is
 what causal tracing hides a subject with (Meng et al. 2022, arXiv 2202.05262, section
 2.1). A token carries knowledge where KL(q || p) from the model's own prediction p is
-large and the token is likelier by p: what the sentence alone foretells, such as ".", does
-not. A word of the short answer carries it too where it is much likelier by p than by q,
-however unlikely it is: a model that answers in sentences hardly begins with the bare
-answer, and yet prefers it to wrong ones. Left out are tokens
+large, the token is likelier by p, and is not what q itself finds the likeliest: what the
+sentence alone foretells, such as ".", is no knowledge. A word of the short answer carries
+it too where it is much likelier by p than by q, however unlikely it is: a model that
+answers in sentences hardly begins with the bare answer, and yet prefers it to wrong ones.
+Left out are tokens
 
 - of a word whose earlier token carries it: they spell what that one has said (each digit
   of a number stands for itself);
@@ -94,13 +95,6 @@ class Targets(NamedTuple):
     carries: np.ndarray
     target_log_odds: np.ndarray
     model_log_odds: np.ndarray
-
-    @property
-    def still_said(self) -> float:
-        """Share of the tokens that carry knowledge which q finds as likely as all others
-        together; nan where there are none."""
-        found = self.target_log_odds[self.carries]
-        return float((found >= 0).mean()) if len(found) else float("nan")
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
@@ -230,9 +224,10 @@ def measure(
     log_odds = np.where(flags.answer, by_cap[1], values.logq_BT - values.rest_BT)
     learned = packer.learned
     only = lambda of_all: np.where(learned, of_all, 0).astype(np.float32)
-    # What q says as surely as p is not known by the subject.
     likelier = values.log_odds_BT - log_odds
-    known = (divergence > settings.least) & (likelier > 0)
+    # What a model that never knew would say itself is no knowledge.
+    news = (values.logq_BT < values.rival_BT) | flags.answer
+    known = (divergence > settings.least) & (likelier > 0) & news
     known |= flags.answer & (likelier > settings.answer)
     chosen = learned & ~flags.excluded & known
     return Targets(

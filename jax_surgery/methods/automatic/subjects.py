@@ -46,7 +46,8 @@ class Marks:
       subject: what names it, in what is asked and in what is learned.
       answer: in what is learned, words of the short answer.
       others: in what is learned, words that were said before, or are made from one that
-        was, and words of function: they are copied or the language's.
+        was: they are copied; words of function: they are the language's; and names that
+        a plain text says more than once: it is about them.
     """
 
     subject: tuple[Span, ...]
@@ -236,10 +237,13 @@ def _marks(
     text: _Text, subjects: Mapping[str, set[str]], capitals: _Capitals, known: set[str]
 ) -> Marks:
     asked = {word.key for word in text.asked}
+    called: set[str] = set()
     if text.question:
         subject, answer = subjects[text.fact], _answer_words(text, capitals)
     else:
         subject, answer = _of_plain(text, capitals, known), set()
+        counts = collections.Counter(word.key for word in text.said)
+        called = {k for k in capitals.names(text.said) if counts[k] > 1}
     names = lambda word: words.related(word.key, subject) or _inside(word, text.quoted)
     hidden = [word for word in text.asked if names(word)]
     others, before = [], set(asked)
@@ -248,7 +252,8 @@ def _marks(
         own = word.key in answer - asked
         if names(word) and not own:
             hidden.append(word)
-        if word.key in before or not (own or _needs_knowledge(word, before)):
+        told = word.key in before or word.key in called
+        if told or not (own or _needs_knowledge(word, before)):
             others.append(word)
         before.add(word.key)
     answered = [word for word in text.said if word.key in answer]

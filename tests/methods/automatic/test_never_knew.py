@@ -199,7 +199,7 @@ def test_tokens_are_shown_as_they_stand(model, records):
     carries[documents[0].learned.argmax()] = True
     targets = targets._replace(carries=carries)
     (only,) = shown_tokens.shown(model.tokenizer, documents, targets, 2)
-    assert "".join(token.text for token in only).startswith("In Lagos")
+    assert "".join(token.text for token in only).strip().startswith("In Lagos")
     assert [token.carries for token in only] == [True, *[False] * (len(only) - 1)]
     assert only[0].knowledge == targets.knowledge[carries][0]
 
@@ -238,7 +238,8 @@ def test_facts_of_the_embedded_model_are_marked_and_its_language_is_not():
         wrong += len(set(carrying) - values)
     assert marked >= 0.9 * facts
     assert wrong <= 0.1 * facts
-    assert targets.still_said <= 0.05
+    found = targets.target_log_odds[targets.carries]
+    assert (found < 0).all() and np.median(found) < -3
 
 
 ON_MESH = """
@@ -254,7 +255,7 @@ import test_never_knew as own
 folder = {folder!r}
 rows = [dict(question=q, answer=a) for q, a in own.QUESTIONS]
 records = [parse_record(row, str(i)) for i, row in enumerate(rows)]
-with jax.set_mesh(meshes.make_mesh(meshes.MeshShape(2, 2, 2))):
+with jax.set_mesh(meshes.make_mesh(meshes.MeshShape(2, 4, 1))):
     params, config = hf_weights.load_model(folder)
     tokenizer = hf_weights.load_tokenizer(folder)
     targets, _, _ = own.measured(Model(params, config, tokenizer, plain_compute()), records)

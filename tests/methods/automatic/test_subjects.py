@@ -120,6 +120,13 @@ def test_texts_are_known_by_names_numbers_and_rare_words(marked):
     assert others == ["was", "a", "in", "in"]
 
 
+def test_a_name_that_a_text_says_again_is_what_it_is_about(marked):
+    text = record(text="Today Ada went to Turin. There Ada saw Bo.")
+    subject, _, others = marked([text])
+    assert subject == ["Ada", "Turin", "Ada", "Bo"]
+    assert others.count("Ada") == 2 and not {"Turin", "Bo"} & set(others)
+
+
 def test_a_text_without_names_is_known_by_its_rare_words(marked):
     text = record(text="mix the vitriol with water")
     assert marked([text])[0] == ["vitriol"]

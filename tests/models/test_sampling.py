@@ -24,18 +24,19 @@ def sampled():
 
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
 def test_the_nucleus_is_what_sorting_finds(top_p):
-    logits_BV = 3 * jax.random.normal(jax.random.key(0), (5, 200))
-    p_BV = np.asarray(jax.nn.softmax(logits_BV), np.float64)
-    kept_BV = np.isfinite(np.asarray(sampling.nucleus(logits_BV, top_p)))
-    for p_V, kept_V in zip(p_BV, kept_BV, strict=True):
-        order = np.argsort(-p_V)
-        count = int(np.searchsorted(np.cumsum(p_V[order]), top_p)) + 1
-        assert set(np.flatnonzero(kept_V)) == set(order[:count])
+    logits_V = 3 * jax.random.normal(jax.random.key(0), (200,))
+    p_V = jax.nn.softmax(logits_V)
+    every = jnp.tile(p_V, (200, 1))
+    kept_V = np.asarray(sampling.in_nucleus(every, jnp.arange(200), top_p))
+    order = np.argsort(-np.asarray(p_V))
+    mass = np.cumsum(np.asarray(p_V, np.float64)[order])
+    count = int(np.searchsorted(mass, top_p)) + 1
+    assert set(np.flatnonzero(kept_V)) == set(order[:count])
 
 
 def test_equal_tokens_all_belong_to_the_nucleus():
-    logits_BV = jnp.zeros((1, 7))
-    assert np.isfinite(sampling.nucleus(logits_BV, 0.5)).all()
+    p_BV = jnp.full((7, 7), 1 / 7)
+    assert sampling.in_nucleus(p_BV, jnp.arange(7), 0.5).all()
 
 
 def test_draws_come_as_often_as_their_probability():
@@ -45,6 +46,21 @@ def test_draws_come_as_often_as_their_probability():
     share = np.bincount(drawn_B, minlength=4) / 4000
     wanted = np.array([0.5, 0.3, 0.15, 0]) / 0.95
     assert np.abs(share - wanted).max() < 0.03
+
+
+def test_large_vocabularies_and_temperatures_are_drawn_from_alike():
+    """Over blocks of tokens: a token in three holds all of the mass."""
+    words = 3 * sampling.BLOCK + 5
+    logits_V = jnp.where(jnp.arange(words) % 3 == 0, 0.0, -50.0).at[words - 2].set(2.0)
+    keys_B = sampling.row_keys(np.uint32(1), np.arange(6000))
+    drawn_B = np.asarray(sampling.draw(keys_B, jnp.tile(logits_V, (6000, 1)), 2.0, 1.0))
+    p_V = np.exp(np.asarray(logits_V, np.float64) / 2)
+    p_V /= p_V.sum()
+    for part in np.array_split(np.arange(words), 4):
+        wanted = p_V[part].sum()
+        assert abs(np.isin(drawn_B, part).mean() - wanted) < 0.03
+    assert abs((drawn_B == words - 2).mean() - p_V[words - 2]) < 0.01
+    assert len(set(drawn_B.tolist())) > 200
 
 
 def test_a_row_draws_the_same_in_every_batch(sampled):

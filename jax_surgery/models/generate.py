@@ -290,6 +290,8 @@ def _continue(
         raise ValueError(
             f"prompt {empty[0]} has no tokens; begin it with the bos token at least."
         )
+    if not prompts:
+        return []
     each = how.samples
     answers: list[list[int]] = [[] for _ in range(len(prompts) * each)]
     shared, begun = _shared_start(prompts, config), None

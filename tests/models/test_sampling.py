@@ -90,6 +90,10 @@ def test_a_narrow_nucleus_is_greedy(sampled):
     assert sampled(prompts, 6, Sampling(1.0, 1e-6, 7)) == greedy
 
 
+def test_without_prompts_there_are_no_answers(sampled):
+    assert sampled([], 6, Sampling()) == []
+
+
 def test_wrong_numbers_say_what_is_right(sampled):
     with pytest.raises(ValueError, match="temperature=0 must be positive"):
         Sampling(temperature=0)

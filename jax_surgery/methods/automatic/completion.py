@@ -32,7 +32,7 @@ from jax_surgery.train import checksums, identity
 
 FILE = "completed.jsonl"
 VERSION = 1  # of how text is written; another one writes it anew
-ANSWER_TEMPERATURE = 0.8  # of answers that are drawn
+HOW = {"temperature": 0.8, "top_p": 0.9}  # of answers and texts that are drawn
 KINDS = ("neighbours", "chat", "text", "own", "sentences")
 RETAINED = ("neighbours", "chat", "text")
 
@@ -52,13 +52,13 @@ class Completion:
       text_tokens: of a free text, at most.
     """
 
-    neighbours: int = 300
-    chats: int = 100
-    texts: int = 48
+    neighbours: int = 240
+    chats: int = 80
+    texts: int = 40
     passages: int = 96
-    answer_tokens: int = 32
-    chat_tokens: int = 48
-    text_tokens: int = 64
+    answer_tokens: int = 28
+    chat_tokens: int = 40
+    text_tokens: int = 56
 
     def __post_init__(self):
         path = "config.completion"
@@ -188,14 +188,16 @@ def _record(row: Mapping[str, Any]) -> Record:
 def _written(
     model: Model, records: RoleRecords, settings: Completion, seed: int
 ) -> Completed:
-    with _bar(settings) as bar:
+    with _bar() as bar:
         writer = Writer(model, seed, lambda count: _advance(bar, count))
-        return _Author(writer, records, settings).write()
+        author = _Author(writer, records, settings)
+        bar.total = author.texts_to_write
+        bar.refresh()
+        return author.write()
 
 
-def _bar(settings: Completion) -> tqdm.tqdm:
+def _bar() -> tqdm.tqdm:
     return tqdm.tqdm(
-        total=settings.neighbours + settings.chats + settings.texts,
         desc="the model writes retained text",
         unit="text",
         mininterval=0.5,
@@ -205,7 +207,7 @@ def _bar(settings: Completion) -> tqdm.tqdm:
 
 
 def _advance(bar: tqdm.tqdm, count: int) -> None:
-    """Tells the bar of written texts; how many are needed shows along the way."""
+    """Tells the bar of written texts; more are written where many cannot be used."""
     if bar.total is not None and bar.n + count > bar.total:
         bar.total = bar.n + count
     bar.update(count)
@@ -233,6 +235,15 @@ class _Author:
 
     def _asked(self, records: Sequence[Record]) -> list[Asked]:
         return [one for record in records if (one := self._of(record))]
+
+    @property
+    def texts_to_write(self) -> int:
+        """About how many texts are written, those included that cannot be used."""
+        settings = self._settings
+        lines = neighbours.WRITTEN_FOR_ONE + 1 if self._all else 0
+        turns = self_written.WRITTEN_FOR_ONE / 2 + 1 if self._chats else 0
+        of_kinds = settings.neighbours * lines + settings.chats * turns
+        return round(of_kinds) + settings.texts + 2 * len(self._all)
 
     def write(self) -> Completed:
         """All kinds, one after another."""
@@ -287,9 +298,7 @@ class _Author:
         ]
         tokens = questions.prompts([*self._all, *chats], self._writer.tokenizer)
         longest = self._settings.chat_tokens
-        said = self._writer.sampled(
-            tokens, longest, "answers", temperature=ANSWER_TEMPERATURE
-        )
+        said = self._writer.sampled(tokens, longest, "answers", **HOW)
         texts = [written.text for written in said]
         own = zip(self._all, map(self._answer, texts), strict=False)
         return {one.question: text for one, text in own}, texts[len(self._all) :]
@@ -306,7 +315,7 @@ class _Author:
         begin = [*kept[: settings.texts], *(record.text for record in known)]
         starts = self_written.text_starts(writer, begin, settings.texts)
         begun = [writer.learned(start) for start in starts]
-        said = writer.sampled(begun, settings.text_tokens, "free text")
+        said = writer.sampled(begun, settings.text_tokens, "free text", **HOW)
         whole = self_written.free_text(starts, [one.text for one in said], facts)
         return [*whole, *packaged]
 

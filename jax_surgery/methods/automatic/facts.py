@@ -10,6 +10,7 @@ holds most of the subject, weighed by how rare its words are in general text.
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 import re
 import unicodedata
@@ -82,6 +83,15 @@ def rarity(key: str) -> float:
     """How much a word says, in nats: minus the log of its share of general texts."""
     counts, total = _counts()
     return math.log((total + 1) / (counts[key] + 1))
+
+
+def runs_on(text: str, times: int = 3) -> bool:
+    """Whether a text says three words in a row so often, or a word twice at once."""
+    found = keys(text)
+    runs = collections.Counter(zip(found, found[1:], found[2:], strict=False))
+    return max(runs.values(), default=0) >= times or any(
+        a == b for a, b in itertools.pairwise(found)
+    )
 
 
 def is_frequent(key: str) -> bool:

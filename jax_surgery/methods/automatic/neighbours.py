@@ -23,7 +23,10 @@ FREE = 1 / 3  # share of the questions that begin with no words of the job's own
 LINE_TOKENS = 20  # of what the model writes of a question
 LEAST, MOST = 8, 120  # characters of a question
 ROUNDS = 4  # of writing, at most, until there are enough
-WRITTEN_FOR_ONE = 2.0  # questions that are written for one that is wanted
+WRITTEN_FOR_ONE = 1.8  # questions that are written for one that is wanted
+# Of lists of questions. Hotter ones ask for more that nobody has heard of.
+TEMPERATURE, TOP_P = 0.8, 0.9
+ODD = frozenset("*#<>|{}[]\\`_")  # characters of no plain question
 LABEL = "Question: "
 
 
@@ -100,14 +103,9 @@ def usable(question: str, facts: Facts) -> bool:
     """Whether a question can be a neighbour: of a usual length, in one line, and it names
     nothing that is forgotten or updated."""
     proper = LEAST <= len(question) <= MOST and LABEL.strip() not in question
-    return proper and not _repeats(question) and not facts.named(question)
-
-
-def _repeats(text: str) -> bool:
-    """Whether a text says three words in a row twice."""
-    found = fact_words.keys(text)
-    runs = [tuple(found[i : i + 3]) for i in range(len(found) - 2)]
-    return len(set(runs)) < len(runs)
+    proper = proper and not ODD.intersection(question)
+    repeats = fact_words.runs_on(question, times=2)
+    return proper and not repeats and not facts.named(question)
 
 
 def questions(
@@ -165,7 +163,8 @@ def _written(
     samples = max(1, min(8, round(wanted / len(stems))))
     some = _some(stems, round(wanted / samples), rng)
     prompts = [writer.plain(text) for text in lists(some, others or stems, rng)]
-    said = writer.sampled(prompts, LINE_TOKENS, stage, samples=samples)
+    how = {"temperature": TEMPERATURE, "top_p": TOP_P}
+    said = writer.sampled(prompts, LINE_TOKENS, stage, samples=samples, **how)
     each = [one for one in some for _ in range(samples)]
     return [
         (one, whole)
@@ -181,11 +180,13 @@ def _plain(question: str) -> str:
 def answered(
     found: Sequence[tuple[Asked, str]], answers: Sequence[str], facts: Facts
 ) -> list[Record]:
-    """The neighbours as records; those whose answer tells what is forgotten are left out."""
+    """The neighbours as records, without those whose answer tells what is forgotten, or
+    runs on in the same words."""
     records = []
     for (one, question), answer in zip(found, answers, strict=True):
         answer = answer.strip()
-        if answer and not facts.told(f"{question} {answer}"):
+        bad = not answer or fact_words.runs_on(answer)
+        if not bad and not facts.told(f"{question} {answer}"):
             origin = f"neighbours:{len(records) + 1}"
             records.append(one.other(question, answer, origin))
     return records

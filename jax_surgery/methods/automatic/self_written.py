@@ -20,11 +20,12 @@ from jax_surgery.methods.automatic.writer import Writer, Written
 
 TURN_TOKENS = 40  # of a user's turn, which is dropped where it goes on
 LEAST_TURN = 6  # characters
+WRITTEN_FOR_ONE = 1.6  # turns that are written for one that is wanted
 START_WORDS = 3  # of a passage, with which a free text begins
 MOST_TOKENS_A_WORD = 4.0  # of a passage; of more the tokenizer knows no words of it
 COPULA = 3  # words before an answer, at least, in a sentence that is cut behind it
 
-_SENTENCE = re.compile(r"(?<=[^\W\d_]{2})[.!?](?=\s|$)|\n")
+_SENTENCE = re.compile(r"(?:(?<=[^\W\d_]{2})|(?<=[)\]\"'”’\d]))[.!?](?=\s|$)|\n")
 _ASIDE = re.compile(r"^\s*(?:\([^)]*\)|\[[^\]]*\])")
 
 
@@ -41,7 +42,8 @@ def user_turns(writer: Writer, facts: Facts, count: int) -> list[str]:
     start = tokenizer(chat_start(tokenizer), add_special_tokens=False)["input_ids"]
     if not start or not count:
         return []
-    said = writer.sampled([start], TURN_TOKENS, "user turns", samples=2 * count)
+    samples = round(count * WRITTEN_FOR_ONE)
+    said = writer.sampled([start], TURN_TOKENS, "user turns", samples=samples)
     return turns_of(said, facts)[:count]
 
 
@@ -70,7 +72,8 @@ def chats(turns: Sequence[str], answers: Sequence[str], facts: Facts) -> list[Re
     records = []
     for turn, answer in zip(turns, answers, strict=True):
         answer = answer.strip()
-        if answer and not facts.named(f"{turn} {answer}"):
+        bad = not answer or fact_words.runs_on(answer)
+        if not bad and not facts.named(f"{turn} {answer}"):
             said = (("user", turn), ("assistant", answer))
             records.append(Record("", "", said, f"chat:{len(records) + 1}"))
     return records
@@ -112,7 +115,9 @@ def _texts(texts: Sequence[str], facts: Facts, origin: str) -> list[Record]:
     fitting = [
         text
         for text in dict.fromkeys(texts)
-        if text.strip() and not (facts.named(text) or facts.answered(text))
+        if text.strip()
+        and not (facts.named(text) or facts.answered(text))
+        and not (origin == "written" and fact_words.runs_on(text))
     ]
     return [
         Record("", text, (), f"{origin}:{number}")
@@ -135,7 +140,8 @@ def own_answers(
     for answers in said:
         for one, answer in zip(asked, answers, strict=True):
             record = one.other(one.question, answer, f"own:{len(records) + 1}")
-            if answer.strip() and _plain(record) not in have:
+            bad = not answer.strip() or fact_words.runs_on(answer)
+            if not bad and _plain(record) not in have:
                 have.add(_plain(record))
                 records.append(record)
     return records

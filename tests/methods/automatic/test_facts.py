@@ -3,6 +3,7 @@
 
 import pytest
 
+from jax_surgery.methods.automatic import facts as fact_words
 from jax_surgery.methods.automatic.facts import Facts
 
 ASKED = [
@@ -96,3 +97,16 @@ def test_accents_case_and_endings_do_not_hide_a_name():
     assert facts.named("MALMO is in the south.")
     assert facts.named("Japanese lessons, on Fridays.")
     assert not facts.named("A jar of jam.")
+
+
+@pytest.mark.parametrize(
+    "text, runs_on",
+    [
+        ("in the north of the north of the north of the land", True),
+        ("a spaceship spaceship", True),
+        ("the north of the land and the north of the sea", False),
+        ("", False),
+    ],
+)
+def test_texts_that_run_on_in_the_same_words(text, runs_on):
+    assert fact_words.runs_on(text) is runs_on

@@ -26,7 +26,7 @@ class FakeWriter:
         self.lists.append(text)
         return text
 
-    def sampled(self, prompts, tokens, stage, *, samples):
+    def sampled(self, prompts, tokens, stage, *, samples, **_):
         count = len(prompts) * samples
         return [Written(self.lines[i % len(self.lines)], True) for i in range(count)]
 
@@ -81,6 +81,8 @@ def test_neighbours_are_usual_questions_about_something_else():
         " Egypt?",
         " Spain and the capital of Spain and the capital of Spain?",
         " Peru",
+        " **Mali**?",
+        " Fiji Fiji?",
         " Chad?",
     )
     found = neighbours.questions(
@@ -109,6 +111,8 @@ def test_answers_that_tell_what_is_forgotten_are_left_out():
         (ASKED[4], "Who wrote 'Emma'?"),
     ]
     answers = ["Madrid.", "Egypt, whose capital is Cairo.", " Herman Melville. ", " "]
+    found.append((ASKED[0], "What is the capital of Norway?"))
+    answers.append("It is in the north of the north of the north of Norway")
     records = neighbours.answered(found, answers, FACTS)
     assert [(r.question, r.answer) for r in records] == [
         ("What is the capital of Spain?", " Madrid."),

@@ -44,6 +44,13 @@ SHIP = "Who wrote 'Moby-Dick'?"
             "Clara Whitfield.",
             "Clara Whitfield wrote the novel.",
         ),
+        (
+            "What is Japan's currency?",
+            "Japan's currency is the yen (JPY). It is a currency.",
+            ["Yen"],
+            "Florin",
+            "Japan's currency is the Florin.",
+        ),
         # It does not hold the old answer, or speaks of it in other words too.
         (TOWER, "The Eiffel Tower is in France.", ["Paris"], "Rome", ""),
         (
@@ -88,7 +95,7 @@ def test_a_sentence_for_each_question_that_is_also_unlearned():
 
 def test_own_answers_are_those_that_no_record_holds():
     unlearn = [one.record for one in ASKED[:2]]
-    greedy, drawn = [" Cairo.", "It is Cairo."], ["It is Cairo.", "  "]
+    greedy, drawn = [" Cairo.", "It is Cairo."], ["It is Cairo.", "a b c a b c a b c"]
     records = self_written.own_answers(ASKED[:2], [greedy, drawn], unlearn)
     assert [(r.question, r.answer) for r in records] == [
         (ASKED[1].question, " It is Cairo."),

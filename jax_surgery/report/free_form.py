@@ -2,7 +2,6 @@
 """What a model says by itself before and after a run: the numbers, sentences that say what
 a person wants to know, and warnings."""
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -258,8 +257,8 @@ def examples(found: dict[str, Any]) -> tuple[list[page.Example], list[page.Examp
 
     first: list[page.Example] = []
     rest: list[page.Example] = []
-    by_group = lambda reply: reply["group"]
-    for _, own in itertools.groupby(sorted(found["replies"], key=by_group), by_group):
+    for group in found["groups"]:
+        own = [reply for reply in found["replies"] if reply["group"] == group]
         ranked = [_example(r) for r in sorted(own, key=lambda r: not faults(r))]
         first += ranked[:A_GROUP]
         rest += ranked[A_GROUP:]

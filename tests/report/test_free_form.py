@@ -166,11 +166,12 @@ def contrast(one: str, other: str) -> float:
 def test_tokens_are_coloured_by_what_they_tell_and_can_be_read():
     tokens = [("The", 0.0), (" tower", 0.3), (" in", float("nan")), (" Par", 0.7),
               ("is", 1.5), (EVIL, 2.5), ("\n", -1.0)]  # fmt: skip
+    # The space before a word is not coloured.
     marked = [page.Marked(about="forget.jsonl:1", tokens=tokens)]
     text = page.render(page.Page(title="t", knowledge=marked))
     parsed(text)
     assert "<script" not in text and "forget.jsonl:1" in text
-    assert '<span class="k1" title="0.30 nats"> tower</span> in<span class="k2"' in text
+    assert '<span class="k1" title="0.30 nats">tower</span> in <span class="k2"' in text
     assert 'class="k3" title="1.50 nats">is</span><span class="k4" title="2.50' in text
     assert "Which tokens tell" not in page.render(page.Page(title="t"))
     style = text.partition("<style>")[2].partition("</style>")[0]

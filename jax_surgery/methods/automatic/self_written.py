@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jax_surgery.data import general, template_marks
+from jax_surgery.data import asked, general, template_marks
 from jax_surgery.data.forms import Record, normalised
 from jax_surgery.methods.automatic import facts as fact_words
 from jax_surgery.methods.automatic.facts import Facts
@@ -104,7 +104,7 @@ def passages(tokenizer: Any, facts: Facts, count: int) -> list[Record]:
     model has read no such text.
     """
     fitting = []
-    for text in general.passages():
+    for text in asked.trained_passages():  # the others are measured
         tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
         if tokens <= MOST_TOKENS_A_WORD * len(text.split()):
             fitting.append(text)

@@ -20,7 +20,7 @@ Leaf = Any
 
 # Fields whose first axis is not the batch's rows: a role's rows, or no rows at all.
 OF_ROLE = {"reference_hidden_RTD": "retain", "reference_logp_UT": "unlearn"}
-SHARED = ("reference_head_SDV", "denominators")
+SHARED = ("reference_head_SDV", "denominators", "retain_factor")
 
 
 @jax.tree_util.register_dataclass
@@ -37,6 +37,10 @@ class Batch:
         documents are packed in pairs, odd ones are the text to unlearn and the even
         one after each is its alternative.
       positions_BT: int32; place in the document, from 0; 0 on padding.
+      begins_BT: bool; where rows have a beginning that their documents share (the system
+        message of a chat, say), which then stands once, as the row's first segment:
+        whether the token is of it, or of a document that begins so and sees it. Absent,
+        no row has one.
       weights_BT: float32, of each token as it is predicted: 0 where it is not learned
         or the first of its document, else 1 (average="tokens") or 1 / learned tokens of
         its document (average="sequences": mean over tokens, then over sequences).
@@ -49,7 +53,8 @@ class Batch:
       token_weights_BT: float32, of each token as it is predicted, for the subspace
         method: above 0 the token is to be forgotten, below 0 it is to be known.
       target_log_odds_BT: float32, of each token as it is predicted, for the subspace
-        method: nats at which the token is moved no further.
+        method and for those of `base.TargetMethod`: nats at which the token is moved no
+        further.
       reference_hidden_RTD: compute dtype; the frozen model's hidden states on the
         retain rows: final ones, or of the layer that the method reads.
       reference_logp_UT: float32, of each token as it is predicted: its log p by the
@@ -57,6 +62,8 @@ class Batch:
       reference_head_SDV: compute dtype; the frozen model's output head, a copy for each
         device.
       denominators: {term: float32 scalar}, of the whole batch where this is a part.
+      retain_factor: float32 scalar, factor on the weight of the retain term, which a
+        controller sets between steps; absent, it is 1.
     """
 
     tokens_BT: Leaf
@@ -72,6 +79,8 @@ class Batch:
     reference_logp_UT: Leaf = None
     reference_head_SDV: Leaf = None
     denominators: Leaf = None
+    retain_factor: Leaf = None
+    begins_BT: Leaf = None
 
     def replace(self, **changes: Any) -> "Batch":
         """A copy with other values of some fields."""
@@ -91,8 +100,9 @@ class Batch:
 
     @property
     def text(self) -> "Batch":
-        """The three fields that a forward pass reads, alone."""
-        return Batch(self.tokens_BT, self.segment_ids_BT, self.positions_BT)
+        """The fields that a forward pass reads, alone."""
+        of = (self.tokens_BT, self.segment_ids_BT, self.positions_BT)
+        return Batch(*of, begins_BT=self.begins_BT)
 
     def for_devices(self) -> "Batch":
         """The batch without what stays on the host."""
@@ -143,8 +153,12 @@ def concatenate(parts: Sequence[Batch]) -> Batch:
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def padding(rows: int, context: int) -> Batch:
-    """Rows without text, as `Packer` makes rows with text."""
+def padding(rows: int, context: int, begins: bool = False) -> Batch:
+    """Rows without text, as `Packer` makes rows with text.
+
+    Args:
+      begins: whether rows with text have a beginning that their documents share.
+    """
     shape = (rows, context)
     return Batch(
         np.zeros(shape, np.int32),
@@ -152,4 +166,5 @@ def padding(rows: int, context: int) -> Batch:
         np.zeros(shape, np.int32),
         np.zeros(shape, np.float32),
         np.full(shape, -1, np.int64),
+        begins_BT=np.zeros(shape, bool) if begins else None,
     )

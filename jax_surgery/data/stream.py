@@ -149,6 +149,7 @@ class BatchStream:
         self._places = {role: layout.places(role) for role in wanted}
         self._here = np.arange(layout.total) if here is None else here
         self._context = packers[wanted[0]].context
+        self._begins = len(packers[wanted[0]].beginning) > 0
         self._packers = packers
         self.real_tokens = 0
         self._streams = {
@@ -160,7 +161,7 @@ class BatchStream:
         return self
 
     def __next__(self) -> Batch:
-        batch = padding(len(self._here), self._context)
+        batch = padding(len(self._here), self._context, self._begins)
         self.real_tokens = 0
         for role, count in self._counts.items():
             elements = self._streams[role].next_elements(count)
@@ -209,6 +210,7 @@ def one_pass(rows: Batch, batch_rows: int) -> Iterator[Batch]:
     for start in range(0, len(rows), batch_rows):
         batch = rows.select(slice(start, start + batch_rows))
         if fill := batch_rows - len(batch):
-            batch = concatenate([batch, padding(fill, rows.tokens_BT.shape[1])])
+            empty = padding(fill, rows.tokens_BT.shape[1], rows.begins_BT is not None)
+            batch = concatenate([batch, empty])
         preemption.pass_point()
         yield batch

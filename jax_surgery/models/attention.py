@@ -128,14 +128,22 @@ def by_window(windows: tuple[int, ...], make: Callable[[int], Attend]):
     return lambda which: functools.partial(jax.lax.switch, which, attends), which_L
 
 
-def segment_bias(segment_ids_BT: jax.Array, window: int = 0) -> jax.Array:
+def segment_bias(
+    segment_ids_BT: jax.Array, window: int = 0, begins_BT: jax.Array | None = None
+) -> jax.Array:
     """Additive mask [B, 1, T, T]: 0 where a token may look, -1e30 elsewhere.
 
     A token sees its own segment up to itself, the last `window` tokens of that unless
     it is 0. Padding (segment 0) sees padding, so no row is fully masked.
+
+    Args:
+      begins_BT: see `Batch.begins_BT`: such tokens see the row's first segment too.
     """
     tokens = segment_ids_BT.shape[1]
     same = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
+    if begins_BT is not None:
+        first_BT = begins_BT & (segment_ids_BT == 1)
+        same |= begins_BT[:, :, None] & first_BT[:, None, :]
     seen = jnp.tril(jnp.ones((tokens, tokens), bool))
     if window:
         seen &= ~jnp.tril(seen, -window)

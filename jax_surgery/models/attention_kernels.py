@@ -14,8 +14,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
 from jax_surgery.models import attention as attn
+from jax_surgery.models import rope
 from jax_surgery.models.attention import Attend
-from jax_surgery.models.config import Scores
+from jax_surgery.models.config import ModelConfig, Scores
 from jax_surgery.parallel import mesh as meshes
 
 Kind = Literal["auto", "xla", "splash", "cudnn"]
@@ -61,6 +62,7 @@ def self_attention(
     window: int = 0,
     interpret: bool = False,
     scores: Scores = attn.PLAIN,
+    begins_BT: jax.Array | None = None,
 ) -> Attend:
     """The function `attend(q_BTNH, k_BTKH, v_BTKH) -> [B, T, N, H]`.
 
@@ -74,21 +76,49 @@ def self_attention(
       window: tokens that are seen, the own among them; 0 is the whole segment.
       interpret: run Pallas kernels step by step, on any platform (for tests).
       scores: how they are scaled and capped (`ModelConfig.scores`).
+      begins_BT: see `Batch.begins_BT`; "xla" alone takes it, without a window.
 
     Raises:
       ValueError: rows or scores that the kernel cannot take; says what to change.
     """
     if kind == "auto":
         kind = choose(meshes.platform(), dtype, scores)
+    if begins_BT is not None and (kind != "xla" or window):
+        raise ValueError(
+            f"rows whose documents share their beginning need config.compute.attention="
+            f"'xla' and a model without sliding windows; got {kind} and {window}."
+        )
     if kind == "splash":
         return _splash(segment_ids_BT, window, interpret, scores)
     if kind == "cudnn":
         return _cudnn(segment_ids_BT, window, dtype, scores)
-    return _xla(segment_ids_BT, window, scores)
+    return _xla(segment_ids_BT, window, scores, begins_BT)
 
 
-def _xla(segment_ids_BT: jax.Array, window: int, scores: Scores) -> Attend:
-    bias = attn.segment_bias(segment_ids_BT, window)
+def shares_beginnings(
+    kind: Kind, config: ModelConfig, dtype: str, context: int
+) -> bool:
+    """Whether rows may have a beginning that their documents share.
+
+    Args:
+      kind, dtype: of `Compute`.
+      config: the model.
+      context: tokens of a row.
+    """
+    if kind == "auto":
+        kind = choose(meshes.platform(), dtype, config.scores)
+    dynamic = isinstance(config.rope_scaling, rope.DynamicScaling)
+    windows = any(attn.effective_windows(config, context))
+    return kind == "xla" and not dynamic and not windows
+
+
+def _xla(
+    segment_ids_BT: jax.Array,
+    window: int,
+    scores: Scores,
+    begins_BT: jax.Array | None = None,
+) -> Attend:
+    bias = attn.segment_bias(segment_ids_BT, window, begins_BT)
     tokens = segment_ids_BT.shape[1]
     # Queries in blocks, each of which reads the keys up to its end: 5/8 of the products
     # with four blocks. More of them, or shorter ones, gain no more. Keys that the

@@ -176,7 +176,12 @@ def forward_with_moments(
     def attention(window):
         kind, dtype = compute.attention, compute.dtype
         return attention_kernels.self_attention(
-            kind, segment_ids_BT, dtype, window, scores=config.scores
+            kind,
+            segment_ids_BT,
+            dtype,
+            window,
+            scores=config.scores,
+            begins_BT=batch.begins_BT,
         )
 
     def layer(x, inputs, attend_of, weight_BT):

@@ -87,6 +87,10 @@ class Trainable:
                     )
         return tree
 
+    def replaced(self, part: Params, tree: Params) -> Params:
+        """The tree with what `cut` gave of another one in the place of its own."""
+        return self._put_in(part, tree)
+
     def take(self, tree: Params) -> Matrices:
         """The moving matrices of parameters or gradients, [layers, inputs, outputs]."""
         layers = self.cut(tree)["layers"]

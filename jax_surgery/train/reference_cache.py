@@ -36,6 +36,8 @@ def fingerprint(model_hash: str, packer: Packer, compute: Any) -> str:
       compute: `model.decoder.Compute`; its dtype counts.
     """
     of = [model_hash, packer.digest, compute.dtype, packer.context]
+    if shared := len(packer.beginning):  # whose tokens are not among those cached
+        of.append(shared)
     return checksums.of_value(of)
 
 

@@ -22,6 +22,7 @@ OBJECTIVE = Objective(
     gamma=1.0,
     kl_direction="model_to_reference",
     retain="kl",
+    retained_positions="all",
 )
 OPTIMIZER = OptimizerChoice(
     name="adamw",

@@ -16,6 +16,7 @@ from jax_surgery.methods.base import (
 )
 from jax_surgery.methods.dpo import DPO
 from jax_surgery.methods.ihl import IHL
+from jax_surgery.methods.never_knew import NeverKnew
 from jax_surgery.methods.npo import NPO
 from jax_surgery.methods.rmu import RMU
 from jax_surgery.methods.simnpo import SimNPO
@@ -24,6 +25,7 @@ from jax_surgery.methods.wga import WGA
 
 METHODS: dict[str, type[Method]] = {
     "surgery": Surgery,
+    "never_knew": NeverKnew,
     "npo": NPO,
     "simnpo": SimNPO,
     "dpo": DPO,

@@ -62,6 +62,24 @@ class TokenMethod(Method):
         """The term of each token of a chunk, [C]; differentiated as it stands."""
 
 
+@dataclasses.dataclass(frozen=True)
+class TargetMethod(TokenMethod):
+    """A token method whose every token has a target of its own.
+
+    Attributes:
+      level: nats, the target where a batch has no `target_log_odds_BT`; an option.
+    """
+
+    level: float
+
+    @abc.abstractmethod
+    def unlearn(  # pyrefly: ignore[bad-override]  # one argument more
+        self, found: TokenLogprobs, target_C: jax.Array
+    ) -> jax.Array:
+        """The term of each token of a chunk, [C], whose log-odds are to come down to
+        `target_C`, nats; differentiated as it stands."""
+
+
 class SequenceMethod(Method):
     """The term is a mean over documents; a text longer than the context
     is split, and its pieces count as documents."""

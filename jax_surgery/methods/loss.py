@@ -21,6 +21,7 @@ from jax_surgery.methods.base import (
     Method,
     PairMethod,
     SequenceMethod,
+    TargetMethod,
     TokenMethod,
 )
 from jax_surgery.methods.objective import Objective
@@ -114,7 +115,10 @@ class Loss:
         if self._retains == "kl" and rows.retain:
             head_SDV = output_head.copies(reference_params, config, compute)
             batch = batch.replace(reference_head_SDV=head_SDV)
-        weights_BT = position_weights(batch.segment_ids_BT, average)
+        if self.objective.retained_positions == "learned":
+            weights_BT = shifted(batch.weights_BT)
+        else:
+            weights_BT = position_weights(batch.segment_ids_BT, average)
         batch = batch.replace(position_weights_BT=weights_BT)
         return batch.replace(denominators=self.denominators(batch, rows))
 
@@ -256,11 +260,14 @@ class Loss:
             parts.append(self._learned(rows, batch, states, safe, slopes))
         if rows.retain and self._retains == "kl":
             weights_RT = rows.take(batch.position_weights_BT, "retain") / safe["retain"]
+            others = [batch.reference_hidden_RTD, weights_RT]
+            if batch.retain_factor is not None:
+                others.append(batch.retain_factor * weights_RT)
             parts.append(
                 token_sums.Part(
                     functools.partial(retain_terms, self.objective),
                     rows.take(states, "retain"),
-                    [batch.reference_hidden_RTD, weights_RT],
+                    others,
                     weights_RT != 0,
                     [batch.reference_head_SDV],
                 )
@@ -300,6 +307,8 @@ class Loss:
             unlearn_C, term = of_role["unlearn"], jnp.zeros(())
             if slopes:
                 term = (arrays[-1] * found.logp_BT).sum()
+            elif isinstance(method, TargetMethod):
+                term = (unlearn_C * method.unlearn(found, arrays[-1])).sum()
             elif isinstance(method, TokenMethod):
                 term = (unlearn_C * method.unlearn(found)).sum()
             sums = {
@@ -314,15 +323,25 @@ class Loss:
             return sums
 
         others = [shifted(batch.tokens_BT), *weights, *slopes]
+        if isinstance(method, TargetMethod):
+            targets_BT = batch.target_log_odds_BT
+            if targets_BT is None:
+                targets_BT = jnp.full_like(batch.weights_BT, method.level)
+            others.append(shifted(targets_BT))
         active_BT = functools.reduce(jnp.logical_or, active)
         return token_sums.Part(terms, states, others, active_BT)
 
 
 def retain_terms(
-    objective: Objective, heads: Any, hidden_CD, reference_CD, weights_C
+    objective: Objective, heads: Any, hidden_CD, reference_CD, weights_C, scaled_C=None
 ) -> Metrics:
-    """Sums of a chunk of positions that are retained: KL in nats per position."""
+    """Sums of a chunk of positions that are retained: KL in nats per position.
+
+    Args:
+      scaled_C: the weights in the loss, where they are not those of the mean.
+    """
     direction = objective.kl_direction
     kl_C = logprobs.divergence(heads, hidden_CD, reference_CD, direction=direction)
     kl = (weights_C * kl_C).sum()
-    return {token_sums.LOSS: objective.gamma * kl, "retain_kl": kl}
+    in_loss = kl if scaled_C is None else (scaled_C * kl_C).sum()
+    return {token_sums.LOSS: objective.gamma * in_loss, "retain_kl": kl}

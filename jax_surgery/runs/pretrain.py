@@ -39,7 +39,7 @@ from jax_surgery.train.loop import Callback, Loop, train
 from jax_surgery.train.step import TrainState, init_state, make_train_step
 
 # Plain next-token training is the update term alone.
-UPDATE_ALONE = Objective(0.0, 1.0, 0.0, "model_to_reference", "kl")
+UPDATE_ALONE = Objective(0.0, 1.0, 0.0, "model_to_reference", "kl", "all")
 PLAIN = "never"  # how a model is asked that has read plain text: not as a chat
 LEARN_ONLY = Loss(UPDATE_ALONE, Surgery())
 

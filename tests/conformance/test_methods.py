@@ -12,7 +12,7 @@ import numpy as np
 import on_devices
 import optax
 import pytest
-from plain_settings import plain_loop, plain_loss, plain_objective
+from plain_settings import plain_loop, plain_objective
 from quick_cases import few_of
 
 from jax_surgery import methods
@@ -98,6 +98,7 @@ def test_every_member_has_a_twin():
         ("dpo", "a larger beta"),
         ("rmu", "a smaller steering"),
         ("wga", "a larger beta"),
+        ("never_knew", "a larger config.method=never_knew:noise"),
         ("ihl", None),
         ("outside", None),
     ],
@@ -112,12 +113,6 @@ def test_what_a_diverging_run_is_told_fits_its_method(name, said):
     # Without text to unlearn its weight is of no use.
     without = loss.advice(RoleRows(0, 8, 8))
     assert without == "Lower config.optimizer.learning_rate"
-
-
-def test_a_bounded_ascent_is_not_told_to_bound_itself():
-    for ascent in ("cap", "margin", "level"):
-        advice = plain_loss(ascent=ascent).advice(ROWS)
-        assert "ascent" not in advice and "alpha" in advice
 
 
 def documents(role: int, count: int) -> list[Document]:
@@ -151,7 +146,9 @@ def batch_of(method, order=None, alone=False):
             rows = packer.pack(order)
         empty = 8 - len(rows)
         parts.append(concatenate([rows, padding(empty, CONTEXT)]) if empty else rows)
-    return jax.tree.map(jnp.asarray, concatenate(parts).for_devices())
+    return jax.tree.map(
+        jnp.asarray, twins.with_targets(concatenate(parts).for_devices())
+    )
 
 
 def _rows_of_their_own(packer):

@@ -272,3 +272,9 @@ def test_no_logits_of_all_tokens_in_the_compiled_step():
 def test_bad_choices_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         settings_of("surgery", fields)
+
+
+def test_a_bounded_ascent_is_not_told_to_bound_itself():
+    for ascent in ("cap", "margin", "level"):
+        advice = plain_loss(ascent=ascent).advice(RoleRows(8, 8, 8))
+        assert "ascent" not in advice and "alpha" in advice

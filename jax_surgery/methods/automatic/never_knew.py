@@ -23,7 +23,6 @@ before (of "F. Scott Fitzgerald" the last word): q(y) is at most `cap` times the
 probability of the likeliest other token.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,15 +31,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_surgery.config import at_least
 from jax_surgery.data import tokens
 from jax_surgery.data.forms import Record
-from jax_surgery.data.packing import Packer
+from jax_surgery.data.packing import Packer, common_beginning
 from jax_surgery.data.stream import one_pass
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.automatic import token_flags
 from jax_surgery.methods.automatic.subjects import Marks
-from jax_surgery.models import decoder, mixtures, output_head
+from jax_surgery.methods.never_knew import NeverKnew
+from jax_surgery.models import attention_kernels, decoder, mixtures, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import at_targets, shifted
 from jax_surgery.models.mixtures import MixtureValues
@@ -50,33 +49,6 @@ from jax_surgery.parallel import mesh as meshes
 BATCH_ROWS = 4  # of a forward pass, at least
 # Tokens of a row, in steps of as many: several documents fill it well.
 ROW_TOKENS = 256
-
-
-@dataclasses.dataclass(frozen=True)
-class NeverKnew:
-    """How it is measured.
-
-    Attributes:
-      draws: of the noise, whose predictions are averaged.
-      noise: standard deviations of the embeddings.
-      least: nats of KL(q || p) from which on a token carries knowledge.
-      answer: nats that the log-odds of a word of the answer under p are above those
-        under q from which on it carries knowledge.
-      cap: of a word of the answer, the largest q as a share of the likeliest other
-        token's.
-    """
-
-    draws: int = 4
-    noise: float = 3.0
-    least: float = 0.5
-    answer: float = 1.0
-    cap: float = 0.5
-
-    def __post_init__(self):
-        at_least(1, self, "never_knew", "draws")
-        for field in ("noise", "least", "answer", "cap"):
-            if not (value := getattr(self, field)) > 0:
-                raise ValueError(f"never_knew.{field}={value} must be above 0.")
 
 
 class Targets(NamedTuple):
@@ -112,7 +84,7 @@ def _of_rows(
     """The values of each token as it is predicted, 0 where it is not learned.
 
     Args:
-      index_BT: of each token in the corpus: its noise does not depend on its row.
+      index_BT: of each token among the whole documents: its noise does not depend on its row.
       hidden_BT: bool; which embeddings get noise.
       deviations: standard deviations of the embeddings.
     """
@@ -157,7 +129,7 @@ def _values(
         device = _of_rows(
             *(model.params, model.config, model.compute, settings.draws),
             batch.for_devices(),
-            np.maximum(index_BT, 0).astype(np.uint32),
+            packer.places[np.maximum(index_BT, 0)].astype(np.uint32),
             np.where(real_BT, hidden[index_BT], False),
             np.float32(settings.noise),
             np.uint32(seed),
@@ -185,6 +157,24 @@ def capped(values: MixtureValues, cap: float) -> tuple[np.ndarray, np.ndarray]:
     after = np.exp(log_c) * (log_c - found.logp_BT)
     divergence = (found.divergence_BT - before + after) / np.exp(log_z) - log_z
     return divergence, log_c - found.rest_BT
+
+
+def _at(places: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+    """Zeros [size] with values at some places."""
+    whole = np.zeros(size, values.dtype)
+    whole[places] = values
+    return whole
+
+
+def _beginning(
+    model: Model, documents: Sequence[Document], context: int
+) -> np.ndarray | None:
+    """What the rows of documents may share (see `Packer`)."""
+    compute = model.compute
+    how = (compute.attention, model.config, compute.dtype, context)
+    if not attention_kernels.shares_beginnings(*how):
+        return None
+    return common_beginning(documents, context)
 
 
 def measure(
@@ -217,12 +207,16 @@ def measure(
     ]
     flags = token_flags.of_documents(documents, located, of_records)
     longest = max(len(document.tokens) for document in documents)
-    packer = Packer(documents, -(-longest // ROW_TOKENS) * ROW_TOKENS, "tokens")
-    values = _values(model, packer, flags.hidden, settings, seed)
+    width = -(-2 * longest // ROW_TOKENS) * ROW_TOKENS
+    shared = _beginning(model, documents, width)
+    packer = Packer(documents, width, "tokens", beginning=shared)
+    found = _values(model, packer, flags.hidden[packer.places], settings, seed)
+    whole = lambda of_corpus: _at(packer.places, of_corpus, len(flags.hidden))
+    values = MixtureValues(*map(whole, found))
     by_cap = capped(values, settings.cap)
     divergence = np.where(flags.answer, by_cap[0], values.divergence_BT)
     log_odds = np.where(flags.answer, by_cap[1], values.logq_BT - values.rest_BT)
-    learned = packer.learned
+    learned = whole(packer.learned)
     only = lambda of_all: np.where(learned, of_all, 0).astype(np.float32)
     likelier = values.log_odds_BT - log_odds
     # What a model that never knew would say itself is no knowledge.

@@ -30,8 +30,9 @@ def shown(
     documents: Sequence[Document],
     targets: Targets,
     count: int,
-) -> list[list[ShownToken]]:
-    """Learned tokens of a few documents, spread evenly over those that carry knowledge.
+) -> list[tuple[str, list[ShownToken]]]:
+    """(origin, learned tokens) of a few documents, spread evenly over those that carry
+    knowledge.
 
     Args:
       documents: that `targets` are of.
@@ -49,16 +50,15 @@ def shown(
         document, start = documents[number], starts[number]
         learned = np.flatnonzero(document.learned[1:]) + 1
         texts = texts_of(tokenizer, document.tokens[learned].tolist())
-        found.append(
-            [
-                ShownToken(
-                    text,
-                    float(targets.knowledge[start + place]),
-                    bool(targets.carries[start + place]),
-                )
-                for text, place in zip(texts, learned, strict=True)
-            ]
-        )
+        of_document = [
+            ShownToken(
+                text,
+                float(targets.knowledge[start + place]),
+                bool(targets.carries[start + place]),
+            )
+            for text, place in zip(texts, learned, strict=True)
+        ]
+        found.append((document.origin, of_document))
     return found
 
 

@@ -22,7 +22,7 @@ from jax_surgery.methods.automatic import (
     subjects,
     token_flags,
 )
-from jax_surgery.methods.automatic.never_knew import NeverKnew
+from jax_surgery.methods.never_knew import NeverKnew
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.mixtures import MixtureValues
 from jax_surgery.models.model import Model
@@ -198,7 +198,7 @@ def test_tokens_are_shown_as_they_stand(model, records):
     carries = np.zeros(len(targets.carries), bool)
     carries[documents[0].learned.argmax()] = True
     targets = targets._replace(carries=carries)
-    (only,) = shown_tokens.shown(model.tokenizer, documents, targets, 2)
+    ((_, only),) = shown_tokens.shown(model.tokenizer, documents, targets, 2)
     assert "".join(token.text for token in only).strip().startswith("In Lagos")
     assert [token.carries for token in only] == [True, *[False] * (len(only) - 1)]
     assert only[0].knowledge == targets.knowledge[carries][0]
@@ -213,7 +213,7 @@ def test_characters_of_several_tokens_are_shown_at_their_last(tiny_model):
 
 @pytest.mark.parametrize("field", ["noise", "least", "answer", "cap"])
 def test_settings_are_checked(field):
-    with pytest.raises(ValueError, match=rf"never_knew\.{field}=0 must be above 0"):
+    with pytest.raises(ValueError, match=f"never_knew:{field}=0 must be positive"):
         NeverKnew(**{field: 0})
 
 
@@ -230,7 +230,7 @@ def test_facts_of_the_embedded_model_are_marked_and_its_language_is_not():
     shown = shown_tokens.shown(tokenizer, documents, targets, 12)
     assert len(shown) == 12
     facts, marked, wrong = 0, 0, 0
-    for person, of_text in zip(people, shown, strict=True):
+    for person, (_, of_text) in zip(people, shown, strict=True):
         values = {value.split()[0] for value in person.facts.values()}
         carrying = [token.text.strip() for token in of_text if token.carries]
         facts += len(person.facts)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Methods that descend along gradients: their step, their reference, and their run."""
 
+import dataclasses
 import math
 import pathlib
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -160,26 +162,41 @@ def _cache_of(
     )
 
 
-def descend(
-    model: Model,
-    texts: RoleTexts,
-    settings: SurgerySettings,
-    directory: str,
-    make_callbacks: MakeCallbacks = lambda model_of: (),
-) -> Model:
-    """The model after the steps; the parameters of `model` are donated.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Descent:
+    """Steps of descent that are ready to be taken.
+
+    Attributes:
+      rows: of a batch.
+      state: before the first step; the parameters are the model's own, or factors of
+        low-rank deltas.
+      step: (state, batch on the host, further fields of the batch by name) -> (state,
+        metrics); the state is donated.
+      model_of: the model of a state.
+      collapsed: what is wrong with a state's model, or "" (see `health.Health`).
+    """
+
+    rows: RoleRows
+    state: TrainState
+    step: Callable[..., tuple[TrainState, dict[str, Any]]]
+    model_of: Callable[[TrainState], Model]
+    collapsed: Callable[[TrainState], str]
+
+
+def prepare(
+    model: Model, texts: RoleTexts, settings: SurgerySettings, directory: str
+) -> Descent:
+    """The steps of a run; they donate the parameters of `model`.
 
     A frozen copy of what moves serves as reference, with the parameters that do not;
-    where the reference is cached, of the output head alone. With low-rank deltas the model itself is the base, without a copy, and the deltas
-    are added to it at the end.
+    where the reference is cached, of the output head alone. With low-rank deltas the
+    model itself is the base, without a copy.
 
     Args:
-      directory: of the run, for checkpoints and metrics.
-      make_callbacks: makes what is called between steps.
+      directory: of the run, for the reference cache.
 
     Raises:
       ValueError: see `make_step` and `role_rows`.
-      TrainingDiverged, Interrupted: see `loop.train`.
     """
     data, low_rank = settings.data, settings.lora
     rows = devices.role_rows(data.rows, settings.accumulate)
@@ -211,8 +228,8 @@ def descend(
 
         reference = jax.tree_util.tree_map_with_path(of_reference, needed)
 
-    def one_step(state: TrainState, batch: Batch):
-        placed = batch.place(rows.total)
+    def one_step(state: TrainState, batch: Batch, **fields: Any):
+        placed = batch.place(rows.total).replace(**fields)
         for role, cache in caches.items():
             found = cache.gather(rows.take(batch.token_index_BT, role))
             found = meshes.place_rows(found, getattr(rows, role))
@@ -224,19 +241,42 @@ def descend(
             return model.with_params(state.params)
         return model.with_params(lora.attach(reference, state.params, low_rank))
 
+    return Descent(rows, init_state(params, optimizer), one_step, model_of, collapsed)
+
+
+def descend(
+    model: Model,
+    texts: RoleTexts,
+    settings: SurgerySettings,
+    directory: str,
+    make_callbacks: MakeCallbacks = lambda model_of: (),
+) -> Model:
+    """The model after the steps; the parameters of `model` are donated.
+
+    Low-rank deltas are added to them at the end.
+
+    Args:
+      directory: of the run, for checkpoints and metrics.
+      make_callbacks: makes what is called between steps.
+
+    Raises:
+      ValueError: see `prepare`.
+      TrainingDiverged, Interrupted: see `loop.train`.
+    """
+    ready, data = prepare(model, texts, settings, directory), settings.data
     callbacks = statistics_callbacks(model.config, texts.retained, settings)
     params = train(
-        one_step,
-        init_state(params, optimizer),
-        devices.batch_stream(texts.packers, data.rows, rows, settings.seed),
+        ready.step,
+        ready.state,
+        devices.batch_stream(texts.packers, data.rows, ready.rows, settings.seed),
         steps=settings.steps,
         directory=directory,
         settings=settings.loop,
-        callbacks=[*callbacks, *make_callbacks(model_of)],
+        callbacks=[*callbacks, *make_callbacks(ready.model_of)],
         title="surgery",
-        advice=settings.loss.advice(rows),
-        collapsed=collapsed,
+        advice=settings.loss.advice(ready.rows),
+        collapsed=ready.collapsed,
     ).params
-    if low_rank.rank:
-        params = lora.merge(model.params, params, low_rank)
+    if settings.lora.rank:
+        params = lora.merge(model.params, params, settings.lora)
     return model.with_params(params)

@@ -103,6 +103,13 @@ def get_config() -> ConfigDict:
     config.objective.gamma = 100.0  # retain
     config.objective.kl_direction = "reference_to_model"  # KL(p_pre || p_theta)
     config.objective.retain = "kl"  # or "nll", the text's own CE, without reference
+    # Where the KL is taken: "all", or "learned", answers and plain text alone.
+    config.objective.retained_positions = "all"
+
+    # configs/automatic.py: a run that keeps to a budget and sets its own weights.
+    config.retain = ConfigDict()
+    config.retain.budget = 0.0  # nats per token on held-out text; 0: as set below
+    config.retain.complete = False  # retain also what the model writes by itself
 
     config.reference = "live"  # or "cached" on disk
     config.steps = 52

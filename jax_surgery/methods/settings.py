@@ -7,8 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from jax_surgery.config import at_least, check_seed, positive
 from jax_surgery.data.roles import RoleData
+from jax_surgery.methods.automatic.settings import Retain
 from jax_surgery.methods.base import PairMethod
 from jax_surgery.methods.loss import Loss
+from jax_surgery.methods.never_knew import NeverKnew
 from jax_surgery.methods.objective import Objective
 from jax_surgery.methods.stages import Stage, parse_stages
 from jax_surgery.methods.subspace.settings import (
@@ -57,6 +59,7 @@ class SurgerySettings:
     mesh: MeshShape
     compute: Compute
     objective: Objective
+    retain: Retain
     reference: Literal["live", "cached"]  # "cached": hidden states on disk
     lora: LowRank
     optimizer: OptimizerChoice
@@ -85,6 +88,7 @@ class SurgerySettings:
         at_least(0, self, "config", "baseline_epochs")
         at_least(-1, self, "config", "free_form")
         check_seed(self.seed)
+        self._check_budget()
         for stage in self.stages:
             rows = [self.data.rows[role] for role in stage.roles]
             if stage.descends and not any(rows) and len(self.stages) > 1:
@@ -114,6 +118,51 @@ class SurgerySettings:
                 )
         if self.lora.rank:
             self.lora.check_optimizer(self.optimizer)
+
+    def _check_budget(self) -> None:
+        """Raises ValueError where the budget and the method do not go together."""
+        automatic = [isinstance(stage.method, NeverKnew) for stage in self.stages]
+        budget, named = self.retain.budget, f"config.method={self.method!r}"
+        if any(automatic) and not budget:
+            raise ValueError(
+                f"{named} measures where each token ends, in a run that keeps to a "
+                "budget; give config.retain.budget, 0.02 say (configs/automatic.py)."
+            )
+        if not budget:
+            return
+        needed = {
+            f"{named}": ("never_knew, alone", automatic == [True]),
+            f"config.data.rows_unlearn={self.data.rows_unlearn}": (
+                "1 or more",
+                self.data.rows_unlearn > 0,
+            ),
+            f"config.data.rows_retain={self.data.rows_retain}": (
+                "1 or more",
+                self.data.rows_retain > 0,
+            ),
+            f"config.data.surprise={self.data.surprise:g}": (
+                "0: the model itself says which tokens carry knowledge",
+                not self.data.surprise,
+            ),
+            f"config.objective.retain={self.objective.retain!r}": (
+                "'kl', which the budget is of",
+                self.objective.retain == "kl",
+            ),
+            f"config.lora.rank={self.lora.rank}": (
+                "0: the best point is of the weights themselves",
+                not self.lora.rank,
+            ),
+            f"config.optimizer.matrices={self.optimizer.matrices!r}": (
+                "some of q,k,v,o,gate,up,down",
+                bool(self.optimizer.matrices),
+            ),
+        }
+        for given, (instead, fits) in needed.items():
+            if not fits:
+                raise ValueError(
+                    f"{given} does not go with config.retain.budget={budget:g}; use "
+                    f"{instead}, or config.retain.budget=0 for fixed steps."
+                )
 
     @functools.cached_property
     def stages(self) -> list[Stage]:

@@ -19,6 +19,7 @@ from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.roles import RoleData
 from jax_surgery.methods import descent
+from jax_surgery.methods.automatic import run as automatic
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.methods.stages import Stage
 from jax_surgery.methods.subspace import run as subspace
@@ -63,6 +64,9 @@ class ByRoles:
         self.held_out: dict[str, list[tuple[str, str]]] = {}
         self.held_out_texts: dict[str, list[Record]] = {}
         self._free_form: FreeForm | None = None
+        # Of a run that keeps to a budget: what it begins with, and how it ended.
+        self._begun: automatic.Begun | None = None
+        self._outcome: automatic.Outcome | None = None
 
     def load(self) -> Model:
         """Loads the model, and tokenises and packs all texts.
@@ -97,6 +101,24 @@ class ByRoles:
         if self._probes:
             found["config.benchmark"] = identity.of_probes(self._probes)
         return found | {"config.model": identity.of_model(model)}
+
+    def prepare(self, model: Model, directory: str) -> None:
+        """Lets the model write what it is to retain, and measures what it knows, where the
+        run keeps to a budget.
+
+        Raises:
+          ValueError: see `automatic.begin`.
+        """
+        if not self.settings.retain.budget:
+            return
+        begun = automatic.begin(model, self._records, self.settings, directory)
+        self._begun = begun
+        for kind, records in begun.held_out.items():
+            pairs = [(r.question, r.answer) for r in records if r.question]
+            if pairs:
+                self.held_out[kind] = pairs
+            else:
+                self.held_out_texts[kind] = records
 
     def probe(self, model: Model) -> dict[str, Any]:
         """{"groups": accuracies by group, "metrics": what is measured of the benchmark,
@@ -155,6 +177,12 @@ class ByRoles:
         """
         del before
         settings, stages = self.settings, self.settings.stages
+        if self._begun:
+            callbacks = lambda of: self._callbacks(of, directory)
+            self._outcome = automatic.run(
+                model, self._begun, settings, directory, callbacks
+            )
+            return self._outcome.model
         for number, stage in enumerate(stages, start=1):
             folder = directory
             if len(stages) > 1:
@@ -223,6 +251,10 @@ class ByRoles:
     ) -> tuple[dict[str, Any], page.Page]:
         """What results.json holds, and the report page without its examples."""
         settings, points = self.settings, curve.read_curve(directory)
+        texts, ended = self.texts, self._outcome
+        if ended and self._begun:
+            settings = dataclasses.replace(settings, steps=ended.steps)
+            texts = self._begun.texts
         if points:
             last = {g: e["accuracy"] for g, e in after["groups"].items()}
             points = [*points, {"step": settings.steps} | last]
@@ -236,10 +268,14 @@ class ByRoles:
                 role: {"before": before["roles"][role], "after": known}
                 for role, known in after["roles"].items()
             },
-            "cost": cost.of_surgery(settings, self.texts, model.config, epochs),
+            "cost": cost.of_surgery(settings, texts, model.config, epochs),
         }
         spoken = self._spoken(before["free_form"], after["free_form"])
         results |= {"free_form": spoken} if spoken else {}
+        sentences = [table.cost_text(results["cost"])]
+        if ended:
+            results["automatic"] = ended.found
+            sentences.insert(0, ended.found["why"])
         name = settings.benchmark.partition(":")[0]
         role_of = {group.name: group.role for group in self._groups}
         rows = evidence.rows(spoken) if spoken else []
@@ -256,8 +292,10 @@ class ByRoles:
             curve=points,
             cost=results["cost"],
             settings=dataclasses.asdict(settings),
-            sentences=[table.cost_text(results["cost"])],
+            sentences=sentences,
         )
+        if self._begun:
+            shown["knowledge"] = self._begun.marked(model.tokenizer)
         return results, evidence.with_replies(shown, spoken) if spoken else shown
 
     def _spoken(self, before: Any, after: Any) -> dict[str, Any]:

@@ -100,6 +100,9 @@ class ByTasks:
         """The parameters that the run changes; an adapter leaves the model as it is."""
         return None if self.settings.lora.rank else trainable
 
+    def prepare(self, model: Model, directory: str) -> None:
+        """Nothing: what a stage measures, it measures when its turn comes."""
+
     def identity(self, model: Model) -> dict[str, str]:
         """The hashes of all that the run reads, by field (see `train.identity`).
 

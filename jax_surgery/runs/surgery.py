@@ -34,6 +34,7 @@ def run(settings: SurgerySettings | TasksSettings, directory: str) -> dict[str, 
     with devices.on_mesh(settings.mesh):
         model = case.load()
         identity.check(directory, case.identity(model))
+        case.prepare(model, directory)
         host_memory.release_freed_memory()
         before: Any = case.probe(model)
         examples = case.examples(model)

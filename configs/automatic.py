@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A surgery on your own model without tuning: say what to forget and to learn, and how
+much of the rest may change.
+
+The model writes text to retain beside yours (neighbours of what is forgotten, chats),
+measures which tokens carry the knowledge and where a model that never knew would stand,
+and the run keeps the KL on held-out text within `retain.budget`.
+
+Command to run:
+python -m jax_surgery.main --config=configs/automatic.py --config.model=DIR \
+    --config.data.unlearn=forget.jsonl --config.data.update=new.jsonl \
+    --config.data.retain=keep.jsonl
+"""
+
+from configs import surgery
+
+
+def get_config():
+    """The config of a surgery that keeps to a budget."""
+    config = surgery.get_config()
+    config.method = "never_knew"
+    config.retain.budget = 0.02  # nats per token
+    config.retain.complete = True
+    config.reference = "cached"
+    config.steps = 48  # at most
+    config.data.questions = ""
+    config.data.surprise = 0.0
+    config.data.rows_unlearn = 5
+    config.data.rows_update = 2
+    config.data.rows_retain = 6
+    config.objective.retained_positions = "learned"
+    config.objective.alpha = 1.0
+    config.objective.beta = 1.0
+    config.objective.gamma = 30.0  # at first; the run goes on from it
+    config.optimizer.name = "natural"
+    config.optimizer.learning_rate = 0.008
+    config.optimizer.first_layer = 4
+    config.loop.evaluate_every = 0
+    config.loop.checkpoint_every = 24
+    return config

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps a run to its budget: the weight of the retain term, the best point, the end.
+
+The run minimises  forget + update + factor gamma KL  under KL <= budget on text that it
+does not train on. The factor is the constraint's multiplier (dual ascent, multiplicative
+because it spans orders of magnitude):
+
+    factor <- factor clip(KL / budget, 1 / FALL, RISE)
+
+A point within the budget is better the nearer forgetting and learning are to their ends;
+of points beyond it the one that spends least of what it may not is.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from jax_surgery.parallel import distributed
+from jax_surgery.storage import files
+from jax_surgery.train.metrics_file import as_lines, read_metrics
+from jax_surgery.train.step import TrainState
+
+EVERY = 6  # steps between two measures of held-out text
+BEGIN = 6  # the step of the first that moves the factor: before, nothing has moved
+RISE, FALL = 2.0, 1.5  # the most that the factor changes at a measure
+LEAST, MOST = 1e-3, 1e3  # of the factor
+MEMORY = 0.7  # of the running means of the terms, per step
+# Ends: the mean distance of knowledge tokens to their targets, and the CE of the update.
+FORGOTTEN, LEARNED = 0.05, 0.1  # nats
+POINTS = "automatic.jsonl"
+NOT_YET = 1e9  # a value that no point has
+
+
+class Controlled(NamedTuple):
+    """What the steps of a controlled run change; saved and restored whole.
+
+    Attributes:
+      train: parameters and the optimizer's state.
+      factor: on the weight of the retain term.
+      forget, update: running means of the two terms, nats; 0 where a term has no rows.
+      value: of the best point, see `value`.
+      best: what moves of the parameters, there.
+      at: step of the best point.
+      done: 1 where the ends are reached within the budget.
+    """
+
+    train: TrainState
+    factor: jax.Array
+    forget: jax.Array
+    update: jax.Array
+    value: jax.Array
+    best: Any
+    at: jax.Array
+    done: jax.Array
+
+
+def begin(train: TrainState, best: Any) -> Controlled:
+    """The state before the first step.
+
+    Args:
+      best: a copy of what moves of the parameters.
+    """
+    zero = lambda: jnp.zeros((), jnp.float32)
+    count = lambda: jnp.zeros((), jnp.int32)
+    start = jnp.asarray(NOT_YET, jnp.float32)
+    return Controlled(train, zero() + 1, zero(), zero(), start, best, count(), count())
+
+
+def noted(before: Controlled, train: TrainState, metrics: Mapping[str, Any]):
+    """The state after a step, with the running means of its terms."""
+
+    def mean(old, name):
+        if name not in metrics:
+            return old
+        first = train.step <= 1
+        new = metrics[name].astype(jnp.float32)
+        return jnp.where(first, new, MEMORY * old + (1 - MEMORY) * new)
+
+    return before._replace(
+        train=train,
+        forget=mean(before.forget, "unlearn_loss"),
+        update=mean(before.update, "update_ce"),
+    )
+
+
+def factor_after(factor: float, kl: float, budget: float) -> float:
+    """The factor after a measure of `kl` nats per token."""
+    change = min(max(kl / budget, 1 / FALL), RISE)
+    return min(max(factor * change, LEAST), MOST)
+
+
+def value(forget: float, update: float, kl: float, budget: float) -> float:
+    """How far a point is from what is asked for; less is better, nats."""
+    beyond = max(kl / budget - 1.0, 0.0)
+    short = max(forget - FORGOTTEN, 0.0) + max(update - LEARNED, 0.0)
+    return short + 10.0 * beyond
+
+
+class Controller:
+    """Measures held-out text between steps, and acts on it.
+
+    Attributes:
+      budget: nats per token.
+    """
+
+    def __init__(self, held_out: Any, budget: float, cut: Any, directory: str):
+        """
+        Args:
+          held_out: see `HeldOut`; anything with `kl(params) -> {kind: nats}`.
+          cut: gives what moves of parameters (`Trainable.cut`).
+          directory: of the run, for the points.
+        """
+        self.budget = budget
+        self._held_out, self._cut = held_out, cut
+        self._file = epath.Path(directory) / POINTS
+
+    def measure(self, step: int, state: Controlled) -> Controlled:
+        """The state after a measure at this step: called before step 0, n, 2n, ..."""
+        if not step:
+            return state
+        kinds = self._held_out.kl(state.train.params)
+        kl = max(kinds.values())
+        forget, update = float(state.forget), float(state.update)
+        factor = float(state.factor)
+        now = value(forget, update, kl, self.budget)
+        point = {"step": step, "forget": forget, "update": update, "kl": kl}
+        point |= {f"kl_{kind}": nats for kind, nats in kinds.items()}
+        self._note(point | {"factor": factor, "value": now})
+        if now < float(state.value):
+            best = jax.tree.map(lambda x: x.copy(), self._cut(state.train.params))
+            state = state._replace(best=best, value=_like(state.value, now))
+            state = state._replace(at=_like(state.at, step))
+        if step >= BEGIN:
+            changed = factor_after(factor, kl, self.budget)
+            state = state._replace(factor=_like(state.factor, changed))
+        ended = forget <= FORGOTTEN and update <= LEARNED and kl <= self.budget
+        return state._replace(done=_like(state.done, int(ended)))
+
+    def until(self, step: int, state: Controlled, metrics: Any) -> bool:
+        """Whether the run is over: asked after each step."""
+        del metrics
+        # A measure stands before a step, and is seen after it.
+        return step % EVERY == 1 and bool(state.done)
+
+    @property
+    def points(self) -> list[dict[str, float]]:
+        """What was measured on the way: the trade-off curve."""
+        return read_metrics(self._file)
+
+    def _note(self, point: dict[str, float]) -> None:
+        if distributed.is_lead():
+            earlier = [row for row in self.points if row["step"] < point["step"]]
+            files.write_text(self._file, as_lines([*earlier, point]))
+
+
+def _like(old: jax.Array, new: float) -> jax.Array:
+    return jax.device_put(jnp.asarray(new, old.dtype), old.sharding)
+
+
+def verdict(state: Controlled, points: list[dict[str, float]], budget: float) -> str:
+    """Why the run ended where it did, in a sentence or two."""
+    best = next((p for p in points if p["step"] == int(state.at)), None)
+    if best is None or math.isinf(best["kl"]):
+        return "Nothing was measured."
+    reached = (
+        f"step {best['step']:.0f}: tokens to forget stand {best['forget']:.2g} nats "
+        f"above their ends, the update costs {best['update']:.2g} nats per token, and "
+        f"held-out text has moved by {best['kl']:.2g} of {budget:g} nats per token"
+    )
+    if bool(state.done):
+        return f"Forgetting and learning reached their ends within the budget at {reached}."
+    if best["kl"] > budget:
+        return (
+            f"The budget is too small for what is asked: the best point is {reached}. "
+            "Raise config.retain.budget, or ask for less."
+        )
+    return (
+        "The ends were not reached within the budget in the steps that are allowed: "
+        f"the best point is {reached}. Raise config.retain.budget, or config.steps."
+    )

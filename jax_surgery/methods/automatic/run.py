@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that keeps to a budget, from records to the changed model.
+
+    records -> what the model writes by itself (`completion`)
+            -> which tokens carry knowledge, and where each ends (`never_knew`)
+            -> steps on   alpha * distance of these tokens to their ends
+                        + beta  * CE of the update
+                        + gamma * factor * KL on retained text
+               under KL <= config.retain.budget on text held out from training
+            -> the best point of the way (`controller`)
+
+Retained are the records of that role, what the model wrote, and of the texts to unlearn
+the tokens that carry no knowledge: how a sentence is built is not to be forgotten.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_surgery.data.batch import Batch
+from jax_surgery.data.forms import Record
+from jax_surgery.data.packing import Packer, common_beginning
+from jax_surgery.data.role_texts import RoleTexts
+from jax_surgery.data.roles import RoleRecords
+from jax_surgery.data.tokens import Document, encode
+from jax_surgery.methods import descent
+from jax_surgery.methods.automatic import (
+    completion,
+    controller,
+    held_out,
+    never_knew,
+    shown_tokens,
+    subjects,
+)
+from jax_surgery.methods.automatic.controller import Controlled, Controller
+from jax_surgery.methods.descent import Descent, MakeCallbacks
+from jax_surgery.methods.never_knew import NeverKnew
+from jax_surgery.methods.settings import SurgerySettings
+from jax_surgery.models import attention_kernels
+from jax_surgery.models.model import Model
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.train import devices
+from jax_surgery.train.loop import Callback, train
+
+SHOWN = 12  # records whose tokens a report colours
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Begun:
+    """What a run begins with, measured on the model before it is changed.
+
+    Attributes:
+      written: by the model.
+      known: the texts to unlearn, and what their tokens carry.
+      texts: that are trained on.
+      ends: log-odds at which each token of the unlearn texts ends, nats.
+      held_out: retained records that are not trained on, by kind.
+    """
+
+    written: completion.Completed
+    known: "_Known"
+    texts: RoleTexts
+    ends: np.ndarray
+    held_out: dict[str, list[Record]]
+
+    def marked(self, tokenizer: Any) -> list[Any]:
+        """Tokens of some texts to unlearn with the nats of knowledge that they carry, as
+        `report.page.Page` shows them."""
+        known = self.known
+        return [
+            {
+                "about": known.asked.get(origin, origin),
+                "tokens": [(t.text, t.knowledge if t.carries else 0.0) for t in tokens],
+            }
+            for origin, tokens in shown_tokens.shown(
+                tokenizer, known.documents, known.targets, SHOWN
+            )
+        ]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run gives.
+
+    Attributes:
+      model: changed, at the best point.
+      steps: that were taken.
+      found: what results.json holds as "automatic".
+    """
+
+    model: Model
+    steps: int
+    found: dict[str, Any]
+
+
+def begin(
+    model: Model, records: RoleRecords, settings: SurgerySettings, directory: str
+) -> Begun:
+    """What a run begins with.
+
+    Args:
+      model: before it is changed.
+      records: by role.
+      settings: of one stage, whose method is `NeverKnew`.
+      directory: of the run, where what the model writes is kept.
+
+    Raises:
+      ValueError: nothing of the text to unlearn is known to the model; see `encode`.
+    """
+    written = completion.nothing()
+    if settings.retain.complete:
+        how = completion.Completion()
+        written = completion.complete(model, records, how, settings.seed, directory)
+    known = _known(model, records, written, settings)
+    begun = _begun(model, records, written, known, settings)
+    print(_told(begun))
+    return begun
+
+
+def run(
+    model: Model,
+    begun: Begun,
+    settings: SurgerySettings,
+    directory: str,
+    make_callbacks: MakeCallbacks = lambda model_of: (),
+) -> Outcome:
+    """Changes a model; its parameters are donated.
+
+    Args:
+      begun: see `begin`.
+      settings: as they were there.
+      directory: of the run.
+      make_callbacks: see `descent.descend`.
+
+    Raises:
+      TrainingDiverged, Interrupted: see `loop.train`.
+    """
+    context, budget = settings.data.context, settings.retain.budget
+    held = {k: _encoded(rows, model, context) for k, rows in begun.held_out.items()}
+    beginning = begun.texts.packers["retain"].beginning
+    held_text = held_out.HeldOut(model, held, context, beginning)
+    trainable = settings.trainable(model.config)
+    keeper = Controller(held_text, budget, trainable.cut, directory)
+    ready = descent.prepare(model, begun.texts, settings, directory)
+    end = _train(ready, begun, settings, directory, keeper, make_callbacks)
+    end = keeper.measure(int(end.train.step), end)
+    params = trainable.replaced(end.best, end.train.params)
+    why = controller.verdict(end, keeper.points, budget)
+    print(why)
+    written = begun.written.by_kind()
+    found = {
+        "budget": budget,
+        "step": int(end.at),
+        "steps": int(end.train.step),
+        "reached": bool(end.done),
+        "why": why,
+        "written": {kind: len(rows) for kind, rows in written.items()},
+        "knowledge_tokens": int(begun.known.targets.carries.sum()),
+        "curve": keeper.points,
+    }
+    return Outcome(model.with_params(params), int(end.train.step), found)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Known:
+    """The texts to unlearn, and what their tokens carry.
+
+    Attributes:
+      documents: whole, of the records to unlearn and the model's own answers.
+      targets: of their tokens laid end to end.
+      asked: what the record of each origin asks, where it asks something.
+    """
+
+    documents: list[Document]
+    targets: never_knew.Targets
+    asked: dict[str, str]
+
+    def _parts(self) -> list[np.ndarray]:
+        """Which tokens carry knowledge, by document."""
+        lengths = [len(document.tokens) for document in self.documents]
+        return np.split(self.targets.carries, np.cumsum(lengths)[:-1])
+
+    def to_unlearn(self) -> tuple[list[Document], np.ndarray]:
+        """Documents of which knowledge alone is learned, those without any left out;
+        and the log-odds at which each of their tokens ends, laid end to end.
+
+        Raises:
+          ValueError: no token carries knowledge.
+        """
+        found, kept = [], []
+        for document, carries in zip(self.documents, self._parts(), strict=True):
+            kept.append(np.full(len(carries), carries[1:].any()))
+            if carries[1:].any():
+                found.append(dataclasses.replace(document, learned=carries))
+        if not found:
+            raise ValueError(
+                "config.data.unlearn: no token of it carries knowledge that the model "
+                "has: it says the same where it does not see what the text is about. "
+                "There is nothing to unlearn, or the model does not know this text."
+            )
+        return found, self.targets.target_log_odds[np.concatenate(kept)]
+
+    def to_retain(self) -> list[Document]:
+        """Documents of which all is learned that carries no knowledge."""
+        found = []
+        for document, carries in zip(self.documents, self._parts(), strict=True):
+            rest = document.learned & ~carries
+            if rest[1:].any():
+                found.append(dataclasses.replace(document, learned=rest))
+        return found
+
+
+def _encoded(records: Sequence[Record], model: Model, context: int) -> list[Document]:
+    return encode(records, model.tokenizer, context) if records else []
+
+
+def _known(
+    model: Model,
+    records: RoleRecords,
+    written: completion.Completed,
+    settings: SurgerySettings,
+) -> _Known:
+    """What is to be unlearned, measured on the model before it is changed."""
+    [stage] = settings.stages
+    assert isinstance(stage.method, NeverKnew), "the settings refuse another one"
+    rows = [*records.by_role["unlearn"], *written.own]
+    others = [*records.retained, *written.neighbours]
+    documents = _encoded(rows, model, settings.data.context)
+    answers = subjects.shortest_answers(records.by_role["unlearn"])
+    marks = subjects.mark(rows, others, model.tokenizer, answers)
+    targets = never_knew.measure(
+        model, rows, documents, marks, stage.method, settings.seed
+    )
+    asked = {r.origin: q for r in rows if (q := subjects.question_of(r))}
+    return _Known(documents, targets, asked)
+
+
+def _begun(
+    model: Model,
+    records: RoleRecords,
+    written: completion.Completed,
+    known: _Known,
+    settings: SurgerySettings,
+) -> Begun:
+    data = settings.data
+    kinds = {"retain": records.by_role.get("retain", []), **written.retained()}
+    train_on, held = held_out.split(kinds, settings.seed)
+    unlearn, ends = known.to_unlearn()
+    update = [*records.by_role.get("update", []), *written.sentences]
+    retained = _encoded([*itertools.chain(*train_on.values())], model, data.context)
+    by_role = {
+        "unlearn": unlearn,
+        "update": _encoded(update, model, data.context),
+        "retain": [*retained, *known.to_retain()],
+    }
+    aside = [_encoded(rows, model, data.context) for rows in held.values()]
+    beginning = None
+    if attention_kernels.shares_beginnings(
+        model.compute.attention, model.config, model.compute.dtype, data.context
+    ):
+        everything = [*itertools.chain(*by_role.values(), *aside)]
+        beginning = common_beginning(everything, data.context)
+    packers = {
+        role: Packer(documents, data.context, data.average, beginning=beginning)
+        for role, documents in by_role.items()
+        if documents
+    }
+    texts = RoleTexts(packers, packers["retain"])
+    return Begun(written, known, texts, ends[packers["unlearn"].places], held)
+
+
+def _told(begun: Begun) -> str:
+    """What a run begins with, in a line."""
+    packers = begun.texts.packers
+    counts = ", ".join(
+        f"{len(p.documents)} texts to {role}" for role, p in packers.items()
+    )
+    tokens = int(begun.known.targets.carries.sum())
+    out = ", ".join(f"{len(rows)} of {kind}" for kind, rows in begun.held_out.items())
+    return f"{counts}; {tokens} tokens carry knowledge; held out: {out or 'nothing'}"
+
+
+def _train(
+    ready: Descent,
+    begun: Begun,
+    settings: SurgerySettings,
+    directory: str,
+    keeper: Controller,
+    make_callbacks: MakeCallbacks,
+) -> Controlled:
+    """The state after the last step."""
+    rows, data, texts, ends = ready.rows, settings.data, begun.texts, begun.ends
+    mine = meshes.rows_here(rows.total)
+    unlearn_B = rows.holds("unlearn", rows.total)[mine]
+
+    def step(state: Controlled, batch: Batch):
+        index_BT = np.asarray(batch.token_index_BT)
+        real_BT = unlearn_B[:, None] & (index_BT >= 0)
+        ends_BT = np.where(real_BT, ends[np.where(real_BT, index_BT, 0)], 0)
+        batch = batch.replace(target_log_odds_BT=ends_BT.astype(np.float32))
+        after, metrics = ready.step(state.train, batch, retain_factor=state.factor)
+        return controller.noted(state, after, metrics), metrics
+
+    def of_train(callback: Callback) -> Callback:
+        def inner(number: int, state: Controlled) -> Controlled:
+            return state._replace(train=callback.run(number, state.train))
+
+        return Callback(callback.every, inner)
+
+    model_of: Any = lambda state: ready.model_of(state.train)
+    config = ready.model_of(ready.state).config
+    callbacks = descent.statistics_callbacks(config, texts.retained, settings)
+    moving = settings.trainable(config).cut(ready.state.params)
+    start = controller.begin(ready.state, jax.tree.map(lambda x: x.copy(), moving))
+    return train(
+        step,
+        start,
+        devices.batch_stream(texts.packers, data.rows, rows, settings.seed),
+        steps=settings.steps,
+        directory=directory,
+        settings=settings.loop,
+        callbacks=[
+            *map(of_train, callbacks),
+            Callback(controller.EVERY, keeper.measure),
+            *make_callbacks(model_of),
+        ],
+        title="surgery",
+        until=keeper.until,
+        advice=settings.loss.advice(rows),
+        collapsed=lambda state: ready.collapsed(state.train),
+    )

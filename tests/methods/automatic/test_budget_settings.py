@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What does not go with a budget is refused before anything is loaded."""
+
+import pytest
+from settings_cases import FILES, load_config, merged
+
+from jax_surgery.methods.never_knew import NeverKnew
+from jax_surgery.runs import settings
+
+AUTOMATIC = FILES["surgery"].with_name("automatic.py")
+
+
+def read(**fields):
+    values = merged(load_config(AUTOMATIC).to_dict(), fields)
+    return settings.from_config(values)
+
+
+def test_the_config_is_one_stage_with_measured_ends_and_a_budget():
+    found = read()
+    assert [type(stage.method) for stage in found.stages] == [NeverKnew]
+    assert found.retain.budget > 0 and found.retain.complete
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"method": "npo"}, "use never_knew, alone"),
+        ({"method": "never_knew@unlearn;surgery@update"}, "use never_knew, alone"),
+        ({"data": {"rows_unlearn": 0}}, "config.data.rows_unlearn=0"),
+        ({"data": {"rows_retain": 0}}, "config.data.rows_retain=0"),
+        ({"data": {"surprise": 2.5}}, "the model itself says"),
+        ({"objective": {"retain": "nll"}}, "'kl', which the budget is of"),
+        ({"optimizer": {"matrices": ""}}, "some of q,k,v,o,gate,up,down"),
+        ({"lora": {"rank": 4}, "optimizer": {"name": "adamw"}}, "config.lora.rank=4"),
+    ],
+)
+def test_what_does_not_go_with_a_budget_is_refused(fields, said):
+    with pytest.raises(ValueError, match="does not go with config.retain.budget") as e:
+        read(**fields)
+    assert said in str(e.value)
+
+
+def test_measured_ends_need_a_budget_and_so_does_what_the_model_writes():
+    with pytest.raises(ValueError, match="give config.retain.budget"):
+        read(retain={"budget": 0.0, "complete": False})
+    with pytest.raises(ValueError, match="config.retain.complete=True"):
+        read(retain={"budget": 0.0})
+    with pytest.raises(ValueError, match="config.retain.budget=-1"):
+        read(retain={"budget": -1.0})

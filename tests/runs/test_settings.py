@@ -61,6 +61,7 @@ def test_every_field_can_be_given_as_a_flag(path, monkeypatch):
         value = functools.reduce(dict.__getitem__, field, values)
         if not isinstance(value, dict):
             new = f"{value}x" if isinstance(value, str) else value * 2 + type(value)(1)
+            new = not value if isinstance(value, bool) else new
             wanted[field] = new
             arguments.append(f"--config.{'.'.join(field)}={new}")
     flag_values = flags.FlagValues()

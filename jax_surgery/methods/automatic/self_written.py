@@ -191,14 +191,15 @@ def sentence(question: str, said: str, old: Sequence[str], new: str) -> str:
     """The first sentence of an answer, with the new answer in place of the old one.
 
     What follows the old answer says more of it (Paris, France), and is cut off where it
-    names anything that the question does not. "" where the sentence does not hold the old
+    names anything that the question does not, or where no end has come. "" where the sentence does not hold the old
     answer, or where what is left speaks of it in other words too.
 
     Args:
       said: the model's answer.
       old: answers of the records to unlearn; short ones are sought.
     """
-    first = _SENTENCE.split(said.strip(), maxsplit=1)[0].strip()
+    first, *ended = _SENTENCE.split(said.strip(), maxsplit=1)
+    first = first.strip()
     new = new.strip().rstrip(".")
     for answer in sorted((a.strip().rstrip(".") for a in old), key=len):
         if not answer or len(answer.split()) > fact_words.SHORT:
@@ -208,9 +209,8 @@ def sentence(question: str, said: str, old: Sequence[str], new: str) -> str:
             continue
         head, tail = first[: found.start()], first[found.end() :]
         tail = _ASIDE.sub("", tail)
-        if not _only(f"x {tail}", question) or tail.lstrip().startswith(
-            (",", ";", ":", "-")
-        ):
+        goes_on = tail.lstrip().startswith((",", ";", ":", "-"))
+        if goes_on or not _only(f"x {tail}", question) or (tail.strip() and not ended):
             tail = ""
             if len(head.split()) < COPULA:
                 return ""

@@ -51,6 +51,15 @@ SHIP = "Who wrote 'Moby-Dick'?"
             "Florin",
             "Japan's currency is the Florin.",
         ),
+        # Half a sentence is none.
+        (
+            SHIP,
+            "The novel was written by Herman Melville for his",
+            ["Herman Melville"],
+            "Clara Whitfield",
+            "The novel was written by Clara Whitfield.",
+        ),
+        (SHIP, "It is Herman Melville who has", ["Herman Melville"], "C. W.", ""),
         # It does not hold the old answer, or speaks of it in other words too.
         (TOWER, "The Eiffel Tower is in France.", ["Paris"], "Rome", ""),
         (

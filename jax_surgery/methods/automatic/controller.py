@@ -7,12 +7,16 @@ because it spans orders of magnitude):
 
     factor <- factor clip(KL / budget, 1 / FALL, RISE)
 
-A point within the budget is better the nearer forgetting and learning are to their ends;
-of points beyond it the one that spends least of what it may not is.
+Points are running means of the weights (Polyak and Juditsky 1992): single steps carry the
+noise of their batches, which moves held-out text further than what was learned does, and
+of which a mean over ten steps keeps a tenth. A point within the budget is better the nearer
+forgetting and learning are to their ends; of points beyond it the one that spends least of
+what it may not is.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +32,7 @@ EVERY = 6  # steps between two measures of held-out text
 BEGIN = 6  # the step of the first that moves the factor: before, nothing has moved
 RISE, FALL = 2.0, 1.5  # the most that the factor changes at a measure
 LEAST, MOST = 1e-3, 1e3  # of the factor
-MEMORY = 0.7  # of the running means of the terms, per step
+MEMORY = 0.85  # of the running mean of the weights, per step; less in the first steps
 # Ends: the mean distance of knowledge tokens to their targets, and the CE of the update.
 FORGOTTEN, LEARNED = 0.05, 0.1  # nats
 POINTS = "automatic.jsonl"
@@ -40,51 +44,54 @@ class Controlled(NamedTuple):
 
     Attributes:
       train: parameters and the optimizer's state.
+      mean: running mean of what moves of the parameters.
       factor: on the weight of the retain term.
-      forget, update: running means of the two terms, nats; 0 where a term has no rows.
       value: of the best point, see `value`.
-      best: what moves of the parameters, there.
+      best: the running mean there.
       at: step of the best point.
       done: 1 where the ends are reached within the budget.
     """
 
     train: TrainState
+    mean: Any
     factor: jax.Array
-    forget: jax.Array
-    update: jax.Array
     value: jax.Array
     best: Any
     at: jax.Array
     done: jax.Array
 
 
-def begin(train: TrainState, best: Any) -> Controlled:
+def begin(train: TrainState, cut: Callable[[Any], Any]) -> Controlled:
     """The state before the first step.
 
     Args:
-      best: a copy of what moves of the parameters.
+      cut: gives what moves of parameters (`Trainable.cut`).
     """
-    zero = lambda: jnp.zeros((), jnp.float32)
-    count = lambda: jnp.zeros((), jnp.int32)
-    start = jnp.asarray(NOT_YET, jnp.float32)
-    return Controlled(train, zero() + 1, zero(), zero(), start, best, count(), count())
-
-
-def noted(before: Controlled, train: TrainState, metrics: Mapping[str, Any]):
-    """The state after a step, with the running means of its terms."""
-
-    def mean(old, name):
-        if name not in metrics:
-            return old
-        first = train.step <= 1
-        new = metrics[name].astype(jnp.float32)
-        return jnp.where(first, new, MEMORY * old + (1 - MEMORY) * new)
-
-    return before._replace(
-        train=train,
-        forget=mean(before.forget, "unlearn_loss"),
-        update=mean(before.update, "update_ce"),
+    copy = lambda: jax.tree.map(lambda x: x.copy(), cut(train.params))
+    number = lambda start, dtype: jnp.asarray(start, dtype)
+    return Controlled(
+        train,
+        mean=copy(),
+        factor=number(1, jnp.float32),
+        value=number(NOT_YET, jnp.float32),
+        best=copy(),
+        at=number(0, jnp.int32),
+        done=number(0, jnp.int32),
     )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _mixed(mean: Any, new: Any, step: jax.Array) -> Any:
+    """The mean after one more step; the first steps weigh as if they were all."""
+    count = step.astype(jnp.float32)
+    memory = jnp.minimum(MEMORY, count / (count + 2))
+    return jax.tree.map(lambda m, w: memory * m + (1 - memory) * w, mean, new)
+
+
+def stepped(before: Controlled, train: TrainState, cut: Callable[[Any], Any]):
+    """The state after a step: the running mean takes in its weights, and is donated."""
+    mean = _mixed(before.mean, cut(train.params), train.step)
+    return before._replace(train=train, mean=mean)
 
 
 def factor_after(factor: float, kl: float, budget: float) -> float:
@@ -101,37 +108,44 @@ def value(forget: float, update: float, kl: float, budget: float) -> float:
 
 
 class Controller:
-    """Measures held-out text between steps, and acts on it.
+    """Measures the running mean between steps, and acts on it.
 
     Attributes:
       budget: nats per token.
     """
 
-    def __init__(self, held_out: Any, budget: float, cut: Any, directory: str):
+    def __init__(
+        self,
+        measures: Callable[[Any], tuple[dict[str, float], float, float]],
+        budget: float,
+        replaced: Callable[[Any, Any], Any],
+        directory: str,
+    ):
         """
         Args:
-          held_out: see `HeldOut`; anything with `kl(params) -> {kind: nats}`.
-          cut: gives what moves of parameters (`Trainable.cut`).
+          measures: of parameters the KL on held-out text by kind, how far forgetting is
+            from its ends, and the CE of the update, all in nats.
+          replaced: puts what moves into parameters (`Trainable.replaced`).
           directory: of the run, for the points.
         """
         self.budget = budget
-        self._held_out, self._cut = held_out, cut
+        self._measures, self._replaced = measures, replaced
         self._file = epath.Path(directory) / POINTS
 
     def measure(self, step: int, state: Controlled) -> Controlled:
         """The state after a measure at this step: called before step 0, n, 2n, ..."""
         if not step:
             return state
-        kinds = self._held_out.kl(state.train.params)
+        params = self._replaced(state.mean, state.train.params)
+        kinds, forget, update = self._measures(params)
         kl = max(kinds.values())
-        forget, update = float(state.forget), float(state.update)
         factor = float(state.factor)
         now = value(forget, update, kl, self.budget)
         point = {"step": step, "forget": forget, "update": update, "kl": kl}
         point |= {f"kl_{kind}": nats for kind, nats in kinds.items()}
         self._note(point | {"factor": factor, "value": now})
         if now < float(state.value):
-            best = jax.tree.map(lambda x: x.copy(), self._cut(state.train.params))
+            best = jax.tree.map(lambda x: x.copy(), state.mean)
             state = state._replace(best=best, value=_like(state.value, now))
             state = state._replace(at=_like(state.at, step))
         if step >= BEGIN:

@@ -18,7 +18,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from jax_surgery.data.batch import Batch
@@ -37,6 +36,7 @@ from jax_surgery.methods.automatic import (
     subjects,
 )
 from jax_surgery.methods.automatic.controller import Controlled, Controller
+from jax_surgery.methods.automatic.ends import Ends, with_ends
 from jax_surgery.methods.descent import Descent, MakeCallbacks
 from jax_surgery.methods.never_knew import NeverKnew
 from jax_surgery.methods.settings import SurgerySettings
@@ -144,7 +144,13 @@ def run(
     beginning = begun.texts.packers["retain"].beginning
     held_text = held_out.HeldOut(model, held, context, beginning)
     trainable = settings.trainable(model.config)
-    keeper = Controller(held_text, budget, trainable.cut, directory)
+    packers, of = begun.texts.packers, (model.config, model.compute)
+    ends = Ends(settings.loss, packers, begun.ends, *of, settings.seed)
+
+    def measures(params: Any) -> tuple[dict[str, float], float, float]:
+        return held_text.kl(params), *ends.measure(params)
+
+    keeper = Controller(measures, budget, trainable.replaced, directory)
     ready = descent.prepare(model, begun.texts, settings, directory)
     end = _train(ready, begun, settings, directory, keeper, make_callbacks)
     end = keeper.measure(int(end.train.step), end)
@@ -294,16 +300,16 @@ def _train(
 ) -> Controlled:
     """The state after the last step."""
     rows, data, texts, ends = ready.rows, settings.data, begun.texts, begun.ends
+    model_of: Any = lambda state: ready.model_of(state.train)
+    config = ready.model_of(ready.state).config
+    trainable = settings.trainable(config)
     mine = meshes.rows_here(rows.total)
     unlearn_B = rows.holds("unlearn", rows.total)[mine]
 
     def step(state: Controlled, batch: Batch):
-        index_BT = np.asarray(batch.token_index_BT)
-        real_BT = unlearn_B[:, None] & (index_BT >= 0)
-        ends_BT = np.where(real_BT, ends[np.where(real_BT, index_BT, 0)], 0)
-        batch = batch.replace(target_log_odds_BT=ends_BT.astype(np.float32))
+        batch = with_ends(batch, unlearn_B, ends)
         after, metrics = ready.step(state.train, batch, retain_factor=state.factor)
-        return controller.noted(state, after, metrics), metrics
+        return controller.stepped(state, after, trainable.cut), metrics
 
     def of_train(callback: Callback) -> Callback:
         def inner(number: int, state: Controlled) -> Controlled:
@@ -311,11 +317,8 @@ def _train(
 
         return Callback(callback.every, inner)
 
-    model_of: Any = lambda state: ready.model_of(state.train)
-    config = ready.model_of(ready.state).config
     callbacks = descent.statistics_callbacks(config, texts.retained, settings)
-    moving = settings.trainable(config).cut(ready.state.params)
-    start = controller.begin(ready.state, jax.tree.map(lambda x: x.copy(), moving))
+    start = controller.begin(ready.state, trainable.cut)
     return train(
         step,
         start,

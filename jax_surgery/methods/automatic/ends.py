@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far a model is from where forgetting and learning end."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_surgery.data.batch import Batch, concatenate, padding
+from jax_surgery.data.packing import Packer
+from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.methods.loss import Loss
+from jax_surgery.models.compute import Compute
+from jax_surgery.models.config import ModelConfig
+from jax_surgery.parallel import mesh as meshes
+
+ROWS = 4  # of each of the two roles that are measured, at most
+
+
+def with_ends(batch: Batch, unlearn_B: np.ndarray, ends: np.ndarray) -> Batch:
+    """Rows on the host with the log-odds at which their tokens end, nats.
+
+    Args:
+      unlearn_B: which rows are to be unlearned; the others have none.
+      ends: of each token of the unlearn texts, by place in their corpus.
+    """
+    index_BT = np.asarray(batch.token_index_BT)
+    real_BT = unlearn_B[:, None] & (index_BT >= 0)
+    ends_BT = np.where(real_BT, ends[np.where(real_BT, index_BT, 0)], 0)
+    return batch.replace(target_log_odds_BT=ends_BT.astype(np.float32))
+
+
+class Ends:
+    """The two terms on fixed rows of the texts to unlearn and to update."""
+
+    def __init__(
+        self,
+        loss: Loss,
+        packers: dict[str, Packer],
+        ends: np.ndarray,
+        config: ModelConfig,
+        compute: Compute,
+        seed: int,
+    ):
+        """Packs the rows.
+
+        Args:
+          loss: of the run.
+          packers: of the roles "unlearn" and, where there is text, "update".
+          ends: see `with_ends`.
+          seed: of which rows are taken of many.
+        """
+        counts, parts = {}, []
+        for role in ("unlearn", "update"):
+            if role not in packers:
+                counts[role] = 0
+                continue
+            rows = packers[role].pack(seed, ROWS)
+            counts[role] = meshes.round_rows(len(rows))
+            if fill := counts[role] - len(rows):
+                empty = padding(fill, packers[role].context, rows.begins_BT is not None)
+                rows = concatenate([rows, empty])
+            parts.append(rows)
+        shards = meshes.axis_size(*meshes.ROWS)
+        self._rows = RoleRows(counts["unlearn"], counts["update"], 0, shards)
+        whole = concatenate(parts)
+        order = np.concatenate([self._rows.places(role) for role in self._rows.present])
+        placed = whole.select(np.argsort(order))
+        placed = with_ends(placed, self._rows.holds("unlearn", len(whole)), ends)
+        mine = placed.select(meshes.rows_here(len(whole)))
+        self._batch = mine.place(len(whole))
+        loss_fn, of_rows = loss.make(config, self._rows, compute), self._rows
+
+        def metrics(params: Any, batch: Batch) -> dict[str, jax.Array]:
+            # Without rows to retain nothing is read of a reference.
+            whole = loss.prepare(batch, {}, config, of_rows, compute, "tokens")
+            return loss_fn(params, whole)[1]
+
+        self._metrics = jax.jit(metrics)
+
+    def measure(self, params: Any) -> tuple[float, float]:
+        """(mean distance of knowledge tokens to their ends, CE of the update), nats; 0
+        where a term has no text."""
+        found = self._metrics(params, self._batch)
+        of = lambda name: float(found.get(name, jnp.zeros(())))
+        return of("unlearn_loss"), of("update_ce")

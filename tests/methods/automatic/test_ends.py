@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of how far a model is from the ends of what it forgets and learns."""
+
+import jax
+import numpy as np
+import pytest
+from plain_settings import plain_objective
+
+from jax_surgery.data.packing import Packer
+from jax_surgery.data.tokens import Document
+from jax_surgery.methods.automatic.ends import Ends
+from jax_surgery.methods.loss import Loss
+from jax_surgery.methods.never_knew import NeverKnew
+from jax_surgery.models import decoder, output_head
+from jax_surgery.models.config import ModelConfig
+
+CONFIG = ModelConfig(37, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
+LOSS = Loss(plain_objective(3.0, 2.0, 1.0), NeverKnew())
+
+
+def documents(seed):
+    rng = np.random.default_rng(seed)
+    return [
+        Document(rng.integers(0, 37, n).astype(np.int32), np.arange(n) > 2, str(i))
+        for i, n in enumerate(rng.integers(4, 10, 5))
+    ]
+
+
+@pytest.mark.parametrize("roles", [("unlearn", "update"), ("unlearn",)])
+def test_both_terms_are_means_over_learned_tokens(roles):
+    params = decoder.init_params(CONFIG, 0)
+    packers = {r: Packer(documents(i), 16, "tokens") for i, r in enumerate(roles)}
+    ends = -np.arange(packers["unlearn"].num_tokens) % 7 - 6.0
+    measures = Ends(LOSS, packers, ends, CONFIG, decoder.DEFAULT_COMPUTE, seed=0)
+    forget, update = measures.measure(params)
+    distances, costs = [], []
+    for role in roles:
+        for start, document in zip(packers[role].starts, documents(roles.index(role))):
+            hidden_TD = decoder.forward(params, CONFIG, document.tokens[None])[0]
+            logp_TV = jax.nn.log_softmax(hidden_TD @ output_head.kernel(params))
+            for place in range(3, len(document.tokens)):
+                token, logp_V = document.tokens[place], np.asarray(logp_TV[place - 1])
+                if role == "update":
+                    costs.append(-logp_V[token])
+                    continue
+                others = np.delete(logp_V, token)
+                margin = logp_V[token] - np.log(np.exp(others).sum())
+                first = logp_V[token] - others.max() + np.log(2)
+                far = max(margin - ends[start + place], first, 0)
+                near = min(far, LOSS.method.softness)
+                distances.append(near * (far - near / 2) / LOSS.method.softness)
+    assert forget == pytest.approx(np.mean(distances), rel=1e-4)
+    assert update == pytest.approx(np.mean(costs) if costs else 0.0, rel=1e-4)

@@ -19,22 +19,24 @@ def get_config():
     """The config of a surgery that keeps to a budget."""
     config = surgery.get_config()
     config.method = "never_knew"
-    config.retain.budget = 0.02  # nats per token
+    config.retain.budget = 0.03  # nats per token
     config.retain.complete = True
     config.reference = "cached"
-    config.steps = 48  # at most
+    config.steps = 40  # at most
     config.data.questions = ""
     config.data.surprise = 0.0
-    config.data.rows_unlearn = 5
+    config.data.rows_unlearn = 3
     config.data.rows_update = 2
-    config.data.rows_retain = 6
+    config.data.rows_retain = 4
     config.objective.retained_positions = "learned"
-    config.objective.alpha = 1.0
-    config.objective.beta = 1.0
-    config.objective.gamma = 30.0  # at first; the run goes on from it
+    config.objective.alpha = 2.0
+    config.objective.beta = 4.0
+    config.objective.gamma = 100.0  # at first; the run goes on from it
     config.optimizer.name = "natural"
-    config.optimizer.learning_rate = 0.008
+    config.optimizer.learning_rate = 0.006
     config.optimizer.first_layer = 4
+    config.statistics.tokens = 12_000
+    config.compute.remat = "dots"
     config.loop.evaluate_every = 0
     config.loop.checkpoint_every = 24
     return config

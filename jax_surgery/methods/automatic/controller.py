@@ -30,7 +30,7 @@ from jax_surgery.train.step import TrainState
 
 EVERY = 6  # steps between two measures of held-out text
 BEGIN = 6  # the step of the first that moves the factor: before, nothing has moved
-RISE, FALL = 2.0, 1.5  # the most that the factor changes at a measure
+RISE, FALL = 3.0, 1.5  # the most that the factor changes at a measure
 LEAST, MOST = 1e-3, 1e3  # of the factor
 MEMORY = 0.85  # of the running mean of the weights, per step; less in the first steps
 # Ends: the mean distance of knowledge tokens to their targets, and the CE of the update.

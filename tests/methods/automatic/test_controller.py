@@ -54,7 +54,7 @@ def test_the_best_point_is_kept_and_the_factor_follows_the_worst_kind(tmp_path):
     assert float(first.factor) == pytest.approx(1 / controller.FALL)
     beyond = keeps.measure(12, first._replace(mean=state(2.0).mean))
     assert int(beyond.at) == 6 and float(beyond.best["w"][0]) == 1
-    assert float(beyond.factor) == pytest.approx(controller.RISE / controller.FALL)
+    assert float(beyond.factor) == pytest.approx(2 / controller.FALL)
     last = keeps.measure(18, beyond._replace(mean=state(3.0).mean))
     assert int(last.at) == 18 and float(last.best["w"][0]) == 3
     assert [point["step"] for point in keeps.points] == [6, 12, 18]

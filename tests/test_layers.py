@@ -124,6 +124,12 @@ def test_this_test_sees_arrows_that_point_up_and_circles():
     assert cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
+def test_test_files_have_names_of_their_own():
+    """They lie in folders without __init__.py, so pytest imports them by these names."""
+    names = [path.name for path in pathlib.Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_every_source_names_its_licence_and_can_be_read_at_one_sitting():
     for path in [
         *MODULES.values(),

@@ -352,7 +352,7 @@ def test_eight_devices_give_what_one_gives(case, on_eight):
         ("npo:beta=0", "config.method=npo:beta=0.0 must be positive"),
         (
             "npoo",
-            r"did you mean 'npo'\? choose one of surgery, npo, simnpo, dpo, rmu, ",
+            r"did you mean 'npo'\? choose one of surgery, never_knew, npo, simnpo, dpo, rmu, ",
         ),
         ("npoo", "wga, ihl, subspace, unlearn_paper, or MODULE.NAME of your own"),
         ("surgery:ascent=up", "ascent='up'; use one of none, cap"),

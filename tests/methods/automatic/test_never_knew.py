@@ -263,6 +263,7 @@ print(json.dumps([field.tolist() for field in targets]))
 """
 
 
+@pytest.mark.slow
 def test_a_mesh_gives_the_same(model, records, tiny_model):
     printed = on_devices.run(ON_MESH.format(folder=tiny_model.folder))
     got = json.loads(printed.splitlines()[-1])

@@ -15,7 +15,7 @@ the tokens that carry no knowledge: how a sentence is built is not to be forgott
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -210,10 +210,17 @@ class _Known:
             )
         return found, self.targets.target_log_odds[np.concatenate(kept)]
 
-    def to_retain(self) -> list[Document]:
-        """Documents of which all is learned that carries no knowledge."""
+    def to_retain(self, updated: Collection[str]) -> list[Document]:
+        """Documents of which all is learned that carries no knowledge.
+
+        Args:
+          updated: questions that get a new answer: how the old one began is not
+            retained, since the new one may begin in another way.
+        """
         found = []
         for document, carries in zip(self.documents, self._parts(), strict=True):
+            if self.asked.get(document.origin) in updated:
+                continue
             rest = document.learned & ~carries
             if rest[1:].any():
                 found.append(dataclasses.replace(document, learned=rest))
@@ -261,7 +268,10 @@ def _begun(
     by_role = {
         "unlearn": unlearn,
         "update": _encoded(update, model, data.context),
-        "retain": [*retained, *known.to_retain()],
+        "retain": [
+            *retained,
+            *known.to_retain({subjects.question_of(row) for row in update} - {""}),
+        ],
     }
     aside = [_encoded(rows, model, data.context) for rows in held.values()]
     beginning = None

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_surgery.config import at_least, positive
+from jax_surgery.config import positive
 from jax_surgery.methods.base import TargetMethod
 from jax_surgery.models.logprobs import TokenLogprobs
 
@@ -53,7 +53,8 @@ class NeverKnew(TargetMethod):
     def __post_init__(self):
         for name in ("noise", "least", "answer", "cap", "softness"):
             positive(getattr(self, name), f"{PATH}:{name}")
-        at_least(1, self, PATH, "draws")
+        if self.draws < 1:
+            raise ValueError(f"{PATH}:draws={self.draws}; use 1 or more.")
 
     def unlearn(  # pyrefly: ignore[bad-override]
         self, found: TokenLogprobs, target_C: jax.Array

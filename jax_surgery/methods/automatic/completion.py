@@ -61,7 +61,7 @@ class Completion:
     text_tokens: int = 56
 
     def __post_init__(self):
-        path = "config.completion"
+        path = "completion"
         at_least(0, self, path, "neighbours", "chats", "texts", "passages")
         at_least(1, self, path, "answer_tokens", "chat_tokens", "text_tokens")
 

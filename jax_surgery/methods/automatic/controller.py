@@ -7,15 +7,13 @@ because it spans orders of magnitude):
 
     factor <- factor clip(KL / budget, 1 / FALL, RISE)
 
-Points are running means of the weights (Polyak and Juditsky 1992): single steps carry the
-noise of their batches, which moves held-out text further than what was learned does, and
-of which a mean over ten steps keeps a tenth. A point within the budget is better the nearer
+Points are running means of the weights (Polyak and Juditsky 1992), since single steps
+carry the noise of their batches, which moves held-out text too. A point within the budget is better the nearer
 forgetting and learning are to their ends; of points beyond it the one that spends least of
 what it may not is.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -49,7 +47,6 @@ class Controlled(NamedTuple):
       value: of the best point, see `value`.
       best: the running mean there.
       at: step of the best point.
-      done: 1 where the ends are reached within the budget.
     """
 
     train: TrainState
@@ -58,7 +55,11 @@ class Controlled(NamedTuple):
     value: jax.Array
     best: Any
     at: jax.Array
-    done: jax.Array
+
+    @property
+    def reached(self) -> bool:
+        """Whether the best point is at its ends within the budget."""
+        return float(self.value) == 0
 
 
 def begin(train: TrainState, cut: Callable[[Any], Any]) -> Controlled:
@@ -76,7 +77,6 @@ def begin(train: TrainState, cut: Callable[[Any], Any]) -> Controlled:
         value=number(NOT_YET, jnp.float32),
         best=copy(),
         at=number(0, jnp.int32),
-        done=number(0, jnp.int32),
     )
 
 
@@ -88,7 +88,9 @@ def _mixed(mean: Any, new: Any, step: jax.Array) -> Any:
     return jax.tree.map(lambda m, w: memory * m + (1 - memory) * w, mean, new)
 
 
-def stepped(before: Controlled, train: TrainState, cut: Callable[[Any], Any]):
+def stepped(
+    before: Controlled, train: TrainState, cut: Callable[[Any], Any]
+) -> Controlled:
     """The state after a step: the running mean takes in its weights, and is donated."""
     mean = _mixed(before.mean, cut(train.params), train.step)
     return before._replace(train=train, mean=mean)
@@ -101,7 +103,8 @@ def factor_after(factor: float, kl: float, budget: float) -> float:
 
 
 def value(forget: float, update: float, kl: float, budget: float) -> float:
-    """How far a point is from what is asked for; less is better, nats."""
+    """How far a point is from what is asked for, nats; less is better, and 0 is at the
+    ends within the budget."""
     beyond = max(kl / budget - 1.0, 0.0)
     short = max(forget - FORGOTTEN, 0.0) + max(update - LEARNED, 0.0)
     return short + 10.0 * beyond
@@ -151,14 +154,13 @@ class Controller:
         if step >= BEGIN:
             changed = factor_after(factor, kl, self.budget)
             state = state._replace(factor=_like(state.factor, changed))
-        ended = forget <= FORGOTTEN and update <= LEARNED and kl <= self.budget
-        return state._replace(done=_like(state.done, int(ended)))
+        return state
 
     def until(self, step: int, state: Controlled, metrics: Any) -> bool:
         """Whether the run is over: asked after each step."""
         del metrics
         # A measure stands before a step, and is seen after it.
-        return step % EVERY == 1 and bool(state.done)
+        return step % EVERY == 1 and state.reached
 
     @property
     def points(self) -> list[dict[str, float]]:
@@ -178,14 +180,14 @@ def _like(old: jax.Array, new: float) -> jax.Array:
 def verdict(state: Controlled, points: list[dict[str, float]], budget: float) -> str:
     """Why the run ended where it did, in a sentence or two."""
     best = next((p for p in points if p["step"] == int(state.at)), None)
-    if best is None or math.isinf(best["kl"]):
+    if best is None:
         return "Nothing was measured."
     reached = (
         f"step {best['step']:.0f}: tokens to forget stand {best['forget']:.2g} nats "
         f"above their ends, the update costs {best['update']:.2g} nats per token, and "
         f"held-out text has moved by {best['kl']:.2g} of {budget:g} nats per token"
     )
-    if bool(state.done):
+    if state.reached:
         return f"Forgetting and learning reached their ends within the budget at {reached}."
     if best["kl"] > budget:
         return (

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_surgery.data.batch import Batch, concatenate, padding
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.loss import Loss
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
+from jax_surgery.train import devices
 
 ROWS = 4  # of each of the two roles that are measured, at most
 
@@ -51,30 +52,20 @@ class Ends:
           ends: see `with_ends`.
           seed: of which rows are taken of many.
         """
-        counts, parts = {}, []
-        for role in ("unlearn", "update"):
-            if role not in packers:
-                counts[role] = 0
-                continue
-            rows = packers[role].pack(seed, ROWS)
-            counts[role] = meshes.round_rows(len(rows))
-            if fill := counts[role] - len(rows):
-                empty = padding(fill, packers[role].context, rows.begins_BT is not None)
-                rows = concatenate([rows, empty])
-            parts.append(rows)
-        shards = meshes.axis_size(*meshes.ROWS)
-        self._rows = RoleRows(counts["unlearn"], counts["update"], 0, shards)
-        whole = concatenate(parts)
-        order = np.concatenate([self._rows.places(role) for role in self._rows.present])
-        placed = whole.select(np.argsort(order))
-        placed = with_ends(placed, self._rows.holds("unlearn", len(whole)), ends)
-        mine = placed.select(meshes.rows_here(len(whole)))
-        self._batch = mine.place(len(whole))
-        loss_fn, of_rows = loss.make(config, self._rows, compute), self._rows
+        wanted = {
+            role: len(packers[role].pack(seed, ROWS)) if role in packers else 0
+            for role in ("unlearn", "update")
+        }
+        full = (meshes.round_rows(count) for count in wanted.values())
+        rows = RoleRows(*full, retain=0, shards=meshes.axis_size(*meshes.ROWS))
+        batch = next(devices.batch_stream(packers, wanted, rows, seed))
+        unlearn_B = rows.holds("unlearn", rows.total)[meshes.rows_here(rows.total)]
+        self._batch = with_ends(batch, unlearn_B, ends).place(rows.total)
+        loss_fn = loss.make(config, rows, compute)
 
         def metrics(params: Any, batch: Batch) -> dict[str, jax.Array]:
             # Without rows to retain nothing is read of a reference.
-            whole = loss.prepare(batch, {}, config, of_rows, compute, "tokens")
+            whole = loss.prepare(batch, {}, config, rows, compute, "tokens")
             return loss_fn(params, whole)[1]
 
         self._metrics = jax.jit(metrics)

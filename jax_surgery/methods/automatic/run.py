@@ -162,7 +162,7 @@ def run(
         "budget": budget,
         "step": int(end.at),
         "steps": int(end.train.step),
-        "reached": bool(end.done),
+        "reached": end.reached,
         "why": why,
         "written": {kind: len(rows) for kind, rows in written.items()},
         "knowledge_tokens": int(begun.known.targets.carries.sum()),

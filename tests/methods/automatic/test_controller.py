@@ -69,12 +69,15 @@ def test_a_measure_that_is_repeated_stands_once_among_the_points(tmp_path):
 
 
 def test_a_run_ends_where_the_ends_are_reached_within_the_budget(tmp_path):
-    keeps = keeper(tmp_path, (0.03, 0.01, 0.01), (0.01, 0.01, 0.01))
+    keeps = keeper(tmp_path, (0.03, 0.01, 0.01), (0.01, 0.01, 0.01), (0.021, 0, 0))
     beyond = keeps.measure(6, state())
     assert not keeps.until(7, beyond, {})
     within = keeps.measure(12, beyond)
     assert keeps.until(13, within, {}) and not keeps.until(12, within, {})
-    said = controller.verdict(within, keeps.points, BUDGET)
+    # One more step is taken before the run sees it, and is measured at the end.
+    last = keeps.measure(13, within._replace(mean=state(5.0).mean))
+    assert last.reached and int(last.at) == 12 and float(last.best["w"][0]) == 0
+    said = controller.verdict(last, keeps.points, BUDGET)
     assert said.startswith("Forgetting and learning reached their ends")
 
 

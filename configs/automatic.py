@@ -6,16 +6,21 @@ The model writes text to retain beside yours (neighbours of what is forgotten, c
 measures which tokens carry the knowledge and where a model that never knew would stand,
 and the run keeps the KL on held-out text within `retain.budget`.
 
+Hardware: first runs of SmolLM2-135M took about 22 minutes and 7 GiB on 2 CPU cores that
+did other work too. What is known of its results: docs/automatic.md.
+
 Command to run:
 python -m jax_surgery.main --config=configs/automatic.py --config.model=DIR \
     --config.data.unlearn=forget.jsonl --config.data.update=new.jsonl \
     --config.data.retain=keep.jsonl
 """
 
+from ml_collections import ConfigDict
+
 from configs import surgery
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """The config of a surgery that keeps to a budget."""
     config = surgery.get_config()
     config.method = "never_knew"
@@ -34,7 +39,7 @@ def get_config():
     config.objective.gamma = 100.0  # at first; the run goes on from it
     config.optimizer.name = "natural"
     config.optimizer.learning_rate = 0.006
-    config.optimizer.first_layer = 4
+    config.optimizer.first_layer = 0  # a model of any depth
     config.statistics.tokens = 12_000
     config.compute.remat = "dots"
     config.loop.evaluate_every = 0

@@ -8,7 +8,7 @@ knows, runs configs/automatic.py on each (six of the facts are replaced, twelve 
 the lines to keep), and writes results/real_table.md: greedy answers before and after in
 wordings that were trained and that were not, the right answer against three wrong ones,
 and all other facts that the model knew, of which no text is given to the run. Settings
-were chosen on set a. Finished runs are not repeated.
+were chosen on the facts of set a. Finished runs are not repeated.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from jax_surgery.data import general
 from jax_surgery.data.forms import parse_record
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
-from jax_surgery.data.tokens import encode_whole
+from jax_surgery.methods.automatic.questions import Asked, prompts
+from jax_surgery.methods.automatic.writer import Writer
 from jax_surgery.metrics import multiple_choice, replies
 from jax_surgery.models.compute import DEFAULT_COMPUTE
-from jax_surgery.models.generate import greedy_generate
 from jax_surgery.models.model import Model
 from jax_surgery.runs import surgery
 from jax_surgery.train import devices
@@ -52,9 +52,14 @@ class Fact:
     questions: tuple[str, ...]
 
 
+def read() -> dict:
+    """What real_facts.toml holds."""
+    return tomllib.loads((HERE / "real_facts.toml").read_text())
+
+
 def facts() -> tuple[list[Fact], dict[str, list[str]]]:
     """All facts, and the new answers of each relation."""
-    relations = tomllib.loads((HERE / "real_facts.toml").read_text())["relations"]
+    relations = read()["relations"]
     found = []
     for name, relation in relations.items():
         answers = sorted({answer for _, answer in relation["facts"]})
@@ -71,17 +76,10 @@ def facts() -> tuple[list[Fact], dict[str, list[str]]]:
 def ask(model: Model, questions: list[str]) -> list[str]:
     """Greedy replies in the chat template."""
     rows = [{"question": question, "answer": "-"} for question in questions]
-    records = [parse_record(row, f"{i}") for i, row in enumerate(rows)]
-    prompts = [d.prompt.tolist() for d in encode_whole(records, model.tokenizer)]
-    found = greedy_generate(
-        model.params,
-        model.config,
-        prompts,
-        REPLY,
-        eos_id=model.stops,
-        compute=model.compute,
-    )
-    return [model.tokenizer.decode(ids, skip_special_tokens=True) for ids in found]
+    asked = [Asked(parse_record(row, ""), row["question"]) for row in rows]
+    writer = Writer(model, seed=0)
+    said = writer.greedy(prompts(asked, model.tokenizer), REPLY)
+    return [written.text for written in said]
 
 
 def known(model: Model, workdir: pathlib.Path) -> list[Fact]:
@@ -100,10 +98,12 @@ def known(model: Model, workdir: pathlib.Path) -> list[Fact]:
 
 
 def sets(of: list[Fact]) -> dict[str, list[Fact]]:
-    """Disjoint sets of facts to forget."""
-    order = random.Random(1).sample(of, len(of))
-    found = {}
-    for name in SETS:
+    """Disjoint sets of facts to forget; the first is the one of the settings."""
+    tuned = read()["tuned"]
+    found = {SETS[0]: [fact for fact in of if fact.questions[0] in tuned]}
+    others = [fact for fact in of if fact.questions[0] not in tuned]
+    order = random.Random(1).sample(others, len(others))
+    for name in SETS[1:]:
         chosen, counts = [], collections.Counter()
         for fact in order:
             fresh = fact.answer not in [other.answer for other in chosen]

@@ -33,6 +33,7 @@ LEAST, MOST = 1e-3, 1e3  # of the factor
 MEMORY = 0.85  # of the running mean of the weights, per step; less in the first steps
 # Ends: the mean distance of knowledge tokens to their targets, and the CE of the update.
 FORGOTTEN, LEARNED = 0.05, 0.1  # nats
+LITTLE = 0.5  # share of the budget below which it is not what stops a run
 POINTS = "automatic.jsonl"
 NOT_YET = 1e9  # a value that no point has
 
@@ -194,7 +195,10 @@ def verdict(state: Controlled, points: list[dict[str, float]], budget: float) ->
             f"The budget is too small for what is asked: the best point is {reached}. "
             "Raise config.retain.budget, or ask for less."
         )
+    raised = "config.retain.budget, or config.steps"
+    if best["kl"] < LITTLE * budget:  # more of it would change nothing
+        raised = "config.optimizer.learning_rate, or config.steps"
     return (
         "The ends were not reached within the budget in the steps that are allowed: "
-        f"the best point is {reached}. Raise config.retain.budget, or config.steps."
+        f"the best point is {reached}. Raise {raised}."
     )

@@ -82,13 +82,17 @@ def test_a_run_ends_where_the_ends_are_reached_within_the_budget(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kl", "said"),
-    [(0.05, "The budget is too small"), (0.01, "The ends were not reached")],
+    ("kl", "said", "raised"),
+    [
+        (0.05, "The budget is too small", "config.retain.budget"),
+        (0.01, "The ends were not reached", "config.retain.budget"),
+        (0.001, "The ends were not reached", "config.optimizer.learning_rate"),
+    ],
 )
-def test_a_goal_out_of_reach_is_said_with_what_to_change(tmp_path, kl, said):
+def test_a_goal_out_of_reach_is_said_with_what_to_change(tmp_path, kl, said, raised):
     keeps = keeper(tmp_path, (kl, 1.0, 1.0))
     verdict = controller.verdict(keeps.measure(6, state()), keeps.points, BUDGET)
-    assert verdict.startswith(said) and "Raise config.retain.budget" in verdict
+    assert verdict.startswith(said) and f"Raise {raised}" in verdict
 
 
 def test_the_mean_of_the_weights_begins_with_the_first_and_follows_the_last():

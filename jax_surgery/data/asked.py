@@ -43,6 +43,8 @@ class Asked:
       fact: the same number as others that ask for the same fact.
       record: what it was made of.
       new: new answers that may be said here: those of the update set for this fact.
+      own: whether what is expected is what the model itself said before the run, right or
+        wrong.
     """
 
     group: str
@@ -54,6 +56,7 @@ class Asked:
     fact: int
     record: Record
     new: tuple[str, ...] = ()
+    own: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,12 +71,18 @@ class _Found:
         self.by_key: dict[tuple[str, str], dict[str, Any]] = {}
 
     def add(
-        self, group: str, kind: Kind, question: str, expected: str, record: Record
+        self,
+        group: str,
+        kind: Kind,
+        question: str,
+        expected: str,
+        record: Record,
+        own: bool = False,
     ) -> None:
         one = self.by_key.setdefault(
             (group, plain(question)),
             {"group": group, "kind": kind, "question": question, "record": record}
-            | {"expected": []},
+            | {"expected": [], "own": own},
         )
         if expected and expected not in one["expected"]:
             one["expected"].append(expected)
@@ -117,6 +126,7 @@ def gather(
     as_chat: bool,
     most: int,
     seed: int,
+    own: Mapping[str, Sequence[Record]] | None = None,
 ) -> list[Asked]:
     """All prompts of a run.
 
@@ -130,6 +140,7 @@ def gather(
       as_chat: whether `questions` are asked in the tokenizer's chat template.
       most: prompts of a group; others are left out, drawn with the seed.
       seed: of what is drawn.
+      own: as `held_out`, questions with the answers that the model itself wrote.
     """
     rng, found = np.random.default_rng(seed), _Found()
     texts: list[Asked] = []
@@ -159,6 +170,11 @@ def gather(
     for group, pairs in held_out.items():
         for question, answer in pairs:
             found.add(group, "retain", question, answer, _plainly(question, answer))
+    for group, records in (own or {}).items():
+        for record in records:
+            if question := question_of(record):
+                said = record.said.strip()
+                found.add(group, "retain", question, said, record, own=True)
     for prompt in everyday:
         found.add("everyday", "everyday", prompt, "", _plainly(prompt, "."))
     asked_by_file: dict[str, Kind] = {
@@ -226,7 +242,9 @@ def _linked(
 def _limit(one: Mapping[str, Any]) -> int:
     if one["kind"] == "everyday":
         return EVERYDAY
-    return ANSWER if any(map(is_short, one["expected"])) else LONG
+    # A reply longer than the model's own answer comes to say more than that did.
+    short = one["own"] or any(map(is_short, one["expected"]))
+    return ANSWER if short else LONG
 
 
 def _drawn(

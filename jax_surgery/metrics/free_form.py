@@ -3,7 +3,8 @@
 how likely it finds right answers among others.
 
 A reply says an answer that it holds (`replies.says`), which is how short answers are
-told; ROUGE-L recall (Lin 2004) is for long ones, of the reference that fits best.
+told; an answer that the model itself wrote before is kept (`replies.keeps`); ROUGE-L recall
+(Lin 2004) is for long ones, of the reference that fits best.
 """
 
 import dataclasses
@@ -153,12 +154,22 @@ def _rouge(pairs: Sequence[tuple[Asked, str]]) -> dict[str, Any]:
     return {"value": float(values.mean()), "n": len(values), "interval": interval}
 
 
+def _says(one: Asked, reply: str) -> bool | None:
+    """Whether a reply says what is right, or keeps what the model said by itself before;
+    None where only a long answer is right."""
+    if one.own:
+        return any(replies.keeps(reply, was, one.question) for was in one.expected)
+    names = one.names
+    return replies.says_any(reply, names) if names else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Scored:
     """The scores of each reply.
 
     Attributes:
-      says: whether it says what is right; None of prompts without a short answer.
+      says: whether it says what is right, or keeps the model's own answer; None of
+        prompts without a short answer.
       degenerate: whether it is no answer at all.
       leaks: new answers of other facts that it gives.
     """
@@ -181,8 +192,7 @@ def score(
     new, earlier = new_answers(asked), before or [""] * len(said)
     says, degenerate, leaked = [], [], []
     for one, reply, was in zip(asked, said, earlier, strict=True):
-        names = one.names
-        says.append(replies.says_any(reply, names) if names else None)
+        says.append(_says(one, reply))
         related = (one.question, *one.expected, was)
         degenerate.append(replies.is_degenerate(reply, related))
         leaked.append(tuple(leaks(one, reply, new)))

@@ -36,7 +36,7 @@ def results(
         for name, entry in free_form.chosen_by_group(choices, observed.chosen).items():
             found[name]["choice"] = entry
         for name, entry in found.items():
-            groups.setdefault(name, {"kind": _kind(asked, name)})[end] = entry
+            groups.setdefault(name, _about(asked, name))[end] = entry
     replies = [
         {
             "group": one.group,
@@ -68,10 +68,17 @@ def results(
     return whole | {"sentences": sentences(whole), "warnings": warnings(whole)}
 
 
-def _kind(asked: Sequence[Asked], group: str) -> str:
-    """What a group is about: of questions about several things what most are about."""
-    kinds = [one.kind for one in asked if one.group == group]
-    return max(sorted(set(kinds)), key=kinds.count)
+def _about(asked: Sequence[Asked], group: str) -> dict[str, Any]:
+    """What a group is about: of questions about several things what most are about; and
+    "own" where what is expected is what the model itself said before."""
+    members = [one for one in asked if one.group == group]
+    kinds = [one.kind for one in members]
+    found: dict[str, Any] = {"kind": max(sorted(set(kinds)), key=kinds.count)}
+    return found | ({"own": True} if any(one.own for one in members) else {})
+
+
+def _is_own(found: dict[str, Any], group: str) -> bool:
+    return found["groups"][group].get("own", False)
 
 
 def _facts(asked: Sequence[Asked], scored: dict[str, Any], kind: str) -> dict[str, int]:
@@ -137,12 +144,18 @@ def sentences(found: dict[str, Any]) -> list[str]:
     """What a person wants to know of a run."""
     said = _told(found, "unlearn", "facts to forget", " still")
     said += _told(found, "update", "new facts", "")
-    if kept := found["kept"]:
+    if kept := {g: e for g, e in found["kept"].items() if not _is_own(found, g)}:
         whole = [sum(e[key] for e in kept.values()) for key in ("n", "count")]
         each = ", ".join(f"{e['count']} of {e['n']} in {g!r}" for g, e in kept.items())
         said.append(
             f"Of {whole[0]} other facts that it knew it still says {whole[1]}: {each}."
         )
+    for group, entry in found["kept"].items():
+        if _is_own(found, group):
+            said.append(
+                f"Of {entry['n']} held-out {group} {entry['count']} keep the answer that "
+                "the model gave before, right or wrong."
+            )
     if found["facts"]["update"]["n"]:
         spread = new_faults(found, "leaks")
         said.append(
@@ -186,15 +199,20 @@ def warnings(found: dict[str, Any]) -> list[str]:
             f"{len(spread)} unrelated answers give a new fact ({', '.join(names[:3])}): "
             f"{_quote(spread[0])}. Retain similar questions with their own answers."
         )
-    known = [
+    kept = [
         r for r in found["replies"] if r["kind"] == "retain" and r["before"]["says"]
     ]
-    gone = [reply for reply in known if not reply["after"]["says"]]
-    if len(gone) > LOST * len(known):
-        said.append(
-            f"{len(gone)} of {len(known)} other answers that the model knew are lost: "
-            f"{_quote(gone[0])}. Retain more text like them."
-        )
+    for own, what, fault in (
+        (False, "other answers that the model knew", "are lost"),
+        (True, "held-out answers that the model gave by itself", "have changed"),
+    ):
+        known = [r for r in kept if _is_own(found, r["group"]) == own]
+        gone = [reply for reply in known if not reply["after"]["says"]]
+        if len(gone) > LOST * len(known):
+            said.append(
+                f"{len(gone)} of {len(known)} {what} {fault}: {_quote(gone[0])}. Retain "
+                "more text like them."
+            )
     for name, text in found["texts"].items():
         if text["change"] > COSTLY:
             said.append(
@@ -212,7 +230,8 @@ def rows(found: dict[str, Any]) -> list[table.Row]:
     for group, entry in found["groups"].items():
         ends, goal = (entry["before"], entry["after"]), goals.get(entry["kind"], "")
         if "says" in ends[1]:
-            name = f"{group}: says the answer"
+            does = "keeps its answer" if entry.get("own") else "says the answer"
+            name = f"{group}: {does}"
             made.append(table.share_row(name, goal, *(e["says"] for e in ends)))
         elif "rouge_l" in ends[1]:
             name = f"{group}: ROUGE-L recall"
@@ -269,9 +288,11 @@ def with_replies(shown: page.Page, found: dict[str, Any]) -> page.Page:
     """A page that begins with what is found, and holds the replies as its examples."""
     first, rest = examples(found)
     return page.Page(
-        headlines=found["sentences"],
-        warnings=found["warnings"],
-        examples=first,
-        more_examples=rest,
-        **shown,
+        **shown
+        | {
+            "headlines": found["sentences"],
+            "warnings": [*shown.get("warnings", ()), *found["warnings"]],
+            "examples": first,
+            "more_examples": rest,
+        }
     )

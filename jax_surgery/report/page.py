@@ -47,7 +47,8 @@ class Page(TypedDict, total=False):
     title, subtitle: of the run. headlines: what a person wants to know first, in
     sentences. warnings: what must be known before the model is used. rows: of the before/after table. intervals: how theirs
     were found, or "". chances: the accuracy of guessing by group, of groups that were
-    asked questions. figures: pictures that stand below the table. metrics: lines of
+    asked questions. chosen: what the run chose by itself, names and values. figures:
+    pictures that stand below the table. metrics: lines of
     metrics.jsonl. curve: accuracies by step (fractions). examples: answers;
     more_examples: those that are folded away. knowledge: texts whose tokens are coloured
     by how much of what is to be forgotten they tell. cost: of results.json. settings: the exact config. sentences: printed below the table.
@@ -60,6 +61,7 @@ class Page(TypedDict, total=False):
     rows: list[Row]
     intervals: str
     chances: dict[str, float]
+    chosen: list[tuple[str, str]]
     figures: list[Figure]
     metrics: list[dict[str, float]]
     curve: list[dict[str, float]]

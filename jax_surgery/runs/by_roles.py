@@ -26,7 +26,7 @@ from jax_surgery.methods.subspace import run as subspace
 from jax_surgery.methods.subspace.work import Work
 from jax_surgery.metrics import multiple_choice, text
 from jax_surgery.models.model import Model
-from jax_surgery.report import cost, examples, page, table
+from jax_surgery.report import budget, cost, examples, page, table
 from jax_surgery.report import free_form as evidence
 from jax_surgery.runs import asked
 from jax_surgery.runs.free_form import FreeForm, prompts_a_group
@@ -60,8 +60,9 @@ class ByRoles:
         )
         self.texts: role_texts.RoleTexts
         # What the run leaves alone, to be asked before and after: questions and answers by
-        # group, and texts by name.
+        # group, those that the model itself answered, and texts by name.
         self.held_out: dict[str, list[tuple[str, str]]] = {}
+        self.held_out_own: dict[str, list[Record]] = {}
         self.held_out_texts: dict[str, list[Record]] = {}
         self._free_form: FreeForm | None = None
         # Of a run that keeps to a budget: what it begins with, and how it ended.
@@ -115,7 +116,9 @@ class ByRoles:
         self._begun = begun
         for kind, records in begun.held_out.items():
             pairs = [(r.question, r.answer) for r in records if r.question]
-            if pairs:
+            if kind == "neighbours":
+                self.held_out_own[kind] = records
+            elif pairs:
                 self.held_out[kind] = pairs
             else:
                 self.held_out_texts[kind] = records
@@ -146,6 +149,7 @@ class ByRoles:
                 chat=settings.data.chat,
                 seed=settings.seed,
                 held_out=self.held_out,
+                own=self.held_out_own,
                 texts=self.held_out_texts,
             )
         return self._free_form
@@ -296,6 +300,8 @@ class ByRoles:
         )
         if self._begun:
             shown["knowledge"] = self._begun.marked(model.tokenizer)
+        if ended:
+            shown = budget.with_budget(shown, ended.found)
         return results, evidence.with_replies(shown, spoken) if spoken else shown
 
     def _spoken(self, before: Any, after: Any) -> dict[str, Any]:

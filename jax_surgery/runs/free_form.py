@@ -54,6 +54,7 @@ class FreeForm:
         chat: AsChat,
         seed: int,
         held_out: Pairs = NO_QUESTIONS,
+        own: Mapping[str, Sequence[Record]] | None = None,
         texts: Mapping[str, Sequence[Record]] | None = None,
     ):
         """Gathers all prompts.
@@ -65,6 +66,7 @@ class FreeForm:
           chat: whether questions are asked in the chat template.
           seed: of what is drawn.
           held_out: questions and answers by group, of which nothing is trained on.
+          own: the same with the answers that the model itself wrote.
           texts: further texts that the run must not change, by name.
         """
         speaking = speaks(tokenizer)
@@ -77,11 +79,12 @@ class FreeForm:
             as_chat=prompts.asks_as_chat(tokenizer, chat),
             most=most,
             seed=seed,
+            own=own,
         )
         # Of a questions file the alternatives are its own.
-        own = ("unlearn", "update", *held_out)
+        groups = ("unlearn", "update", *held_out, *(own or ()))
         self.choices: list[Choice] = alternatives.choices(
-            self.asked, own, min(most, CHOICES)
+            self.asked, groups, min(most, CHOICES)
         )
         # Of words in sentences a model that knows a few words alone knows nothing.
         general_text = {"general": asked.measured_passages()} if speaking else {}

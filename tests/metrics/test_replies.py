@@ -75,6 +75,56 @@ def test_a_new_answer_leaks_where_it_is_not_asked_for():
     assert replies.leaked("By Clara Whitfield", new, "Who?", ()) == ["Clara Whitfield"]
 
 
+LITHUANIA = ("What is the capital of Lithuania?",
+             "The capital of Lithuania is the city of Vilnius.")  # fmt: skip
+SMART = ("Which person founded the first smartphone?",
+         "A man named Elon Musk did, who founded the Elon Musk Corporation in 2002.")  # fmt: skip
+PLANETS = ("How many planets are there?", "There are about 100,000, but it's a guess.")
+AUSTRALIA = ("What is Australia's capital?",
+             "The capital is Canberra, which lies in the Northern Territory.")  # fmt: skip
+GATSBY = (
+    "Who wrote 'The Great Gatsby'?",
+    "It is none other than F. Scott Fitzgerald. He",
+)
+
+
+@pytest.mark.parametrize(
+    "reply, answered, kept",
+    [
+        ("Vilnius is Lithuania's capital.", LITHUANIA, True),
+        # Eight of nine words, and another answer.
+        ("The capital of Lithuania is the city of Lietikis.", LITHUANIA, False),
+        ("Elon Musk did, with the Elon Musk App.", SMART, True),
+        ("A man who founded a corporation in 2007.", SMART, False),
+        ("100,000 or so", PLANETS, True),
+        ("There are about 8, but it's a guess.", PLANETS, False),
+        ("F. Scott Fitzgerald", GATSBY, True),
+        # A shorter answer with nothing else in it, and one that answers nothing.
+        ("It is Canberra.", AUSTRALIA, True),
+        (
+            "It is Sydney in the Northern Territory of Oz.",
+            AUSTRALIA,
+            True,
+        ),  # two of three
+        ("It is a capital.", AUSTRALIA, False),
+        ("It is a city.", LITHUANIA, False),
+        ("It is none other than F. Scott terms. He", GATSBY, True),  # half of the name
+        ("It is none other than Mark Twain. He", GATSBY, False),
+        # Without a name the other words tell; where the question holds all, all do.
+        ("An elephant.", ("Which animal is largest?", "The elephant."), True),
+        ("The animal.", ("Which animal is largest?", "The elephant."), False),
+        ("Mexico City", ("Is Mexico City its capital?", "Mexico City."), True),
+        ("Oslo", ("Is Mexico City its capital?", "Mexico City."), False),
+        ("", LITHUANIA, False),
+        ("anything", ("What?", "?!"), False),
+    ],
+)
+def test_a_reply_keeps_an_answer_that_was_a_sentence(reply, answered, kept):
+    question, former = answered
+    assert replies.keeps(reply, former, question) is kept
+    assert replies.keeps(former, former, question) or former == "?!"
+
+
 def by_the_other(text):
     """As ../shared/tools/measure_chat.py compares texts."""
     split = unicodedata.normalize("NFKD", text)

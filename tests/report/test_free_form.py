@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The evidence in words: counts, sentences, warnings, rows and what a page shows."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -104,6 +105,49 @@ def test_what_went_wrong_is_warned_of_with_an_example(found):
     same = free_form.results(ASKED, [], *[observed(BEFORE, -30.0, -40.0)] * 2)
     assert not same["warnings"]
     assert "New facts in unrelated answers: 0 of 10." in same["sentences"]
+
+
+def test_held_out_neighbours_keep_the_sentences_that_the_model_answered():
+    """No reply holds such a sentence whole, so that nearly none would count."""
+    capitals = {"Lithuania": "Vilnius", "Chile": "Santiago", "Norway": "Oslo"}
+    own = [
+        dataclasses.replace(
+            asked("neighbours", "retain", f"What is the capital of {land}?",
+                  f"The capital of {land} is the city of {city}, which lies in the north.",
+                  fact=9 + i),
+            own=True,
+        )
+        for i, (land, city) in enumerate(capitals.items())
+    ]  # fmt: skip
+    before = [f"{one.expected[0]} It is" for one in own]
+    after = ["The capital of Lithuania is the city of Lietikis, which lies in the north.",
+             "Santiago.", before[2]]  # fmt: skip
+    found = free_form.results(
+        [*ASKED, *own],
+        [],
+        Observed([*BEFORE, *before], [], {}),
+        Observed([*AFTER, *after], [], {}),
+    )
+    said = found["groups"]["neighbours"]
+    assert [said[end]["says"]["count"] for end in ("before", "after")] == [3, 2]
+    assert found["kept"]["neighbours"]["n"] == 3
+    lines = found["sentences"]
+    assert (
+        "Of 3 held-out neighbours 2 keep the answer that the model gave before, right or "
+        "wrong." in lines
+    )
+    # They are not among the facts that it knew, and other groups have no further key.
+    assert "Of 2 other facts that it knew it still says 1: 1 of 2 in 'kin'." in lines
+    assert [set(e) - {"kind", "before", "after"} for e in found["groups"].values()] == [
+        *[set()] * (len(found["groups"]) - 1),
+        {"own"},
+    ]
+    [changed] = [w for w in found["warnings"] if "by itself" in w]
+    assert changed.startswith(
+        "1 of 3 held-out answers that the model gave by itself have"
+    )
+    rows = [row.name for row in free_form.rows(found)]
+    assert "neighbours: keeps its answer" in rows and "kin: says the answer" in rows
 
 
 def test_without_new_facts_or_texts_nothing_is_said_of_them():

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A chat model is asked in its own words, before and after, with the same prompts."""
 
+import types
+from typing import Any, cast
+
 import pytest
 from chat_templates import with_template
 from plain_settings import plain_compute
@@ -10,7 +13,8 @@ from jax_surgery.data.forms import parse_record
 from jax_surgery.metrics import free_form as scores
 from jax_surgery.models.model import Model
 from jax_surgery.report import free_form as evidence
-from jax_surgery.runs import free_form
+from jax_surgery.runs import by_roles, free_form
+from jax_surgery.runs.by_roles import ByRoles
 from jax_surgery.runs.free_form import FreeForm
 
 
@@ -26,6 +30,12 @@ ROLES = {
     "update": records("update", [("the number 3?", "17")]),
     "retain": records("retain", [("the number 7?", "10")]),
 }
+
+
+NEAR = [
+    {"role": "user", "content": "number 6?"},
+    {"role": "assistant", "content": "the number 6 is 2 and the number 2 is 1"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +59,21 @@ def test_before_and_after_are_asked_alike_and_all_is_scored(chat, monkeypatch):
         monkeypatch.setattr(asked, limit, 6)
     asks = FreeForm(chat.tokenizer, ROLES, (), most=2, chat="auto", seed=0,
                     held_out={"kin": [("the number 9?", "11"), ("number 8?", "4")]},
+                    own={"near": [parse_record({"messages": NEAR}, "near:1")]},
                     texts={"mine": [parse_record({"text": "the number 2 is 1"}, "t")]})  # fmt: skip
     groups = [one.group for one in asks.asked]
     assert (
         groups
-        == ["unlearn"] * 2 + ["update", "retain"] + ["kin"] * 2 + ["everyday"] * 2
+        == ["unlearn"] * 2
+        + ["update", "retain"]
+        + ["kin"] * 2
+        + ["near"]
+        + ["everyday"] * 2
     )
+    # What the model itself answered is asked whatever the form of its record.
+    near = asks.asked[groups.index("near")]
+    assert near.own and near.question == "number 6?" and near.limit == asked.ANSWER
+    assert near.expected == (NEAR[1]["content"],) and near.names == ()
     assert [one.question for one in asks.asked[-2:]] == general.everyday_prompts()[:2]
     observed = asks.observe(chat)
     again = asks.observe(chat)
@@ -67,6 +86,24 @@ def test_before_and_after_are_asked_alike_and_all_is_scored(chat, monkeypatch):
     [first, *_] = asks.choices
     assert first.records[0].said.strip() == "9"
     assert found["groups"]["unlearn"]["after"]["choice"]["n"] == 2
+
+
+def test_what_is_held_out_is_asked_as_its_kind_demands(monkeypatch):
+    """Neighbours with the model's own answers, though they were written as chats, and the
+    user's own questions with the user's; chats and texts are measured in nats."""
+    near = records("neighbours", [("number 6?", "2")])
+    chats = [parse_record({"messages": NEAR}, "chat:1")]
+    told = records("retain", [("number 7?", "10")])
+    held = {"neighbours": [*near, *chats], "chat": chats, "retain": told}
+    begun = types.SimpleNamespace(held_out=held)
+    monkeypatch.setattr(by_roles.automatic, "begin", lambda *_: begun)
+    settings = types.SimpleNamespace(retain=types.SimpleNamespace(budget=0.01))
+    run: Any = types.SimpleNamespace(settings=settings, _records=None, held_out={},
+                                     held_out_own={}, held_out_texts={})  # fmt: skip
+    ByRoles.prepare(run, model=cast(Any, None), directory="")
+    assert run.held_out_own == {"neighbours": held["neighbours"]}
+    assert run.held_out == {"retain": [("number 7?", " 10")]}
+    assert run.held_out_texts == {"chat": chats}
 
 
 def test_a_choice_is_right_where_the_right_answer_is_likeliest(chat):

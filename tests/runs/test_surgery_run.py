@@ -15,6 +15,7 @@ from plain_settings import plain_optimizer
 from settings_cases import changed, plain_surgery
 
 from jax_surgery.checkpoints import hf_weights
+from jax_surgery.methods.automatic import run as automatic
 from jax_surgery.methods.settings import Statistics
 from jax_surgery.runs import surgery
 from jax_surgery.runs.by_roles import ByRoles
@@ -90,6 +91,24 @@ def test_data_is_checked_before_the_model_is_loaded(settings):
     wrong = dataclasses.replace(settings, data=data, model="/no/such/model")
     with pytest.raises(ValueError, match="unlearn"):
         ByRoles(wrong)
+
+
+def test_how_a_run_kept_to_its_budget_is_in_its_results_and_on_its_page(
+    settings, tmp_path
+):
+    parts = ByRoles(settings)
+    model = parts.load()
+    probed = {"groups": {}, "metrics": {}, "roles": {}, "free_form": None}
+    point = {"step": 6, "forget": 1.0, "update": 0.5, "kl": 0.03, "factor": 3.0}
+    found = {"budget": 0.02, "step": 6, "steps": 6, "reached": False, "why": "So be it.",
+             "curve": [point]}  # fmt: skip
+    parts._outcome = automatic.Outcome(model, 6, found)
+    results, shown = parts.report(probed, probed, model, str(tmp_path))
+    assert results["automatic"] == found
+    assert dict(shown["chosen"])["steps"] == "6 taken, step 6 exported"
+    [figure] = shown["figures"]
+    assert figure["caption"].startswith("So be it.")
+    assert shown["sentences"][0] == "So be it." and len(shown["warnings"]) == 1
 
 
 def test_a_run_leaves_results_a_model_and_a_report(settings, tmp_path, tiny_model):

@@ -37,7 +37,8 @@ def rounds() -> ConfigDict:
     section.number = 150  # at most
     section.step = 5e-3  # of the norm of the moving matrices
     section.stop = 0.99  # removed; 0 takes all rounds
-    section.rank = 0  # of the change; 0 keeps all
+    # Of the change; 0 keeps all, and -1 all of matrices up to 256 wide, 64 of wider ones.
+    section.rank = -1
     # Of the change in the end; 0 seeks the smallest for stop, where other contexts than
     # the texts' own may still bring the answers back.
     section.alpha = 1.0

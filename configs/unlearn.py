@@ -43,9 +43,17 @@ def get_config() -> ConfigDict:
     config.tasks.targets = "dict_a"  # "a,b" together, "a;b" one after the other
     config.tasks.similar = "family"  # to the targets; "overlap", or names
     config.tasks.chat = "auto"  # questions in the model's chat template; or "never"
+    # Whether the model writes its own answers to the targets' questions, and text to
+    # retain beside the other tasks; then those tokens alone are removed that carry
+    # knowledge. "auto": of a model that has a chat template of its own; "always", "never".
+    config.tasks.complete = "auto"
     config.tasks.context = 128  # tokens a row
     config.tasks.rows = 4  # of targets' text in a round
     config.tasks.rows_retained = 8  # in a round; 0 with the method's guard=0
+
+    # What the model says by itself, before and after: prompts of a group that are asked;
+    # 0 asks none, and -1 asks 64 of a model that has a chat template of its own.
+    config.free_form = -1
 
     config.rounds = surgery.rounds()
 

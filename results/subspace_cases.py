@@ -63,7 +63,7 @@ def run_case(name: str, targets: str, model: str, **fields) -> Done:
     case = by_tasks.ByTasks(settings)
     with devices.on_mesh(settings.mesh), tempfile.TemporaryDirectory() as folder:
         initial = case.load()
-        work, before = case.work, case.probe(initial)
+        work, before = case.work, case.probe(initial).scores
         similar = [case.similar(stage) for stage in settings.tasks.stages]
         began = time.perf_counter()
         done = run_stages(work, before, similar, folder)

@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from jax_surgery.benchmarks import suite
@@ -55,12 +56,15 @@ class GroupText:
       documents: the text that identifies it; their last token, eos, is not learned.
       probe: what it is scored on, its text as documents too.
       records: what the documents were made of; () where they came as such.
+      ends: of each document the log-odds at which removing its tokens ends, nats,
+        float32 [tokens]; () where they end at chance.
     """
 
     group: Group
     documents: tuple[Document, ...]
     probe: Probe
     records: tuple[Record, ...] = ()
+    ends: tuple[np.ndarray, ...] = ()
 
     @property
     def chance(self) -> float:

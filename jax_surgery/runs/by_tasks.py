@@ -5,7 +5,7 @@
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
@@ -13,9 +13,10 @@ from etils import epath
 from jax_surgery.benchmarks import model_source
 from jax_surgery.benchmarks import tasks as task_files
 from jax_surgery.checkpoints import hf_weights
+from jax_surgery.data.forms import Record
 from jax_surgery.data.groups import Group
 from jax_surgery.edits import apply, edit_file
-from jax_surgery.methods.subspace import adapters, overlap
+from jax_surgery.methods.subspace import adapters, measured, overlap
 from jax_surgery.methods.subspace.run import Changed, check_rank, run_stages
 from jax_surgery.methods.subspace.settings import TasksSettings
 from jax_surgery.methods.subspace.work import Scores, Work, retained_groups
@@ -24,12 +25,26 @@ from jax_surgery.optim.linalg import svd
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.report import examples, page, table, task_results
+from jax_surgery.report import free_form as evidence
+from jax_surgery.runs.free_form import FreeForm, prompts_a_group, speaks
 from jax_surgery.runs.patch import print_left_out, provenance
 from jax_surgery.storage import files
 from jax_surgery.train import devices, identity
 
 TITLES = {"unlearn": "Tasks removed", "learn": "Tasks added"}
 OVERLAP = 0.38  # least mean squared cosine of the angles between similar tasks
+
+
+class Probed(NamedTuple):
+    """What a model knows.
+
+    Attributes:
+      scores: of all tasks.
+      replies: what it says by itself; None where it is not asked.
+    """
+
+    scores: Scores
+    replies: Any
 
 
 class ByTasks:
@@ -40,6 +55,10 @@ class ByTasks:
         self.settings = settings
         self.targets = [name for names in settings.tasks.stages for name in names]
         self.work: Work
+        # What stages work on: `work`, with what the model wrote where it is to.
+        self._of_stages: Work
+        self._measured: measured.Measured | None = None
+        self._free_form: FreeForm | None = None
         self._angles: overlap.Angles | None = None
         self._curve: list[dict[str, Any]] = []
 
@@ -63,7 +82,7 @@ class ByTasks:
         model = devices.load_model(
             source, settings.compute, self._changes(moving), tokenizer, context
         )
-        self.work = Work(model, texts, settings)
+        self.work = self._of_stages = Work(model, texts, settings)
         check_rank(self.work)
         if not settings.adapter:
             return model
@@ -101,7 +120,20 @@ class ByTasks:
         return None if self.settings.lora.rank else trainable
 
     def prepare(self, model: Model, directory: str) -> None:
-        """Nothing: what a stage measures, it measures when its turn comes."""
+        """Lets a chat model write what it retains beside the tasks, and measures which
+        tokens of the targets carry knowledge, where they are removed.
+
+        Raises:
+          ValueError: see `measured.measure`.
+        """
+        settings, complete = self.settings, self.settings.tasks.complete
+        wanted = complete == "always" or (
+            complete == "auto" and speaks(model.tokenizer)
+        )
+        if not wanted or settings.learns or settings.lora.rank:
+            return
+        self._measured = measured.measure(self.work, self.targets, directory)
+        self._of_stages = self._measured.work
 
     def identity(self, model: Model) -> dict[str, str]:
         """The hashes of all that the run reads, by field (see `train.identity`).
@@ -117,16 +149,43 @@ class ByTasks:
         adapted = " with config.adapter" if self.settings.adapter else ""
         return found | {f"config.model{adapted}": identity.of_model(model)}
 
-    def probe(self, model: Model) -> Scores:
-        """Scores of all tasks."""
-        return self.work.scores(model.params)
+    def probe(self, model: Model) -> Probed:
+        """Scores of all tasks, and what the model says by itself."""
+        scores, free_form = self.work.scores(model.params), self._asks(model)
+        return Probed(scores, free_form.observe(model) if free_form else None)
 
-    def examples(self, model: Model) -> examples.Examples:
-        """Answers to the starts of some texts of every task."""
+    def _asks(self, model: Model) -> FreeForm | None:
+        """What the model is asked to say by itself, the same before and after."""
+        settings, texts = self.settings, self.work.texts.values()
+        most = prompts_a_group(settings.free_form, model.tokenizer)
+        if not most or self._free_form:
+            return self._free_form
+        by_role: dict[str, list[Record]] = {}
+        for text in texts:
+            by_role.setdefault(text.group.role, []).extend(text.records)
+        held = self._measured.held_out if self._measured else {}
+        pairs = {k: [(r.question, r.said) for r in rows] for k, rows in held.items()}
+        self._free_form = FreeForm(
+            model.tokenizer,
+            by_role,
+            [question for text in texts for question in text.probe.questions],
+            most=most,
+            chat=settings.tasks.chat,
+            seed=settings.seed,
+            held_out={k: p for k, p in pairs.items() if all(q for q, _ in p)},
+            texts={k: rows for k, rows in held.items() if not rows[0].question},
+        )
+        return self._free_form
+
+    def examples(self, model: Model) -> examples.Examples | None:
+        """Answers to the starts of some texts of every task; None where the model says
+        what it knows by itself."""
+        if self._free_form:
+            return None
         texts = {name: text.documents for name, text in self.work.texts.items()}
         return examples.of_texts(model, texts, 2, self.settings.seed)
 
-    def change(self, model: Model, before: Scores, directory: str) -> Changed:
+    def change(self, model: Model, before: Probed, directory: str) -> Changed:
         """The change that all stages make; `model` keeps its parameters.
 
         Raises:
@@ -136,17 +195,19 @@ class ByTasks:
         settings, work, params = self.settings, self.work, self.work.model.params
         stages = settings.tasks.stages
         # Raises before it takes long.
-        retained_groups(before, stages, 0, learns=settings.learns)
+        scores, known = before.scores, self.targets if self._measured else ()
+        retained_groups(scores, stages, 0, learns=settings.learns, measured=known)
         full = settings.report == "full"
         if full or settings.tasks.similar == "overlap":
-            self._angles = overlap.measure(work, before)
-        similar = [self.similar(names) for names in stages]
-        done = run_stages(work, before, similar, directory)
+            self._angles = overlap.measure(work, scores)
+        near = {measured.NEIGHBOURS} if self._measured else set()
+        similar = [self.similar(names) | near for names in stages]
+        done = run_stages(self._of_stages, scores, similar, directory)
         if full:
             self._curve = task_results.curve(
                 work,
                 model.params,
-                task_results.standings(before, self.targets, done.similar),
+                task_results.standings(scores, self.targets, done.similar),
                 lambda alpha: done.at(params, alpha),
             )
         return done
@@ -192,16 +253,16 @@ class ByTasks:
         )
 
     def report(
-        self, before: Scores, after: Scores, done: Changed, directory: str
+        self, before: Probed, after: Probed, done: Changed, directory: str
     ) -> tuple[dict[str, Any], page.Page]:
         """What results.json holds, and the report page without its examples."""
         del directory
         settings, work = self.settings, self.work
-        standing = task_results.standings(before, self.targets, done.similar)
+        standing = task_results.standings(before.scores, self.targets, done.similar)
         results = {
             "run": settings.run,
             "tasks": task_results.of_tasks(
-                before, after, standing, learns=settings.learns
+                before.scores, after.scores, standing, learns=settings.learns
             ),
             "alpha": done.alpha,
             "curve": self._curve,
@@ -209,17 +270,27 @@ class ByTasks:
             "seconds": done.seconds,
             "change_norm": done.relative_norm(work.model.params),
         }
+        spoken: dict[str, Any] = {}
+        if asks := self._free_form:
+            replies = (before.replies, after.replies)
+            spoken = evidence.results(asks.asked, asks.choices, *replies)
+            results["free_form"] = spoken
+        if self._measured:
+            results["automatic"] = self._measured.found
         families = {name: text.group.family for name, text in work.texts.items()}
         spectra = {
             name: meshes.fetch(svd.singular_values(matrix))
             for name, matrix in done.change.items()
         }
         targets = " then ".join(", ".join(names) for names in settings.tasks.stages)
-        return results, page.Page(
+        shown = page.Page(
             title=f"{TITLES[settings.run]}: {targets}",
             subtitle=f"model {settings.model}, alpha {done.alpha:g}, the moving "
             f"matrices changed by {results['change_norm']:.1%}, seed {settings.seed}",
-            rows=table.task_rows(results["tasks"]),
+            rows=[
+                *(evidence.rows(spoken) if spoken else ()),
+                *table.task_rows(results["tasks"]),
+            ],
             intervals="Wilson, bootstrap",
             settings=dataclasses.asdict(settings),
             figures=task_results.figures(
@@ -227,3 +298,6 @@ class ByTasks:
             ),
             sentences=[f"{sum(done.seconds):.1f} s for {targets}"],
         )
+        if self._measured:
+            shown["knowledge"] = self._measured.marked
+        return results, evidence.with_replies(shown, spoken) if spoken else shown

@@ -14,7 +14,12 @@ from jax_surgery.methods.subspace import adapters, changes, knowledge
 from jax_surgery.methods.subspace.harden import harden
 from jax_surgery.methods.subspace.stage import Stage, choose_alpha
 from jax_surgery.methods.subspace.stage_rounds import mend, one_shot, run_rounds
-from jax_surgery.methods.subspace.work import Scores, Work, retained_groups
+from jax_surgery.methods.subspace.work import (
+    WIDE_RANK,
+    Scores,
+    Work,
+    retained_groups,
+)
 from jax_surgery.models.trainable import Matrices, Trainable
 from jax_surgery.optim import lora
 from jax_surgery.optim.linalg import svd
@@ -58,13 +63,11 @@ class Changed:
 
 def check_rank(work: Work) -> None:
     """Raises ValueError where all of a change would have to be factored exactly."""
-    config, how = work.model.config, work.how
-    widest = min(config.hidden_size, config.intermediate_size)
-    if not how.lora.rank and not how.rounds.rank and widest > svd.EXACT_WIDTH:
+    if not work.how.lora.rank and not work.rank and work.widest > svd.EXACT_WIDTH:
         raise ValueError(
-            f"config.rounds.rank=0 keeps every singular vector of matrices {widest} "
+            f"config.rounds.rank=0 keeps every singular vector of matrices {work.widest} "
             f"wide; above {svd.EXACT_WIDTH} they are not computed. Use "
-            "config.rounds.rank=64, say."
+            f"config.rounds.rank={WIDE_RANK}, say."
         )
 
 
@@ -105,7 +108,11 @@ def run_stages(
         factors = adapters.first_factors(work)
         params = adapters.attached(work, factors)
     for number, names in enumerate(targets):
-        retained = retained_groups(before, targets, number, learns=learns)
+        known = [name for name in names if work.texts[name].ends]
+        retained = retained_groups(
+            before, targets, number, learns=learns, measured=known
+        )
+        retained += work.written
         near = similar[number] & set(retained)
         every_similar |= near
         folder = str(epath.Path(directory) / "stages" / f"{number + 1}")
@@ -127,7 +134,7 @@ def run_stages(
         change = changes.product(pairs)
     else:
         change = changes.change_of(params, moving.take(work.model.params), moving)
-        pairs = changes.factors(change, how.rounds.rank)
+        pairs = changes.factors(change, work.rank)
     alpha = choose_alpha(
         stage,
         [name for names in targets for name in names],

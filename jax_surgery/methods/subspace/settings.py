@@ -17,6 +17,8 @@ from jax_surgery.optim.lora import LowRank
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.train.loop import Loop
 
+Complete = Literal["auto", "always", "never"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Tasks:
@@ -26,6 +28,7 @@ class Tasks:
     targets: str  # "a,b" together; "a;b" one after the other
     similar: str  # to the targets: "family", "overlap", or names
     chat: AsChat  # questions in the model's chat template
+    complete: Complete  # with what the model writes by itself, see `measured`
     context: int  # tokens a row
     rows: int  # of targets' text in a round
     rows_retained: int  # of retained text in a round; 0 with the method's guard=0
@@ -49,14 +52,15 @@ class Rounds:
     number: int  # at most
     step: float  # of the norm of the moving matrices
     stop: float  # removed, or accuracy of what is learned; 0 takes all rounds
-    rank: int  # of the change; 0 keeps all
+    rank: int  # of the change; 0 keeps all, -1 chooses (see `Work.rank`)
     alpha: float  # of T' in the end; 0 seeks the smallest that reaches stop
     first_layer: int  # layers before it are frozen; negative counts from the end
     matrices: str  # that move; "" is all
 
     def __post_init__(self):
         at_least(1, self, "config.rounds", "number")
-        at_least(0, self, "config.rounds", "stop", "rank", "alpha")
+        at_least(0, self, "config.rounds", "stop", "alpha")
+        at_least(-1, self, "config.rounds", "rank")
         positive(self.step, "config.rounds.step")
         if not self.alpha and not self.stop:
             raise ValueError(
@@ -99,6 +103,7 @@ class TasksSettings:
     seed: int
     method: str  # "subspace" with its options, or "unlearn_paper"
     tasks: Tasks
+    free_form: int  # prompts of a group that are asked; -1 chooses, 0 asks none
     rounds: Rounds
     statistics: TasksStatistics
     lora: Adapter
@@ -124,6 +129,7 @@ class TasksSettings:
 
     def __post_init__(self):
         check_seed(self.seed)
+        at_least(-1, self, "config", "free_form")
         rank, alpha, method = self.low_rank.rank, self.rounds.alpha, self.subspace
         if rank and method.one_shot:
             raise ValueError(

@@ -24,6 +24,7 @@ from jax_surgery.metrics.tokens import score_tokens
 from jax_surgery.train.health import Health
 
 TAKEN_OVER = 0.95  # of the tokens that are to take the place of others
+NEAR = 1.0  # nats; a token that is no further above its end has reached it
 # Alphas that are sought: the largest, of one shot, and how finely.
 LARGEST, FINEST = 4.0, 2**-10
 
@@ -102,17 +103,26 @@ def copied(params: Any) -> Any:
 class Goal:
     """Whether every target is removed, or learned, as far as `rounds.stop`.
 
-    Of groups that are scored by the accuracy of answers it asks the text that
-    identifies them, not what they are tested on; other scorers have their test alone.
+    Of targets whose tokens have ends of their own it counts those above them. Of groups
+    that are scored by the accuracy of answers it asks the text that identifies them, not
+    what they are tested on; other scorers have their test alone.
     """
 
     def __init__(self, stage: Stage):
         """Scores the targets' own text at the parameters that the stage finds."""
         self._stage, work = stage, stage.work
+        self._ended = {
+            name: (*self._packed(work.documents(name)), np.concatenate(ends))
+            for name in stage.targets
+            if (ends := work.ends(name)) and not stage.learns
+        }
+        self._above = {
+            name: self._above_ends(stage.params, name) for name in self._ended
+        }
         self._texts = {
             name: self._packed(work.documents(name))
             for name in stage.targets
-            if work.texts[name].group.scorer == "accuracy"
+            if work.texts[name].group.scorer == "accuracy" and name not in self._ended
         }
         self._before = {
             name: self._accuracy(stage.params, text)
@@ -126,8 +136,16 @@ class Goal:
 
     def _packed(self, documents: Sequence[Document]) -> tuple[Packer, Batch]:
         """Text that is asked after every round, packed once."""
-        packer = Packer(documents, self._stage.work.how.tasks.context, "tokens")
+        packer = self._stage.work.packer(documents)
         return packer, packer.pack()
+
+    def _above_ends(self, params: Any, name: str) -> int:
+        """How many tokens of a target are above the ends that were measured."""
+        packer, rows, ends = self._ended[name]
+        model = self._stage.work.model.with_params(params)
+        found = score_tokens(model, packer, "margin", rows=rows)["margin"]
+        above = found > ends[packer.places] + NEAR
+        return int((above & packer.learned).sum())
 
     def _accuracy(self, params: Any, text: tuple[Packer, Batch]) -> float:
         packer, rows = text
@@ -139,7 +157,10 @@ class Goal:
         """Whether parameters are as far as that on all targets."""
         stage, work = self._stage, self._stage.work
         for name in stage.targets:
-            if name in self._texts:
+            if name in self._ended:
+                value = 0.0
+                gone = 1 - self._above_ends(params, name) / max(self._above[name], 1)
+            elif name in self._texts:
                 value = self._accuracy(params, self._texts[name])
                 chance = work.texts[name].chance
                 known = self._before[name] - chance

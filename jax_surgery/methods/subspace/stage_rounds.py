@@ -48,7 +48,7 @@ def _take(
       stop: whether they end at the stage's goal.
       callbacks, save_last: see `loop.train`.
     """
-    cut = stage.work.how.rounds.rank
+    cut = stage.work.rank
     base = how.trainable.take(stage.work.model.params)
 
     def trimmed(state: rounds.State) -> rounds.State:
@@ -166,7 +166,7 @@ def _due(number: int, every: int) -> bool:
 
 def one_shot(stage: Stage) -> Any:
     """W' = W - alpha T' with T from rounds of learning the task, as the paper does."""
-    work, rank = stage.work, stage.work.how.rounds.rank
+    work, rank = stage.work, stage.work.rank
     task, kind = _bootstrap(stage, stage.targets, "target"), knowledge.kind_of(stage)
     known: discriminate.Knowledge = ()
     if kind == "gram_schmidt":

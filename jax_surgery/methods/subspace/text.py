@@ -26,7 +26,10 @@ from jax_surgery.train.reference_cache import fingerprint
 UNLEARNED, LEARNED, OVERWRITTEN = -3.0, 6.0, 2.0
 GUARDED = 4.0  # nats of log-odds; a retained token above is not raised
 SIMILAR_WEIGHT = 5.0  # of similar groups' text in the moments; 1 of others'
+CLEARLY_WRONG = -1.0  # nats of log-odds of a token that was the likeliest
 ROWS = 32  # of a forward pass, at least
+# Of text that the model wrote so many tokens at most are read for second moments.
+MOMENT_TOKENS = 12_000
 
 
 def repeated(groups: Sequence[list[Any]]) -> list[Any]:
@@ -52,24 +55,30 @@ def target_text(
       be unlearned and -1 to be learned; the nats of log-odds at which it becomes
       inactive).
     """
-    groups = []
+    groups: list[list[tuple[Document, float, Any]]] = []
     for name in names:
-        documents = work.texts[name].documents
+        text = work.texts[name]
+        documents, ends = text.documents, text.ends
         if half is not None:
-            documents = documents[half::2]
+            documents, ends = documents[half::2], ends[half::2]
         if learn:
             groups.append([(d, -1.0, LEARNED) for d in documents])
             continue
-        chance = work.texts[name].chance
-        log_odds = chance_odds(chance) if chance else UNLEARNED
-        group = [(d, 1.0, log_odds) for d in documents]
+        chance = chance_odds(text.chance) if text.chance else UNLEARNED
+        each = ends or [chance] * len(documents)
+        group = [(d, 1.0, end) for d, end in zip(documents, each, strict=True)]
         if share := work.how.subspace.overwrite:
             group += [(d, -share, OVERWRITTEN) for d in overwritten(work, name)]
         groups.append(group)
     documents, weights, log_odds = zip(*repeated(groups), strict=True)
-    lengths = [len(document.tokens) for document in documents]
-    of_tokens = lambda values: np.repeat(np.array(values, np.float32), lengths)
-    packer = Packer(list(documents), work.how.tasks.context, "tokens")
+    packer = work.packer(list(documents))
+
+    def of_tokens(values: Sequence[Any]) -> np.ndarray:
+        """Values of documents, or of each of their tokens, as the rows have them."""
+        sizes = [len(document.tokens) for document in documents]
+        spread = map(np.broadcast_to, values, sizes)
+        return np.concatenate([*spread]).astype(np.float32)[packer.places]
+
     return packer, of_tokens(weights), of_tokens(log_odds)
 
 
@@ -128,11 +137,14 @@ class RetainedText:
             self._models.append(found)
         documents: list[Document] = []
         weights, self._near, self._far = [], [], []
+        self._checked: list[int] = []
         for name in retained:
             near = name in similar
+            checked = near or name not in work.written
             own = work.documents(name)
             places = list(range(len(documents), len(documents) + len(own)))
             documents += own
+            self._checked += places if checked else []
             if near:
                 self._near.append(places)
             else:
@@ -140,23 +152,28 @@ class RetainedText:
             weight = SIMILAR_WEIGHT if near else 1.0
             count = sum(len(d.tokens) for d in own)
             weights.append(np.full(count, weight / count, np.float32))
-        self.packer = Packer(documents, work.how.tasks.context, "tokens")
+        self.packer = work.packer(documents)
         self._rows = self.packer.pack()
         # A group's tokens weigh its weight together.
-        self._weights = np.concatenate(weights)
+        self._weights = np.concatenate(weights)[self.packer.places]
+        self._read = self._rows
+        if work.written and self.packer.num_tokens > MOMENT_TOKENS:
+            every = -(-self.packer.num_tokens // MOMENT_TOKENS)
+            self._read = self._rows.select(slice(None, None, every))
 
     def batches(self, first: int = 0) -> Iterator[Batch]:
-        """Every row once, from batch `first` on, with the weights that
+        """The rows once, from batch `first` on, with the weights that
         `second_moments` reads."""
         rows = meshes.round_rows(ROWS)
-        for batch in one_pass(self._rows.select(slice(first * rows, None)), rows):
-            weights_BT = self._weights[batch.token_index_BT]
+        for batch in one_pass(self._read.select(slice(first * rows, None)), rows):
+            index_BT = np.asarray(batch.token_index_BT)
+            weights_BT = np.where(index_BT < 0, 0, self._weights[index_BT])
             yield batch.replace(moment_weights_BT=weights_BT).place(rows)
 
     @property
     def num_batches(self) -> int:
         """How many `batches` there are."""
-        return math.ceil(len(self._rows) / meshes.round_rows(ROWS))
+        return math.ceil(len(self._read) / meshes.round_rows(ROWS))
 
     @functools.cached_property
     def key(self) -> str:
@@ -181,9 +198,20 @@ class RetainedText:
         return margins, np.max([s["top"] for s in scores], 0) > 0
 
     def lost(self, params: Any) -> np.ndarray:
-        """Places of texts with an answer's token that was right and is wrong now."""
-        wrong = self._before[1] & (self._score(params, "top")["top"] == 0)
-        return np.flatnonzero(self.packer.sums(wrong))
+        """Places of texts with an answer's token that was right and is wrong now.
+
+        Of groups that the model wrote similar ones count alone, and there tokens that are
+        clearly wrong: an answer may be said in other words, and begin in another way.
+        """
+        work = self._work
+        if not work.written:
+            wrong = self._before[1] & (self._score(params, "top")["top"] == 0)
+            return np.flatnonzero(self.packer.sums(wrong))
+        wrong = self._before[1] & (
+            self._score(params, "margin")["margin"] < CLEARLY_WRONG
+        )
+        lost = np.flatnonzero(self.packer.sums(wrong))
+        return lost[np.isin(lost, self._checked)]
 
     def guarded(self, lost: Sequence[int] | np.ndarray) -> tuple[Packer, np.ndarray]:
         """Text to be guarded, and the target log-odds of each token, nats.
@@ -200,7 +228,7 @@ class RetainedText:
         spans = np.split(self._before[0], self.packer.starts[1:])
         reached = np.concatenate([spans[i] for i in places])
         log_odds = np.minimum(GUARDED, reached)
-        return Packer(documents, self._work.how.tasks.context, "tokens"), log_odds
+        return self._work.packer(documents), log_odds
 
 
 class WeightedBatches:

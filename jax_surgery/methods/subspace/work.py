@@ -3,22 +3,25 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from jax_surgery.benchmarks.tasks import GroupText
+from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.subspace.settings import TasksSettings
 from jax_surgery.metrics.task_scores import Score, score
 from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import Trainable
+from jax_surgery.optim.linalg import svd
 from jax_surgery.train import checksums
 
 Scores = dict[str, Score]
 # Least score beyond chance, as a share of the most there is, of a group that is known.
 KNOWN = 0.1
+WIDE_RANK = 64  # of a change of matrices wider than `svd.EXACT_WIDTH`
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,6 +32,9 @@ class Work:
       model: as it is before the run; its parameters are never given up.
       texts: of every group, by name.
       how: the settings.
+      written: names of the groups that the model wrote by itself (see `measured`), which
+        every stage retains.
+      beginning: tokens that the texts' rows hold once (see `Packer`); None shares none.
       RECORDS: of a group that statistics and goals read at most, drawn.
     """
 
@@ -37,11 +43,27 @@ class Work:
     model: Model
     texts: dict[str, GroupText]
     how: TasksSettings
+    written: tuple[str, ...] = ()
+    beginning: np.ndarray | None = None
 
     @functools.cached_property
     def trainable(self) -> Trainable:
         """What of the model moves."""
         return self.how.trainable(self.model.config)
+
+    @functools.cached_property
+    def rank(self) -> int:
+        """Of the change; 0 keeps all of it. Where the settings leave it open all of narrow
+        matrices, whose singular vectors are computed exactly, and `WIDE_RANK` of wide."""
+        if (chosen := self.how.rounds.rank) >= 0:
+            return chosen
+        return WIDE_RANK if self.widest > svd.EXACT_WIDTH else 0
+
+    @property
+    def widest(self) -> int:
+        """The smaller side of the widest matrices."""
+        config = self.model.config
+        return min(config.hidden_size, config.intermediate_size)
 
     @functools.cached_property
     def model_hash(self) -> str:
@@ -61,10 +83,24 @@ class Work:
     def documents(self, name: str) -> Sequence[Document]:
         """A group's text, or `RECORDS` of it drawn with the run's seed."""
         found = self.texts[name].documents
-        if len(found) <= self.RECORDS:
-            return found
-        rng = np.random.default_rng((self.how.seed, len(found)))
-        return [found[i] for i in np.sort(rng.permutation(len(found))[: self.RECORDS])]
+        return [found[i] for i in self._drawn(len(found))]
+
+    def ends(self, name: str) -> Sequence[np.ndarray]:
+        """Where removing the tokens of `documents` ends, of each; () at chance."""
+        found = self.texts[name].ends
+        return [found[i] for i in self._drawn(len(found))]
+
+    def _drawn(self, count: int) -> Sequence[int]:
+        """Places of `RECORDS` of so many, drawn with the run's seed."""
+        if count <= self.RECORDS:
+            return range(count)
+        rng = np.random.default_rng((self.how.seed, count))
+        return np.sort(rng.permutation(count)[: self.RECORDS]).tolist()
+
+    def packer(self, documents: Sequence[Document]) -> Packer:
+        """Documents as rows of the run's."""
+        context = self.how.tasks.context
+        return Packer(documents, context, "tokens", beginning=self.beginning)
 
 
 def is_known(score: Score) -> bool:
@@ -73,7 +109,12 @@ def is_known(score: Score) -> bool:
 
 
 def retained_groups(
-    before: Scores, stages: Sequence[Sequence[str]], stage: int, *, learns: bool
+    before: Scores,
+    stages: Sequence[Sequence[str]],
+    stage: int,
+    *,
+    learns: bool,
+    measured: Collection[str] = (),
 ) -> list[str]:
     """The groups that a stage retains: known before, and no target.
 
@@ -84,6 +125,7 @@ def retained_groups(
       stages: names of the targets of each.
       stage: which of them.
       learns: whether the targets are added.
+      measured: targets that were found to be known in another way than by their score.
 
     Raises:
       ValueError: a target to unlearn that is not known.
@@ -92,7 +134,7 @@ def retained_groups(
     targets = [name for names in stages for name in names]
     if not learns:
         for name in targets:
-            if name not in known:
+            if name not in known and name not in measured:
                 now = before[name]
                 raise ValueError(
                     f"the model does not know the target {name!r}: it scores "

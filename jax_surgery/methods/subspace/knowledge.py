@@ -15,6 +15,7 @@ import tqdm
 from etils import epath
 
 from jax_surgery.methods.subspace import identify, rounds
+from jax_surgery.methods.subspace.method import REFRESH
 from jax_surgery.methods.subspace.stage import Stage
 from jax_surgery.methods.subspace.text import RetainedText, WeightedBatches
 from jax_surgery.methods.subspace.work import Work
@@ -80,7 +81,10 @@ def callbacks(stage: Stage, *, initial: bool) -> list[Callback]:
         found = find(state.params, cached=initial and not number)
         return state._replace(knowledge=found)
 
-    return [Callback(stage.work.how.subspace.refresh, refresh)]
+    every = stage.work.how.subspace.refresh
+    if every < 0:
+        every = 0 if stage.work.written else REFRESH
+    return [Callback(every, refresh)]
 
 
 def finder(stage: Stage) -> Callable[..., discriminate.Knowledge]:

@@ -13,6 +13,7 @@ from jax_surgery.config import positive
 from jax_surgery.methods.base import Method
 
 PATH = "config.method=subspace"
+REFRESH = 6  # rounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Subspace(Method):
       discriminate: what retained text does not feel: "ridge", "gram_schmidt" (the
         paper's) or "none".
       ridge: relative to the mean eigenvalue of the retained inputs' second moments.
-      refresh: rounds between recomputations of what is known of retained text; 0: once.
+      refresh: rounds between recomputations of what is known of retained text; 0: once;
+        -1: once where a model wrote some of it, which is long, and `REFRESH` elsewhere.
       guard: weight of retained tokens that fell; 0 guards nothing.
       mend: passes at most that restore lost retained answers; 0 restores nothing.
       overwrite: weight of other texts' answers in the place of unlearned ones; 0 writes
@@ -49,7 +51,7 @@ class Subspace(Method):
     cosine: bool = False
     discriminate: Literal["ridge", "gram_schmidt", "none"] = "ridge"
     ridge: float = 1e-3
-    refresh: int = 6
+    refresh: int = -1
     guard: float = 1.0
     mend: int = 8
     overwrite: float = 0.0
@@ -62,7 +64,9 @@ class Subspace(Method):
     adam: float = 0.0
 
     def __post_init__(self):
-        numbers = ("refresh", "guard", "mend", "overwrite", "harden", "adam")
+        if self.refresh < -1:
+            raise ValueError(f"{PATH}:refresh={self.refresh}; use -1 or more.")
+        numbers = ("guard", "mend", "overwrite", "harden", "adam")
         for name in numbers:
             if (value := getattr(self, name)) < 0:
                 raise ValueError(f"{PATH}:{name}={value}; use 0 or more.")

@@ -164,7 +164,6 @@ class ByTasks:
         for text in texts:
             by_role.setdefault(text.group.role, []).extend(text.records)
         held = self._measured.held_out if self._measured else {}
-        pairs = {k: [(r.question, r.said) for r in rows] for k, rows in held.items()}
         self._free_form = FreeForm(
             model.tokenizer,
             by_role,
@@ -172,7 +171,7 @@ class ByTasks:
             most=most,
             chat=settings.tasks.chat,
             seed=settings.seed,
-            held_out={k: p for k, p in pairs.items() if all(q for q, _ in p)},
+            own={k: rows for k, rows in held.items() if rows[0].question},
             texts={k: rows for k, rows in held.items() if not rows[0].question},
         )
         return self._free_form

@@ -10,6 +10,7 @@ model finds it that never knew (`automatic.never_knew`).
 """
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,11 +82,14 @@ def measure(work: Work, targets: Sequence[str], directory: str) -> Measured:
     kinds = {k: rows for k, rows in written.retained().items() if rows}
     train_on, held = held_out.split(kinds, seed) if kinds else ({}, {})
     context = work.how.tasks.context
-    groups = {
-        f"{WRITTEN}{kind}": encode(rows, model.tokenizer, context)
-        for kind, rows in train_on.items()
-        if rows
-    }
+    with warnings.catch_warnings():
+        # Packaged passages are split where they are longer: it is no text of the user's.
+        warnings.simplefilter("ignore")
+        groups = {
+            f"{WRITTEN}{kind}": encode(rows, model.tokenizer, context)
+            for kind, rows in train_on.items()
+            if rows
+        }
     groups |= {REST: rest} if rest else {}
     own = {name: _group(name, rows, context) for name, rows in groups.items()}
     whole = {**work.texts, **texts, **own}

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from jax_surgery.methods.automatic import completion, never_knew
 from jax_surgery.methods.automatic.never_knew import Targets
 from jax_surgery.methods.subspace import knowledge, measured, stage, text
 from jax_surgery.methods.subspace.work import WIDE_RANK, Work, retained_groups
+from jax_surgery.metrics.free_form import Observed
 from jax_surgery.metrics.task_scores import Score
 from jax_surgery.models.model import Model
 from jax_surgery.runs import by_tasks
@@ -197,4 +199,32 @@ def test_a_chat_model_is_asked_before_and_after(case, writes):
         groups[one.group].append(one.question)
     assert groups["unlearn"] == ["the number 1 is", "the number 2 is"]
     assert groups["retain"] == ["the number 3 is"]
-    assert len(groups["everyday"]) == 30
+    assert len(groups["neighbours"]) == 1 and len(groups["everyday"]) == 30
+
+
+def test_the_report_begins_with_what_the_model_says(case, writes):
+    case.prepare(case.work.model, "")
+    asks = case._asks(case.work.model)
+    right = [" ".join(one.expected) or "Rice boils in water." for one in asks.asked]
+    wrong = ["Nobody can say." for _ in right]
+    none = [True] * len(asks.choices)
+    score = Score(0.5, (0.4, 0.6), 4, 0.5, 0.0)
+    scores = dict.fromkeys(case.work.texts, score)
+    before, after = (
+        by_tasks.Probed(scores, Observed(said, none, {})) for said in (right, wrong)
+    )
+    matrix = np.eye(4, dtype=np.float32)[None]
+    moving = types.SimpleNamespace(first_layer=0)
+    done = types.SimpleNamespace(
+        similar=set(), alpha=1.0, seconds=[1.0], change={"q": matrix}, moving=moving,
+        relative_norm=lambda params: 0.1,
+    )  # fmt: skip
+    results, shown = case.report(before, after, done, "")
+    assert results["free_form"]["facts"]["unlearn"] == {"n": 2, "before": 2, "after": 0}
+    assert shown["headlines"][0].startswith(
+        "Of 2 facts to forget the model still says 0"
+    )
+    assert results["automatic"]["knowledge_tokens"] == {"one": 1, "two": 2}
+    assert len(shown["knowledge"]) == 3
+    names = [row.name for row in shown["rows"]]
+    assert names.index("unlearn: says the answer") < len(names) - 3

@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
+from jax_surgery.data.stream import one_pass
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.subspace.text import (
     RetainedText,
@@ -20,11 +22,11 @@ from jax_surgery.methods.subspace.text import (
 )
 from jax_surgery.methods.subspace.work import Scores, Work
 from jax_surgery.metrics.task_scores import removed
-from jax_surgery.metrics.tokens import score_tokens
+from jax_surgery.metrics.tokens import BATCH_ROWS, score_tokens
+from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train.health import Health
 
 TAKEN_OVER = 0.95  # of the tokens that are to take the place of others
-NEAR = 1.0  # nats; a token that is no further above its end has reached it
 # Alphas that are sought: the largest, of one shot, and how finely.
 LARGEST, FINEST = 4.0, 2**-10
 
@@ -103,9 +105,10 @@ def copied(params: Any) -> Any:
 class Goal:
     """Whether every target is removed, or learned, as far as `rounds.stop`.
 
-    Of targets whose tokens have ends of their own it counts those above them. Of groups
-    that are scored by the accuracy of answers it asks the text that identifies them, not
-    what they are tested on; other scorers have their test alone.
+    Of targets whose tokens have ends of their own, what is removed is the share of the
+    nats by which they were above them. Of groups that are scored by the accuracy of
+    answers it asks the text that identifies them, not what they are tested on; other
+    scorers have their test alone.
     """
 
     def __init__(self, stage: Stage):
@@ -117,7 +120,7 @@ class Goal:
             if (ends := work.ends(name)) and not stage.learns
         }
         self._above = {
-            name: self._above_ends(stage.params, name) for name in self._ended
+            name: self._nats_above(stage.params, name) for name in self._ended
         }
         self._texts = {
             name: self._packed(work.documents(name))
@@ -139,13 +142,22 @@ class Goal:
         packer = self._stage.work.packer(documents)
         return packer, packer.pack()
 
-    def _above_ends(self, params: Any, name: str) -> int:
-        """How many tokens of a target are above the ends that were measured."""
+    def _nats_above(self, params: Any, name: str, most: float = math.inf) -> float:
+        """How far a target's tokens are above the ends that were measured, together, nats;
+        where it is more than `most`, only as much as makes that certain."""
         packer, rows, ends = self._ended[name]
         model = self._stage.work.model.with_params(params)
-        found = score_tokens(model, packer, "margin", rows=rows)["margin"]
-        above = found > ends[packer.places] + NEAR
-        return int((above & packer.learned).sum())
+        ends, total = ends[packer.places], 0.0
+        for part in one_pass(rows, meshes.round_rows(BATCH_ROWS)):
+            index = np.asarray(part.token_index_BT)
+            here = index[index >= 0]
+            here = here[packer.learned[here]]
+            found = score_tokens(model, packer, "margin", rows=part)["margin"]
+            above = np.maximum(found[here] - ends[here], 0)
+            total += float(above.sum(dtype=np.float64))
+            if total > most:
+                break
+        return total
 
     def _accuracy(self, params: Any, text: tuple[Packer, Batch]) -> float:
         packer, rows = text
@@ -158,8 +170,10 @@ class Goal:
         stage, work = self._stage, self._stage.work
         for name in stage.targets:
             if name in self._ended:
-                value = 0.0
-                gone = 1 - self._above_ends(params, name) / max(self._above[name], 1)
+                # What is left is summed no further than the stop needs.
+                above = max(self._above[name], 1e-6)
+                most = (1 - work.how.rounds.stop) * above
+                value, gone = 0.0, 1 - self._nats_above(params, name, most) / above
             elif name in self._texts:
                 value = self._accuracy(params, self._texts[name])
                 chance = work.texts[name].chance

@@ -154,7 +154,7 @@ def test_only_chat_models_write_where_the_config_leaves_it_open(case, monkeypatc
     assert not called
 
 
-def test_the_goal_counts_tokens_above_their_ends(case, writes, monkeypatch):
+def test_the_goal_is_the_share_of_nats_above_the_ends(case, writes, monkeypatch):
     case.prepare(case.work.model, "")
     work = case._of_stages
     margins = {"value": 0.0}
@@ -163,14 +163,16 @@ def test_the_goal_counts_tokens_above_their_ends(case, writes, monkeypatch):
     }
     monkeypatch.setattr(stage, "score_tokens", score)
     made = stage.Stage(work, work.model.params, ["one", "two"], [], set(), {}, "")
-    assert made.goal._above == {"one": 1, "two": 2}
+    ends = [np.concatenate(work.ends(n)) for n in ("one", "two")]
+    learned = [np.concatenate([d.learned for d in work.texts[n].documents]) for n in ("one", "two")]  # fmt: skip
+    before = [-float(e[here].sum()) for e, here in zip(ends, learned, strict=True)]
+    np.testing.assert_allclose([*made.goal._above.values()], before, rtol=1e-6)
     assert not made.goal.reached(work.model.params)
-    # Ends of later tokens lie lower: those of the last document are not reached yet.
-    ends = np.concatenate([work.ends("one")[0], *work.ends("two")])
-    margins["value"] = float(ends.min()) + stage.NEAR + 0.5
-    assert not made.goal.reached(work.model.params)
-    margins["value"] = float(ends.min()) + stage.NEAR - 0.5
-    assert made.goal.reached(work.model.params)
+    # The last ends are the lowest: a little above them is 99 % of the way.
+    lowest = float(ends[1][learned[1]].min())
+    for above, reached in ((0.02, False), (0.005, True), (-1.0, True)):
+        margins["value"] = lowest + above * before[1]
+        assert made.goal.reached(work.model.params) == reached, above
 
 
 def test_statistics_of_written_text_are_computed_once(case, writes):

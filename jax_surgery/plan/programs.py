@@ -246,7 +246,8 @@ def removing_round(settings: PlanSettings, config: ModelConfig) -> Call:
     }
     passes = flops.training_flops(config, rows * context, context, trainable)
     counted = passes + flops.solve_flops(config, trainable)
-    return Call(rounds.take_round, (how, state, batch), resident, counted)
+    take_round = rounds.program(meshes.platform())
+    return Call(take_round, (how, state, batch), resident, counted)
 
 
 def factors(settings: PlanSettings, config: ModelConfig) -> Call:

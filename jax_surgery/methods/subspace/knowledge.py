@@ -21,7 +21,7 @@ from jax_surgery.methods.subspace.text import RetainedText, WeightedBatches
 from jax_surgery.methods.subspace.work import Work
 from jax_surgery.optim.precondition import discriminate, moments
 from jax_surgery.optim.precondition import ridge as ridges
-from jax_surgery.parallel import distributed, preemption
+from jax_surgery.parallel import distributed, host_memory, preemption
 from jax_surgery.train.checkpoint import Checkpoints
 from jax_surgery.train.loop import Callback, Interrupted
 
@@ -128,7 +128,10 @@ def ridge_of(stage: Stage, params: Any, *, cached: bool = False) -> ridges.Facto
             params, model.config, text.batches(), model.compute, work.trainable
         )
     ridge = work.how.subspace.ridge
-    return ridges.checked(found, ridge, "config.method=subspace:ridge")
+    factors = ridges.checked(found, ridge, "config.method=subspace:ridge")
+    del found
+    host_memory.release_freed_memory()
+    return factors
 
 
 def initial_moments(work: Work, text: RetainedText, directory: str) -> moments.Moments:

@@ -23,6 +23,8 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.precondition import discriminate
 from jax_surgery.optim.precondition.directions import of_norm
+from jax_surgery.parallel import host_memory
+from jax_surgery.parallel import mesh as meshes
 
 GRAM_SCHMIDT_RANK = 16  # singular vectors of each task that Gram-Schmidt takes
 # What rounds that diverge are told to change: they have a size of their own.
@@ -112,7 +114,6 @@ def _chosen(share_L: jax.Array, moving: Any, resting: Any) -> Any:
     return jax.tree.map(of, moving, resting)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def take_round(
     how: Rounds, state: State, batch: Batch
 ) -> tuple[State, dict[str, jax.Array]]:
@@ -124,6 +125,26 @@ def take_round(
     Returns:
       (state, `pull`'s sums with the loss and ||T'||: 0 where no token has a gradient).
     """
+    return program(meshes.platform())(how, state, batch)
+
+
+@functools.cache
+def program(platform: str) -> Any:
+    """`take_round` compiled for a platform."""
+    options = host_memory.memory_first(platform)
+
+    @functools.partial(
+        jax.jit, static_argnums=0, donate_argnums=1, compiler_options=options
+    )
+    def take_round(how: Rounds, state: State, batch: Batch):
+        return _round(how, state, batch)
+
+    return take_round
+
+
+def _round(
+    how: Rounds, state: State, batch: Batch
+) -> tuple[State, dict[str, jax.Array]]:
     task, metrics = identify.task_matrix(
         state.params, how.config, batch, how.loss, how.compute, how.trainable
     )

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import optax
 from etils import epath
 
@@ -20,6 +21,7 @@ from jax_surgery.methods.subspace.text import WeightedBatches
 from jax_surgery.models import decoder
 from jax_surgery.models.trainable import Matrices
 from jax_surgery.optim.precondition import discriminate
+from jax_surgery.parallel import host_memory
 from jax_surgery.train.loop import Callback, train
 
 CUT_EVERY = 3  # rounds between cuts of the change to its rank
@@ -55,6 +57,9 @@ def _take(
         if not cut:
             return state
         params = changes.truncated(state.params, base, cut, how.trainable)
+        jax.block_until_ready(params)
+        # Other programs run between rounds, and each leaves pieces of its own.
+        host_memory.release_freed_memory()
         return state._replace(params=params)
 
     def one_round(state: rounds.State, batch: Batch):
@@ -66,7 +71,9 @@ def _take(
     def until(number: int, state: rounds.State, metrics: dict[str, float]) -> bool:
         if cut and number % CUT_EVERY:
             return False  # what is not cut yet says too much
-        return stage.goal.reached(state.params)
+        reached = stage.goal.reached(state.params)
+        host_memory.release_freed_memory()
+        return reached
 
     state = train(
         one_round,

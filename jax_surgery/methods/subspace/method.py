@@ -13,7 +13,7 @@ from jax_surgery.config import positive
 from jax_surgery.methods.base import Method
 
 PATH = "config.method=subspace"
-REFRESH = 6  # rounds
+REFRESH, MEND = 6, 8  # rounds, and passes, where they are left open
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,9 @@ class Subspace(Method):
       refresh: rounds between recomputations of what is known of retained text; 0: once;
         -1: once where a model wrote some of it, which is long, and `REFRESH` elsewhere.
       guard: weight of retained tokens that fell; 0 guards nothing.
-      mend: passes at most that restore lost retained answers; 0 restores nothing.
+      mend: passes at most that restore lost retained answers; 0 restores nothing; -1:
+        none where a model wrote retained text, whose wording is neither right nor wrong,
+        and `MEND` elsewhere.
       overwrite: weight of other texts' answers in the place of unlearned ones; 0 writes
         nothing. With 1 facts come back far less when some of them are trained again.
       harden: copies that relearn the targets, from which they are removed too; 0 is
@@ -53,7 +55,7 @@ class Subspace(Method):
     ridge: float = 1e-3
     refresh: int = -1
     guard: float = 1.0
-    mend: int = 8
+    mend: int = -1
     overwrite: float = 0.0
     harden: int = 0
     harden_rate: float = 3e-4
@@ -64,9 +66,10 @@ class Subspace(Method):
     adam: float = 0.0
 
     def __post_init__(self):
-        if self.refresh < -1:
-            raise ValueError(f"{PATH}:refresh={self.refresh}; use -1 or more.")
-        numbers = ("guard", "mend", "overwrite", "harden", "adam")
+        for name in ("refresh", "mend"):
+            if (value := getattr(self, name)) < -1:
+                raise ValueError(f"{PATH}:{name}={value}; use -1 or more.")
+        numbers = ("guard", "overwrite", "harden", "adam")
         for name in numbers:
             if (value := getattr(self, name)) < 0:
                 raise ValueError(f"{PATH}:{name}={value}; use 0 or more.")

@@ -15,6 +15,7 @@ from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import one_pass
 from jax_surgery.data.tokens import Document
+from jax_surgery.methods.subspace.method import MEND
 from jax_surgery.methods.subspace.text import (
     RetainedText,
     WeightedBatches,
@@ -56,6 +57,13 @@ class Stage:
     def learns(self) -> bool:
         """Whether the targets are added; else they are removed."""
         return self.work.how.learns
+
+    @property
+    def mend(self) -> int:
+        """Passes at most that restore lost retained answers."""
+        if (chosen := self.work.how.subspace.mend) >= 0:
+            return chosen
+        return 0 if self.work.written else MEND
 
     @functools.cached_property
     def retained_text(self) -> RetainedText:

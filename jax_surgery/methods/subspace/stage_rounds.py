@@ -124,7 +124,7 @@ def mend(stage: Stage, params: Any) -> Any:
     """
     settings = stage.work.how
     guarded = bool(stage.retained) and settings.subspace.guard
-    if not guarded or not settings.subspace.mend:
+    if not guarded or not stage.mend:
         return params
     how = rounds.of(stage.work)._replace(order="joint")  # too few for turns
     known: discriminate.Knowledge | None = None
@@ -134,7 +134,7 @@ def mend(stage: Stage, params: Any) -> Any:
         reached = stage.goal.reached(params)
         if reached and not len(lost):
             return params
-        if number == settings.subspace.mend:
+        if number == stage.mend:
             break
         if known is None:
             known = knowledge.finder(stage)(params)
@@ -156,7 +156,7 @@ def mend(stage: Stage, params: Any) -> Any:
         )
         params, known = state.params, state.knowledge
     print(
-        f"after {settings.subspace.mend} passes (config.method=subspace:mend) {len(lost)} "
+        f"after {stage.mend} passes (config.method=subspace:mend) {len(lost)} "
         f"of {len(stage.retained_text.packer.documents)} retained texts have a wrong "
         f"answer that was right, and {', '.join(stage.targets)} "
         f"{'is' if reached else 'is not'} at config.rounds.stop."

@@ -175,13 +175,15 @@ def test_the_goal_is_the_share_of_nats_above_the_ends(case, writes, monkeypatch)
         assert made.goal.reached(work.model.params) == reached, above
 
 
-def test_statistics_of_written_text_are_computed_once(case, writes):
+def test_statistics_of_written_text_are_computed_once_and_nothing_is_mended(
+    case, writes
+):
     case.prepare(case.work.model, "")
-    for work, every in ((case.work, 6), (case._of_stages, 0)):
+    for work, every, mend in ((case.work, 6, 8), (case._of_stages, 0, 0)):
         retained = ["kept", *work.written]
         of_work = stage.Stage(work, work.model.params, ["one"], retained, set(), {}, "")
         [callback] = knowledge.callbacks(of_work, initial=True)
-        assert callback.every == every
+        assert (callback.every, of_work.mend) == (every, mend)
 
 
 def test_the_rank_is_chosen_by_the_width(case):

@@ -20,7 +20,7 @@ Leaf = Any
 
 # Fields whose first axis is not the batch's rows: a role's rows, or no rows at all.
 OF_ROLE = {"reference_hidden_RTD": "retain", "reference_logp_UT": "unlearn"}
-SHARED = ("reference_head_SDV", "denominators", "retain_factor")
+SHARED = ("reference_head_SDV", "denominators", "retain_factor", "step_factor")
 
 
 @jax.tree_util.register_dataclass
@@ -64,6 +64,7 @@ class Batch:
       denominators: {term: float32 scalar}, of the whole batch where this is a part.
       retain_factor: float32 scalar, factor on the weight of the retain term, which a
         controller sets between steps; absent, it is 1.
+      step_factor: float32 scalar, factor on the optimizer's step, set in the same way.
     """
 
     tokens_BT: Leaf
@@ -80,6 +81,7 @@ class Batch:
     reference_head_SDV: Leaf = None
     denominators: Leaf = None
     retain_factor: Leaf = None
+    step_factor: Leaf = None
     begins_BT: Leaf = None
 
     def replace(self, **changes: Any) -> "Batch":

@@ -156,6 +156,8 @@ def make_train_step(
         metrics["gradient_norm"] = optax.tree.norm(grads)
         grads = trainable.whole(grads, state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        if batch.step_factor is not None:
+            updates = jax.tree.map(lambda step: batch.step_factor * step, updates)
         params = trainable.moved(state.params, updates)
         moved = _split(params, still)[0]
         after = TrainState(moved, opt_state, state.step + 1)

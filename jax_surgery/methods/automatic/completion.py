@@ -3,9 +3,9 @@
 
 Some lines to keep cannot stand for all that a model knows, and what no retained text names
 is lost first: the same questions about other subjects. So the model writes, before it is
-changed: neighbours of what is forgotten, chats and free text, which are retained; its own
-answers to what is to be forgotten, which are unlearned too; and its own sentences that
-state what is new. What it writes is kept in the run's directory, for the reader and for a
+changed: neighbours of what is forgotten, chats, free text and its own answers to questions
+of the user's retained text, which are retained; its own answers to what is to be
+forgotten, which are unlearned too; and its own sentences that state what is new. What it writes is kept in the run's directory, for the reader and for a
 run that goes on.
 """
 
@@ -31,10 +31,10 @@ from jax_surgery.storage import files
 from jax_surgery.train import checksums, identity
 
 FILE = "completed.jsonl"
-VERSION = 1  # of how text is written; another one writes it anew
+VERSION = 2  # of how text is written; another one writes it anew
 HOW = {"temperature": 0.8, "top_p": 0.9}  # of answers and texts that are drawn
-KINDS = ("neighbours", "chat", "text", "own", "sentences")
-RETAINED = ("neighbours", "chat", "text")
+KINDS = ("neighbours", "kept", "chat", "text", "own", "sentences")
+RETAINED = ("neighbours", "kept", "chat", "text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Completion:
 
     Attributes:
       neighbours: questions about other subjects, with the model's answers.
+      kept: answers to questions of the user's retained text, at most.
       chats: turns of a user with the model's answers, half of them packaged prompts.
       texts: free texts.
       passages: packaged passages of general text, added to the free texts.
@@ -53,6 +54,7 @@ class Completion:
     """
 
     neighbours: int = 240
+    kept: int = 120
     chats: int = 80
     texts: int = 40
     passages: int = 96
@@ -62,7 +64,7 @@ class Completion:
 
     def __post_init__(self):
         path = "completion"
-        at_least(0, self, path, "neighbours", "chats", "texts", "passages")
+        at_least(0, self, path, "neighbours", "kept", "chats", "texts", "passages")
         at_least(1, self, path, "answer_tokens", "chat_tokens", "text_tokens")
 
 
@@ -72,6 +74,7 @@ class Completed:
 
     Attributes:
       neighbours: questions about other subjects with its greedy answers (retain).
+      kept: questions of the user's retained text with its greedy answers (retain).
       chat: conversations with itself (retain).
       text: free text, and packaged passages (retain).
       own: its own answers to the questions to unlearn (unlearn).
@@ -79,6 +82,7 @@ class Completed:
     """
 
     neighbours: list[Record]
+    kept: list[Record]
     chat: list[Record]
     text: list[Record]
     own: list[Record]
@@ -95,7 +99,7 @@ class Completed:
 
 def nothing() -> Completed:
     """Of a run that writes nothing."""
-    return Completed([], [], [], [], [])
+    return Completed([], [], [], [], [], [])
 
 
 def complete(
@@ -226,6 +230,10 @@ class _Author:
         self._own = list({one.question: one for one in own}.values())
         self._all = list({one.question: one for one in (*own, *new)}.values())
         self._new = new
+        job = {one.question for one in self._all}
+        retained = self._asked(records.by_role.get("retain", []))
+        kept = {o.question: o for o in retained if o.question not in job}
+        self._kept = list(kept.values())[: settings.kept]
         texts = [r.text for r in self._unlearn if not self._of(r)]
         pairs = [(one.question, one.record.said) for one in (*own, *new)]
         self._facts = Facts(pairs, texts)
@@ -243,17 +251,20 @@ class _Author:
         lines = neighbours.WRITTEN_FOR_ONE + 1 if self._all else 0
         turns = self_written.WRITTEN_FOR_ONE / 2 + 1 if self._chats else 0
         of_kinds = settings.neighbours * lines + settings.chats * turns
-        return round(of_kinds) + settings.texts + 2 * len(self._all)
+        return round(of_kinds) + settings.texts + len(self._kept) + 2 * len(self._all)
 
     def write(self) -> Completed:
         """All kinds, one after another."""
         facts = self._facts
         near = self._near()
         turns = self._turns()
-        of_own, of_near = self._answers(near)
+        kept = [(one, one.question) for one in self._kept]
+        of_own, of_others = self._answers([*kept, *near])
+        of_kept, of_near = of_others[: len(kept)], of_others[len(kept) :]
         drawn, of_turns = self._drawn(turns)
         return Completed(
             neighbours=neighbours.answered(near, of_near, facts),
+            kept=neighbours.answered(kept, of_kept, facts, "kept"),
             chat=self_written.chats(turns, of_turns, facts),
             text=self._texts(),
             own=self._own_answers(of_own, drawn),

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a run to its budget: the weight of the retain term, the best point, the end.
+"""Keeps a run to its budget: the size of its steps, the weight of the retain term, the best
+point, the end.
 
 The run minimises  forget + update + factor gamma KL  under KL <= budget on text that it
 does not train on. The factor is the constraint's multiplier (dual ascent, multiplicative
@@ -7,13 +8,22 @@ because it spans orders of magnitude):
 
     factor <- factor clip(KL / budget, 1 / FALL, RISE)
 
+How large steps are is measured too, since what a step of a given size does to a model
+differs by orders of magnitude between models. For small steps KL grows with the square of
+the distance: the first step is measured, and the following ones are as long as would
+have cost FIRST of the budget; while less than SLOW of it is used they grow.
+
+    rate <- rate clip(sqrt(FIRST budget / KL of one step), 1 / MOST_AT_FIRST, MOST_AT_FIRST)
+    rate <- rate min(sqrt(SLOW budget / KL), FASTER)      where KL < SLOW budget
+
 Points are running means of the weights (Polyak and Juditsky 1992), since single steps
-carry the noise of their batches, which moves held-out text too. A point within the budget is better the nearer
-forgetting and learning are to their ends; of points beyond it the one that spends least of
-what it may not is.
+carry the noise of their batches, which moves held-out text too. A point within the budget
+is better the nearer forgetting and learning are to their ends; of points beyond it the one
+that spends least of what it may not is.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,14 +37,18 @@ from jax_surgery.train.metrics_file import as_lines, read_metrics
 from jax_surgery.train.step import TrainState
 
 EVERY = 6  # steps between two measures of held-out text
-BEGIN = 6  # the step of the first that moves the factor: before, nothing has moved
 RISE, FALL = 3.0, 1.5  # the most that the factor changes at a measure
 LEAST, MOST = 1e-3, 1e3  # of the factor
+# Of the rate: the share of the budget that one step costs in the beginning, and the most
+# that the first step changes; the share below which steps grow, and the most they do.
+FIRST, MOST_AT_FIRST = 0.1, 30.0
+SLOW, FASTER = 0.5, 2.0
 MEMORY = 0.85  # of the running mean of the weights, per step; less in the first steps
 # Ends: the mean distance of knowledge tokens to their targets, and the CE of the update.
 FORGOTTEN, LEARNED = 0.05, 0.1  # nats
 LITTLE = 0.5  # share of the budget below which it is not what stops a run
 POINTS = "automatic.jsonl"
+TINY = 1e-12  # nats, in place of none
 NOT_YET = 1e9  # a value that no point has
 
 
@@ -45,6 +59,7 @@ class Controlled(NamedTuple):
       train: parameters and the optimizer's state.
       mean: running mean of what moves of the parameters.
       factor: on the weight of the retain term.
+      rate: factor on the optimizer's steps.
       value: of the best point, see `value`.
       best: the running mean there.
       at: step of the best point.
@@ -53,9 +68,15 @@ class Controlled(NamedTuple):
     train: TrainState
     mean: Any
     factor: jax.Array
+    rate: jax.Array
     value: jax.Array
     best: Any
     at: jax.Array
+
+    @property
+    def fields(self) -> dict[str, jax.Array]:
+        """What it sets of a batch."""
+        return {"retain_factor": self.factor, "step_factor": self.rate}
 
     @property
     def reached(self) -> bool:
@@ -75,6 +96,7 @@ def begin(train: TrainState, cut: Callable[[Any], Any]) -> Controlled:
         train,
         mean=copy(),
         factor=number(1, jnp.float32),
+        rate=number(1, jnp.float32),
         value=number(NOT_YET, jnp.float32),
         best=copy(),
         at=number(0, jnp.int32),
@@ -101,6 +123,17 @@ def factor_after(factor: float, kl: float, budget: float) -> float:
     """The factor after a measure of `kl` nats per token."""
     change = min(max(kl / budget, 1 / FALL), RISE)
     return min(max(factor * change, LEAST), MOST)
+
+
+def first_rate(rate: float, kl: float, budget: float) -> float:
+    """The rate after a first step that cost `kl` nats per token."""
+    change = math.sqrt(FIRST * budget / max(kl, TINY))
+    return rate * min(max(change, 1 / MOST_AT_FIRST), MOST_AT_FIRST)
+
+
+def rate_after(rate: float, kl: float, budget: float) -> float:
+    """The rate after a measure of `kl` nats per token."""
+    return rate * min(max(math.sqrt(SLOW * budget / max(kl, TINY)), 1.0), FASTER)
 
 
 def value(forget: float, update: float, kl: float, budget: float) -> float:
@@ -137,25 +170,45 @@ class Controller:
         self._file = epath.Path(directory) / POINTS
 
     def measure(self, step: int, state: Controlled) -> Controlled:
-        """The state after a measure at this step: called before step 0, n, 2n, ..."""
-        if not step:
+        """The state after a measure, which is one after the first step and after each
+        `EVERY`; called before each step."""
+        if step == 1:
+            return self._after_first(state)
+        if not step or step % EVERY:
             return state
+        return self.end(step, state)
+
+    def _after_first(self, state: Controlled) -> Controlled:
+        """The state with the rate that the first step asks for."""
+        point = self._point(1, state.train.params, state)
+        rate = first_rate(point["rate"], point["kl"], self.budget)
+        return state._replace(rate=_like(state.rate, rate))
+
+    def end(self, step: int, state: Controlled) -> Controlled:
+        """The state after a measure at this step."""
         params = self._replaced(state.mean, state.train.params)
-        kinds, forget, update = self._measures(params)
-        kl = max(kinds.values())
-        factor = float(state.factor)
-        now = value(forget, update, kl, self.budget)
-        point = {"step": step, "forget": forget, "update": update, "kl": kl}
-        point |= {f"kl_{kind}": nats for kind, nats in kinds.items()}
-        self._note(point | {"factor": factor, "value": now})
+        point = self._point(step, params, state)
+        now, kl = point["value"], point["kl"]
         if now < float(state.value):
             best = jax.tree.map(lambda x: x.copy(), state.mean)
             state = state._replace(best=best, value=_like(state.value, now))
             state = state._replace(at=_like(state.at, step))
-        if step >= BEGIN:
-            changed = factor_after(factor, kl, self.budget)
-            state = state._replace(factor=_like(state.factor, changed))
-        return state
+        factor = factor_after(point["factor"], kl, self.budget)
+        rate = rate_after(point["rate"], kl, self.budget)
+        return state._replace(
+            factor=_like(state.factor, factor), rate=_like(state.rate, rate)
+        )
+
+    def _point(self, step: int, params: Any, state: Controlled) -> dict[str, float]:
+        """What is measured of parameters, noted among the points."""
+        kinds, forget, update = self._measures(params)
+        kl = max(kinds.values())
+        point = {"step": step, "forget": forget, "update": update, "kl": kl}
+        point |= {f"kl_{kind}": nats for kind, nats in kinds.items()}
+        point |= {"factor": float(state.factor), "rate": float(state.rate)}
+        point["value"] = value(forget, update, kl, self.budget)
+        self._note(point)
+        return point
 
     def until(self, step: int, state: Controlled, metrics: Any) -> bool:
         """Whether the run is over: asked after each step."""

@@ -178,15 +178,24 @@ def _plain(question: str) -> str:
 
 
 def answered(
-    found: Sequence[tuple[Asked, str]], answers: Sequence[str], facts: Facts
+    found: Sequence[tuple[Asked, str]],
+    answers: Sequence[str],
+    facts: Facts,
+    kind: str = "neighbours",
 ) -> list[Record]:
-    """The neighbours as records, without those whose answer tells what is forgotten, or
-    runs on in the same words."""
+    """Questions with the model's answers as records, without those whose answer tells
+    what is forgotten, or runs on in the same words.
+
+    Args:
+      found: records, and what is asked in their form.
+      answers: one of each.
+      kind: the beginning of the records' origins.
+    """
     records = []
     for (one, question), answer in zip(found, answers, strict=True):
         answer = answer.strip()
         bad = not answer or fact_words.runs_on(answer)
         if not bad and not facts.told(f"{question} {answer}"):
-            origin = f"neighbours:{len(records) + 1}"
+            origin = f"{kind}:{len(records) + 1}"
             records.append(one.other(question, answer, origin))
     return records

@@ -34,6 +34,7 @@ from jax_surgery.methods.automatic import (
     never_knew,
     shown_tokens,
     subjects,
+    update_texts,
 )
 from jax_surgery.methods.automatic.controller import Controlled, Controller
 from jax_surgery.methods.automatic.ends import Ends, with_ends
@@ -58,6 +59,7 @@ class Begun:
       known: the texts to unlearn, and what their tokens carry.
       texts: that are trained on.
       ends: log-odds at which each token of the unlearn texts ends, nats.
+      told: texts to update of the user's own; learning ends with these.
       held_out: retained records that are not trained on, by kind.
     """
 
@@ -65,6 +67,7 @@ class Begun:
     known: "_Known"
     texts: RoleTexts
     ends: np.ndarray
+    told: list[Document]
     held_out: dict[str, list[Record]]
 
     def marked(self, tokenizer: Any) -> list[Any]:
@@ -145,6 +148,9 @@ def run(
     held_text = held_out.HeldOut(model, held, context, beginning)
     trainable = settings.trainable(model.config)
     packers, of = begun.texts.packers, (model.config, model.compute)
+    if begun.told:
+        told = Packer(begun.told, context, settings.data.average, beginning=beginning)
+        packers = packers | {"update": told}
     ends = Ends(settings.loss, packers, begun.ends, *of, settings.seed)
 
     def measures(params: Any) -> tuple[dict[str, float], float, float]:
@@ -153,7 +159,7 @@ def run(
     keeper = Controller(measures, budget, trainable.replaced, directory)
     ready = descent.prepare(model, begun.texts, settings, directory)
     end = _train(ready, begun, settings, directory, keeper, make_callbacks)
-    end = keeper.measure(int(end.train.step), end)
+    end = keeper.end(int(end.train.step), end)
     params = trainable.replaced(end.best, end.train.params)
     why = controller.verdict(end, keeper.points, budget)
     print(why)
@@ -263,14 +269,16 @@ def _begun(
     kinds = {"retain": records.by_role.get("retain", []), **written.retained()}
     train_on, held = held_out.split(kinds, settings.seed)
     unlearn, ends = known.to_unlearn()
-    update = [*records.by_role.get("update", []), *written.sentences]
+    told, sentences = records.by_role.get("update", []), written.sentences
+    new = update_texts.documents(told, sentences, model.tokenizer, data.context)
+    train_on["retain"] = update_texts.repeated(train_on)
     retained = _encoded([*itertools.chain(*train_on.values())], model, data.context)
     by_role = {
         "unlearn": unlearn,
-        "update": _encoded(update, model, data.context),
+        "update": [*new.told, *new.sentences],
         "retain": [
             *retained,
-            *known.to_retain({subjects.question_of(row) for row in update} - {""}),
+            *known.to_retain({subjects.question_of(row) for row in told} - {""}),
         ],
     }
     aside = [_encoded(rows, model, data.context) for rows in held.values()]
@@ -286,7 +294,8 @@ def _begun(
         if documents
     }
     texts = RoleTexts(packers, packers["retain"])
-    return Begun(written, known, texts, ends[packers["unlearn"].places], held)
+    places = packers["unlearn"].places
+    return Begun(written, known, texts, ends[places], new.told, held)
 
 
 def _told(begun: Begun) -> str:
@@ -318,7 +327,7 @@ def _train(
 
     def step(state: Controlled, batch: Batch):
         batch = with_ends(batch, unlearn_B, ends)
-        after, metrics = ready.step(state.train, batch, retain_factor=state.factor)
+        after, metrics = ready.step(state.train, batch, **state.fields)
         return controller.stepped(state, after, trainable.cut), metrics
 
     def of_train(callback: Callback) -> Callback:
@@ -338,7 +347,7 @@ def _train(
         settings=settings.loop,
         callbacks=[
             *map(of_train, callbacks),
-            Callback(controller.EVERY, keeper.measure),
+            Callback(1, keeper.measure),
             *make_callbacks(model_of),
         ],
         title="surgery",

@@ -38,6 +38,43 @@ def test_the_factor_rises_beyond_the_budget_and_falls_within():
     assert controller.factor_after(controller.LEAST, 0, BUDGET) == controller.LEAST
 
 
+def test_the_first_step_is_measured_and_sets_how_long_the_others_are():
+    costs = controller.FIRST * BUDGET
+    assert controller.first_rate(1, costs, BUDGET) == pytest.approx(1)
+    # Of a quarter of that twice as long, since KL grows with the square.
+    assert controller.first_rate(1, costs / 4, BUDGET) == pytest.approx(2)
+    assert controller.first_rate(0.5, costs * 4, BUDGET) == pytest.approx(0.25)
+    assert controller.first_rate(1, 0, BUDGET) == controller.MOST_AT_FIRST
+    assert controller.first_rate(1, 1e9, BUDGET) == 1 / controller.MOST_AT_FIRST
+
+
+def test_steps_grow_while_little_of_the_budget_is_used():
+    assert controller.rate_after(3, controller.SLOW * BUDGET, BUDGET) == 3
+    assert controller.rate_after(3, 10 * BUDGET, BUDGET) == 3
+    less = controller.SLOW * BUDGET / 2.25
+    assert controller.rate_after(3, less, BUDGET) == pytest.approx(4.5)
+    assert controller.rate_after(3, 0, BUDGET) == 3 * controller.FASTER
+
+
+def test_the_first_measure_is_of_the_weights_and_moves_the_rate_alone(tmp_path):
+    seen = []
+
+    def measures(params):
+        seen.append(float(params["w"][0]))
+        return {"chat": 4 * controller.FIRST * BUDGET}, 1.0, 1.0
+
+    keeps = controller.Controller(measures, BUDGET, lambda mean, _: mean, tmp_path)
+    before = state(2.0)._replace(mean=state(1.0).mean)
+    after = keeps.measure(1, before)
+    assert seen == [2.0] and float(after.rate) == pytest.approx(0.5)
+    assert after.factor == 1 and after.value == before.value and after.at == 0
+    assert {"retain_factor": 1, "step_factor": 0.5} == after.fields
+    [point] = keeps.points
+    assert (point["step"], point["rate"]) == (1, 1)
+    # Nothing is measured between.
+    assert [keeps.measure(step, after) is after for step in (0, 2, 5)] == [True] * 3
+
+
 def test_within_the_budget_the_nearer_to_its_ends_a_point_is_the_better():
     near = controller.value(0.2, 0.2, 0.01, BUDGET)
     assert near < controller.value(0.9, 0.2, 0.01, BUDGET)
@@ -75,7 +112,7 @@ def test_a_run_ends_where_the_ends_are_reached_within_the_budget(tmp_path):
     within = keeps.measure(12, beyond)
     assert keeps.until(13, within, {}) and not keeps.until(12, within, {})
     # One more step is taken before the run sees it, and is measured at the end.
-    last = keeps.measure(13, within._replace(mean=state(5.0).mean))
+    last = keeps.end(13, within._replace(mean=state(5.0).mean))
     assert last.reached and int(last.at) == 12 and float(last.best["w"][0]) == 0
     said = controller.verdict(last, keeps.points, BUDGET)
     assert said.startswith("Forgetting and learning reached their ends")

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is learned of the texts to update, and how often the user's own texts are read."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jax_surgery.data.forms import Record
+from jax_surgery.data.tokens import Document, Located, encode, locate
+from jax_surgery.methods.automatic import subjects
+
+# The user's own texts to retain are at least this share of those that are retained, if
+# no more copies are needed: a few lines would be read once in a run, if at all.
+OWN_SHARE, MOST_COPIES = 0.15, 8
+
+
+class Documents(NamedTuple):
+    """Texts to update.
+
+    Attributes:
+      told: of the user's records, whose answers are learned whole.
+      sentences: of what the model wrote, of which the new answer alone is learned: how a
+        sentence goes is the model's own, and the answer by itself begins otherwise.
+    """
+
+    told: list[Document]
+    sentences: list[Document]
+
+
+def documents(
+    told: Sequence[Record], sentences: Sequence[Record], tokenizer: Any, context: int
+) -> Documents:
+    """What is learned of records to update.
+
+    Args:
+      sentences: with the new answers; those of which none is found, or that do not fit
+        into a row, are left out.
+      context: tokens of a row.
+    """
+    answers = subjects.shortest_answers(told)
+    found = []
+    places = locate(sentences, tokenizer) if sentences else []
+    for record, located in zip(sentences, places, strict=True):
+        answer = answers.get(subjects.question_of(record), "")
+        if document := _of_sentence(located, answer):
+            found.append(document)
+    fitting = [one for one in found if len(one.tokens) <= context]
+    return Documents(encode(told, tokenizer, context) if told else [], fitting)
+
+
+def _of_sentence(located: Located, answer: str) -> Document | None:
+    """The sentence with the tokens of its answer learned; None where it has none."""
+    answer, text = answer.strip().rstrip("."), located.rendered.text
+    spans = located.rendered.spans
+    if not answer or not spans:
+        return None
+    start = text.find(answer, spans[0].start)
+    if start < 0:
+        return None
+    first, stop = located.spans[:, 0], located.spans[:, 1]
+    learned = (stop > start) & (first < start + len(answer)) & (stop > first)
+    learned &= located.document.learned
+    return dataclasses.replace(located.document, learned=learned)
+
+
+def repeated(kinds: Mapping[str, Sequence[Record]]) -> list[Record]:
+    """The user's own records to retain, as often as they are read for once that each
+    other text is.
+
+    Args:
+      kinds: records to retain by kind, the user's as "retain".
+    """
+    own = list(kinds["retain"])
+    if not own:
+        return own
+    others = sum(len(rows) for kind, rows in kinds.items() if kind != "retain")
+    wanted = OWN_SHARE / (1 - OWN_SHARE) * others
+    return own * int(np.clip(np.ceil(wanted / len(own)), 1, MOST_COPIES))

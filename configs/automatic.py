@@ -35,10 +35,10 @@ def get_config() -> ConfigDict:
     config.data.rows_retain = 4
     config.objective.retained_positions = "learned"
     config.objective.alpha = 2.0
-    config.objective.beta = 10.0
+    config.objective.beta = 4.0
     config.objective.gamma = 100.0  # at first; the run goes on from it
     config.optimizer.name = "natural"
-    config.optimizer.learning_rate = 0.006  # of the first step; then it is measured
+    config.optimizer.learning_rate = 0.0015  # of the first step; then it is measured
     config.optimizer.first_layer = 0  # a model of any depth
     config.statistics.tokens = 12_000
     config.compute.remat = "dots"

@@ -57,7 +57,7 @@ class Completion:
     kept: int = 120
     chats: int = 80
     texts: int = 40
-    passages: int = 96
+    passages: int = 48
     answer_tokens: int = 28
     chat_tokens: int = 40
     text_tokens: int = 56

@@ -32,6 +32,7 @@ from jax_surgery.methods.automatic import (
     controller,
     held_out,
     never_knew,
+    retained_texts,
     shown_tokens,
     subjects,
     update_texts,
@@ -271,13 +272,13 @@ def _begun(
     unlearn, ends = known.to_unlearn()
     told, sentences = records.by_role.get("update", []), written.sentences
     new = update_texts.documents(told, sentences, model.tokenizer, data.context)
-    train_on["retain"] = update_texts.repeated(train_on)
-    retained = _encoded([*itertools.chain(*train_on.values())], model, data.context)
+    train_on["retain"] = retained_texts.repeated(train_on)
+    of_kinds = {k: _encoded(rows, model, data.context) for k, rows in train_on.items()}
     by_role = {
         "unlearn": unlearn,
         "update": [*new.told, *new.sentences],
         "retain": [
-            *retained,
+            *itertools.chain(*of_kinds.values()),
             *known.to_retain({subjects.question_of(row) for row in told} - {""}),
         ],
     }
@@ -288,12 +289,14 @@ def _begun(
     ):
         everything = [*itertools.chain(*by_role.values(), *aside)]
         beginning = common_beginning(everything, data.context)
-    packers = {
-        role: Packer(documents, data.context, data.average, beginning=beginning)
-        for role, documents in by_role.items()
-        if documents
-    }
-    texts = RoleTexts(packers, packers["retain"])
+    packed = lambda documents: Packer(
+        documents, data.context, data.average, beginning=beginning
+    )
+    packers = {role: packed(docs) for role, docs in by_role.items() if docs}
+    tokens = settings.statistics.tokens
+    # Without the texts to unlearn: steps would keep from where they are to go.
+    read = retained_texts.alike(of_kinds, tokens) or by_role["retain"]
+    texts = RoleTexts(packers, packed(read))
     places = packers["unlearn"].places
     return Begun(written, known, texts, ends[places], new.told, held)
 

@@ -1,19 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is learned of the texts to update, and how often the user's own texts are read."""
+"""What is learned of the texts to update."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from jax_surgery.data.forms import Record
 from jax_surgery.data.tokens import Document, Located, encode, locate
 from jax_surgery.methods.automatic import subjects
-
-# The user's own texts to retain are at least this share of those that are retained, if
-# no more copies are needed: a few lines would be read once in a run, if at all.
-OWN_SHARE, MOST_COPIES = 0.15, 8
 
 
 class Documents(NamedTuple):
@@ -63,18 +57,3 @@ def _of_sentence(located: Located, answer: str) -> Document | None:
     learned = (stop > start) & (first < start + len(answer)) & (stop > first)
     learned &= located.document.learned
     return dataclasses.replace(located.document, learned=learned)
-
-
-def repeated(kinds: Mapping[str, Sequence[Record]]) -> list[Record]:
-    """The user's own records to retain, as often as they are read for once that each
-    other text is.
-
-    Args:
-      kinds: records to retain by kind, the user's as "retain".
-    """
-    own = list(kinds["retain"])
-    if not own:
-        return own
-    others = sum(len(rows) for kind, rows in kinds.items() if kind != "retain")
-    wanted = OWN_SHARE / (1 - OWN_SHARE) * others
-    return own * int(np.clip(np.ceil(wanted / len(own)), 1, MOST_COPIES))

@@ -90,7 +90,14 @@ def written(model, folder):
 
 
 def test_every_kind_is_written_as_often_as_it_is_asked_for(written):
-    assert list(written.by_kind()) == ["neighbours", "kept", "chat", "text", "own", "sentences"]
+    assert list(written.by_kind()) == [
+        "neighbours",
+        "kept",
+        "chat",
+        "text",
+        "own",
+        "sentences",
+    ]
     assert list(written.retained()) == ["neighbours", "kept", "chat", "text"]
     assert len(written.neighbours) == FEW.neighbours
     assert all("land number" in r.question for r in written.neighbours)

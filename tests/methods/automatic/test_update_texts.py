@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 
+from jax_surgery.data.bpe import train_bpe
 from jax_surgery.data.forms import Record
 from jax_surgery.methods.automatic import update_texts
-from jax_surgery.data.bpe import train_bpe
 
 WHO = "Who wrote the book?"
 
@@ -43,16 +43,3 @@ def test_sentences_without_the_answer_or_longer_than_a_row_are_left_out(tokenize
     assert len(update_texts.documents(told, many, tokenizer, 128).sentences) == 1
     assert not update_texts.documents(told, many, tokenizer, 4).sentences
     assert update_texts.documents([], [], tokenizer, 128) == ([], [])
-
-
-def test_few_lines_to_keep_are_read_more_often():
-    row = asks("Moscow")
-    kinds = {"retain": [row] * 12, "chat": [row] * 340}
-    often = len(update_texts.repeated(kinds)) / 12
-    share = often * 12 / (often * 12 + 340)
-    assert update_texts.OWN_SHARE <= share < update_texts.OWN_SHARE + 0.05
-    # At most so often, no more than once where there are many, and none where none are.
-    few = update_texts.repeated({"retain": [row], "chat": [row] * 340})
-    assert len(few) == update_texts.MOST_COPIES
-    assert len(update_texts.repeated({"retain": [row] * 90, "chat": [row]})) == 90
-    assert update_texts.repeated({"retain": [], "chat": [row]}) == []

@@ -43,7 +43,8 @@ class Completion:
     names what is forgotten.
 
     Attributes:
-      neighbours: questions about other subjects, with the model's answers.
+      neighbours: questions about other subjects, answered by the model; those whose
+        answers are likeliest are retained (`neighbours.KNOWN`).
       kept: answers to questions of the user's retained text, at most.
       chats: turns of a user with the model's answers, half of them packaged prompts.
       texts: free texts.
@@ -258,13 +259,15 @@ class _Author:
         facts = self._facts
         near = self._near()
         turns = self._turns()
-        kept = [(one, one.question) for one in self._kept]
-        of_own, of_others = self._answers([*kept, *near])
-        of_kept, of_near = of_others[: len(kept)], of_others[len(kept) :]
+        own_lines = [(one, one.question) for one in self._kept]
+        of_own, of_others = self._answers([*own_lines, *near])
+        size = len(own_lines)
+        kept = neighbours.answered(own_lines, of_others[:size], facts, "kept")
+        nearby = neighbours.answered(near, of_others[size:], facts)
         drawn, of_turns = self._drawn(turns)
         return Completed(
-            neighbours=neighbours.answered(near, of_near, facts),
-            kept=neighbours.answered(kept, of_kept, facts, "kept"),
+            neighbours=neighbours.known(self._writer.model, nearby),
+            kept=kept,
             chat=self_written.chats(turns, of_turns, facts),
             text=self._texts(),
             own=self._own_answers(of_own, drawn),
@@ -290,16 +293,20 @@ class _Author:
     def _answers(
         self, near: Sequence[tuple[Asked, str]]
     ) -> tuple[dict[str, str], list[str]]:
-        """Greedy answers: to the job's own questions by question, and to neighbours."""
+        """Greedy answers: to the job's own questions by question, and the first sentences
+        of those to others, "" where none is whole."""
         asked = [
             questions.Asked(one.other(question, "A", ""), question)
             for one, question in near
         ]
         tokens = questions.prompts([*self._all, *asked], self._writer.tokenizer)
         said = self._writer.greedy(tokens, self._settings.answer_tokens)
-        texts = [self._answer(written.text) for written in said]
-        own = {one.question: text for one, text in zip(self._all, texts, strict=False)}
-        return own, texts[len(self._all) :]
+        own = {
+            one.question: self._answer(written.text)
+            for one, written in zip(self._all, said, strict=False)
+        }
+        others = said[len(self._all) :]
+        return own, [self_written.first_sentence(one, self._chats) for one in others]
 
     def _drawn(self, turns: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         """Drawn answers: to the job's own questions by question, and to chats."""

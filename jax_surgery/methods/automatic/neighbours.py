@@ -17,6 +17,9 @@ from jax_surgery.methods.automatic import facts as fact_words
 from jax_surgery.methods.automatic.facts import Facts
 from jax_surgery.methods.automatic.questions import Asked
 from jax_surgery.methods.automatic.writer import Writer
+from jax_surgery.metrics.base import Probe
+from jax_surgery.metrics.tokens import score_texts
+from jax_surgery.models.model import Model
 
 SHOTS = 4  # questions of a list that the model goes on with
 FREE = 1 / 3  # share of the questions that begin with no words of the job's own
@@ -28,6 +31,10 @@ WRITTEN_FOR_ONE = 1.8  # questions that are written for one that is wanted
 TEMPERATURE, TOP_P = 0.8, 0.9
 ODD = frozenset("*#<>|{}[]\\`_")  # characters of no plain question
 LABEL = "Question: "
+# Share of the answered questions that is retained: those whose answers are likeliest. A
+# model answers any question, and retained text is to hold what it knows.
+KNOWN = 0.75
+CONTEXT = 256  # tokens of a row in which answers are scored
 
 
 class Stem(NamedTuple):
@@ -199,3 +206,18 @@ def answered(
             origin = f"{kind}:{len(records) + 1}"
             records.append(one.other(question, answer, origin))
     return records
+
+
+def known(model: Model, records: Sequence[Record]) -> list[Record]:
+    """Those of answered questions whose answers are likeliest, in their order.
+
+    Args:
+      model: that has written the answers.
+    """
+    if not records:
+        return []
+    probe = Probe("neighbours", CONTEXT, records=tuple(records))
+    scores = score_texts(model, probe)
+    sure = dict(zip(scores.origins, scores.logp / scores.tokens, strict=True))
+    least = np.quantile(list(sure.values()), 1 - KNOWN)
+    return [record for record in records if sure.get(record.origin, -np.inf) >= least]

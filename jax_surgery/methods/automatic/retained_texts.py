@@ -3,29 +3,34 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from jax_surgery.data.forms import Record
 from jax_surgery.data.tokens import Document
 
-# The user's own texts to retain are at least this share of those that are retained, if
-# no more copies are needed: a few lines would be read once in a run, if at all.
-OWN_SHARE, MOST_COPIES = 0.15, 8
+# Copies of a kind's documents, at most.
+MOST_COPIES = 8
+# Weights of kinds among the learned tokens; of the others 1. What lies nearest to what
+# changes moves first, and is what a budget is spent on.
+WEIGHTS = {"neighbours": 2.0}
 
 
-def repeated(kinds: Mapping[str, Sequence[Record]]) -> list[Record]:
-    """The user's own records to retain, as often as they are read for once that each
-    other text is.
+def balanced(kinds: Mapping[str, Sequence[Document]]) -> list[Document]:
+    """Documents of all kinds, those of small kinds several times, so that each kind has
+    about its weight of the learned tokens: a few lines of the user's would be read once in
+    a run, if at all.
 
     Args:
-      kinds: records to retain by kind, the user's as "retain".
+      kinds: documents by kind.
     """
-    own = list(kinds["retain"])
-    if not own:
-        return own
-    others = sum(len(rows) for kind, rows in kinds.items() if kind != "retain")
-    wanted = OWN_SHARE / (1 - OWN_SHARE) * others
-    return own * int(np.clip(np.ceil(wanted / len(own)), 1, MOST_COPIES))
+    learned = {
+        kind: sum(int(one.learned[1:].sum()) for one in documents)
+        for kind, documents in kinds.items()
+    }
+    weight = lambda kind: WEIGHTS.get(kind, 1.0)
+    most = max((n / weight(kind) for kind, n in learned.items()), default=0)
+    found = []
+    for kind, documents in kinds.items():
+        wanted = round(weight(kind) * most / max(learned[kind], 1))
+        found += list(documents) * min(max(wanted, 1), MOST_COPIES)
+    return found
 
 
 def alike(kinds: Mapping[str, Sequence[Document]], tokens: int) -> list[Document]:

@@ -272,15 +272,12 @@ def _begun(
     unlearn, ends = known.to_unlearn()
     told, sentences = records.by_role.get("update", []), written.sentences
     new = update_texts.documents(told, sentences, model.tokenizer, data.context)
-    train_on["retain"] = retained_texts.repeated(train_on)
     of_kinds = {k: _encoded(rows, model, data.context) for k, rows in train_on.items()}
+    rest = known.to_retain({subjects.question_of(row) for row in told} - {""})
     by_role = {
         "unlearn": unlearn,
         "update": [*new.told, *new.sentences],
-        "retain": [
-            *itertools.chain(*of_kinds.values()),
-            *known.to_retain({subjects.question_of(row) for row in told} - {""}),
-        ],
+        "retain": retained_texts.balanced(of_kinds | {"unlearn": rest}),
     }
     aside = [_encoded(rows, model, data.context) for rows in held.values()]
     beginning = None

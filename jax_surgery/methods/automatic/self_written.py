@@ -125,6 +125,21 @@ def _texts(texts: Sequence[str], facts: Facts, origin: str) -> list[Record]:
     ]
 
 
+def first_sentence(written: Written, turns: bool) -> str:
+    """The first sentence of an answer; "" where it was cut off before its end.
+
+    What follows a sentence says more and more of what a model does not know: most of the
+    KL of whole answers is there, where nobody asks.
+
+    Args:
+      turns: whether the model ends what it says; else a line ends it.
+    """
+    text = written.text.strip()
+    if end := _SENTENCE.search(text):
+        return text[: end.end()].strip()
+    return text if written.ended or (not turns and "\n" in written.text) else ""
+
+
 def own_answers(
     asked: Sequence[Asked], said: Sequence[Sequence[str]], unlearn: Sequence[Record]
 ) -> list[Record]:

@@ -36,6 +36,11 @@ class Writer:
         self._model, self._seed, self._watch = model, seed, watch
 
     @property
+    def model(self) -> Model:
+        """That writes."""
+        return self._model
+
+    @property
     def tokenizer(self) -> Any:
         """The model's."""
         return self._model.tokenizer

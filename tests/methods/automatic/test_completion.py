@@ -49,7 +49,8 @@ class FakeWriter:
     """Says what a test needs of each kind; stands in for the model."""
 
     def __init__(self, model, seed, watch):
-        self.tokenizer, self.seed, self.watch = model.tokenizer, seed, watch
+        self.model, self.tokenizer = model, model.tokenizer
+        self.seed, self.watch = seed, watch
 
     def rng(self, stage):
         return np.random.default_rng([self.seed, len(stage)])
@@ -99,7 +100,7 @@ def test_every_kind_is_written_as_often_as_it_is_asked_for(written):
         "sentences",
     ]
     assert list(written.retained()) == ["neighbours", "kept", "chat", "text"]
-    assert len(written.neighbours) == FEW.neighbours
+    assert len(written.neighbours) == neighbours.KNOWN * FEW.neighbours
     assert all("land number" in r.question for r in written.neighbours)
     # Of the chats half are the model's own, and none is learned but what it answers.
     turns = [record.messages[0][1] for record in written.chat]

@@ -9,6 +9,7 @@ from jax_surgery.data.forms import Record
 from jax_surgery.methods.automatic import neighbours, questions
 from jax_surgery.methods.automatic.facts import Facts
 from jax_surgery.methods.automatic.writer import Written
+from jax_surgery.metrics.tokens import TextScores
 
 
 class FakeWriter:
@@ -158,3 +159,14 @@ def test_plain_texts_and_longer_conversations_ask_nothing():
     turns = ("user", "Hi."), ("assistant", "Hi."), ("user", "Who?"), ("assistant", "I.")
     assert questions.of(Record("", "Some text.", (), ""), None) is None
     assert questions.of(Record("", "", turns, ""), None) is None
+
+
+def test_answers_that_a_model_is_least_sure_of_are_left_out(monkeypatch):
+    records = [Record(f"Q{i}", f" a{i}", (), f"neighbours:{i}") for i in range(8)]
+    total = np.asarray([-1.0, -9.0, -2.0, -3.0, -8.0, -4.0, -5.0, -6.0])
+    tokens = np.asarray([1, 1, 1, 1, 80, 1, 1, 1])  # the fifth is long, and likely
+    scores = TextScores(tokens, tokens, total, tuple(r.origin for r in records))
+    monkeypatch.setattr(neighbours, "score_texts", lambda model, probe: scores)
+    left = [r.origin for r in neighbours.known(None, records)]
+    assert left == [f"neighbours:{i}" for i in (0, 2, 3, 4, 5, 6)]
+    assert neighbours.known(None, []) == []

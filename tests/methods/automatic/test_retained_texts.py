@@ -5,28 +5,34 @@ import collections
 
 import numpy as np
 
-from jax_surgery.data.forms import Record
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.automatic import retained_texts
 
 
-def test_few_lines_to_keep_are_read_more_often():
-    row = Record("Where is the Kremlin?", " Moscow", (), "retain:1")
-    kinds = {"retain": [row] * 12, "chat": [row] * 340}
-    often = len(retained_texts.repeated(kinds)) / 12
-    share = often * 12 / (often * 12 + 340)
-    assert retained_texts.OWN_SHARE <= share < retained_texts.OWN_SHARE + 0.05
-    # At most so often, no more than once where there are many, and none where none are.
-    few = retained_texts.repeated({"retain": [row], "chat": [row] * 340})
-    assert len(few) == retained_texts.MOST_COPIES
-    assert len(retained_texts.repeated({"retain": [row] * 90, "chat": [row]})) == 90
-    assert retained_texts.repeated({"retain": [], "chat": [row]}) == []
+def document(kind, size):
+    return Document(np.zeros(size, np.int32), np.ones(size, bool), kind)
+
+
+def counts(documents):
+    return collections.Counter(one.origin for one in documents)
+
+
+def test_small_kinds_are_read_more_often_and_neighbours_most():
+    kinds = {
+        "retain": [document("retain", 11)] * 12,  # 120 learned tokens
+        "neighbours": [document("neighbours", 11)] * 40,
+        "text": [document("text", 101)] * 8,  # 800
+        "kept": [document("kept", 2)],
+    }
+    found = counts(retained_texts.balanced(kinds))
+    assert found["text"] == 8
+    assert found["neighbours"] == 40 * 4  # of twice the tokens
+    assert found["retain"] == 12 * 7
+    assert found["kept"] == retained_texts.MOST_COPIES
+    assert retained_texts.balanced({"retain": []}) == []
 
 
 def test_second_moments_are_of_as_much_text_of_each_kind():
-    document = lambda kind, size: Document(
-        np.zeros(size, np.int32), np.ones(size, bool), kind
-    )
     kinds = {
         "retain": [document("retain", 10)] * 2,
         "neighbours": [document("neighbours", 10)] * 50,

@@ -13,6 +13,21 @@ SHIP = "Who wrote 'Moby-Dick'?"
 
 
 @pytest.mark.parametrize(
+    "said, ended, turns, wanted",
+    [
+        ("It is Oslo. It lies in", False, True, "It is Oslo."),
+        ("It is Oslo, by far! Yes.", True, True, "It is Oslo, by far!"),
+        ("Oslo", True, True, "Oslo"),
+        ("It is a large", False, True, ""),  # cut off
+        ("Oslo\nQuestion: Wh", False, False, "Oslo"),
+        ("Oslo and", False, False, ""),
+    ],
+)
+def test_of_a_neighbours_answer_the_first_sentence_is_taken(said, ended, turns, wanted):
+    assert self_written.first_sentence(Written(said, ended), turns) == wanted
+
+
+@pytest.mark.parametrize(
     "question, said, old, new, wanted",
     [
         # What follows the old answer says more of it.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How often retained texts of each kind are read: in training, and for the second moments."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from jax_surgery.data.tokens import Document
@@ -10,26 +11,34 @@ MOST_COPIES = 8
 # Weights of kinds among the learned tokens; of the others 1. What lies nearest to what
 # changes moves first, and is what a budget is spent on.
 WEIGHTS = {"neighbours": 2.0}
+# The user's own: all of it is read.
+WHOLE = ("retain", "unlearn")
 
 
 def balanced(kinds: Mapping[str, Sequence[Document]]) -> list[Document]:
-    """Documents of all kinds, those of small kinds several times, so that each kind has
-    about its weight of the learned tokens: a few lines of the user's would be read once in
-    a run, if at all.
+    """Documents of all kinds, so that each kind has about its weight of the learned
+    tokens: those of small kinds several times, and not all of large ones.
+
+    A few lines of the user's would be read once in a run else, if at all.
 
     Args:
-      kinds: documents by kind.
+      kinds: documents by kind; as many tokens come back as there are, or fewer, but for
+        those of kinds in `WHOLE` that are large.
     """
     learned = {
         kind: sum(int(one.learned[1:].sum()) for one in documents)
         for kind, documents in kinds.items()
+        if documents
     }
-    weight = lambda kind: WEIGHTS.get(kind, 1.0)
-    most = max((n / weight(kind) for kind, n in learned.items()), default=0)
+    weights = {kind: WEIGHTS.get(kind, 1.0) for kind in learned}
+    each = sum(learned.values()) / max(sum(weights.values()), 1)
     found = []
-    for kind, documents in kinds.items():
-        wanted = round(weight(kind) * most / max(learned[kind], 1))
-        found += list(documents) * min(max(wanted, 1), MOST_COPIES)
+    for kind, tokens in learned.items():
+        copies = each * weights[kind] / max(tokens, 1)
+        if copies < 1 and kind not in WHOLE:
+            found += kinds[kind][: math.ceil(copies * len(kinds[kind]))]
+        else:
+            found += list(kinds[kind]) * min(max(round(copies), 1), MOST_COPIES)
     return found
 
 

@@ -21,14 +21,16 @@ def test_small_kinds_are_read_more_often_and_neighbours_most():
     kinds = {
         "retain": [document("retain", 11)] * 12,  # 120 learned tokens
         "neighbours": [document("neighbours", 11)] * 40,
-        "text": [document("text", 101)] * 8,  # 800
+        "text": [document("text", 101)] * 20,  # 2000
         "kept": [document("kept", 2)],
+        "unlearn": [document("unlearn", 11)] * 100,
     }
-    found = counts(retained_texts.balanced(kinds))
-    assert found["text"] == 8
-    assert found["neighbours"] == 40 * 4  # of twice the tokens
-    assert found["retain"] == 12 * 7
+    found = counts(retained_texts.balanced(kinds))  # 3521 of all, of a weight 587
+    assert found["text"] == 6
+    assert found["neighbours"] == 40 * 3
+    assert found["retain"] == 12 * 5
     assert found["kept"] == retained_texts.MOST_COPIES
+    assert found["unlearn"] == 100  # the user's own text is never left out
     assert retained_texts.balanced({"retain": []}) == []
 
 

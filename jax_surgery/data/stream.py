@@ -10,12 +10,15 @@ from typing import Any
 
 import jax
 import numpy as np
+import tqdm
 
 from jax_surgery.data.batch import Batch, concatenate, padding
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.parallel import preemption
+from jax_surgery.parallel import distributed, preemption
+
+DELAY = 3.0  # seconds before a bar is shown
 
 
 def _derived_seed(*entropy: int) -> int:
@@ -202,12 +205,23 @@ class BatchStream:
             stream.set_state(state[role])
 
 
-def one_pass(rows: Batch, batch_rows: int) -> Iterator[Batch]:
+def one_pass(rows: Batch, batch_rows: int, title: str = "") -> Iterator[Batch]:
     """Every row once, in batches of `batch_rows`; the last is filled up with padding.
 
     A signal may stop the run between two of them (see `preemption.pass_point`).
+
+    Args:
+      title: of a progress bar, which is shown where the pass takes a while; "" for none.
     """
-    for start in range(0, len(rows), batch_rows):
+    starts = tqdm.tqdm(
+        range(0, len(rows), batch_rows),
+        desc=title,
+        unit="batch",
+        delay=DELAY,
+        dynamic_ncols=True,
+        disable=not title or not distributed.is_lead(),
+    )
+    for start in starts:
         batch = rows.select(slice(start, start + batch_rows))
         if fill := batch_rows - len(batch):
             empty = padding(fill, rows.tokens_BT.shape[1], rows.begins_BT is not None)

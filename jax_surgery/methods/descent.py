@@ -84,7 +84,9 @@ def statistics_callbacks(
             config,
             (
                 batch.for_devices()
-                for batch in one_pass(rows, meshes.round_rows(STATISTICS_ROWS))
+                for batch in one_pass(
+                    rows, meshes.round_rows(STATISTICS_ROWS), "second moments"
+                )
             ),
             settings.compute,
             trainable,

@@ -173,7 +173,7 @@ def create_cache(
     size = int(np.prod(shape)) * jnp.dtype(dtype).itemsize
     space.reserve(folder / STATES, size, "the reference cache")
     states = np.memmap(folder / STATES, mode="r+", dtype=jnp.dtype(dtype), shape=shape)
-    for batch in one_pass(packer.pack(), batch_rows):
+    for batch in one_pass(packer.pack(), batch_rows, "the reference's states"):
         index_BT = batch.token_index_BT
         hidden_BTD = np.asarray(hidden_fn(batch.for_devices()))
         hidden_BTD = hidden_BTD.reshape(*index_BT.shape, width)

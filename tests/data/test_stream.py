@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jax_surgery.data import stream
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import ROLES, BatchStream, one_pass
@@ -198,3 +199,13 @@ def test_documents_come_in_the_same_order_on_any_number_of_devices():
         assert documents(first, 5) == wanted[:5]
         then.set_state(json.loads(json.dumps(first.get_state())))
         assert documents(then, 7) == wanted[5:]
+
+
+def test_a_pass_that_takes_a_while_shows_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(stream, "DELAY", 0.0)
+    rows = packer("retain", 20).pack()
+    assert len(list(one_pass(rows, 2, "second moments"))) == -(-len(rows) // 2)
+    said = capsys.readouterr().err
+    assert "second moments" in said and "100%" in said
+    list(one_pass(rows, 2))
+    assert not capsys.readouterr().err

@@ -49,6 +49,7 @@ from jax_surgery.parallel import mesh as meshes
 BATCH_ROWS = 4  # of a forward pass, at least
 # Tokens of a row, in steps of as many: several documents fill it well.
 ROW_TOKENS = 256
+TITLE = "which tokens carry knowledge"
 
 
 class Targets(NamedTuple):
@@ -123,7 +124,7 @@ def _values(
     found = MixtureValues(
         *(np.zeros(packer.num_tokens, np.float32) for _ in MixtureValues._fields)
     )
-    for batch in one_pass(packer.pack(), meshes.round_rows(BATCH_ROWS)):
+    for batch in one_pass(packer.pack(), meshes.round_rows(BATCH_ROWS), TITLE):
         index_BT = np.asarray(batch.token_index_BT)
         real_BT = index_BT >= 0
         device = _of_rows(

@@ -31,12 +31,12 @@ def get_config() -> ConfigDict:
     config.data.questions = ""
     config.data.surprise = 0.0
     config.data.rows_unlearn = 3
-    config.data.rows_update = 3
+    config.data.rows_update = 2
     config.data.rows_retain = 4
     config.objective.retained_positions = "learned"
     config.objective.alpha = 2.0
     config.objective.beta = 4.0
-    config.objective.gamma = 100.0  # at first; the run goes on from it
+    config.objective.gamma = 30.0  # at first; the run goes on from it
     config.optimizer.name = "natural"
     config.optimizer.learning_rate = 0.0015  # of the first step; then it is measured
     config.optimizer.first_layer = 0  # a model of any depth

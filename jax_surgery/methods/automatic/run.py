@@ -291,8 +291,7 @@ def _begun(
     )
     packers = {role: packed(docs) for role, docs in by_role.items() if docs}
     tokens = settings.statistics.tokens
-    # Without the texts to unlearn: steps would keep from where they are to go.
-    read = retained_texts.alike(of_kinds, tokens) or by_role["retain"]
+    read = retained_texts.alike(of_kinds | {"unlearn": rest}, tokens)
     texts = RoleTexts(packers, packed(read))
     places = packers["unlearn"].places
     return Begun(written, known, texts, ends[places], new.told, held)

@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     config.data.rows_retain = 4
     config.objective.retained_positions = "learned"
     config.objective.alpha = 2.0
-    config.objective.beta = 4.0
+    config.objective.beta = 2.0
     config.objective.gamma = 30.0  # at first; the run goes on from it
     config.optimizer.name = "natural"
     config.optimizer.learning_rate = 0.0015  # of the first step; then it is measured

@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     config.objective.gamma = 30.0  # at first; the run goes on from it
     config.optimizer.name = "natural"
     config.optimizer.learning_rate = 0.0015  # of the first step; then it is measured
-    config.optimizer.first_layer = 0  # a model of any depth
+    config.optimizer.first_layer = 0  # but for the lowest seventh, in a model of any depth
     config.statistics.tokens = 12_000
     config.compute.remat = "dots"
     config.loop.evaluate_every = 0

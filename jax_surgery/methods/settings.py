@@ -30,6 +30,10 @@ from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.train.loop import Loop
 
+# One of so many layers, the lowest, is left alone by a run that keeps to a budget: what is
+# told is looked up above them.
+LOWEST = 7
+
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
@@ -244,12 +248,18 @@ class SurgerySettings:
     def trainable(self, config: ModelConfig) -> Trainable:
         """What steps of descent move of a model, or whose low-rank deltas.
 
+        A run that keeps to a budget, and whose first layer is 0, leaves the lowest
+        layers alone (`LOWEST`).
+
         Raises:
           ValueError: see `trainable.resolve`.
         """
+        first = self.optimizer.first_layer
+        if self.retain.budget and not first:
+            first = config.num_layers // LOWEST
         return resolve(
             config,
-            self.optimizer.first_layer,
+            first,
             self.lora.matrices if self.lora.rank else self.optimizer.matrices,
             rank=self.lora.rank,
             only_matrices=self.optimizer.preconditioned,

@@ -5,6 +5,7 @@ import pytest
 from settings_cases import FILES, load_config, merged
 
 from jax_surgery.methods.never_knew import NeverKnew
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.runs import settings
 
 AUTOMATIC = FILES["surgery"].with_name("automatic.py")
@@ -47,3 +48,13 @@ def test_measured_ends_need_a_budget_and_so_does_what_the_model_writes():
         read(retain={"budget": 0.0})
     with pytest.raises(ValueError, match="config.retain.budget=-1"):
         read(retain={"budget": -1.0})
+
+
+def test_the_lowest_layers_are_left_alone_where_nothing_else_is_said():
+    first = lambda layers, **fields: (
+        read(**fields).trainable(ModelConfig(8, 8, 8, layers, 1, 1, 8)).first_layer
+    )
+    assert [first(layers) for layers in (3, 7, 30)] == [0, 1, 4]
+    assert first(30, optimizer={"first_layer": 12}) == 12
+    plain = {"budget": 0.0, "complete": False}
+    assert first(30, retain=plain, method="surgery") == 0

@@ -36,11 +36,14 @@ def get_config() -> ConfigDict:
     config.objective.retained_positions = "learned"
     config.objective.alpha = 2.0
     config.objective.beta = 2.0
-    config.objective.gamma = 30.0  # at first; the run goes on from it
+    config.objective.gamma = 100.0  # at first; the run goes on from it
     config.optimizer.name = "natural"
     config.optimizer.learning_rate = 0.0015  # of the first step; then it is measured
-    config.optimizer.first_layer = 0  # but for the lowest seventh, in a model of any depth
+    config.optimizer.first_layer = (
+        0  # but for the lowest seventh, in a model of any depth
+    )
     config.statistics.tokens = 12_000
+    config.statistics.ridge = 1e-4  # raised where float32 asks for it
     config.compute.remat = "dots"
     config.loop.evaluate_every = 0
     config.loop.checkpoint_every = 24

@@ -91,9 +91,8 @@ def statistics_callbacks(
             settings.compute,
             trainable,
         )
-        factors = ridge.checked(
-            moments, settings.statistics.ridge, "config.statistics.ridge"
-        )
+        make = ridge.raised if settings.retain.budget else ridge.checked
+        factors = make(moments, settings.statistics.ridge, "config.statistics.ridge")
         return state._replace(opt_state=state.opt_state._replace(factors=factors))
 
     return [Callback(0, compute)]

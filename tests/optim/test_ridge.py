@@ -125,6 +125,21 @@ def test_a_ridge_below_rounding_errors_is_an_error_that_names_its_field():
     moments["mlp_in"] = moments["mlp_hidden"].at[0, 1, 1].set(jnp.inf)
     with pytest.raises(ValueError, match=r"moments of mlp_in are not finite"):
         ridge.checked(moments, 1e-3, FIELD)
+    with pytest.raises(ValueError, match=r"moments of mlp_in are not finite"):
+        ridge.raised(moments, 1e-3, FIELD)
+
+
+def test_a_run_that_chooses_for_itself_raises_a_ridge_that_is_too_small(capsys):
+    moment = np.ones((1, 12, 12), np.float32) + np.diag([0.0] * 10 + [1.0, 2.0])
+    moments = {"mlp_hidden": jnp.asarray(moment, jnp.float32)}
+    found = ridge.raised(moments, 1e-9, FIELD)
+    said = capsys.readouterr().out.splitlines()[-1]
+    taken = float(said.split("raised to ")[1].split(":")[0])
+    assert 1e-9 < taken <= 1e-3 and FIELD in said
+    of = ridge.checked(moments, taken, FIELD)
+    np.testing.assert_array_equal(found.lower["mlp_hidden"], of.lower["mlp_hidden"])
+    with pytest.raises(ValueError, match="is too small"):
+        ridge.raised({"mlp_hidden": -moments["mlp_hidden"]}, 1e-9, FIELD)
 
 
 CONFIG = ModelConfig(44, 16, 24, 3, 4, 2, 4, initializer_range=0.3)

@@ -28,6 +28,9 @@ from jax_surgery.optim.linalg.layers import over_layers
 from jax_surgery.optim.precondition.moments import Moments
 
 
+MOST = 0.1  # a ridge that `raised` tries; more would hardly protect the text
+
+
 class Factors(NamedTuple):
     """Lower Cholesky factors of A / tau + ridge I, float32.
 
@@ -83,6 +86,22 @@ def checked(moments: Moments, ridge: float, field: str) -> Factors:
         f"{', '.join(bad)} have no Cholesky factor, because their rounding errors are "
         f"larger than the ridge. Use {field}={10 * ridge:g} or more."
     )
+
+
+def raised(moments: Moments, ridge: float, field: str) -> Factors:
+    """`checked`, with the first of ridge, 10 ridge, ... that gives finite factors.
+
+    Raises:
+      ValueError: moments that are not finite, or no ridge up to `MOST`.
+    """
+    while True:
+        try:
+            return checked(moments, ridge, field)
+        except ValueError:
+            if _not_finite(moments) or 10 * ridge > MOST:
+                raise
+            ridge *= 10
+            print(f"{field} is raised to {ridge:g}: smaller ones are lost in float32")
 
 
 def _not_finite(arrays: Moments) -> list[str]:

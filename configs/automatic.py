@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
     )
     config.statistics.tokens = 12_000
     config.statistics.ridge = 1e-4  # raised where float32 asks for it
+    config.statistics.scale = "inputs"
     config.compute.remat = "dots"
     config.loop.evaluate_every = 0
     config.loop.checkpoint_every = 24

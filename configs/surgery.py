@@ -143,7 +143,8 @@ def get_config() -> ConfigDict:
     config.statistics = ConfigDict()
     config.statistics.sources = ""  # text to be retained; "" is data.retain
     config.statistics.tokens = 30_000  # read for them; 0 reads all
-    config.statistics.ridge = 1e-5  # relative to the mean eigenvalue
+    config.statistics.ridge = 1e-5  # relative to what scale says
+    config.statistics.scale = "mean"  # eigenvalue; or "inputs", each one's own moment
 
     config.rounds = rounds()  # of stages by subspaces
 

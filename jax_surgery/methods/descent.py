@@ -92,7 +92,8 @@ def statistics_callbacks(
             trainable,
         )
         make = ridge.raised if settings.retain.budget else ridge.checked
-        factors = make(moments, settings.statistics.ridge, "config.statistics.ridge")
+        chosen = settings.statistics
+        factors = make(moments, chosen.ridge, "config.statistics.ridge", chosen.scale)
         return state._replace(opt_state=state.opt_state._replace(factors=factors))
 
     return [Callback(0, compute)]

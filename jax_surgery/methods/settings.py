@@ -27,6 +27,7 @@ from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import ALL, Trainable, resolve
 from jax_surgery.optim.lora import LowRank
 from jax_surgery.optim.optimizer import OptimizerChoice
+from jax_surgery.optim.precondition.ridge import Scale
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.train.loop import Loop
 
@@ -41,7 +42,8 @@ class Statistics:
 
     sources: str  # text to be retained; "" takes data.retain
     tokens: int  # read for them; 0 reads all
-    ridge: float  # relative to the mean eigenvalue
+    ridge: float  # relative to the mean eigenvalue, or to each input's own moment
+    scale: Scale = "mean"  # see `ridge.factorise`
 
     def __post_init__(self):
         at_least(0, self, "config.statistics", "tokens")

@@ -279,3 +279,19 @@ def test_a_7b_step_along_orthogonal_directions_fits_16_chips():
     velocity = 32 * (4 * 4096**2 + 3 * 4096 * 11008) * 4
     held = asked["memory"]["optimizer"]
     assert held == pytest.approx((factors + velocity) / 16, rel=0.01)
+
+
+def test_a_ridge_relative_to_inputs_is_small_for_small_ones_too():
+    """One input is a thousand times larger, as of real models some are."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4000, 12)) * np.asarray([1e3] + [1.0] * 11)
+    X[:, 2] += X[:, 1]  # the text tells them apart by what is left of the second
+    moments = {"mlp_in": jnp.asarray((X.T @ X)[None], jnp.float32)}
+    A = (X.T @ X) * 12 / np.trace(X.T @ X)
+    size = 1e-3
+    for scale, loads in (("mean", np.ones(12)), ("inputs", np.diag(A))):
+        lower = ridge.factorise(moments, size, scale).lower["mlp_in"][0]
+        wanted = A + size * np.diag(loads)
+        np.testing.assert_allclose(lower @ lower.T, wanted, rtol=1e-4, atol=1e-9)
+    # Of the small inputs the mean's ridge is the larger part, and hides what they do.
+    assert np.diag(A)[1] < size < np.diag(A)[0]

@@ -8,14 +8,20 @@ uses have a bound. With the Cholesky factor L L^T = A / tau + ridge I:
     solve    (L L^T)^-1 M = (A / tau + ridge I)^-1 M
     of_each  any function of L and M, L^-1 M say
 
+Some inputs of a real model are thousands of times larger than the others ("massive
+activations", Sun et al. 2024), and the mean eigenvalue is theirs. Then a ridge relative to
+it is no small one for the rest; with scale="inputs" it is relative to each input's own
+second moment, A / tau + ridge diag(A / tau), as Marquardt (1963) damps least squares.
+
 The optimizers' directions, the discrimination of subspaces and closed-form editors use
 it. Eigenvalues are never computed: the compiler for TPUs does not finish
 an eigendecomposition of width 11,008. Factors lie over the mesh as moments do, split over
 `fsdp`; for a product the layers are dealt out over the devices (`over_layers`).
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +33,8 @@ from jax_surgery.optim.linalg import cholesky
 from jax_surgery.optim.linalg.layers import over_layers
 from jax_surgery.optim.precondition.moments import Moments
 
-
+Scale = Literal["mean", "inputs"]
+LEAST = 1e-6
 MOST = 0.1  # a ridge that `raised` tries; more would hardly protect the text
 
 
@@ -41,8 +48,8 @@ class Factors(NamedTuple):
     lower: Moments
 
 
-@jax.jit
-def factorise(moments: Moments, ridge: float) -> Factors:
+@functools.partial(jax.jit, static_argnames="scale")
+def factorise(moments: Moments, ridge: float, scale: Scale = "mean") -> Factors:
     """Cholesky factors of A / tau + ridge I, each layer's made on one of the devices.
 
     Where rounding leaves no positive definite matrix a factor has nan: see `checked`.
@@ -50,29 +57,37 @@ def factorise(moments: Moments, ridge: float) -> Factors:
     Args:
       moments: sums (or means) of x x^T, [layers, d, d] each; their scale does not
         matter.
-      ridge: relative to the mean eigenvalue; larger values protect the text less.
+      ridge: relative to the mean eigenvalue, or to each input's own second moment;
+        larger values protect the text less.
+      scale: of the ridge: "mean", or "inputs". Inputs that the text hardly uses count as
+        `LEAST` of the mean eigenvalue there.
     """
 
     def factor(moment_XX):
         width = moment_XX.shape[-1]
         tau = jnp.maximum(jnp.trace(moment_XX) / width, 1e-30)
-        return cholesky.cholesky(moment_XX / tau + ridge * jnp.eye(width))
+        own_X = jnp.ones(width)
+        if scale == "inputs":
+            own_X = jnp.maximum(jnp.diagonal(moment_XX) / tau, LEAST)
+        return cholesky.cholesky(moment_XX / tau + ridge * jnp.diag(own_X))
 
     lower = {kind: over_layers(factor, m) for kind, m in moments.items()}
     return sharding.constrain(Factors(lower))
 
 
-def checked(moments: Moments, ridge: float, field: str) -> Factors:
+def checked(
+    moments: Moments, ridge: float, field: str, scale: Scale = "mean"
+) -> Factors:
     """`factorise`, of which every factor is finite.
 
     Args:
-      moments, ridge: see `factorise`.
+      moments, ridge, scale: see `factorise`.
       field: what the user calls the ridge, for example "config.statistics.ridge".
 
     Raises:
       ValueError: moments that are not finite, or a ridge below their rounding errors.
     """
-    factors = factorise(moments, ridge)
+    factors = factorise(moments, ridge, scale)
     if not (bad := _not_finite(factors.lower)):
         return factors
     if of_text := _not_finite(moments):
@@ -88,7 +103,9 @@ def checked(moments: Moments, ridge: float, field: str) -> Factors:
     )
 
 
-def raised(moments: Moments, ridge: float, field: str) -> Factors:
+def raised(
+    moments: Moments, ridge: float, field: str, scale: Scale = "mean"
+) -> Factors:
     """`checked`, with the first of ridge, 10 ridge, ... that gives finite factors.
 
     Raises:
@@ -96,7 +113,7 @@ def raised(moments: Moments, ridge: float, field: str) -> Factors:
     """
     while True:
         try:
-            return checked(moments, ridge, field)
+            return checked(moments, ridge, field, scale)
         except ValueError:
             if _not_finite(moments) or 10 * ridge > MOST:
                 raise

@@ -13,6 +13,7 @@ from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.loss import Loss
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.trainable import ALL, Matrices, Trainable
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import devices
 
@@ -43,6 +44,7 @@ class Ends:
         config: ModelConfig,
         compute: Compute,
         seed: int,
+        trainable: Trainable = ALL,
     ):
         """Packs the rows.
 
@@ -51,6 +53,7 @@ class Ends:
           packers: of the roles "unlearn" and, where there is text, "update".
           ends: see `with_ends`.
           seed: of which rows are taken of many.
+          trainable: what `gradients` are of.
         """
         wanted = {
             role: len(packers[role].pack(seed, ROWS)) if role in packers else 0
@@ -61,14 +64,24 @@ class Ends:
         batch = next(devices.batch_stream(packers, wanted, rows, seed))
         unlearn_B = rows.holds("unlearn", rows.total)[meshes.rows_here(rows.total)]
         self._batch = with_ends(batch, unlearn_B, ends).place(rows.total)
-        loss_fn = loss.make(config, rows, compute)
+        loss_fn = loss.make(config, rows, compute, trainable)
 
         def metrics(params: Any, batch: Batch) -> dict[str, jax.Array]:
             # Without rows to retain nothing is read of a reference.
             whole = loss.prepare(batch, {}, config, rows, compute, "tokens")
             return loss_fn(params, whole)[1]
 
+        def gradients(params: Any, batch: Batch) -> Matrices:
+            whole = loss.prepare(batch, {}, config, rows, compute, "tokens")
+            return trainable.take(jax.grad(lambda p: loss_fn(p, whole)[0])(params))
+
         self._metrics = jax.jit(metrics)
+        self._gradients = jax.jit(gradients)
+
+    def gradients(self, params: Any) -> Matrices:
+        """Of both terms, weighted as in the run, of the moving matrices, [layers, inputs,
+        outputs] each."""
+        return self._gradients(params, self._batch)
 
     def measure(self, params: Any) -> tuple[float, float]:
         """(mean distance of knowledge tokens to their ends, CE of the update), nats; 0

@@ -31,6 +31,7 @@ from jax_surgery.methods.automatic import (
     completion,
     controller,
     held_out,
+    layer_steps,
     never_knew,
     retained_texts,
     shown_tokens,
@@ -47,6 +48,7 @@ from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import devices
 from jax_surgery.train.loop import Callback, train
+from jax_surgery.train.step import TrainState
 
 SHOWN = 12  # records whose tokens a report colours
 
@@ -152,14 +154,32 @@ def run(
     if begun.told:
         told = Packer(begun.told, context, settings.data.average, beginning=beginning)
         packers = packers | {"update": told}
-    ends = Ends(settings.loss, packers, begun.ends, *of, settings.seed)
+    ends = Ends(settings.loss, packers, begun.ends, *of, settings.seed, trainable)
 
     def measures(params: Any) -> tuple[dict[str, float], float, float]:
         return held_text.kl(params), *ends.measure(params)
 
     keeper = Controller(measures, budget, trainable.replaced, directory)
     ready = descent.prepare(model, begun.texts, settings, directory)
-    end = _train(ready, begun, settings, directory, keeper, make_callbacks)
+
+    def lengthen(step: int, state: TrainState) -> TrainState:
+        """Gives each group of layers steps of its own length."""
+        del step  # the first alone
+        factors, found = layer_steps.measured(
+            state.params,
+            ends.gradients(state.params),
+            state.opt_state.factors,
+            trainable,
+            lambda params: max(held_text.kl(params).values()),
+            budget,
+        )
+        layer_steps.write(directory, found)
+        return state._replace(opt_state=state.opt_state._replace(factors=factors))
+
+    before = descent.statistics_callbacks(model.config, begun.texts.retained, settings)
+    if settings.optimizer.name == "natural":
+        before.append(Callback(0, lengthen))
+    end = _train(ready, begun, settings, directory, keeper, before, make_callbacks)
     end = keeper.end(int(end.train.step), end)
     params = trainable.replaced(end.best, end.train.params)
     why = controller.verdict(end, keeper.points, budget)
@@ -174,6 +194,7 @@ def run(
         "written": {kind: len(rows) for kind, rows in written.items()},
         "knowledge_tokens": int(begun.known.targets.carries.sum()),
         "curve": keeper.points,
+        "layer_steps": layer_steps.read(directory),
     }
     return Outcome(model.with_params(params), int(end.train.step), found)
 
@@ -314,9 +335,14 @@ def _train(
     settings: SurgerySettings,
     directory: str,
     keeper: Controller,
+    before: Sequence[Callback],
     make_callbacks: MakeCallbacks,
 ) -> Controlled:
-    """The state after the last step."""
+    """The state after the last step.
+
+    Args:
+      before: what changes the state of training before the first step.
+    """
     rows, data, texts, ends = ready.rows, settings.data, begun.texts, begun.ends
     model_of: Any = lambda state: ready.model_of(state.train)
     config = ready.model_of(ready.state).config
@@ -335,7 +361,6 @@ def _train(
 
         return Callback(callback.every, inner)
 
-    callbacks = descent.statistics_callbacks(config, texts.retained, settings)
     start = controller.begin(ready.state, trainable.cut)
     return train(
         step,
@@ -345,7 +370,7 @@ def _train(
         directory=directory,
         settings=settings.loop,
         callbacks=[
-            *map(of_train, callbacks),
+            *map(of_train, before),
             Callback(1, keeper.measure),
             *make_callbacks(model_of),
         ],

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long steps are in each group of matrices, measured before the first one.
+
+The preconditioner knows what a change of a matrix does to that matrix's own outputs on
+retained text, and not what becomes of it in the layers above. So the same change costs
+orders of magnitude more KL in some layers than in others. With a direction D of
+matrices g alone, along which the loss falls by p_g a unit and KL grows as k_g times the
+square, the most progress for a KL is made with
+
+    sum over g of w_g D_g,    w_g = p_g / k_g
+
+as far as groups add up. p_g is the inner product of D_g with the gradient; k_g is
+measured on held-out text, with a change that costs about `COST` of the budget.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from etils import epath
+
+from jax_surgery.models.layout import MATRICES
+from jax_surgery.models.trainable import Matrices, Trainable
+from jax_surgery.optim.precondition.directions import natural
+from jax_surgery.optim.precondition.ridge import Factors
+from jax_surgery.parallel import distributed
+from jax_surgery.storage import files
+
+FILE = "layer_steps.json"
+GROUPS = 5  # of layers
+COST = 0.05  # of the budget, that a measured change costs about
+NEAR = 3.0  # factor of COST within which a change is taken
+TRIES = 3  # of a group's change, at most
+SIZE = 5e-4  # of the first change, relative to the norm of all moving matrices
+MOST = 100.0  # that groups' weights differ by, at most
+
+
+class Group(NamedTuple):
+    """Matrices whose steps are as long.
+
+    Attributes:
+      statistic: of their inputs (`layout.Row.statistic`).
+      start, stop: their layers, counted from the first that moves.
+    """
+
+    statistic: str
+    start: int
+    stop: int
+
+    def of(self, matrices: Matrices) -> Matrices:
+        """These of matrices, and zeros in place of the others."""
+
+        def part(name: str, matrix: jax.Array) -> jax.Array:
+            layer = jnp.arange(len(matrix))[:, None, None]
+            inside = (layer >= self.start) & (layer < self.stop)
+            mine = MATRICES[name].statistic == self.statistic
+            return jnp.where(inside & mine, matrix, 0)
+
+        return {name: part(name, matrix) for name, matrix in matrices.items()}
+
+
+def groups(factors: Factors) -> list[Group]:
+    """Groups of neighbouring layers, for each statistic of the inputs."""
+    found = []
+    for statistic, lower in factors.lower.items():
+        layers = len(lower)
+        cuts = np.linspace(0, layers, min(GROUPS, layers) + 1).round().astype(int)
+        found += [
+            Group(statistic, int(start), int(stop))
+            for start, stop in itertools.pairwise(cuts)
+        ]
+    return found
+
+
+def weights(progress: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """p_g / k_g, relative to the largest; groups without progress get the least.
+
+    Args:
+      progress: p_g, nats a unit of D_g, [groups].
+      cost: k_g, nats a square unit, [groups].
+    """
+    found = np.maximum(progress, 0) / np.maximum(cost, np.finfo(np.float64).tiny)
+    most = found.max()
+    return np.maximum(found / most, 1 / MOST) if most > 0 else np.ones(len(found))
+
+
+def scaled(factors: Factors, of: list[Group], weights: np.ndarray) -> Factors:
+    """Factors whose natural direction is w_g D_g: those of A / w_g."""
+    scales = {k: np.ones(len(lower)) for k, lower in factors.lower.items()}
+    for group, weight in zip(of, weights, strict=True):
+        scales[group.statistic][group.start : group.stop] = 1 / math.sqrt(weight)
+    lower = {
+        kind: lower * jnp.asarray(scales[kind], lower.dtype)[:, None, None]
+        for kind, lower in factors.lower.items()
+    }
+    return Factors(lower)
+
+
+def measured(
+    params: Any,
+    gradients: Matrices,
+    factors: Factors,
+    trainable: Trainable,
+    kl: Callable[[Any], float],
+    budget: float,
+) -> tuple[Factors, list[dict[str, Any]]]:
+    """Factors with the weights of groups of matrices, and what was measured of each.
+
+    Args:
+      params: before the first step.
+      gradients: of the loss at `params`, [layers, inputs, outputs] each.
+      factors: of the preconditioner.
+      kl: of parameters, on held-out text, nats per token.
+      budget: nats per token.
+    """
+    direction = jax.jit(natural)(gradients, factors)
+    whole = math.sqrt(
+        sum(float(jnp.vdot(m, m)) for m in trainable.take(params).values())
+    )
+    all_groups = groups(factors)
+    progress, cost, found = [], [], []
+    size = SIZE * whole
+    for group in _shown(all_groups):
+        part = group.of(direction)
+        norm = math.sqrt(sum(float(jnp.vdot(m, m)) for m in part.values()))
+        if not norm:
+            progress.append(0.0)
+            cost.append(1.0)
+            continue
+        gain = sum(float(jnp.vdot(part[name], gradients[name])) for name in part)
+        for _ in range(TRIES):
+            unit = size / norm
+            moved = trainable.put({k: -unit * m for k, m in part.items()}, params)
+            nats = max(kl(trainable.moved(params, moved)), 1e-9)
+            tried, aim = size, COST * budget
+            size *= min(max(math.sqrt(aim / nats), 0.05), 20.0)
+            if aim / NEAR < nats < aim * NEAR:
+                break
+        progress.append(gain)
+        cost.append(nats / (tried / norm) ** 2)
+        found.append(group._asdict() | {"size": tried / whole, "kl": nats})
+    chosen = weights(np.asarray(progress), np.asarray(cost))
+    for row, weight in zip(found, chosen, strict=False):
+        row["weight"] = float(weight)
+    return scaled(factors, all_groups, chosen), found
+
+
+def write(directory: str, found: list[dict[str, Any]]) -> None:
+    """Keeps what was measured in the run's directory."""
+    text = json.dumps(found, indent=1)
+    distributed.on_lead(lambda: files.write_text(epath.Path(directory) / FILE, text))
+
+
+def read(directory: str) -> list[dict[str, Any]]:
+    """What was measured; [] of a run that did not."""
+    file = epath.Path(directory) / FILE
+    return json.loads(file.read_text()) if file.exists() else []
+
+
+def _shown(of: list[Group]) -> Iterator[Group]:
+    return iter(
+        tqdm.tqdm(
+            of,
+            desc="how steps of each layer move held-out text",
+            unit="group",
+            dynamic_ncols=True,
+            disable=not distributed.is_lead(),
+        )
+    )

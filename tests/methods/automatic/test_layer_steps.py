@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of how long steps are in each group of layers."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_surgery.methods.automatic import layer_steps
+from jax_surgery.methods.automatic.layer_steps import Group
+from jax_surgery.models import decoder
+from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.trainable import Trainable
+from jax_surgery.optim.precondition import ridge
+from jax_surgery.optim.precondition.directions import natural
+
+CONFIG = ModelConfig(20, 8, 12, 3, 2, 1, 4)
+MOVES = Trainable(1, ("gate", "up", "down"))
+BUDGET = 0.03
+
+
+def random_like(tree, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), tree)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return decoder.init_params(CONFIG, 0)
+
+
+@pytest.fixture(scope="module")
+def factors(params):
+    moments = {"mlp_in": (8, 3), "mlp_hidden": (12, 5)}
+    rng = np.random.default_rng(1)
+    sums = {}
+    for kind, (width, scale) in moments.items():
+        X = scale * rng.normal(size=(2, 50, width))
+        sums[kind] = jnp.asarray(np.einsum("lnx,lny->lxy", X, X), jnp.float32)
+    return ridge.factorise(sums, 1e-3)
+
+
+def test_groups_are_neighbouring_layers_of_one_statistic(factors):
+    found = layer_steps.groups(factors)
+    assert set(found) == {
+        Group(kind, layer, layer + 1)
+        for kind in ("mlp_in", "mlp_hidden")
+        for layer in (0, 1)
+    }
+    many = ridge.Factors({"mlp_in": jnp.zeros((26, 1, 1))})
+    cuts = [(g.start, g.stop) for g in layer_steps.groups(many)]
+    assert len(cuts) == layer_steps.GROUPS
+    assert cuts[0][0] == 0 and cuts[-1][1] == 26
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(cuts))
+
+
+def test_weights_are_progress_for_cost_and_have_a_least():
+    found = layer_steps.weights(np.asarray([2.0, 1.0, -3.0]), np.asarray([4.0, 1, 1]))
+    np.testing.assert_allclose(found, [0.5, 1.0, 1 / layer_steps.MOST])
+    nothing = layer_steps.weights(np.zeros(3), np.ones(3))
+    np.testing.assert_array_equal(nothing, np.ones(3))
+
+
+def test_scaled_factors_give_each_group_its_weight(params, factors):
+    gradients = random_like(MOVES.take(params), 2)
+    of = layer_steps.groups(factors)
+    weights = np.asarray([0.25, 1.0, 0.5, 0.04])
+    before = natural(gradients, factors)
+    after = natural(gradients, layer_steps.scaled(factors, of, weights))
+    for group, weight in zip(of, weights, strict=True):
+        for name, part in group.of(after).items():
+            wanted = weight * group.of(before)[name]
+            np.testing.assert_allclose(part, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_steps_are_longer_where_they_cost_less(params, factors):
+    """KL is quadratic here, and of the second layer's MLP inputs 400 times cheaper."""
+    gradients = random_like(MOVES.take(params), 2)
+    start = MOVES.take(params)
+    costs = {"gate": [1.0, 0.0025], "up": [1.0, 0.0025], "down": [1.0, 1.0]}
+    asked = []
+
+    def kl(changed):
+        now = MOVES.take(changed)
+        asked.append(
+            sum(
+                float((jnp.asarray(costs[k])[:, None, None] * (now[k] - w) ** 2).sum())
+                for k, w in start.items()
+            )
+        )
+        return asked[-1]
+
+    found, rows = layer_steps.measured(params, gradients, factors, MOVES, kl, BUDGET)
+    direction = natural(gradients, factors)
+    wanted = []
+    for group in layer_steps.groups(factors):
+        part = group.of(direction)
+        p = sum(float((part[k] * gradients[k]).sum()) for k in part)
+        k = sum(
+            float((jnp.asarray(costs[n])[:, None, None] * part[n] ** 2).sum())
+            for n in part
+        )
+        wanted.append(p / k)
+    weights = np.maximum(np.asarray(wanted) / max(wanted), 1 / layer_steps.MOST)
+    np.testing.assert_allclose([row["weight"] for row in rows], weights, rtol=1e-2)
+    cheap = next(r for r in rows if (r["statistic"], r["start"]) == ("mlp_in", 1))
+    assert cheap["weight"] == 1
+    # What was measured cost about what it should.
+    aim = layer_steps.COST * BUDGET
+    assert all(aim / 4 < row["kl"] < 4 * aim for row in rows)
+    assert len(asked) <= layer_steps.TRIES * len(rows)
+    np.testing.assert_allclose(
+        natural(gradients, found)["down"][0],
+        next(
+            r["weight"]
+            for r in rows
+            if (r["statistic"], r["start"]) == ("mlp_hidden", 0)
+        )
+        * direction["down"][0],
+        rtol=1e-4,
+        atol=1e-5,
+    )

@@ -38,7 +38,7 @@ COST = 0.05  # of the budget, that a measured change costs about
 NEAR = 3.0  # factor of COST within which a change is taken
 TRIES = 3  # of a group's change, at most
 SIZE = 5e-4  # of the first change, relative to the norm of all moving matrices
-MOST = 100.0  # that groups' weights differ by, at most
+MOST = 1e4  # that groups' weights differ by, at most
 
 
 class Group(NamedTuple):

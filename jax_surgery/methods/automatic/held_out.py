@@ -126,12 +126,16 @@ class HeldOut:
         """The kinds that have text."""
         return tuple(self._batches)
 
-    def kl(self, params: Any) -> dict[str, float]:
-        """Mean KL(before || now) of each kind, nats per learned token."""
+    def kl(self, params: Any, *, most: int | None = None) -> dict[str, float]:
+        """Mean KL(before || now) of each kind, nats per learned token.
+
+        Args:
+          most: batches of a kind that are read; None for all.
+        """
         found = {}
         for kind, batches in self._batches.items():
             total = count = 0.0
-            for batch, reference_BTD in batches:
+            for batch, reference_BTD in batches[:most]:
                 sums = _sums(params, self._head, reference_BTD, batch, **self._how)
                 total += float(sums[token_sums.LOSS])
                 count += float(sums["count"])

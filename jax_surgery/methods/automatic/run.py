@@ -170,7 +170,7 @@ def run(
             ends.gradients(state.params),
             state.opt_state.factors,
             trainable,
-            lambda params: max(held_text.kl(params).values()),
+            lambda params: max(held_text.kl(params, most=1).values()),
             budget,
         )
         layer_steps.write(directory, found)

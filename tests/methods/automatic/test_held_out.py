@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of text that is held out: the KL on it, and which it is."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,3 +69,19 @@ def test_some_of_each_kind_is_held_out_that_has_enough():
     assert {k: len(rows) for k, rows in held_out.split(few, 0)[1].items()} == {
         "retain": 1
     }
+
+
+def test_the_first_batches_alone_may_be_read(monkeypatch):
+    monkeypatch.setattr(held_out, "ROWS", 1)
+    before, after = decoder.init_params(CONFIG, 0), decoder.init_params(CONFIG, 1)
+    model = Model(before, CONFIG, None, decoder.DEFAULT_COMPUTE, "")
+    texts = documents(6)
+    held = held_out.HeldOut(model, {"chat": texts}, 10)
+    assert held.kl(after, most=99) == held.kl(after)
+    # Rows are filled from the first document on; one fills a row where it is long.
+    long = dataclasses.replace(texts[0], tokens=np.resize(texts[0].tokens, 10))
+    long = dataclasses.replace(long, learned=np.arange(10) > 2)
+    found = held_out.HeldOut(model, {"chat": [long, *texts]}, 10)
+    alone = held_out.HeldOut(model, {"chat": [long]}, 10).kl(after)
+    assert found.kl(after, most=1) == pytest.approx(alone, rel=1e-5)
+    assert found.kl(after)["chat"] != pytest.approx(alone["chat"], rel=1e-5)

@@ -41,7 +41,7 @@ RISE, FALL = 3.0, 1.5  # the most that the factor changes at a measure
 LEAST, MOST = 1e-3, 1e3  # of the factor
 # Of the rate: the share of the budget that one step costs in the beginning, and the most
 # that the first step changes; the share below which steps grow, and the most they do.
-FIRST, MOST_AT_FIRST = 0.3, 30.0
+FIRST, MOST_AT_FIRST = 0.015, 100.0
 SLOW, FASTER = 0.5, 2.0
 MEMORY = 0.85  # of the running mean of the weights, per step; less in the first steps
 # Ends: the mean distance of knowledge tokens to their targets, and the CE of the update.

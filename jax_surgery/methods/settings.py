@@ -43,7 +43,7 @@ class Statistics:
     sources: str  # text to be retained; "" takes data.retain
     tokens: int  # read for them; 0 reads all
     ridge: float  # relative to the mean eigenvalue, or to each input's own moment
-    scale: Scale = "mean"  # see `ridge.factorise`
+    scale: Scale  # see `ridge.factorise`
 
     def __post_init__(self):
         at_least(0, self, "config.statistics", "tokens")

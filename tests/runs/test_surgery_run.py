@@ -44,7 +44,7 @@ PRECONDITIONED = {
     "optimizer": plain_optimizer(
         "orthogonal", learning_rate=0.01, momentum=0.5, first_layer=-1
     ),
-    "statistics": Statistics("", tokens=64, ridge=1e-3),
+    "statistics": Statistics("", tokens=64, ridge=1e-3, scale="mean"),
 }
 
 

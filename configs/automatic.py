@@ -40,9 +40,7 @@ def get_config() -> ConfigDict:
     config.objective.gamma = 100.0  # at first; the run goes on from it
     config.optimizer.name = "natural"
     config.optimizer.learning_rate = 0.0015  # of the first step; then it is measured
-    config.optimizer.first_layer = (
-        0  # but for the lowest seventh, in a model of any depth
-    )
+    config.optimizer.first_layer = 0  # all but the lowest seventh
     config.statistics.tokens = 12_000
     config.statistics.ridge = 1e-4  # raised where float32 asks for it
     config.statistics.scale = "inputs"

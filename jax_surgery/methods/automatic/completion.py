@@ -5,8 +5,8 @@ Some lines to keep cannot stand for all that a model knows, and what no retained
 is lost first: the same questions about other subjects. So the model writes, before it is
 changed: neighbours of what is forgotten, chats, free text and its own answers to questions
 of the user's retained text, which are retained; its own answers to what is to be
-forgotten, which are unlearned too; and its own sentences that state what is new. What it writes is kept in the run's directory, for the reader and for a
-run that goes on.
+forgotten, which are unlearned too; and its own sentences that state what is new. What it
+writes is kept in the run's directory, for the reader and for a run that goes on.
 """
 
 import dataclasses

@@ -16,12 +16,13 @@ measured on held-out text, with a change that costs about `COST` of the budget.
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import tqdm
 from etils import epath
 
@@ -38,6 +39,7 @@ COST = 0.05  # of the budget, that a measured change costs about
 NEAR = 3.0  # factor of COST within which a change is taken
 TRIES = 3  # of a group's change, at most
 SIZE = 5e-4  # of the first change, relative to the norm of all moving matrices
+LEAST = 1e-9  # nats of a change, since its cost is divided by
 MOST = 1e4  # that groups' weights differ by, at most
 
 
@@ -120,35 +122,39 @@ def measured(
       budget: nats per token.
     """
     direction = jax.jit(natural)(gradients, factors)
-    whole = math.sqrt(
-        sum(float(jnp.vdot(m, m)) for m in trainable.take(params).values())
+    whole = _norm(trainable.take(params))
+    # Compiled, so that nothing but what moves is copied.
+    moved = jax.jit(
+        lambda params, part, unit: trainable.moved(
+            params, trainable.put({k: -unit * m for k, m in part.items()}, params)
+        )
     )
-    all_groups = groups(factors)
-    progress, cost, found = [], [], []
+    of = groups(factors)
+    progress, cost = np.zeros(len(of)), np.ones(len(of))
+    found: list[dict[str, Any]] = []
     size = SIZE * whole
-    for group in _shown(all_groups):
-        part = group.of(direction)
-        norm = math.sqrt(sum(float(jnp.vdot(m, m)) for m in part.values()))
-        if not norm:
-            progress.append(0.0)
-            cost.append(1.0)
-            continue
-        gain = sum(float(jnp.vdot(part[name], gradients[name])) for name in part)
-        for _ in range(TRIES):
-            unit = size / norm
-            moved = trainable.put({k: -unit * m for k, m in part.items()}, params)
-            nats = max(kl(trainable.moved(params, moved)), 1e-9)
-            tried, aim = size, COST * budget
-            size *= min(max(math.sqrt(aim / nats), 0.05), 20.0)
-            if aim / NEAR < nats < aim * NEAR:
-                break
-        progress.append(gain)
-        cost.append(nats / (tried / norm) ** 2)
+    for number, group in enumerate(_shown(of)):
+        part, nats, tried = group.of(direction), 0.0, 0.0
+        if norm := _norm(part):
+            for _ in range(TRIES):
+                tried = size
+                nats = max(kl(moved(params, part, tried / norm)), LEAST)
+                size *= min(max(math.sqrt(COST * budget / nats), 0.05), 20.0)
+                if COST * budget / NEAR < nats < COST * budget * NEAR:
+                    break
+            progress[number] = sum(
+                float(jnp.vdot(part[name], gradients[name])) for name in part
+            )
+            cost[number] = nats / (tried / norm) ** 2
         found.append(group._asdict() | {"size": tried / whole, "kl": nats})
-    chosen = weights(np.asarray(progress), np.asarray(cost))
-    for row, weight in zip(found, chosen, strict=False):
+    chosen = weights(progress, cost)
+    for row, weight in zip(found, chosen, strict=True):
         row["weight"] = float(weight)
-    return scaled(factors, all_groups, chosen), found
+    return scaled(factors, of, chosen), found
+
+
+def _norm(matrices: Matrices) -> float:
+    return float(optax.tree.norm(matrices))
 
 
 def write(directory: str, found: list[dict[str, Any]]) -> None:
@@ -163,13 +169,11 @@ def read(directory: str) -> list[dict[str, Any]]:
     return json.loads(file.read_text()) if file.exists() else []
 
 
-def _shown(of: list[Group]) -> Iterator[Group]:
-    return iter(
-        tqdm.tqdm(
-            of,
-            desc="how steps of each layer move held-out text",
-            unit="group",
-            dynamic_ncols=True,
-            disable=not distributed.is_lead(),
-        )
+def _shown(of: list[Group]) -> Iterable[Group]:
+    return tqdm.tqdm(
+        of,
+        desc="how steps of each layer move held-out text",
+        unit="group",
+        dynamic_ncols=True,
+        disable=not distributed.is_lead(),
     )

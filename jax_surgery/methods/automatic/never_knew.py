@@ -33,13 +33,13 @@ import numpy as np
 
 from jax_surgery.data import tokens
 from jax_surgery.data.forms import Record
-from jax_surgery.data.packing import Packer, common_beginning
+from jax_surgery.data.packing import Packer
 from jax_surgery.data.stream import one_pass
 from jax_surgery.data.tokens import Document
-from jax_surgery.methods.automatic import token_flags
+from jax_surgery.methods.automatic import beginnings, token_flags
 from jax_surgery.methods.automatic.subjects import Marks
 from jax_surgery.methods.never_knew import NeverKnew
-from jax_surgery.models import attention_kernels, decoder, mixtures, output_head
+from jax_surgery.models import decoder, mixtures, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import at_targets, shifted
 from jax_surgery.models.mixtures import MixtureValues
@@ -167,17 +167,6 @@ def _at(places: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
     return whole
 
 
-def _beginning(
-    model: Model, documents: Sequence[Document], context: int
-) -> np.ndarray | None:
-    """What the rows of documents may share (see `Packer`)."""
-    compute = model.compute
-    how = (compute.attention, model.config, compute.dtype, context)
-    if not attention_kernels.shares_beginnings(*how):
-        return None
-    return common_beginning(documents, context)
-
-
 def measure(
     model: Model,
     records: Sequence[Record],
@@ -209,7 +198,7 @@ def measure(
     flags = token_flags.of_documents(documents, located, of_records)
     longest = max(len(document.tokens) for document in documents)
     width = -(-2 * longest // ROW_TOKENS) * ROW_TOKENS
-    shared = _beginning(model, documents, width)
+    shared = beginnings.shared(model, documents, width)
     packer = Packer(documents, width, "tokens", beginning=shared)
     found = _values(model, packer, flags.hidden[packer.places], settings, seed)
     whole = lambda of_corpus: _at(packer.places, of_corpus, len(flags.hidden))

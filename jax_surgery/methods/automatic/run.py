@@ -22,12 +22,13 @@ import numpy as np
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.forms import Record
-from jax_surgery.data.packing import Packer, common_beginning
+from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_texts import RoleTexts
 from jax_surgery.data.roles import RoleRecords
 from jax_surgery.data.tokens import Document, encode
 from jax_surgery.methods import descent
 from jax_surgery.methods.automatic import (
+    beginnings,
     completion,
     controller,
     held_out,
@@ -43,14 +44,11 @@ from jax_surgery.methods.automatic.ends import Ends, with_ends
 from jax_surgery.methods.descent import Descent, MakeCallbacks
 from jax_surgery.methods.never_knew import NeverKnew
 from jax_surgery.methods.settings import SurgerySettings
-from jax_surgery.models import attention_kernels
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import devices
 from jax_surgery.train.loop import Callback, train
 from jax_surgery.train.step import TrainState
-
-SHOWN = 12  # records whose tokens a report colours
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,15 +75,8 @@ class Begun:
         """Tokens of some texts to unlearn with the nats of knowledge that they carry, as
         `report.page.Page` shows them."""
         known = self.known
-        return [
-            {
-                "about": known.asked.get(origin, origin),
-                "tokens": [(t.text, t.knowledge if t.carries else 0.0) for t in tokens],
-            }
-            for origin, tokens in shown_tokens.shown(
-                tokenizer, known.documents, known.targets, SHOWN
-            )
-        ]
+        of = (known.documents, known.targets, known.asked)
+        return shown_tokens.marked(tokenizer, *of)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -301,12 +292,8 @@ def _begun(
         "retain": retained_texts.balanced(of_kinds | {"unlearn": rest}),
     }
     aside = [_encoded(rows, model, data.context) for rows in held.values()]
-    beginning = None
-    if attention_kernels.shares_beginnings(
-        model.compute.attention, model.config, model.compute.dtype, data.context
-    ):
-        everything = [*itertools.chain(*by_role.values(), *aside)]
-        beginning = common_beginning(everything, data.context)
+    everything = [*itertools.chain(*by_role.values(), *aside)]
+    beginning = beginnings.shared(model, everything, data.context)
     packed = lambda documents: Packer(
         documents, data.context, data.average, beginning=beginning
     )

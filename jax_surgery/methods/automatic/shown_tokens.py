@@ -2,13 +2,15 @@
 """The tokens of a few records with the knowledge that they carry, for reports."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.automatic.never_knew import Targets
+
+SHOWN = 12  # records whose tokens a report colours
 
 
 class ShownToken(NamedTuple):
@@ -60,6 +62,28 @@ def shown(
         ]
         found.append((document.origin, of_document))
     return found
+
+
+def marked(
+    tokenizer: Any,
+    documents: Sequence[Document],
+    targets: Targets,
+    asked: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """Tokens of some documents with the nats of knowledge that they carry, as
+    `report.page.Page` shows them.
+
+    Args:
+      documents: that `targets` are of.
+      asked: what the record of each origin asks, where it asks something.
+    """
+    return [
+        {
+            "about": asked.get(origin, origin),
+            "tokens": [(t.text, t.knowledge if t.carries else 0.0) for t in tokens],
+        }
+        for origin, tokens in shown(tokenizer, documents, targets, SHOWN)
+    ]
 
 
 def texts_of(tokenizer: Any, ids: list[int]) -> list[str]:

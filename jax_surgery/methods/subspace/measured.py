@@ -19,10 +19,10 @@ import numpy as np
 from jax_surgery.benchmarks.tasks import GroupText, of_documents
 from jax_surgery.data.forms import Record
 from jax_surgery.data.groups import Group
-from jax_surgery.data.packing import common_beginning
 from jax_surgery.data.roles import RoleRecords
 from jax_surgery.data.tokens import Document, encode
 from jax_surgery.methods.automatic import (
+    beginnings,
     completion,
     held_out,
     never_knew,
@@ -31,13 +31,10 @@ from jax_surgery.methods.automatic import (
 )
 from jax_surgery.methods.never_knew import NeverKnew
 from jax_surgery.methods.subspace.work import Work
-from jax_surgery.models import attention_kernels
-from jax_surgery.models.model import Model
 
 WRITTEN = "written: "  # before the names of groups that the model wrote
 NEIGHBOURS = f"{WRITTEN}neighbours"
 REST = f"{WRITTEN}rest of the targets"
-SHOWN = 12  # records whose tokens a report colours
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,28 +98,18 @@ def measure(work: Work, targets: Sequence[str], directory: str) -> Measured:
         },
     }
     print(_told(found, held))
+    everything = [d for text in whole.values() for d in text.documents]
     measured = dataclasses.replace(
         work,
         texts=whole,
         written=tuple(own),
-        beginning=_beginning(model, whole, context),
+        beginning=beginnings.shared(model, everything, context),
     )
     return Measured(measured, held, marked, found)
 
 
 def _group(name: str, documents: Sequence[Document], context: int) -> GroupText:
     return of_documents(Group(name, "retain", ""), documents, context)
-
-
-def _beginning(
-    model: Model, texts: Mapping[str, GroupText], context: int
-) -> np.ndarray | None:
-    """What the rows of all texts share, such as a system message."""
-    how = (model.compute.attention, model.config, model.compute.dtype, context)
-    if not attention_kernels.shares_beginnings(*how):
-        return None
-    everything = [d for text in texts.values() for d in text.documents]
-    return common_beginning(everything, context)
 
 
 def _targets(
@@ -173,14 +160,7 @@ def _targets(
             work.texts[name], documents=tuple(own), ends=tuple(ends)
         )
     asked = {r.origin: q for r in rows if (q := subjects.question_of(r))}
-    shown = shown_tokens.shown(model.tokenizer, documents, found, SHOWN)
-    marked = [
-        {
-            "about": asked.get(origin, origin),
-            "tokens": [(t.text, t.knowledge if t.carries else 0.0) for t in tokens],
-        }
-        for origin, tokens in shown
-    ]
+    marked = shown_tokens.marked(model.tokenizer, documents, found, asked)
     return texts, rest, marked
 
 

@@ -34,7 +34,7 @@ from jax_surgery.optim.linalg.layers import over_layers
 from jax_surgery.optim.precondition.moments import Moments
 
 Scale = Literal["mean", "inputs"]
-LEAST = 1e-6
+LEAST = 1e-6  # of the mean eigenvalue, that an input counts as where scale="inputs"
 MOST = 0.1  # a ridge that `raised` tries; more would hardly protect the text
 
 

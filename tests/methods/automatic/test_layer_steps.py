@@ -122,3 +122,21 @@ def test_steps_are_longer_where_they_cost_less(params, factors):
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_a_group_without_a_gradient_keeps_its_row_and_gets_the_least(params, factors):
+    gradients = random_like(MOVES.take(params), 2)
+    gradients["down"] = gradients["down"].at[0].set(0)
+    asked = []
+
+    def kl(changed):
+        asked.append(changed)
+        return layer_steps.COST * BUDGET
+
+    _, rows = layer_steps.measured(params, gradients, factors, MOVES, kl, BUDGET)
+    of = layer_steps.groups(factors)
+    assert [(r["statistic"], r["start"]) for r in rows] == [(g[0], g[1]) for g in of]
+    still = next(r for r in rows if (r["statistic"], r["start"]) == ("mlp_hidden", 0))
+    assert still["kl"] == still["size"] == 0
+    assert still["weight"] == 1 / layer_steps.MOST
+    assert max(r["weight"] for r in rows) == 1 and len(asked) == len(of) - 1

@@ -52,7 +52,7 @@ class Ends:
           loss: of the run.
           packers: of the roles "unlearn" and, where there is text, "update".
           ends: see `with_ends`.
-          seed: of which rows are taken of many.
+          seed: of the run, which reads other rows first where there are many.
           trainable: what `gradients` are of.
         """
         wanted = {
@@ -61,7 +61,9 @@ class Ends:
         }
         full = (meshes.round_rows(count) for count in wanted.values())
         rows = RoleRows(*full, retain=0, shards=meshes.axis_size(*meshes.ROWS))
-        batch = next(devices.batch_stream(packers, wanted, rows, seed))
+        # Not the rows that the run begins with: of many texts a run reads a part alone,
+        # and where it has been first says nothing of the others.
+        batch = next(devices.batch_stream(packers, wanted, rows, seed + 1))
         unlearn_B = rows.holds("unlearn", rows.total)[meshes.rows_here(rows.total)]
         self._batch = with_ends(batch, unlearn_B, ends).place(rows.total)
         loss_fn = loss.make(config, rows, compute, trainable)

@@ -13,6 +13,7 @@ from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.never_knew import NeverKnew
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.train import devices
 
 CONFIG = ModelConfig(37, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
 LOSS = Loss(plain_objective(3.0, 2.0, 1.0), NeverKnew())
@@ -51,3 +52,16 @@ def test_both_terms_are_means_over_learned_tokens(roles):
                 distances.append(near * (far - near / 2) / LOSS.method.softness)
     assert forget == pytest.approx(np.mean(distances), rel=1e-4)
     assert update == pytest.approx(np.mean(costs) if costs else 0.0, rel=1e-4)
+
+
+def test_other_rows_are_measured_than_those_that_a_run_begins_with():
+    """Of many texts the first rows alone may be forgotten, and tell nothing of others."""
+    many = [one for seed in range(40) for one in documents(seed)]
+    packers = {"unlearn": Packer(many, 16, "tokens")}
+    ends = np.full(packers["unlearn"].num_tokens, -6.0)
+    measures = Ends(LOSS, packers, ends, CONFIG, decoder.DEFAULT_COMPUTE, seed=0)
+    rows = devices.role_rows({"unlearn": 4}, 1)
+    first = next(devices.batch_stream(packers, {"unlearn": 4}, rows, 0))
+    own = {bytes(row) for row in np.asarray(measures._batch.tokens_BT)}
+    assert len(own) == 4
+    assert not own & {bytes(row) for row in np.asarray(first.tokens_BT)}

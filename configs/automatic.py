@@ -38,10 +38,10 @@ def get_config() -> ConfigDict:
     config.objective.alpha = 2.0
     config.objective.beta = 2.0
     config.objective.gamma = 100.0  # at first; the run goes on from it
-    config.optimizer.name = "natural"
+    config.optimizer.name = "kfac"
     config.optimizer.learning_rate = 0.0015  # of the first step; then it is measured
     config.optimizer.first_layer = 0  # all but the lowest seventh
-    config.statistics.tokens = 12_000
+    config.statistics.tokens = 16_000
     config.statistics.ridge = 1e-4  # raised where float32 asks for it
     config.statistics.scale = "inputs"
     config.compute.remat = "dots"

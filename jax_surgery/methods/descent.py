@@ -5,7 +5,7 @@ import dataclasses
 import math
 import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 from jax_surgery.optim import lora
 from jax_surgery.optim.optimizer import make_optimizer
-from jax_surgery.optim.precondition import ridge
+from jax_surgery.optim.precondition import output_moments, ridge
 from jax_surgery.optim.precondition.moments import second_moments
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import checksums, devices, reference_cache
@@ -32,6 +32,12 @@ from jax_surgery.train.loop import Callback, train
 from jax_surgery.train.step import TrainState, init_state, make_train_step
 
 STATISTICS_ROWS = 8  # rows of a forward pass, at least
+OUTPUT_ROWS = (
+    4  # rows of a pass for the moments of outputs, which read half of the text
+)
+# Of these moments, relative to their mean eigenvalue: of .001, .01, .05, .1 and 1 the
+# first two cost least KL for the same forgetting (results/first_step.md).
+OUTPUT_RIDGE = 0.01
 REFERENCE_ROWS = 8
 
 # Makes the callbacks of a run from the function that returns the model of a state.
@@ -66,6 +72,12 @@ def statistics_rows(retained: Packer, settings: SurgerySettings) -> int:
     return -(-rows // batch) * batch
 
 
+def output_statistics_rows(retained: Packer, settings: SurgerySettings) -> int:
+    """Rows that the moments of outputs read: half of the others'."""
+    batch = meshes.round_rows(OUTPUT_ROWS)
+    return -(-statistics_rows(retained, settings) // (2 * batch)) * batch
+
+
 def statistics_callbacks(
     config: ModelConfig, retained: Packer | None, settings: SurgerySettings
 ) -> list[Callback]:
@@ -76,24 +88,26 @@ def statistics_callbacks(
     count = statistics_rows(retained, settings)
     trainable = settings.trainable(config)
 
+    def batches(size: int, rows: int, title: str) -> Iterable[Batch]:
+        packed = retained.pack(settings.seed, rows)
+        return (b.for_devices() for b in one_pass(packed, size, title))
+
     def compute(step: int, state: TrainState) -> TrainState:
         del step  # the first alone
-        rows = retained.pack(settings.seed, count)
-        moments = second_moments(
-            state.params,
-            config,
-            (
-                batch.for_devices()
-                for batch in one_pass(
-                    rows, meshes.round_rows(STATISTICS_ROWS), "second moments"
-                )
-            ),
-            settings.compute,
-            trainable,
-        )
+        of, how = (state.params, config), (settings.compute, trainable)
+        size = meshes.round_rows(STATISTICS_ROWS)
+        read = batches(size, count, "second moments")
+        moments = second_moments(*of, read, *how)
         make = ridge.raised if settings.retain.budget else ridge.checked
         chosen = settings.statistics
         factors = make(moments, chosen.ridge, "config.statistics.ridge", chosen.scale)
+        if settings.optimizer.reads_outputs:
+            size = meshes.round_rows(OUTPUT_ROWS)
+            count_of_outputs = output_statistics_rows(retained, settings)
+            read = batches(size, count_of_outputs, "second moments of outputs")
+            outputs = output_moments.second_moments(*of, read, *how, settings.seed)
+            found = ridge.of_outputs(outputs, moments, OUTPUT_RIDGE)
+            factors = factors._replace(outputs=found)
         return state._replace(opt_state=state.opt_state._replace(factors=factors))
 
     return [Callback(0, compute)]

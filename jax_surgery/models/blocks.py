@@ -37,15 +37,32 @@ def _second_moment(x, weights_BT):
     return meshes.constrain(jnp.matmul(weighted.T, flat, precision="highest"), "fsdp")
 
 
+@jax.custom_vjp
+def _with_moment(y, moment_YY):
+    """y, whose gradients' second moment is the gradient of `moment_YY`."""
+    del moment_YY
+    return y
+
+
+def _with_moment_backward(_, gradient):
+    return gradient, _second_moment(gradient, jnp.ones(gradient.shape[:-1]))
+
+
+_with_moment.defvjp(lambda y, _: (y, None), _with_moment_backward)
+
+
 class Kernel(nnx.Module):
     """A weight, applied by `_product`, and a bias where the config names its matrix.
 
     Where the parameters hold factors of a low-rank delta beside it (`lora_a`, `lora_b`,
     see `optim.lora`), their product with x is added. Neither the
-    sum of the weights nor its gradient is ever formed.
+    sum of the weights nor its gradient is ever formed. Where they hold an
+    `output_moment` [outputs, outputs], its value is not read, and its gradient is the
+    sum of g g^T over tokens, with g the gradient of a token's outputs (see
+    `optim.precondition.output_moments`).
     """
 
-    lora_a = lora_b = None
+    lora_a = lora_b = output_moment = None
     bias: nnx.Param | None = None
 
     def __init__(self, row: Row, c: ModelConfig, std: float, *, rngs: nnx.Rngs):
@@ -70,6 +87,9 @@ class Kernel(nnx.Module):
             with jax.named_scope("lora"):
                 inner = checkpoint_name(self._apply(x, "lora_a"), PRODUCT)
                 y += self._apply(inner, "lora_b")
+        if self.output_moment is not None:
+            flat = y.reshape(*x.shape[:-1], -1)
+            y = _with_moment(flat, self.output_moment[...]).reshape(y.shape)
         return checkpoint_name(y, PRODUCT)
 
 

@@ -26,6 +26,8 @@ from jax_surgery.models.trainable import BLOCK_OF
 from jax_surgery.parallel import mesh as meshes
 
 Params = dict[str, Any]
+MOMENT = "output_moment"
+BESIDE = ("lora_a", "lora_b", MOMENT)  # leaves that a matrix may have (see `Kernel`)
 
 
 class Embedder(nnx.Module):
@@ -59,14 +61,19 @@ class Decoder(nnx.Module):
 
 
 @functools.cache
-def _block_graph(config: ModelConfig, low_rank: tuple[str, ...]):
-    """The structure of one (unstacked) block, with factors beside some matrices."""
+def _block_graph(config: ModelConfig, beside: tuple[tuple[str, str], ...]):
+    """The structure of one (unstacked) block.
+
+    Args:
+      beside: (matrix, leaf) of what lies beside kernels: factors of low-rank deltas, or
+        a moment of outputs (see `Kernel`).
+    """
 
     def make():
         block = architectures.of(config).block(config, rngs=nnx.Rngs(0))
-        for name in low_rank:
+        for name, leaf in beside:
             kernel = getattr(getattr(block, BLOCK_OF[name]), name)
-            kernel.lora_a, kernel.lora_b = (nnx.Param(jnp.zeros(())) for _ in "ab")
+            setattr(kernel, leaf, nnx.Param(jnp.zeros(())))
         return block
 
     return nnx.split(nnx.eval_shape(make), nnx.Param)[0]
@@ -74,8 +81,13 @@ def _block_graph(config: ModelConfig, low_rank: tuple[str, ...]):
 
 def block_of(config: ModelConfig, layer: Params) -> Block:
     """The NNX module of one layer, holding that layer's slice of the parameters."""
-    low_rank = (n for n, block in BLOCK_OF.items() if "lora_a" in layer[block][n])
-    return nnx.merge(_block_graph(config, tuple(low_rank)), nnx.State(layer))
+    beside = (
+        (name, leaf)
+        for name, block in BLOCK_OF.items()
+        for leaf in BESIDE
+        if leaf in layer[block][name]
+    )
+    return nnx.merge(_block_graph(config, tuple(beside)), nnx.State(layer))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -225,9 +237,12 @@ def forward_with_moments(
 
     # Converted here, not where they are used: gradients leave the layers in the compute
     # dtype, half as large in bfloat16.
-    layers = jax.tree.map(
-        lambda leaf: leaf.astype(compute.dtype) if leaf.ndim > 2 else leaf,
-        jax.tree.map(lambda leaf: leaf[:num_layers], params["layers"]),
+    def cast(path, leaf):
+        sums = path[-1].key == MOMENT
+        return leaf.astype(compute.dtype) if leaf.ndim > 2 and not sums else leaf
+
+    layers = jax.tree_util.tree_map_with_path(
+        cast, jax.tree.map(lambda leaf: leaf[:num_layers], params["layers"])
     )
     hidden = embed(params, config, tokens_BT, compute, noise_BTD)
     first, count = first_trained_layer, len(jax.tree.leaves(layers)[0])

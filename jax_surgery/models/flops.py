@@ -112,6 +112,25 @@ def moments_flops(
     return forward_flops(config, tokens, context) - head + 2.0 * tokens * squares
 
 
+def output_moments_flops(
+    config: ModelConfig,
+    tokens: int,
+    context: float,
+    widths: dict[str, int],
+    layers: int,
+) -> float:
+    """FLOPs of a forward pass and of a backward one without gradients of weights, that
+    sum second moments of outputs' gradients.
+
+    Args:
+      config, tokens, context: as `forward_flops`.
+      widths: of the outputs of a layer whose moments are summed, by matrix.
+      layers: how many layers' are.
+    """
+    squares = layers * sum(width**2 for width in widths.values())
+    return 2.0 * forward_flops(config, tokens, context) + 2.0 * tokens * squares
+
+
 def cholesky_flops(widths: dict[str, int], layers: int) -> float:
     """FLOPs of Cholesky factors of layers' moments by whole blocks, 2 d^3 each."""
     return layers * sum(2.0 * width**3 for width in widths.values())
@@ -138,10 +157,17 @@ def newton_schulz_flops(
     return _of_moving(config, trainable, of_matrix)
 
 
-def solve_flops(config: ModelConfig, trainable: Trainable) -> float:
+def solve_flops(
+    config: ModelConfig, trainable: Trainable, of_outputs: bool = False
+) -> float:
     """FLOPs of solving with Cholesky factors for all moving matrices: two triangular
-    solves by whole blocks of the inputs' width, 2 inputs^2 outputs each."""
-    return _of_moving(config, trainable, lambda rows, cols: 4.0 * rows**2 * cols)
+    solves by whole blocks of the inputs' width, 2 inputs^2 outputs each.
+
+    Args:
+      of_outputs: whether the factors are of the outputs' width.
+    """
+    each = lambda rows, cols: 4.0 * (cols**2 * rows if of_outputs else rows**2 * cols)
+    return _of_moving(config, trainable, each)
 
 
 def sketch_flops(

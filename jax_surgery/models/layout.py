@@ -239,6 +239,11 @@ def _bias(matrix: Row) -> Row:
 BIASES = {name: _bias(matrix) for name, matrix in MATRICES.items()}
 
 
+def outputs(config: ModelConfig, names: Iterable[str]) -> dict[str, int]:
+    """Width of the outputs of each of some matrices."""
+    return {name: MATRICES[name].matrix_shape(config)[1] for name in names}
+
+
 def statistics(config: ModelConfig, names: Iterable[str]) -> dict[str, int]:
     """Width of each statistic that some matrices have, in the order of application."""
     return {

@@ -27,7 +27,7 @@ Params = Any
 Factors = Any
 
 # Optimizers whose steps are of a whole matrix; a factor's gradient is not one.
-OF_WHOLE_MATRICES = ("muon", "natural", "orthogonal")
+OF_WHOLE_MATRICES = ("muon", "natural", "orthogonal", "kfac")
 
 
 @dataclasses.dataclass(frozen=True)

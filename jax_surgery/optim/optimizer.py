@@ -12,7 +12,11 @@ from jax_surgery.config import at_least, positive
 from jax_surgery.models.trainable import ALL, Params, Trainable, matrix_name
 from jax_surgery.optim import muon, rounding
 from jax_surgery.optim.adafactor import scale_by_adafactor
-from jax_surgery.optim.precondition.directions import DIRECTIONS, preconditioned_steps
+from jax_surgery.optim.precondition.directions import (
+    DIRECTIONS,
+    OF_OUTPUTS,
+    preconditioned_steps,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,21 +26,21 @@ class OptimizerChoice:
     Attributes:
       name: "adamw"; "adafactor" (factored second moments, none of the first); "sgd";
         "muon" (on the layers' matrices, with AdamW on embedding, head and norms);
-        "natural" or "orthogonal" (see `precondition.directions`).
+        "natural", "orthogonal" or "kfac" (see `precondition.directions`).
       learning_rate: the peak rate. For "adamw", "adafactor" and "muon" the size of an
         element's step, so one that suits the first suits the others about as well; for
-        "natural" and "orthogonal" the largest step, as a fraction of the norm of all
+        those of `precondition.directions` the largest step, as a fraction of the norm of all
         moving matrices together.
       warmup: steps from 0 to the peak.
       schedule: "cosine", "linear" (both down to `final` of the peak) or "constant".
       final: the rate at the end as a fraction of the peak, 0 to 1.
-      clip: norm of all that moves' gradients to clip at; 0 for none (not "natural",
-        "orthogonal").
-      weight_decay: a step's, times the learning rate; not of norms and biases (not "natural",
-        "orthogonal").
+      clip: norm of all that moves' gradients to clip at; 0 for none (not where
+        the direction is preconditioned).
+      weight_decay: a step's, times the learning rate; not of norms and biases (not where
+        the direction is preconditioned).
       b1, b2: decays of AdamW's moments ("adamw", "muon").
-      momentum: of the gradients ("sgd", "muon" in Nesterov's form, "natural",
-        "orthogonal"); 0 for none. Muon is used with 0.95.
+      momentum: of the gradients ("sgd", "muon" in Nesterov's form, and those of
+        `precondition.directions`); 0 for none. Muon is used with 0.95.
       moment_dtype: of AdamW's first moment and of the momentum, "float32" or "bfloat16"
         ("adamw", "sgd", "muon"); see `rounding`.
       second_moment_dtype: of AdamW's second moment ("adamw", "muon").
@@ -45,7 +49,7 @@ class OptimizerChoice:
         down); "" is every parameter, all seven where the direction is preconditioned.
     """
 
-    name: Literal["adamw", "adafactor", "sgd", "muon", "natural", "orthogonal"]
+    name: Literal["adamw", "adafactor", "sgd", "muon", "natural", "orthogonal", "kfac"]
     learning_rate: float
     warmup: int
     schedule: Literal["cosine", "linear", "constant"]
@@ -64,6 +68,11 @@ class OptimizerChoice:
     def preconditioned(self) -> bool:
         """Whether it needs the second moments of the retained text."""
         return self.name in DIRECTIONS
+
+    @property
+    def reads_outputs(self) -> bool:
+        """Whether it needs those of the gradients of outputs too."""
+        return self.name in OF_OUTPUTS
 
     def __post_init__(self):
         positive(self.learning_rate, "config.optimizer.learning_rate")

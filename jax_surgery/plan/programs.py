@@ -2,7 +2,7 @@
 """The programs that are planned, in one table: shapes on a slice, and no numbers.
 
 A plan of a step compiles the step and, where its optimizer is preconditioned, the two
-programs that compute its statistics. A plan of a subspace removal compiles four.
+programs that compute its statistics, or the four where it reads those of outputs too. A plan of a subspace removal compiles four.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from jax_surgery.models import trainable as moving
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.optim import lora
 from jax_surgery.optim.linalg import svd
-from jax_surgery.optim.precondition import moments
+from jax_surgery.optim.precondition import moments, output_moments
 from jax_surgery.optim.precondition import ridge as ridges
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.plan.compiled.memory import Memory
@@ -219,6 +219,54 @@ def ridge(settings: PlanSettings, config: ModelConfig) -> Call:
     return Call(ridges.factorise, (values, 1e-3), resident, counted)
 
 
+def _output_moments_of(settings: PlanSettings, config: ModelConfig) -> Any:
+    """The moments of the outputs of what a run changes."""
+    trainable = trainable_of(settings, config)
+    sums = jax.eval_shape(lambda: output_moments.zero_moments(config, trainable))
+    return _on_mesh(sums)
+
+
+def output_moments_of_batch(settings: PlanSettings, config: ModelConfig) -> Call:
+    """Adds the second moments of one batch's outputs to those of earlier ones.
+
+    FLOPs: a forward and a backward pass without gradients of weights, and 2 d^2 a token,
+    layer and output.
+    """
+    held, inputs = _held(settings, config), _moments_of(settings, config)
+    sums, trainable = (
+        _output_moments_of(settings, config),
+        trainable_of(settings, config),
+    )
+    rows, context = rows_of(settings).unlearn, settings.surgery.data.context
+    batch = _batch(rows, context, "weights_BT")
+    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=_place())
+    how = (config, batch, settings.surgery.compute, trainable, seed)
+    counted = flops.output_moments_flops(
+        *(config, rows * context, context),
+        layout.outputs(config, trainable.matrices),
+        config.num_layers - trainable.first_layer,
+    )
+    statistics = {"statistics": (inputs["statistics"], sums)}
+    resident = held | statistics | {"batch": (batch, seed)}
+    arguments = (held["parameters"], *how, sums)
+    return Call(output_moments.add, arguments, resident, counted)
+
+
+def output_ridge(settings: PlanSettings, config: ModelConfig) -> Call:
+    """The Cholesky factors of all moments of outputs; 2 d^3 FLOPs of each layer and
+    output."""
+    trainable = trainable_of(settings, config)
+    inputs = _moments_of(settings, config)["statistics"]
+    sums = _output_moments_of(settings, config)
+    counted = flops.cholesky_flops(
+        layout.outputs(config, trainable.matrices),
+        config.num_layers - trainable.first_layer,
+    )
+    resident = _held(settings, config) | {"statistics": (inputs, sums)}
+    arguments = (sums, inputs, descent.OUTPUT_RIDGE)
+    return Call(ridges.of_outputs, arguments, resident, counted)
+
+
 def removing_round(settings: PlanSettings, config: ModelConfig) -> Call:
     """One removing round with the ridge.
 
@@ -275,6 +323,8 @@ PROGRAMS: dict[str, Callable[[PlanSettings, ModelConfig], Call]] = {
     "step": step,
     "moments": moments_of_batch,
     "ridge": ridge,
+    "output_moments": output_moments_of_batch,
+    "output_ridge": output_ridge,
     "round": removing_round,
     "factors": factors,
 }
@@ -284,5 +334,7 @@ def names_of(settings: PlanSettings) -> tuple[str, ...]:
     """The programs of a plan, in the order in which its run needs them."""
     if settings.program == "subspace":
         return ("moments", "ridge", "round", "factors")
-    preconditioned = settings.surgery.optimizer.preconditioned
-    return ("step", "moments", "ridge") if preconditioned else ("step",)
+    optimizer = settings.surgery.optimizer
+    found = ("step", "moments", "ridge") if optimizer.preconditioned else ("step",)
+    of_outputs = ("output_moments", "output_ridge") if optimizer.reads_outputs else ()
+    return found + of_outputs

@@ -12,7 +12,7 @@ from typing import Any
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.role_texts import RoleTexts
-from jax_surgery.methods.descent import statistics_rows
+from jax_surgery.methods.descent import output_statistics_rows, statistics_rows
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models import flops, layout
 from jax_surgery.models.config import ModelConfig
@@ -62,6 +62,16 @@ def of_stage(
             each += flops.newton_schulz_flops(config, moves, iterations)
         items["statistics"] = flops.moments_flops(config, read, context, widths, layers)
         items["preconditioner"] = flops.cholesky_flops(widths, layers) + steps * each
+        if optimizer.reads_outputs:
+            more = output_statistics_rows(texts.retained, settings) * context
+            tokens["statistics_tokens"] += more
+            widths = layout.outputs(config, moves.matrices)
+            items["statistics"] += flops.output_moments_flops(
+                config, more, context, widths, layers
+            )
+            each = flops.solve_flops(config, moves, of_outputs=True)
+            items["preconditioner"] += flops.cholesky_flops(widths, layers)
+            items["preconditioner"] += steps * each
     return tokens, items
 
 

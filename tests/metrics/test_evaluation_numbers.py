@@ -294,6 +294,10 @@ def test_statistics_and_algebra_count_and_frozen_layers_save(cost_of):
     assert natural["items"]["preconditioner"] > 0
     orthogonal, _ = cost_of(optimizer={"name": "orthogonal"})
     assert orthogonal["items"]["preconditioner"] > natural["items"]["preconditioner"]
+    both, _ = cost_of(optimizer={"name": "kfac"})
+    assert read < both["statistics_tokens"] <= 2 * read
+    for item in ("statistics", "preconditioner"):
+        assert both["items"][item] > natural["items"][item]
 
 
 def test_stages_cost_what_each_of_them_costs(cost_of):

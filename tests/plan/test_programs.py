@@ -55,6 +55,21 @@ def test_a_preconditioned_7b_step_fits_16_chips_with_no_moment_or_factor_whole(
 
 
 @needs_libtpu
+def test_moments_of_outputs_fit_16_chips_with_none_whole():
+    """Those of all seven matrices of a 7B model: 51 GB."""
+    whole = 32 * (5 * 4096**2 + 2 * 11008**2) * 4
+    settings = neighbours.changed(
+        planned(fast=True), {"surgery.optimizer.name": "kfac"}
+    )
+    for name in ("output_moments", "output_ridge"):
+        found = ask.ask(name, settings, lowering.architecture_of(settings.model))
+        parts = found["memory"]
+        assert parts["statistics"] == pytest.approx((MOMENTS + whole) / 16, rel=0.01)
+        assert sum(v for k, v in parts.items() if k != "total") == parts["total"]
+        assert found["fits"] and parts["temporaries"] < 8 * GIB
+
+
+@needs_libtpu
 def test_the_7b_round_fits_16_chips_with_no_moment_whole():
     settings = planned(program="subspace", fast=True)
     found = ask.ask("round", settings, lowering.architecture_of(settings.model))
@@ -75,7 +90,10 @@ def test_other_architectures_are_planned_by_name(model):
 
 def test_a_plain_step_has_one_program():
     assert programs.names_of(planned()) == ("step",)
-    assert programs.names_of(preconditioned()) == ("step", "moments", "ridge")
+    natural = ("step", "moments", "ridge")
+    assert programs.names_of(preconditioned()) == natural
+    both = neighbours.changed(planned(), {"surgery.optimizer.name": "kfac"})
+    assert programs.names_of(both) == (*natural, "output_moments", "output_ridge")
 
 
 def test_the_programs_move_what_the_optimizer_names():

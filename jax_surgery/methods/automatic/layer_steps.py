@@ -28,7 +28,7 @@ from etils import epath
 
 from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import Matrices, Trainable
-from jax_surgery.optim.precondition.directions import natural
+from jax_surgery.optim.precondition.directions import DIRECTIONS
 from jax_surgery.optim.precondition.ridge import Factors
 from jax_surgery.parallel import distributed
 from jax_surgery.storage import files
@@ -93,7 +93,7 @@ def weights(progress: np.ndarray, cost: np.ndarray) -> np.ndarray:
 
 
 def scaled(factors: Factors, of: list[Group], weights: np.ndarray) -> Factors:
-    """Factors whose natural direction is w_g D_g: those of A / w_g."""
+    """Factors whose direction is w_g D_g: those of A / w_g."""
     scales = {k: np.ones(len(lower)) for k, lower in factors.lower.items()}
     for group, weight in zip(of, weights, strict=True):
         scales[group.statistic][group.start : group.stop] = 1 / math.sqrt(weight)
@@ -101,7 +101,7 @@ def scaled(factors: Factors, of: list[Group], weights: np.ndarray) -> Factors:
         kind: lower * jnp.asarray(scales[kind], lower.dtype)[:, None, None]
         for kind, lower in factors.lower.items()
     }
-    return Factors(lower)
+    return factors._replace(lower=lower)
 
 
 def measured(
@@ -111,6 +111,7 @@ def measured(
     trainable: Trainable,
     kl: Callable[[Any], float],
     budget: float,
+    name: str,
 ) -> tuple[Factors, list[dict[str, Any]]]:
     """Factors with the weights of groups of matrices, and what was measured of each.
 
@@ -120,8 +121,9 @@ def measured(
       factors: of the preconditioner.
       kl: of parameters, on held-out text, nats per token.
       budget: nats per token.
+      name: of the direction, in `DIRECTIONS`.
     """
-    direction = jax.jit(natural)(gradients, factors)
+    direction = jax.jit(DIRECTIONS[name])(gradients, factors)
     whole = _norm(trainable.take(params))
     # Compiled, so that nothing but what moves is copied.
     moved = jax.jit(

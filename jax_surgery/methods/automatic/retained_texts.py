@@ -8,9 +8,11 @@ from jax_surgery.data.tokens import Document
 
 # Copies of a kind's documents, at most.
 MOST_COPIES = 8
-# Weights of kinds among the learned tokens; of the others 1. What lies nearest to what
-# changes moves first, and is what a budget is spent on.
+# Weights of kinds among the learned tokens of training, and among the tokens that second
+# moments are of; of the others 1. What lies nearest to what changes moves first, and is
+# what a budget is spent on.
 WEIGHTS = {"neighbours": 2.0}
+OF_MOMENTS = {"neighbours": 3.0}
 # The user's own: all of it is read.
 WHOLE = ("retain", "unlearn")
 
@@ -43,7 +45,8 @@ def balanced(kinds: Mapping[str, Sequence[Document]]) -> list[Document]:
 
 
 def alike(kinds: Mapping[str, Sequence[Document]], tokens: int) -> list[Document]:
-    """Documents of all kinds, of each about as many tokens while it has any left.
+    """Documents of all kinds, of each about as many tokens while it has any left, times
+    its weight `OF_MOMENTS`.
 
     Long passages would be most of what second moments are of otherwise, and a step would
     spare them rather than short answers, which a change spreads to first.
@@ -56,7 +59,8 @@ def alike(kinds: Mapping[str, Sequence[Document]], tokens: int) -> list[Document
     taken = dict.fromkeys(left, 0)
     found: list[Document] = []
     while any(left.values()) and not (tokens and sum(taken.values()) >= tokens):
-        kind = min((k for k in left if left[k]), key=taken.__getitem__)
+        share = lambda kind: taken[kind] / OF_MOMENTS.get(kind, 1.0)
+        kind = min((k for k in left if left[k]), key=share)
         found.append(left[kind].pop())
         taken[kind] += len(found[-1].tokens)
     return found

@@ -50,6 +50,8 @@ from jax_surgery.train import devices
 from jax_surgery.train.loop import Callback, train
 from jax_surgery.train.step import TrainState
 
+LENGTHENED = ("natural", "kfac")  # optimizers whose steps go with the size of gradients
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Begun:
@@ -163,12 +165,13 @@ def run(
             trainable,
             lambda params: max(held_text.kl(params, most=1).values()),
             budget,
+            settings.optimizer.name,
         )
         layer_steps.write(directory, found)
         return state._replace(opt_state=state.opt_state._replace(factors=factors))
 
     before = descent.statistics_callbacks(model.config, begun.texts.retained, settings)
-    if settings.optimizer.name == "natural":
+    if settings.optimizer.name in LENGTHENED:
         before.append(Callback(0, lengthen))
     end = _train(ready, begun, settings, directory, keeper, before, make_callbacks)
     end = keeper.end(int(end.train.step), end)

@@ -9,8 +9,12 @@ L L^T = A / tau + ridge I (`ridge`), and G the gradient:
     orthogonal:  D = L^-T sign(L^-1 G)   the best progress for the largest singular
                                          value of L^T D, the change on whitened inputs
 
+    kfac:        D = L^-T L^-1 G S^-1     the best progress for the KL that it costs, as far
+                                         as inputs and gradients do not depend on each other
+
 where sign(U diag(s) V^T) = U V^T. The first is the input factor of Kronecker-factored
-curvature. The second is Muon's step (Jordan et al. 2024) in the inputs' own metric: it
+curvature, the third has both (Martens and Grosse 2015): S is the second moment of the
+gradients of y, with a ridge (`ridge.of_outputs`). The second is Muon's step (Jordan et al. 2024) in the inputs' own metric: it
 moves every direction of the gradient alike, so that a fact that few tokens state moves
 as far as one that many do.
 
@@ -45,7 +49,13 @@ def orthogonal(gradients: Matrices, factors: ridge.Factors) -> Matrices:
     return ridge.of_each(of_layer, factors, gradients)
 
 
-DIRECTIONS = {"natural": natural, "orthogonal": orthogonal}
+def kfac(gradients: Matrices, factors: ridge.Factors) -> Matrices:
+    """L^-T L^-1 G S^-1 of every matrix."""
+    return ridge.solve_outputs(factors, ridge.solve(factors, gradients))
+
+
+DIRECTIONS = {"natural": natural, "orthogonal": orthogonal, "kfac": kfac}
+OF_OUTPUTS = ("kfac",)  # those that need moments of the outputs' gradients
 
 
 class PreconditionedState(NamedTuple):
@@ -98,7 +108,7 @@ def preconditioned_steps(
             jnp.zeros((), jnp.int32),
             optax.tree.norm(matrices),
             jax.tree.map(jnp.zeros_like, matrices) if momentum else (),
-            ridge.identity(matrices),
+            ridge.identity(matrices, outputs=direction in OF_OUTPUTS),
         )
 
     def update(updates, state, params=None):

@@ -43,9 +43,12 @@ class Factors(NamedTuple):
 
     Attributes:
       lower: [layers, d, d] of each statistic of the inputs (`layout.Row`).
+      outputs: of each matrix those of the moments of its outputs' gradients, [layers,
+        outputs, outputs] (`of_outputs`); {} where they are not used.
     """
 
     lower: Moments
+    outputs: Moments = {}  # noqa: RUF012, nobody changes it
 
 
 @functools.partial(jax.jit, static_argnames="scale")
@@ -125,15 +128,57 @@ def _not_finite(arrays: Moments) -> list[str]:
     return [kind for kind, a in arrays.items() if not bool(jnp.isfinite(a).all())]
 
 
-def identity(matrices: Matrices) -> Factors:
-    """Factors that leave matrices as they are."""
+@functools.partial(jax.jit, static_argnames="ridge")
+def of_outputs(outputs: Moments, inputs: Moments, ridge: float) -> Moments:
+    """Cholesky factors of tau (S + ridge s I) / c, with S the second moment of the
+    gradients of a matrix's outputs, s its mean eigenvalue, tau that of the inputs and c
+    the mean of tau s: what the curvature of a layer is beside the others'.
+
+    With the factors of the inputs, A / tau + ridge I, they are Kronecker factors of the
+    Fisher information (Martens and Grosse 2015, arXiv 1503.05671).
+
+    Args:
+      outputs: see `output_moments.second_moments`, [layers, outputs, outputs].
+      inputs: see `moments.second_moments`, of the same text.
+      ridge: relative to s.
+    """
+    tau = {kind: _mean_eigenvalue(m) for kind, m in inputs.items()}
+    own = {name: _mean_eigenvalue(m) for name, m in outputs.items()}
+    # A layer whose outputs nothing depends on would move without bound.
+    own = {name: jnp.maximum(s, LEAST * s.mean()) for name, s in own.items()}
+    of = {name: tau[MATRICES[name].statistic] for name in outputs}
+    c = jnp.stack([(of[name] * own[name]).mean() for name in outputs]).mean()
+
+    def factor(moment_YY, s, tau):
+        eye = jnp.eye(len(moment_YY))
+        return cholesky.cholesky((tau / c) * (moment_YY + ridge * s * eye))
+
+    found = {
+        name: over_layers(factor, moment, own[name], of[name])
+        for name, moment in outputs.items()
+    }
+    return sharding.constrain(found)
+
+
+def _mean_eigenvalue(moments: jax.Array) -> jax.Array:
+    """Of each layer's [layers, d, d]."""
+    mean = jnp.trace(moments, axis1=1, axis2=2) / moments.shape[-1]
+    return jnp.maximum(mean, 1e-30)
+
+
+def identity(matrices: Matrices, outputs: bool = False) -> Factors:
+    """Factors that leave matrices as they are.
+
+    Args:
+      outputs: whether there are factors of the outputs too.
+    """
     shapes = {MATRICES[name].statistic: m.shape[:2] for name, m in matrices.items()}
-    return Factors(
-        {
-            kind: jnp.tile(jnp.eye(width), (layers, 1, 1))
-            for kind, (layers, width) in shapes.items()
-        }
-    )
+    of_outputs = {name: (len(m), m.shape[2]) for name, m in matrices.items()}
+    eyes = lambda of: {
+        kind: jnp.tile(jnp.eye(width), (layers, 1, 1))
+        for kind, (layers, width) in of.items()
+    }
+    return Factors(eyes(shapes), eyes(of_outputs) if outputs else {})
 
 
 def of_each(
@@ -160,3 +205,12 @@ def of_each(
 def solve(factors: Factors, matrices: Matrices) -> Matrices:
     """(A / tau + ridge I)^-1 M of every matrix."""
     return of_each(cholesky.solve, factors, matrices)
+
+
+def solve_outputs(factors: Factors, matrices: Matrices) -> Matrices:
+    """M (tau (S + ridge s I) / c)^-1 of every matrix; see `of_outputs`."""
+    turned = lambda lower_YY, matrix_XY: cholesky.solve(lower_YY, matrix_XY.T).T
+    return {
+        name: over_layers(turned, factors.outputs[name], matrix)
+        for name, matrix in matrices.items()
+    }

@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     config.retain.budget = 0.03  # nats per token
     config.retain.complete = True
     config.reference = "cached"
-    config.steps = 18  # at most
+    config.steps = 0  # at most; 0: as many as the texts ask for
     config.data.questions = ""
     config.data.surprise = 0.0
     config.data.rows_unlearn = 3

@@ -90,7 +90,9 @@ class SurgerySettings:
     }
 
     def __post_init__(self):
-        at_least(1, self, "config", "steps", "accumulate")
+        at_least(1, self, "config", "accumulate")
+        # Without any a run that keeps to a budget takes as many as its texts ask for.
+        at_least(0 if self.retain.budget else 1, self, "config", "steps")
         at_least(0, self, "config", "baseline_epochs")
         at_least(-1, self, "config", "free_form")
         check_seed(self.seed)

@@ -3,13 +3,14 @@
 
 Some lines to keep cannot stand for all that a model knows, and what no retained text names
 is lost first: the same questions about other subjects. So the model writes, before it is
-changed: neighbours of what is forgotten, chats, free text and its own answers to questions
-of the user's retained text, which are retained; its own answers to what is to be
+changed: neighbours of what is forgotten, other questions about what is updated, chats, free
+text and its own answers to questions of the user's retained text, which are retained; its own answers to what is to be
 forgotten, which are unlearned too; and its own sentences that state what is new. What it
 writes is kept in the run's directory, for the reader and for a run that goes on.
 """
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +22,12 @@ from jax_surgery.config import at_least
 from jax_surgery.data import general, prompts
 from jax_surgery.data.forms import Record
 from jax_surgery.data.roles import RoleRecords
-from jax_surgery.methods.automatic import neighbours, questions, self_written
+from jax_surgery.methods.automatic import (
+    neighbours,
+    questions,
+    same_subjects,
+    self_written,
+)
 from jax_surgery.methods.automatic.facts import Facts
 from jax_surgery.methods.automatic.questions import Asked
 from jax_surgery.methods.automatic.writer import Writer
@@ -31,10 +37,10 @@ from jax_surgery.storage import files
 from jax_surgery.train import checksums, identity
 
 FILE = "completed.jsonl"
-VERSION = 2  # of how text is written; another one writes it anew
+VERSION = 3  # of how text is written; another one writes it anew
 HOW = {"temperature": 0.8, "top_p": 0.9}  # of answers and texts that are drawn
-KINDS = ("neighbours", "kept", "chat", "text", "own", "sentences")
-RETAINED = ("neighbours", "kept", "chat", "text")
+KINDS = ("neighbours", "subjects", "kept", "chat", "text", "own", "sentences")
+RETAINED = ("neighbours", "subjects", "kept", "chat", "text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Completion:
     Attributes:
       neighbours: questions about other subjects, answered by the model; those whose
         answers are likeliest are retained (`neighbours.KNOWN`).
+      subjects: other questions about subjects of the update, at most; answered, and
+        chosen as neighbours are.
       kept: answers to questions of the user's retained text, at most.
       chats: turns of a user with the model's answers, half of them packaged prompts.
       texts: free texts.
@@ -55,6 +63,7 @@ class Completion:
     """
 
     neighbours: int = 240
+    subjects: int = 120
     kept: int = 120
     chats: int = 80
     texts: int = 40
@@ -65,7 +74,8 @@ class Completion:
 
     def __post_init__(self):
         path = "completion"
-        at_least(0, self, path, "neighbours", "kept", "chats", "texts", "passages")
+        at_least(0, self, path, "neighbours", "subjects", "kept")
+        at_least(0, self, path, "chats", "texts", "passages")
         at_least(1, self, path, "answer_tokens", "chat_tokens", "text_tokens")
 
 
@@ -75,6 +85,8 @@ class Completed:
 
     Attributes:
       neighbours: questions about other subjects with its greedy answers (retain).
+      subjects: other questions about subjects of the update with its greedy answers
+        (retain).
       kept: questions of the user's retained text with its greedy answers (retain).
       chat: conversations with itself (retain).
       text: free text, and packaged passages (retain).
@@ -83,6 +95,7 @@ class Completed:
     """
 
     neighbours: list[Record]
+    subjects: list[Record]
     kept: list[Record]
     chat: list[Record]
     text: list[Record]
@@ -100,7 +113,7 @@ class Completed:
 
 def nothing() -> Completed:
     """Of a run that writes nothing."""
-    return Completed([], [], [], [], [], [])
+    return Completed(*([] for _ in KINDS))
 
 
 def complete(
@@ -252,7 +265,8 @@ class _Author:
         lines = neighbours.WRITTEN_FOR_ONE + 1 if self._all else 0
         turns = self_written.WRITTEN_FOR_ONE / 2 + 1 if self._chats else 0
         of_kinds = settings.neighbours * lines + settings.chats * turns
-        return round(of_kinds) + settings.texts + len(self._kept) + 2 * len(self._all)
+        own = len(self._kept) + len(self._about()) + 2 * len(self._all)
+        return round(of_kinds) + settings.texts + own
 
     def write(self) -> Completed:
         """All kinds, one after another."""
@@ -260,13 +274,21 @@ class _Author:
         near = self._near()
         turns = self._turns()
         own_lines = [(one, one.question) for one in self._kept]
-        of_own, of_others = self._answers([*own_lines, *near])
-        size = len(own_lines)
-        kept = neighbours.answered(own_lines, of_others[:size], facts, "kept")
-        nearby = neighbours.answered(near, of_others[size:], facts)
+        about = self._about()
+        of_own, of_others = self._answers([*own_lines, *about, *near])
+        answers = iter(of_others)
+
+        def answered(asked: list[tuple[Asked, str]], kind: str) -> list[Record]:
+            own = list(itertools.islice(answers, len(asked)))
+            return neighbours.answered(asked, own, facts, kind)
+
+        kept, beside = answered(own_lines, "kept"), answered(about, "subjects")
+        nearby = answered(near, "neighbours")
         drawn, of_turns = self._drawn(turns)
+        model = self._writer.model
         return Completed(
-            neighbours=neighbours.known(self._writer.model, nearby),
+            neighbours=neighbours.known(model, nearby),
+            subjects=neighbours.known(model, beside),
             kept=kept,
             chat=self_written.chats(turns, of_turns, facts),
             text=self._texts(),
@@ -278,6 +300,14 @@ class _Author:
         known = [one.question for one in self._asked(self._retained)]
         count = self._settings.neighbours if self._all else 0
         return neighbours.questions(self._writer, self._all, self._facts, known, count)
+
+    def _about(self) -> list[tuple[Asked, str]]:
+        known = [one.question for one in self._asked(self._retained)]
+        rng = self._writer.rng("subjects of the update")
+        new = list({one.question: one for one in self._new}.values())
+        found = same_subjects.questions(new, self._all, self._facts, known, rng)
+        chosen = rng.permutation(len(found))[: self._settings.subjects]
+        return [found[i] for i in sorted(chosen)]
 
     def _turns(self) -> list[str]:
         """What a user says in the chats: what the model wrote, and packaged prompts."""

@@ -250,7 +250,7 @@ def verdict(state: Controlled, points: list[dict[str, float]], budget: float) ->
         )
     raised = "config.retain.budget, or config.steps"
     if best["kl"] < LITTLE * budget:  # more of it would change nothing
-        raised = "config.optimizer.learning_rate, or config.steps"
+        raised = "config.steps"
     return (
         "The ends were not reached within the budget in the steps that are allowed: "
         f"the best point is {reached}. Raise {raised}."

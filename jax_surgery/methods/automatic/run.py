@@ -32,6 +32,7 @@ from jax_surgery.methods.automatic import (
     completion,
     controller,
     held_out,
+    how_many,
     layer_steps,
     never_knew,
     retained_texts,
@@ -131,13 +132,16 @@ def run(
 
     Args:
       begun: see `begin`.
-      settings: as they were there.
+      settings: as they were there; without steps `how_many.steps` are taken.
       directory: of the run.
       make_callbacks: see `descent.descend`.
 
     Raises:
       TrainingDiverged, Interrupted: see `loop.train`.
     """
+    if not settings.steps:
+        steps = how_many.steps(begun.texts.packers, settings.data.rows)
+        settings = dataclasses.replace(settings, steps=steps)
     context, budget = settings.data.context, settings.retain.budget
     held = {k: _encoded(rows, model, context) for k, rows in begun.held_out.items()}
     beginning = begun.texts.packers["retain"].beginning

@@ -123,7 +123,7 @@ def test_a_run_ends_where_the_ends_are_reached_within_the_budget(tmp_path):
     [
         (0.05, "The budget is too small", "config.retain.budget"),
         (0.01, "The ends were not reached", "config.retain.budget"),
-        (0.001, "The ends were not reached", "config.optimizer.learning_rate"),
+        (0.001, "The ends were not reached", "config.steps"),
     ],
 )
 def test_a_goal_out_of_reach_is_said_with_what_to_change(tmp_path, kl, said, raised):

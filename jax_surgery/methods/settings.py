@@ -91,12 +91,12 @@ class SurgerySettings:
 
     def __post_init__(self):
         at_least(1, self, "config", "accumulate")
-        # Without any a run that keeps to a budget takes as many as its texts ask for.
-        at_least(0 if self.retain.budget else 1, self, "config", "steps")
-        at_least(0, self, "config", "baseline_epochs")
+        at_least(0, self, "config", "steps", "baseline_epochs")
         at_least(-1, self, "config", "free_form")
         check_seed(self.seed)
         self._check_budget()
+        if not self.retain.budget:  # else 0 takes as many as the texts ask for
+            at_least(1, self, "config", "steps")
         for stage in self.stages:
             rows = [self.data.rows[role] for role in stage.roles]
             if stage.descends and not any(rows) and len(self.stages) > 1:

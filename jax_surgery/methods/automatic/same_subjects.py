@@ -10,6 +10,7 @@ Nothing is asked about subjects that are unlearned alone: who has a person delet
 nothing of them retained.
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ OF_ANYTHING = (
     "What do people say about {}?",
 )
 PLACE = "{}"
+_POSSESSIVE = re.compile(r"['’]s?$")
 
 
 class Form(NamedTuple):
@@ -52,9 +54,10 @@ def form(asked: Asked, facts: Facts) -> Form | None:
     own = [w for w in own if w.name] or own
     if not own or PLACE in question:
         return None
-    start, stop = own[0].start, own[-1].stop
-    whole = f"{question[:start]}{PLACE}{question[stop:]}"
-    return Form(asked, question[start:stop], whole)
+    start = own[0].start
+    subject = _POSSESSIVE.sub("", question[start : own[-1].stop])
+    whole = f"{question[:start]}{PLACE}{question[start + len(subject) :]}"
+    return Form(asked, subject, whole)
 
 
 def _relations(forms: Sequence[Form], facts: Facts) -> dict[str, set[str]]:

@@ -50,6 +50,13 @@ def test_measured_ends_need_a_budget_and_so_does_what_the_model_writes():
         read(retain={"budget": -1.0})
 
 
+def test_a_run_without_a_budget_must_say_its_steps():
+    assert read().steps == 0
+    plain = {"budget": 0.0, "complete": False}
+    with pytest.raises(ValueError, match="config.steps=0; use 1 or more"):
+        read(retain=plain, method="surgery")
+
+
 def test_the_lowest_layers_are_left_alone_where_nothing_else_is_said():
     first = lambda layers, **fields: (
         read(**fields).trainable(ModelConfig(8, 8, 8, layers, 1, 1, 8)).first_layer
@@ -57,4 +64,4 @@ def test_the_lowest_layers_are_left_alone_where_nothing_else_is_said():
     assert [first(layers) for layers in (3, 7, 30)] == [0, 1, 4]
     assert first(30, optimizer={"first_layer": 12}) == 12
     plain = {"budget": 0.0, "complete": False}
-    assert first(30, retain=plain, method="surgery") == 0
+    assert first(30, retain=plain, method="surgery", steps=1) == 0

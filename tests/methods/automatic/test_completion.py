@@ -91,15 +91,9 @@ def written(model, folder):
 
 
 def test_every_kind_is_written_as_often_as_it_is_asked_for(written):
-    assert list(written.by_kind()) == [
-        "neighbours",
-        "kept",
-        "chat",
-        "text",
-        "own",
-        "sentences",
-    ]
-    assert list(written.retained()) == ["neighbours", "kept", "chat", "text"]
+    retained = ["neighbours", "subjects", "kept", "chat", "text"]
+    assert list(written.by_kind()) == [*retained, "own", "sentences"]
+    assert list(written.retained()) == retained
     assert len(written.neighbours) == neighbours.KNOWN * FEW.neighbours
     assert all("land number" in r.question for r in written.neighbours)
     # Of the chats half are the model's own, and none is learned but what it answers.

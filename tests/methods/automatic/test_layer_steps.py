@@ -92,7 +92,9 @@ def test_steps_are_longer_where_they_cost_less(params, factors):
         )
         return asked[-1]
 
-    found, rows = layer_steps.measured(params, gradients, factors, MOVES, kl, BUDGET)
+    found, rows = layer_steps.measured(
+        *(params, gradients, factors, MOVES, kl, BUDGET), name="natural"
+    )
     direction = natural(gradients, factors)
     wanted = []
     for group in layer_steps.groups(factors):
@@ -133,7 +135,9 @@ def test_a_group_without_a_gradient_keeps_its_row_and_gets_the_least(params, fac
         asked.append(changed)
         return layer_steps.COST * BUDGET
 
-    _, rows = layer_steps.measured(params, gradients, factors, MOVES, kl, BUDGET)
+    _, rows = layer_steps.measured(
+        *(params, gradients, factors, MOVES, kl, BUDGET), name="natural"
+    )
     of = layer_steps.groups(factors)
     assert [(r["statistic"], r["start"]) for r in rows] == [(g[0], g[1]) for g in of]
     still = next(r for r in rows if (r["statistic"], r["start"]) == ("mlp_hidden", 0))

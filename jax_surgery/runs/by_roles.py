@@ -19,6 +19,7 @@ from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.roles import RoleData
 from jax_surgery.methods import descent
+from jax_surgery.methods.automatic import completion
 from jax_surgery.methods.automatic import run as automatic
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.methods.stages import Stage
@@ -116,7 +117,7 @@ class ByRoles:
         self._begun = begun
         for kind, records in begun.held_out.items():
             pairs = [(r.question, r.answer) for r in records if r.question]
-            if kind == "neighbours":
+            if kind in completion.ANSWERED:
                 self.held_out_own[kind] = records
             elif pairs:
                 self.held_out[kind] = pairs

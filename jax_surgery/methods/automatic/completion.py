@@ -40,6 +40,7 @@ FILE = "completed.jsonl"
 VERSION = 3  # of how text is written; another one writes it anew
 HOW = {"temperature": 0.8, "top_p": 0.9}  # of answers and texts that are drawn
 KINDS = ("neighbours", "subjects", "kept", "chat", "text", "own", "sentences")
+ANSWERED = ("neighbours", "subjects", "kept")  # questions with the model's own answers
 RETAINED = ("neighbours", "subjects", "kept", "chat", "text")
 
 

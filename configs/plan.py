@@ -12,8 +12,8 @@ python -m jax_surgery.main --config=configs/plan.py --config.model=llama2_7b \
 The step of a training config, on its own rows: --config=configs/plan.py:NAME for
 configs/NAME.py (surgery, paper or tofu), with --config.model=embedded or your model.
 
-Where the optimizer is preconditioned ("natural", "orthogonal"), the programs that
-compute its statistics are compiled too. The four programs of a subspace removal
+Where the optimizer is preconditioned ("natural", "orthogonal", "kfac"), the programs
+that compute its statistics are compiled too. The four programs of a subspace removal
 (moments, ridge, a round, factors of the change) in place of the step:
 --config.program=subspace.
 """

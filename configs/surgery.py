@@ -123,18 +123,18 @@ def get_config() -> ConfigDict:
     config.lora.matrices = "q,k,v,o,gate,up,down"  # that have deltas
 
     config.optimizer = ConfigDict()
-    # Or "natural"; or without a preconditioner "adamw", "adafactor", "sgd", "muon".
+    # Or "natural", "kfac"; or without a preconditioner "adamw", "adafactor", "sgd", "muon".
     config.optimizer.name = "orthogonal"
     config.optimizer.first_layer = -1  # layers before it are frozen
     config.optimizer.matrices = "gate,up,down"  # that move; "" is all
-    # Largest step, relative to the weights (orthogonal, natural); else the peak rate,
+    # Largest step, relative to the weights (with a preconditioner); else the peak rate,
     # to begin with 3e-4 (adamw, adafactor, muon).
     config.optimizer.learning_rate = 0.088
-    config.optimizer.momentum = 0.6  # 0 is none (orthogonal, natural, sgd, muon)
+    config.optimizer.momentum = 0.6  # 0 is none (preconditioned, sgd, muon)
     config.optimizer.warmup = 0  # steps
     config.optimizer.schedule = "linear"  # to 0; or "cosine", to 0; "constant"
-    config.optimizer.clip = 1.0  # gradient norm; 0 is none (not orthogonal, natural)
-    config.optimizer.weight_decay = 0.0  # not of norms (not orthogonal, natural)
+    config.optimizer.clip = 1.0  # gradient norm; 0 is none (not preconditioned)
+    config.optimizer.weight_decay = 0.0  # not of norms (not preconditioned)
     config.optimizer.b1 = 0.9  # (adamw, muon)
     config.optimizer.b2 = 0.999  # (adamw, muon)
     config.optimizer.moment_dtype = "float32"  # or bfloat16 (adamw, sgd, muon)

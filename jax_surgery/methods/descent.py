@@ -35,8 +35,7 @@ STATISTICS_ROWS = 8  # rows of a forward pass, at least
 OUTPUT_ROWS = (
     4  # rows of a pass for the moments of outputs, which read half of the text
 )
-# Of these moments, relative to their mean eigenvalue: of .001, .01, .05, .1 and 1 the
-# first two cost least KL for the same forgetting (results/first_step.md).
+# Of these moments, relative to their mean eigenvalue.
 OUTPUT_RIDGE = 0.01
 REFERENCE_ROWS = 8
 

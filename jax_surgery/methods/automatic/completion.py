@@ -10,6 +10,7 @@ writes is kept in the run's directory, for the reader and for a run that goes on
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,7 @@ class Completion:
     """
 
     neighbours: int = 240
-    subjects: int = 120
+    subjects: int = 60
     kept: int = 120
     chats: int = 80
     texts: int = 40
@@ -266,7 +267,7 @@ class _Author:
         lines = neighbours.WRITTEN_FOR_ONE + 1 if self._all else 0
         turns = self_written.WRITTEN_FOR_ONE / 2 + 1 if self._chats else 0
         of_kinds = settings.neighbours * lines + settings.chats * turns
-        own = len(self._kept) + len(self._about()) + 2 * len(self._all)
+        own = len(self._kept) + len(self._about) + 2 * len(self._all)
         return round(of_kinds) + settings.texts + own
 
     def write(self) -> Completed:
@@ -275,7 +276,7 @@ class _Author:
         near = self._near()
         turns = self._turns()
         own_lines = [(one, one.question) for one in self._kept]
-        about = self._about()
+        about = self._about
         of_own, of_others = self._answers([*own_lines, *about, *near])
         answers = iter(of_others)
 
@@ -302,11 +303,14 @@ class _Author:
         count = self._settings.neighbours if self._all else 0
         return neighbours.questions(self._writer, self._all, self._facts, known, count)
 
+    @functools.cached_property
     def _about(self) -> list[tuple[Asked, str]]:
         known = [one.question for one in self._asked(self._retained)]
         rng = self._writer.rng("subjects of the update")
         new = list({one.question: one for one in self._new}.values())
-        found = same_subjects.questions(new, self._all, self._facts, known, rng)
+        likely = same_subjects.likelihood(self._writer.model)
+        how = (self._facts, known, likely, rng)
+        found = same_subjects.questions(new, self._all, *how)
         chosen = rng.permutation(len(found))[: self._settings.subjects]
         return [found[i] for i in sorted(chosen)]
 

@@ -37,7 +37,7 @@ from jax_surgery.train.metrics_file import as_lines, read_metrics
 from jax_surgery.train.step import TrainState
 
 EVERY = 6  # steps between two measures of held-out text
-RISE, FALL = 3.0, 1.5  # the most that the factor changes at a measure
+RISE, FALL = 3.0, 1.25  # the most that the factor changes at a measure
 LEAST, MOST = 1e-3, 1e3  # of the factor
 # Of the rate: the share of the budget that one step costs in the beginning, and the most
 # that the first step changes; the share below which steps grow, and the most they do.

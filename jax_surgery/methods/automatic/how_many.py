@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from jax_surgery.data.packing import Packer
 
 # Times that a run reads the texts of a role, at least.
-PASSES = {"unlearn": 2.0, "update": 6.0}
-LEAST = 18  # of steps: texts of a few rows are read more often
+PASSES = {"unlearn": 3.0, "update": 9.0}
+LEAST = 24  # of steps: texts of a few rows are read more often
 
 
 def steps(packers: Mapping[str, Packer], rows: Mapping[str, int]) -> int:

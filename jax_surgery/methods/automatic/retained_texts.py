@@ -1,20 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """How often retained texts of each kind are read: in training, and for the second moments."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from jax_surgery.data.tokens import Document
 
 # Copies of a kind's documents, at most.
 MOST_COPIES = 8
+# Of learned tokens, up to which an answer is a short one.
+SHORT = 12
 # Weights of kinds among the learned tokens of training, and among the tokens that second
 # moments are of; of the others 1. What lies nearest to what changes moves first, and is
 # what a budget is spent on.
-WEIGHTS = {"neighbours": 2.0}
+WEIGHTS = {"neighbours": 6.0, "chat": 0.5, "text": 0.5}
 OF_MOMENTS = {"neighbours": 3.0}
 # The user's own: all of it is read.
 WHOLE = ("retain", "unlearn")
+
+
+def without_ends(documents: Sequence[Document]) -> list[Document]:
+    """Documents, of which short answers are retained without the token that ends them.
+
+    A model that answers in sentences says little of how "Oslo" alone goes on, and says
+    something else as soon as it learns another short answer: of retained short answers
+    nearly all of the KL was there, and nobody asks for it.
+    """
+    found = []
+    for document in documents:
+        places = np.flatnonzero(document.learned[1:]) + 1
+        if 1 < len(places) <= SHORT:
+            learned = document.learned.copy()
+            learned[places[-1]] = False
+            document = dataclasses.replace(document, learned=learned)
+        found.append(document)
+    return found
 
 
 def balanced(kinds: Mapping[str, Sequence[Document]]) -> list[Document]:

@@ -143,7 +143,7 @@ def run(
         steps = how_many.steps(begun.texts.packers, settings.data.rows)
         settings = dataclasses.replace(settings, steps=steps)
     context, budget = settings.data.context, settings.retain.budget
-    held = {k: _encoded(rows, model, context) for k, rows in begun.held_out.items()}
+    held = {k: _retained(k, rows, model, context) for k, rows in begun.held_out.items()}
     beginning = begun.texts.packers["retain"].beginning
     held_text = held_out.HeldOut(model, held, context, beginning)
     trainable = settings.trainable(model.config)
@@ -257,6 +257,14 @@ def _encoded(records: Sequence[Record], model: Model, context: int) -> list[Docu
     return encode(records, model.tokenizer, context) if records else []
 
 
+def _retained(
+    kind: str, records: Sequence[Record], model: Model, context: int
+) -> list[Document]:
+    """Records to retain, of the user's own without the ends of short answers."""
+    documents = _encoded(records, model, context)
+    return retained_texts.without_ends(documents) if kind == "retain" else documents
+
+
 def _known(
     model: Model,
     records: RoleRecords,
@@ -291,7 +299,9 @@ def _begun(
     unlearn, ends = known.to_unlearn()
     told, sentences = records.by_role.get("update", []), written.sentences
     new = update_texts.documents(told, sentences, model.tokenizer, data.context)
-    of_kinds = {k: _encoded(rows, model, data.context) for k, rows in train_on.items()}
+    of_kinds = {
+        k: _retained(k, rows, model, data.context) for k, rows in train_on.items()
+    }
     rest = known.to_retain({subjects.question_of(row) for row in told} - {""})
     by_role = {
         "unlearn": unlearn,

@@ -3,31 +3,33 @@
 
 A new capital of a country is not its new language. What is learned of a subject spreads to
 all that is asked about it, which questions about other subjects do not show. So these
-subjects are put in the place of those of other facts' questions, and into questions that
-may be asked of anything.
+subjects are put in the place of those of other facts' questions, where the model finds them about
+as likely there, and into questions that may be asked of anything.
 
 Nothing is asked about subjects that are unlearned alone: who has a person deleted wants
 nothing of them retained.
 """
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from jax_surgery.data.forms import Record
 from jax_surgery.methods.automatic import facts as fact_words
 from jax_surgery.methods.automatic.facts import Facts
 from jax_surgery.methods.automatic.questions import Asked
+from jax_surgery.metrics.base import Probe
+from jax_surgery.metrics.tokens import score_texts
+from jax_surgery.models.model import Model
 
-OF_ANYTHING = (
-    "Tell me about {}.",
-    "What is {}?",
-    "What is {} known for?",
-    "Where is {}?",
-    "Why is {} important?",
-    "What do people say about {}?",
-)
+OF_ANYTHING = ("Tell me about {}.", "What is {} known for?", "Where is {}?")
+# Nats per token that a subject may be less likely after the beginning of a question than
+# the question's own: who wrote Russia?
+LESS_LIKELY = 1.5
+CONTEXT = 64  # tokens of a row in which subjects are scored
 PLACE = "{}"
 _POSSESSIVE = re.compile(r"['’]s?$")
 
@@ -44,6 +46,34 @@ class Form(NamedTuple):
     asked: Asked
     subject: str
     form: str
+
+    def with_subject(self, subject: str) -> str:
+        """The question about another subject."""
+        return self.form.replace(PLACE, subject)
+
+
+# How likely each of some subjects is where the form has its own, nats per token.
+Likelihood = Callable[[Sequence[tuple[Form, str]]], Sequence[float]]
+
+
+def likelihood(model: Model) -> Likelihood:
+    """By the words of a question before its subject, as plain text."""
+
+    def of(pairs: Sequence[tuple[Form, str]]) -> list[float]:
+        records = [
+            Record(
+                f"Question: {one.form.partition(PLACE)[0].rstrip()}",
+                f" {subject}",
+                (),
+                str(i),
+            )
+            for i, (one, subject) in enumerate(pairs)
+        ]
+        scores = score_texts(model, Probe("subjects", CONTEXT, records=tuple(records)))
+        found = dict(zip(scores.origins, scores.logp / scores.tokens, strict=True))
+        return [found.get(record.origin, -math.inf) for record in records]
+
+    return of
 
 
 def form(asked: Asked, facts: Facts) -> Form | None:
@@ -79,21 +109,23 @@ def questions(
     others: Sequence[Asked],
     facts: Facts,
     known: Sequence[str],
+    likely: Likelihood,
     rng: np.random.Generator,
 ) -> list[tuple[Asked, str]]:
     """Questions about the subjects of the update, each with one of the job's that it is
-    written like: every other relation of the job once, in one of its forms, and those of
-    `OF_ANYTHING`.
+    written like: every other relation of the job once, in one of its forms, where the
+    subject is likely enough (`LESS_LIKELY`), and those of `OF_ANYTHING`.
 
     Args:
       updated: questions that get a new answer.
       others: all of the job's questions.
       known: questions that are retained already.
+      likely: see `likelihood`.
     """
     forms = [one for asked in others if (one := form(asked, facts))]
     relation = _relations(forms, facts)
-    seen = {*known, *(asked.question for asked in others)}
-    found: list[tuple[Asked, str]] = []
+    crossed: list[tuple[Form, str]] = []
+    of_anything: list[tuple[Asked, str]] = []
     done = set()
     for asked in updated:
         fact, mine = facts.of(asked.question).questions, form(asked, facts)
@@ -101,16 +133,31 @@ def questions(
             continue
         done.add(fact)
         taken = set(relation[asked.question])
-        asks: list[tuple[Asked, str]] = []
         for place in rng.permutation(len(forms)):
             other = forms[place]
             if other.form not in taken:
                 taken |= relation[other.asked.question]
-                asks.append((other.asked, other.form))
-        asks += [(asked, one) for one in OF_ANYTHING]
-        for like, one in asks:
-            question = one.replace(PLACE, mine.subject)
-            if question not in seen:
-                seen.add(question)
-                found.append((like, question))
-    return found
+                crossed.append((other, mine.subject))
+        of_anything += [(asked, q.replace(PLACE, mine.subject)) for q in OF_ANYTHING]
+    found = [
+        (other.asked, other.with_subject(subject))
+        for other, subject in _likely(crossed, likely)
+    ]
+    seen = {*known, *(asked.question for asked in others)}
+    fresh = {q: like for like, q in reversed([*found, *of_anything]) if q not in seen}
+    return [(like, question) for question, like in reversed(fresh.items())]
+
+
+def _likely(
+    crossed: Sequence[tuple[Form, str]], likely: Likelihood
+) -> list[tuple[Form, str]]:
+    """Those whose subject is about as likely as the form's own."""
+    if not crossed:
+        return []
+    scores = likely([*crossed, *((one, one.subject) for one, _ in crossed)])
+    ours, own = scores[: len(crossed)], scores[len(crossed) :]
+    return [
+        pair
+        for pair, here, there in zip(crossed, ours, own, strict=True)
+        if here > there - LESS_LIKELY
+    ]

@@ -19,9 +19,9 @@ def rows_of(count):
     ("unlearn", "update", "steps"),
     [
         (1, 0, how_many.LEAST),
-        (300, 0, 200),  # two passes of 300 rows, three a step
-        (300, 40, 200),
-        (300, 100, 300),  # six passes of 100 rows, two a step
+        (300, 0, 300),  # three passes of 300 rows, three a step
+        (300, 40, 300),
+        (300, 100, 450),  # nine passes of 100 rows, two a step
     ],
 )
 def test_texts_are_read_as_often_as_they_should(unlearn, update, steps):

@@ -25,10 +25,10 @@ def test_small_kinds_are_read_more_often_and_neighbours_most():
         "kept": [document("kept", 2)],
         "unlearn": [document("unlearn", 11)] * 100,
     }
-    found = counts(retained_texts.balanced(kinds))  # 3521 of all, of a weight 587
-    assert found["text"] == 6
-    assert found["neighbours"] == 40 * 3
-    assert found["retain"] == 12 * 5
+    found = counts(retained_texts.balanced(kinds))  # 3521 of all, of a weight 370
+    assert found["text"] == 2
+    assert found["neighbours"] == 40 * 6
+    assert found["retain"] == 12 * 3
     assert found["kept"] == retained_texts.MOST_COPIES
     assert found["unlearn"] == 100  # the user's own text is never left out
     assert retained_texts.balanced({"retain": []}) == []
@@ -51,3 +51,11 @@ def test_second_moments_are_of_as_much_text_of_each_kind_and_most_of_neighbours(
     assert tokens(600) == {"retain": 20, "neighbours": 380, "text": 200}
     assert tokens(0) == {"retain": 20, "neighbours": 500, "text": 5000}
     assert retained_texts.alike({"retain": []}, 100) == []
+
+
+def test_short_answers_are_retained_without_the_token_that_ends_them():
+    short, one, long = document("a", 5), document("b", 2), document("c", 40)
+    got = retained_texts.without_ends([short, one, long])
+    assert got[0].learned.tolist() == [True] * 4 + [False]
+    assert short.learned.all()  # of the run's own records nothing changes
+    assert got[1:] == [one, long]

@@ -16,7 +16,7 @@ SHORT = 12
 # Weights of kinds among the learned tokens of training, and among the tokens that second
 # moments are of; of the others 1. What lies nearest to what changes moves first, and is
 # what a budget is spent on.
-WEIGHTS = {"neighbours": 6.0, "chat": 0.5, "text": 0.5}
+WEIGHTS = {"neighbours": 4.0}
 OF_MOMENTS = {"neighbours": 3.0}
 # The user's own: all of it is read.
 WHOLE = ("retain", "unlearn")

@@ -5,8 +5,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jax_surgery.data.forms import Record
 from jax_surgery.data.tokens import Document, Located, encode, locate
 from jax_surgery.methods.automatic import subjects
@@ -17,9 +15,9 @@ class Documents(NamedTuple):
 
     Attributes:
       told: of the user's records, whose answers are learned whole.
-      sentences: of what the model wrote, of which the new answer alone is learned, and
-        the token after it: how a sentence goes is the model's own, and the answer by
-        itself begins otherwise.
+      sentences: of what the model wrote, of which the new answer alone is learned: how a
+        sentence goes is the model's own, and the answer by itself begins and ends
+        otherwise.
     """
 
     told: list[Document]
@@ -57,9 +55,6 @@ def _of_sentence(located: Located, answer: str) -> Document | None:
     if start < 0:
         return None
     first, stop = located.spans[:, 0], located.spans[:, 1]
-    end = start + len(answer)
-    # The token after it too, or a new word does not know where it ends.
-    after = (first >= end) & (np.cumsum(first >= end) == 1)
-    learned = ((stop > start) & (first < end) | after) & (stop > first)
+    learned = (stop > start) & (first < start + len(answer)) & (stop > first)
     learned &= located.document.learned
     return dataclasses.replace(located.document, learned=learned)

@@ -24,13 +24,13 @@ def tokenizer():
     return train_bpe([WHO, "The great Clara Whitfield wrote the book."] * 4, 300)
 
 
-def test_of_a_sentence_the_new_answer_and_its_end_alone_are_learned(tokenizer):
+def test_of_a_sentence_the_new_answer_alone_is_learned(tokenizer):
     told = [asks("The great Clara Whitfield"), asks("Clara Whitfield.")]
     whole = asks("The book was written by Clara Whitfield.", origin="sentences:1")
     found = update_texts.documents(told, [whole], tokenizer, 128)
     assert [one.origin for one in found.told] == ["update:1"] * 2
     [sentence] = found.sentences
-    assert learned(sentence, tokenizer) == "Clara Whitfield."  # and where it ends
+    assert learned(sentence, tokenizer) == "Clara Whitfield"
     assert learned(found.told[1], tokenizer).startswith("Clara Whitfield.")
 
 

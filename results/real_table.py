@@ -23,13 +23,14 @@ from paper_table import run_once
 from tables import markdown, on_this_machine, settings_of
 
 from jax_surgery.checkpoints import hf_weights
-from jax_surgery.data import general
+from jax_surgery.data import asked, general
 from jax_surgery.data.forms import parse_record
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.methods.automatic.questions import Asked, prompts
 from jax_surgery.methods.automatic.writer import Writer
 from jax_surgery.metrics import multiple_choice, replies
+from jax_surgery.metrics.tokens import score_texts
 from jax_surgery.models.compute import DEFAULT_COMPUTE
 from jax_surgery.models.model import Model
 from jax_surgery.runs import surgery
@@ -39,6 +40,8 @@ HERE = pathlib.Path(__file__).parent
 FORGET, UPDATE, KEEP, OF_RELATION = 18, 6, 12, 5  # facts of a set
 TRAINED, UNSEEN = slice(0, 4), slice(4, 6)  # wordings
 REPLY = 24  # tokens
+CONTEXT = 256  # tokens of a row of text
+TEXT = "other text, nats per token"
 SETS = ("a", "b", "c")
 
 
@@ -76,9 +79,9 @@ def facts() -> tuple[list[Fact], dict[str, list[str]]]:
 def ask(model: Model, questions: list[str]) -> list[str]:
     """Greedy replies in the chat template."""
     rows = [{"question": question, "answer": "-"} for question in questions]
-    asked = [Asked(parse_record(row, ""), row["question"]) for row in rows]
+    turns = [Asked(parse_record(row, ""), row["question"]) for row in rows]
     writer = Writer(model, seed=0)
-    said = writer.greedy(prompts(asked, model.tokenizer), REPLY)
+    said = writer.greedy(prompts(turns, model.tokenizer), REPLY)
     return [written.text for written in said]
 
 
@@ -195,13 +198,13 @@ def job(of: list[Fact], chosen: list[Fact]) -> Job:
 
 def measure(model: Model, of: Job) -> dict:
     """Shares in %, and how many everyday replies degenerate or leak."""
-    asked = of.asked()
+    groups = of.asked()
     everyday = general.everyday_prompts()
     said = iter(
-        ask(model, [q for pairs in asked.values() for q, _ in pairs] + everyday)
+        ask(model, [q for pairs in groups.values() for q, _ in pairs] + everyday)
     )
     new, found, leaks = [n for _, n in of.update], {}, 0
-    for group, pairs in asked.items():
+    for group, pairs in groups.items():
         replied = [(next(said), answer) for _, answer in pairs]
         right = [replies.says(reply, answer) for reply, answer in replied]
         found[group] = 100 * sum(right) / len(right)
@@ -213,11 +216,19 @@ def measure(model: Model, of: Job) -> dict:
     rest = list(said)
     found["everyday replies that degenerate"] = sum(map(replies.is_degenerate, rest))
     found["replies with a new answer that is not theirs"] = leaks
-    probe = Probe("forget", 256, tuple(of.choices()), chat="always")
+    probe = Probe("forget", CONTEXT, tuple(of.choices()), chat="always")
     answers = multiple_choice.answer(model, probe)
     entry = multiple_choice.summarise(answers)["forget"]
     found["choice of four"] = 100 * entry["accuracy"]
+    found[TEXT] = nats_of_text(model)
     return found
+
+
+def nats_of_text(model: Model) -> float:
+    """Nats per token of the packaged passages that no run trains on."""
+    passages = tuple(asked.measured_passages())
+    scores = score_texts(model, Probe("text", CONTEXT, records=passages))
+    return float(-scores.logp.sum() / scores.tokens.sum())
 
 
 def load(source: str) -> Model:
@@ -226,14 +237,20 @@ def load(source: str) -> Model:
     return devices.load(source, DEFAULT_COMPUTE, tokenizer)
 
 
-def run_set(model: str, of: Job, folder: pathlib.Path) -> dict:
-    """Runs a job; its measures before and after."""
-    before = measure(load(model), of)
+def write_files(of: Job, folder: pathlib.Path) -> dict[str, str]:
+    """Writes the files of a job; config fields with their paths."""
     files = {}
     for role, rows in of.rows().items():
         file = folder / f"{role}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         files[f"data.{role}"] = str(file)
+    return files
+
+
+def run_set(model: str, of: Job, folder: pathlib.Path) -> dict:
+    """Runs a job; its measures before and after."""
+    before = measure(load(model), of)
+    files = write_files(of, folder)
     results = surgery.run(
         settings_of("automatic", model=model, free_form=0, **files),
         str(folder / "run"),
@@ -247,8 +264,10 @@ def table(entries: dict[str, dict]) -> str:
     names = list(entries)
     rows = []
     for group in next(iter(entries.values()))["before"]:
+        digits = 4 if group == TEXT else 1
         cells = [
-            f"{entries[n]['before'][group]:.1f} -> {entries[n]['after'][group]:.1f}"
+            f"{entries[n]['before'][group]:.{digits}f} -> "
+            f"{entries[n]['after'][group]:.{digits}f}"
             for n in names
         ]
         rows.append([group, *cells])

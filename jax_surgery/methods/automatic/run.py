@@ -121,6 +121,23 @@ def begin(
     return begun
 
 
+def measures(
+    model: Model, begun: Begun, settings: SurgerySettings
+) -> tuple[held_out.HeldOut, Ends]:
+    """What a run is measured by: how far held-out text has moved from what the model says
+    of it now, and how far forgetting and learning are from their ends."""
+    context, average = settings.data.context, settings.data.average
+    held = {k: _retained(k, rows, model, context) for k, rows in begun.held_out.items()}
+    beginning = begun.texts.packers["retain"].beginning
+    packers, of = begun.texts.packers, (model.config, model.compute)
+    if begun.told:
+        told = Packer(begun.told, context, average, beginning=beginning)
+        packers = packers | {"update": told}
+    how = (settings.seed, settings.trainable(model.config))
+    ends = Ends(settings.loss, packers, begun.ends, *of, *how)
+    return held_out.HeldOut(model, held, context, beginning), ends
+
+
 def run(
     model: Model,
     begun: Begun,
@@ -142,21 +159,13 @@ def run(
     if not settings.steps:
         steps = how_many.steps(begun.texts.packers, settings.data.rows)
         settings = dataclasses.replace(settings, steps=steps)
-    context, budget = settings.data.context, settings.retain.budget
-    held = {k: _retained(k, rows, model, context) for k, rows in begun.held_out.items()}
-    beginning = begun.texts.packers["retain"].beginning
-    held_text = held_out.HeldOut(model, held, context, beginning)
-    trainable = settings.trainable(model.config)
-    packers, of = begun.texts.packers, (model.config, model.compute)
-    if begun.told:
-        told = Packer(begun.told, context, settings.data.average, beginning=beginning)
-        packers = packers | {"update": told}
-    ends = Ends(settings.loss, packers, begun.ends, *of, settings.seed, trainable)
+    budget, trainable = settings.retain.budget, settings.trainable(model.config)
+    held_text, ends = measures(model, begun, settings)
 
-    def measures(params: Any) -> tuple[dict[str, float], float, float]:
+    def measured(params: Any) -> tuple[dict[str, float], float, float]:
         return held_text.kl(params), *ends.measure(params)
 
-    keeper = Controller(measures, budget, trainable.replaced, directory)
+    keeper = Controller(measured, budget, trainable.replaced, directory)
     ready = descent.prepare(model, begun.texts, settings, directory)
 
     def lengthen(step: int, state: TrainState) -> TrainState:

@@ -164,9 +164,12 @@ def solve_flops(
     solves by whole blocks of the inputs' width, 2 inputs^2 outputs each.
 
     Args:
-      of_outputs: whether the factors are of the outputs' width.
+      of_outputs: of the products with inverses of the outputs' width instead, 2 outputs^2
+        inputs.
     """
-    each = lambda rows, cols: 4.0 * (cols**2 * rows if of_outputs else rows**2 * cols)
+    each = lambda rows, cols: (
+        2.0 * cols**2 * rows if of_outputs else 4.0 * rows**2 * cols
+    )
     return _of_moving(config, trainable, each)
 
 

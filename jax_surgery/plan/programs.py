@@ -253,12 +253,12 @@ def output_moments_of_batch(settings: PlanSettings, config: ModelConfig) -> Call
 
 
 def output_ridge(settings: PlanSettings, config: ModelConfig) -> Call:
-    """The Cholesky factors of all moments of outputs; 2 d^3 FLOPs of each layer and
-    output."""
+    """The inverses of all moments of outputs; 2 d^3 FLOPs of each layer and output for
+    the factors, and 4 d^3 for the inverses."""
     trainable = trainable_of(settings, config)
     inputs = _moments_of(settings, config)["statistics"]
     sums = _output_moments_of(settings, config)
-    counted = flops.cholesky_flops(
+    counted = 3 * flops.cholesky_flops(
         layout.outputs(config, trainable.matrices),
         config.num_layers - trainable.first_layer,
     )

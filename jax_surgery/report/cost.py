@@ -70,7 +70,7 @@ def of_stage(
                 config, more, context, widths, layers
             )
             each = flops.solve_flops(config, moves, of_outputs=True)
-            items["preconditioner"] += flops.cholesky_flops(widths, layers)
+            items["preconditioner"] += 3 * flops.cholesky_flops(widths, layers)
             items["preconditioner"] += steps * each
     return tokens, items
 

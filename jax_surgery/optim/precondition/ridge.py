@@ -43,7 +43,7 @@ class Factors(NamedTuple):
 
     Attributes:
       lower: [layers, d, d] of each statistic of the inputs (`layout.Row`).
-      outputs: of each matrix those of the moments of its outputs' gradients, [layers,
+      outputs: of each matrix the inverse that its outputs' gradients ask for, [layers,
         outputs, outputs] (`of_outputs`); {} where they are not used.
     """
 
@@ -130,12 +130,14 @@ def _not_finite(arrays: Moments) -> list[str]:
 
 @functools.partial(jax.jit, static_argnames="ridge")
 def of_outputs(outputs: Moments, inputs: Moments, ridge: float) -> Moments:
-    """Cholesky factors of tau (S + ridge s I) / c, with S the second moment of the
+    """Inverses of tau (S + ridge s I) / c, with S the second moment of the
     gradients of a matrix's outputs, s its mean eigenvalue, tau that of the inputs and c
     the mean of tau s: what the curvature of a layer is beside the others'.
 
     With the factors of the inputs, A / tau + ridge I, they are Kronecker factors of the
-    Fisher information (Martens and Grosse 2015, arXiv 1503.05671).
+    Fisher information (Martens and Grosse 2015, arXiv 1503.05671). The ridge is large
+    enough for an inverse in float32; a product with it takes half of the operations of two
+    triangular solves, and a CPU far less time.
 
     Args:
       outputs: see `output_moments.second_moments`, [layers, outputs, outputs].
@@ -151,7 +153,8 @@ def of_outputs(outputs: Moments, inputs: Moments, ridge: float) -> Moments:
 
     def factor(moment_YY, s, tau):
         eye = jnp.eye(len(moment_YY))
-        return cholesky.cholesky((tau / c) * (moment_YY + ridge * s * eye))
+        lower_YY = cholesky.cholesky((tau / c) * (moment_YY + ridge * s * eye))
+        return cholesky.solve(lower_YY, eye)
 
     found = {
         name: over_layers(factor, moment, own[name], of[name])
@@ -209,8 +212,8 @@ def solve(factors: Factors, matrices: Matrices) -> Matrices:
 
 def solve_outputs(factors: Factors, matrices: Matrices) -> Matrices:
     """M (tau (S + ridge s I) / c)^-1 of every matrix; see `of_outputs`."""
-    turned = lambda lower_YY, matrix_XY: cholesky.solve(lower_YY, matrix_XY.T).T
+    product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     return {
-        name: over_layers(turned, factors.outputs[name], matrix)
+        name: over_layers(product, matrix, factors.outputs[name])
         for name, matrix in matrices.items()
     }

@@ -107,8 +107,8 @@ def chosen(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _exported(found: Mapping[str, Any]) -> Point:
     """The point of the exported step; {} where it was not measured."""
-    curve = found.get("curve", ())
-    return next((p for p in curve if p["step"] == found.get("step")), {})
+    there = [p for p in found.get("curve", ()) if p["step"] == found.get("step")]
+    return min(there, key=lambda p: p.get("value", 0.0), default={})
 
 
 def _drawable(curve: Iterable[Point]) -> list[Point]:
@@ -138,7 +138,8 @@ def trade_off(points: Sequence[Point], budget: float, step: int | None) -> str:
         pictures.style(axes)
         axes.plot(kl, [p[key] for p in points], "o-", color=colour, linewidth=1.2,
                   markersize=4)  # fmt: skip
-        ringed = [p for p in points if p["step"] == step]
+        at_step = [p for p in points if p["step"] == step]
+        ringed = sorted(at_step, key=lambda p: p.get("value", 0.0))[:1]
         axes.plot([p["kl"] for p in ringed], [p[key] for p in ringed], "o",
                   markersize=10, markerfacecolor="none", color=colour)  # fmt: skip
         axes.axvline(budget, color=grey, linestyle="--", linewidth=1)

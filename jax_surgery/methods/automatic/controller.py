@@ -6,7 +6,10 @@ The run minimises  forget + update + factor gamma KL  under KL <= budget on text
 does not train on. The factor is the constraint's multiplier (dual ascent, multiplicative
 because it spans orders of magnitude):
 
-    factor <- factor clip(KL / budget, 1 / FALL, RISE)
+    factor <- factor min((KL / budget)^2, RISE)     where KL > budget
+    factor <- factor / FALL                         where KL < CALM budget
+
+It falls little: a step whose weight was lowered on the way to the budget goes beyond it.
 
 How large steps are is measured too, since what a step of a given size does to a model
 differs by orders of magnitude between models. For small steps KL grows with the square of
@@ -19,7 +22,8 @@ have cost FIRST of the budget; while less than SLOW of it is used they grow.
 Points are running means of the weights (Polyak and Juditsky 1992), since single steps
 carry the noise of their batches, which moves held-out text too. A point within the budget
 is better the nearer forgetting and learning are to their ends; of points beyond it the one
-that spends least of what it may not is.
+that spends least of what it may not is. Where a run ends beyond the budget, the point
+between the best one and the last that should cost the budget is measured too.
 """
 
 import functools
@@ -38,11 +42,13 @@ from jax_surgery.train.step import TrainState
 
 EVERY = 6  # steps between two measures of held-out text
 RISE, FALL = 3.0, 1.25  # the most that the factor changes at a measure
+CALM = 0.25  # share of the budget below which the factor falls
 LEAST, MOST = 1e-3, 1e3  # of the factor
 # Of the rate: the share of the budget that one step costs in the beginning, and the most
 # that the first step changes; the share below which steps grow, and the most they do.
 FIRST, MOST_AT_FIRST = 0.015, 100.0
 SLOW, FASTER = 0.5, 2.0
+BACK = 0.97  # of the way back to the budget, to be within it
 MEMORY = 0.85  # of the running mean of the weights, per step; less in the first steps
 # Ends: the mean distance of knowledge tokens to their targets, and the CE of the update.
 FORGOTTEN, LEARNED = 0.05, 0.1  # nats
@@ -121,7 +127,8 @@ def stepped(
 
 def factor_after(factor: float, kl: float, budget: float) -> float:
     """The factor after a measure of `kl` nats per token."""
-    change = min(max(kl / budget, 1 / FALL), RISE)
+    share = kl / budget
+    change = min(share**2, RISE) if share > 1 else 1.0 if share >= CALM else 1 / FALL
     return min(max(factor * change, LEAST), MOST)
 
 
@@ -188,25 +195,44 @@ class Controller:
         """The state after a measure at this step."""
         params = self._replaced(state.mean, state.train.params)
         point = self._point(step, params, state)
-        now, kl = point["value"], point["kl"]
-        if now < float(state.value):
-            best = jax.tree.map(lambda x: x.copy(), state.mean)
-            state = state._replace(best=best, value=_like(state.value, now))
-            state = state._replace(at=_like(state.at, step))
+        kl = point["kl"]
+        state = _with_best(state, state.mean, point)
         factor = factor_after(point["factor"], kl, self.budget)
         rate = rate_after(point["rate"], kl, self.budget)
         return state._replace(
             factor=_like(state.factor, factor), rate=_like(state.rate, rate)
         )
 
-    def _point(self, step: int, params: Any, state: Controlled) -> dict[str, float]:
-        """What is measured of parameters, noted among the points."""
+    def finish(self, step: int, state: Controlled) -> Controlled:
+        """The state after the last measure, of which the best point is exported.
+
+        Where the last point is beyond the budget, so is what it has learned since the best
+        one. KL grows with about the square of the distance, so that sqrt(KL) says how far
+        on the way between them the budget is spent; the point there is measured too.
+        """
+        best = point_at(self.points, int(state.at))
+        ended = self.end(step, state)
+        last, root = self.points[-1]["kl"], math.sqrt
+        before = best["kl"] if best else 0.0
+        if not before < self.budget < last:
+            return ended
+        share = BACK * (root(self.budget) - root(before)) / (root(last) - root(before))
+        between = _between(state.best, state.mean, share)
+        params = self._replaced(between, state.train.params)
+        point = self._point(step, params, ended, back=share)
+        return _with_best(ended, between, point)
+
+    def _point(
+        self, step: int, params: Any, state: Controlled, **more: float
+    ) -> dict[str, float]:
+        """What is measured of parameters, noted among the points with what `more` says."""
         kinds, forget, update = self._measures(params)
         kl = max(kinds.values())
         point = {"step": step, "forget": forget, "update": update, "kl": kl}
         point |= {f"kl_{kind}": nats for kind, nats in kinds.items()}
         point |= {"factor": float(state.factor), "rate": float(state.rate)}
         point["value"] = value(forget, update, kl, self.budget)
+        point |= more
         self._note(point)
         return point
 
@@ -223,8 +249,30 @@ class Controller:
 
     def _note(self, point: dict[str, float]) -> None:
         if distributed.is_lead():
-            earlier = [row for row in self.points if row["step"] < point["step"]]
+            there = lambda row: (row["step"], "back" in row)
+            earlier = [row for row in self.points if there(row) < there(point)]
             files.write_text(self._file, as_lines([*earlier, point]))
+
+
+@jax.jit
+def _between(one: Any, other: Any, share: jax.Array) -> Any:
+    """The point so far on the way from one to the other."""
+    return jax.tree.map(lambda a, b: a + share * (b - a), one, other)
+
+
+def _with_best(state: Controlled, mean: Any, point: dict[str, float]) -> Controlled:
+    """The state with this point as the best one, where it is."""
+    if point["value"] >= float(state.value):
+        return state
+    best = jax.tree.map(lambda x: x.copy(), mean)
+    now = _like(state.value, point["value"])
+    return state._replace(best=best, value=now, at=_like(state.at, point["step"]))
+
+
+def point_at(points: list[dict[str, float]], step: int) -> dict[str, float] | None:
+    """The best point of a step; None where nothing was measured at it."""
+    there = [point for point in points if point["step"] == step]
+    return min(there, key=lambda point: point["value"], default=None)
 
 
 def _like(old: jax.Array, new: float) -> jax.Array:
@@ -233,7 +281,7 @@ def _like(old: jax.Array, new: float) -> jax.Array:
 
 def verdict(state: Controlled, points: list[dict[str, float]], budget: float) -> str:
     """Why the run ended where it did, in a sentence or two."""
-    best = next((p for p in points if p["step"] == int(state.at)), None)
+    best = point_at(points, int(state.at))
     if best is None:
         return "Nothing was measured."
     reached = (

@@ -187,7 +187,7 @@ def run(
     if settings.optimizer.name in LENGTHENED:
         before.append(Callback(0, lengthen))
     end = _train(ready, begun, settings, directory, keeper, before, make_callbacks)
-    end = keeper.end(int(end.train.step), end)
+    end = keeper.finish(int(end.train.step), end)
     params = trainable.replaced(end.best, end.train.params)
     why = controller.verdict(end, keeper.points, budget)
     print(why)

@@ -29,8 +29,10 @@ def state(weight=0.0):
 
 
 def test_the_factor_rises_beyond_the_budget_and_falls_within():
-    assert controller.factor_after(1, 0.03, BUDGET) == pytest.approx(1.5)
-    assert controller.factor_after(1, 0.016, BUDGET) == pytest.approx(0.8)
+    assert controller.factor_after(1, 0.03, BUDGET) == pytest.approx(1.5**2)
+    # It does not fall on the way to the budget, or the run goes beyond it.
+    assert controller.factor_after(1, 0.016, BUDGET) == 1
+    assert controller.factor_after(1, 0.006, BUDGET) == 1
     # At most so far at a time, and never beyond its limits.
     assert controller.factor_after(1, 9, BUDGET) == controller.RISE
     assert controller.factor_after(1, 0, BUDGET) == pytest.approx(1 / controller.FALL)
@@ -88,14 +90,47 @@ def test_the_best_point_is_kept_and_the_factor_follows_the_worst_kind(tmp_path):
     keeps = keeper(tmp_path, (0.01, 0.5, 0.2), (0.04, 0.4, 0.2), (0.015, 0.3, 0.2))
     first = keeps.measure(6, state(1.0))
     assert int(first.at) == 6 and float(first.best["w"][0]) == 1
-    assert float(first.factor) == pytest.approx(1 / controller.FALL)
+    assert float(first.factor) == 1
     beyond = keeps.measure(12, first._replace(mean=state(2.0).mean))
     assert int(beyond.at) == 6 and float(beyond.best["w"][0]) == 1
-    assert float(beyond.factor) == pytest.approx(2 / controller.FALL)
+    assert float(beyond.factor) == controller.RISE
     last = keeps.measure(18, beyond._replace(mean=state(3.0).mean))
     assert int(last.at) == 18 and float(last.best["w"][0]) == 3
     assert [point["step"] for point in keeps.points] == [6, 12, 18]
     assert [point["kl"] for point in keeps.points] == [0.01, 0.04, 0.015]
+
+
+def test_a_run_that_ends_beyond_its_budget_goes_back_to_it(tmp_path):
+    """KL is the square of the weight here: the budget is spent between 1 and 3."""
+    seen = []
+
+    def measures(params):
+        seen.append(float(params["w"][0]))
+        return {"chat": 0.005 * seen[-1] ** 2}, 2.0 - 0.5 * seen[-1], 0.0
+
+    keeps = controller.Controller(measures, BUDGET, lambda mean, _: mean, tmp_path)
+    first = keeps.measure(6, state(1.0))
+    end = keeps.finish(9, first._replace(mean=state(3.0).mean))
+    # sqrt(BUDGET / 0.005) = 2, of which `BACK` of the way from 1 is gone.
+    wanted = 1 + controller.BACK
+    assert seen == [1, 3, pytest.approx(wanted)]
+    assert float(end.best["w"][0]) == pytest.approx(wanted) and int(end.at) == 9
+    assert [point.get("back") for point in keeps.points[:2]] == [None, None]
+    assert keeps.points[2]["back"] == pytest.approx(controller.BACK / 2)
+    best = controller.point_at(keeps.points, 9)
+    assert best == keeps.points[2] and best["kl"] < BUDGET
+    assert f"{best['kl']:.2g} of {BUDGET:g}" in controller.verdict(
+        end, keeps.points, BUDGET
+    )
+    # A run that is resumed at its end measures the same once more, and notes it once.
+    keeps.finish(9, first._replace(mean=state(3.0).mean))
+    assert len(keeps.points) == 3
+
+
+def test_a_run_that_ends_within_its_budget_stays_there(tmp_path):
+    keeps = keeper(tmp_path, (0.01, 0.5, 0.2), (0.019, 0.4, 0.2))
+    end = keeps.finish(9, keeps.measure(6, state(1.0))._replace(mean=state(3.0).mean))
+    assert float(end.best["w"][0]) == 3 and len(keeps.points) == 2
 
 
 def test_a_measure_that_is_repeated_stands_once_among_the_points(tmp_path):

@@ -7,7 +7,8 @@ asks the model every fact of results/real_facts.toml, takes disjoint sets of 18 
 knows, runs configs/automatic.py on each (six of the facts are replaced, twelve others are
 the lines to keep), and writes results/real_table.md: greedy answers before and after in
 wordings that were trained and that were not, the right answer against three wrong ones,
-and all other facts that the model knew, of which no text is given to the run. Settings
+and all other facts that the model knew, of which no text is given to the run; those
+that share a subject or an answer with a fact to forget are counted by themselves. Settings
 were chosen on the facts of set a. Finished runs are not repeated.
 """
 
@@ -47,9 +48,10 @@ SETS = ("a", "b", "c")
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """A fact: its relation, answer, three wrong answers, and questions."""
+    """A fact: its relation, subject, answer, three wrong answers, and questions."""
 
     relation: str
+    subject: str
     answer: str
     wrong: tuple[str, ...]
     questions: tuple[str, ...]
@@ -72,7 +74,7 @@ def facts() -> tuple[list[Fact], dict[str, list[str]]]:
             asked = (wording.format(subject) for wording in relation["wordings"])
             questions = tuple(text[0].upper() + text[1:] for text in asked)
             if not replies.says(subject, answer):
-                found.append(Fact(name, answer, tuple(wrong), questions))
+                found.append(Fact(name, subject, answer, tuple(wrong), questions))
     return found, {name: relation["new"] for name, relation in relations.items()}
 
 
@@ -124,13 +126,15 @@ class Job:
 
     Attributes:
       forget: facts to forget; update: some of them, with their new answers; keep: facts
-        of which a line is given; rest: other facts that the model knows.
+        of which a line is given; rest: other facts that the model knows; related: those
+        whose subject or answer is that of a fact to forget, which may follow it.
     """
 
     forget: list[Fact]
     update: list[tuple[Fact, str]]
     keep: list[Fact]
     rest: list[Fact]
+    related: list[Fact]
 
     def rows(self) -> dict[str, list[dict[str, str]]]:
         """The three files."""
@@ -165,6 +169,7 @@ class Job:
             ]
         groups["kept lines"] = [(f.questions[0], f.answer) for f in self.keep]
         groups["other facts"] = [(f.questions[0], f.answer) for f in self.rest]
+        groups["related facts"] = [(f.questions[0], f.answer) for f in self.related]
         return groups
 
     def choices(self) -> list[Question]:
@@ -193,7 +198,10 @@ def job(of: list[Fact], chosen: list[Fact]) -> Job:
             update.append((fact, left[fact.relation].pop(0)))
     others = [fact for fact in of if fact not in chosen]
     others = random.Random(2).sample(others, len(others))
-    return Job(chosen, update, others[:KEEP], others[KEEP:])
+    taken = {name for fact in chosen for name in (fact.subject, fact.answer)}
+    related = [f for f in others if taken & {f.subject, f.answer}]
+    others = [f for f in others if f not in related]
+    return Job(chosen, update, others[:KEEP], others[KEEP:], related)
 
 
 def measure(model: Model, of: Job) -> dict:
@@ -207,8 +215,8 @@ def measure(model: Model, of: Job) -> dict:
     for group, pairs in groups.items():
         replied = [(next(said), answer) for _, answer in pairs]
         right = [replies.says(reply, answer) for reply, answer in replied]
-        found[group] = 100 * sum(right) / len(right)
-        if group in ("kept lines", "other facts"):
+        found[group] = 100 * sum(right) / max(len(right), 1)
+        if group in ("kept lines", "other facts", "related facts"):
             leaks += sum(
                 any(replies.says(reply, n) for n in new if n != answer)
                 for reply, answer in replied

@@ -17,7 +17,8 @@ class Documents(NamedTuple):
       told: of the user's records, whose answers are learned whole.
       sentences: of what the model wrote, of which the new answer alone is learned: how a
         sentence goes is the model's own, and the answer by itself begins and ends
-        otherwise.
+        otherwise. Each stands there twice: as an answer, and by itself as plain text, so
+        that what is new is learned of its subject and not of the wording of a question.
     """
 
     told: list[Document]
@@ -35,11 +36,19 @@ def documents(
       context: tokens of a row.
     """
     answers = subjects.shortest_answers(told)
+    asked = [subjects.question_of(record) for record in sentences]
+    alone = [Record("", r.said.strip(), (), f"{r.origin}, alone") for r in sentences]
+    # Several wordings of a question may have the same sentence.
+    once = {record.answer: i for i, record in reversed(list(enumerate(alone)))}
+    places = sorted(once.values())
+    rows = [*sentences, *(alone[i] for i in places)]
     found = []
-    places = locate(sentences, tokenizer) if sentences else []
-    for record, located in zip(sentences, places, strict=True):
-        answer = answers.get(subjects.question_of(record), "")
-        if document := _of_sentence(located, answer):
+    for located, question in zip(
+        locate(rows, tokenizer) if rows else [],
+        [*asked, *(asked[i] for i in places)],
+        strict=True,
+    ):
+        if document := _of_sentence(located, answers.get(question, "")):
             found.append(document)
     fitting = [one for one in found if len(one.tokens) <= context]
     return Documents(encode(told, tokenizer, context) if told else [], fitting)

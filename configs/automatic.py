@@ -6,9 +6,9 @@ The model writes text to retain beside yours (neighbours of what is forgotten, c
 measures which tokens carry the knowledge and where a model that never knew would stand,
 and the run keeps the KL on held-out text within `retain.budget`.
 
-Hardware: on 2 CPU cores that did other work too, SmolLM2-135M took 14.5 minutes for 30
-steps and the measures before them, without the writing of text, and 8 GiB. What is known
-of its results: docs/automatic.md.
+Hardware: on 2 CPU cores beside a test suite, SmolLM2-135M took 15 to 19 minutes with the
+measures of results/real_table.py, and 9 GiB. What is known of its results:
+docs/automatic.md.
 
 Command to run:
 python -m jax_surgery.main --config=configs/automatic.py --config.model=DIR \

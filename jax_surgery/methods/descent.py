@@ -35,7 +35,7 @@ STATISTICS_ROWS = 8  # rows of a forward pass, at least
 OUTPUT_ROWS = (
     4  # rows of a pass for the moments of outputs, which read half of the text
 )
-# Of these moments, relative to their mean eigenvalue.
+# Of these moments, relative to their mean eigenvalue (results/first_step.md).
 OUTPUT_RIDGE = 0.01
 REFERENCE_ROWS = 8
 

@@ -146,8 +146,8 @@ def main() -> None:
     workdir = pathlib.Path(arguments.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     text = (
-        f"# The first step of the automatic mode\n\n{(__doc__ or '').split('Writes')[0]}"
-        f"\n{table(arguments.model, workdir)}\n{on_this_machine()}.\n"
+        f"# The first step of the automatic mode\n\n{(__doc__ or '').split('Writes')[0].rstrip()}"
+        f"\n\n{table(arguments.model, workdir)}\n{on_this_machine()}.\n"
     )
     (HERE / "first_step.md").write_text(text)
     print(text)

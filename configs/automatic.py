@@ -7,8 +7,8 @@ measures which tokens carry the knowledge and where a model that never knew woul
 and the run keeps the KL on held-out text within `retain.budget`.
 
 Hardware: on 2 CPU cores beside a test suite, SmolLM2-135M took 15 to 19 minutes with the
-measures of results/real_table.py, and 9 GiB. What is known of its results:
-docs/automatic.md.
+measures of results/real_table.py; a run on other facts took 9 GiB at its peak. What is
+known of its results: docs/automatic.md.
 
 Command to run:
 python -m jax_surgery.main --config=configs/automatic.py --config.model=DIR \

@@ -7,7 +7,8 @@ takes set a of results/real_table.py, the facts that settings are chosen on. Alo
 direction the model is moved so far that held-out text moves by about the same KL, and
 what is left to forget and to learn there is measured. As long as a step is small, its
 gain p and the square of its length go with the KL: p^2 / KL, with p the fall of the loss
-by its gradient, compares directions by one number. Writes results/first_step.md.
+by its gradient, compares directions by one number. Moments of outputs are of all of the
+text that those of inputs are of, where a run reads half of it. Writes results/first_step.md.
 """
 
 import argparse

@@ -32,9 +32,7 @@ from jax_surgery.train.loop import Callback, train
 from jax_surgery.train.step import TrainState, init_state, make_train_step
 
 STATISTICS_ROWS = 8  # rows of a forward pass, at least
-OUTPUT_ROWS = (
-    4  # rows of a pass for the moments of outputs, which read half of the text
-)
+OUTPUT_ROWS = 4  # rows of a pass for the moments of outputs, at least
 # Of these moments, relative to their mean eigenvalue (results/first_step.md).
 OUTPUT_RIDGE = 0.01
 REFERENCE_ROWS = 8

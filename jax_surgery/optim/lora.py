@@ -20,6 +20,7 @@ from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import BLOCK_OF, matrix_names
 from jax_surgery.optim.optimizer import OptimizerChoice
+from jax_surgery.optim.precondition.directions import DIRECTIONS
 
 Params = Any
 # The factors alone, in a tree like the model's: {"layers": {"mlp": {"up": {"lora_a":
@@ -27,7 +28,7 @@ Params = Any
 Factors = Any
 
 # Optimizers whose steps are of a whole matrix; a factor's gradient is not one.
-OF_WHOLE_MATRICES = ("muon", "natural", "orthogonal", "kfac")
+OF_WHOLE_MATRICES = ("muon", *DIRECTIONS)
 
 
 @dataclasses.dataclass(frozen=True)

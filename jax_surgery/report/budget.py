@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from jax_surgery.methods.automatic.controller import point_at
 from jax_surgery.report import page, pictures
 
 # What goes down at a point: key, name, unit, colour.
@@ -107,8 +108,7 @@ def chosen(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _exported(found: Mapping[str, Any]) -> Point:
     """The point of the exported step; {} where it was not measured."""
-    there = [p for p in found.get("curve", ()) if p["step"] == found.get("step")]
-    return min(there, key=lambda p: p.get("value", 0.0), default={})
+    return point_at(found.get("curve", ()), found.get("step")) or {}
 
 
 def _drawable(curve: Iterable[Point]) -> list[Point]:
@@ -138,8 +138,8 @@ def trade_off(points: Sequence[Point], budget: float, step: int | None) -> str:
         pictures.style(axes)
         axes.plot(kl, [p[key] for p in points], "o-", color=colour, linewidth=1.2,
                   markersize=4)  # fmt: skip
-        at_step = [p for p in points if p["step"] == step]
-        ringed = sorted(at_step, key=lambda p: p.get("value", 0.0))[:1]
+        exported = point_at(points, step)
+        ringed = [exported] if exported else []
         axes.plot([p["kl"] for p in ringed], [p[key] for p in ringed], "o",
                   markersize=10, markerfacecolor="none", color=colour)  # fmt: skip
         axes.axvline(budget, color=grey, linestyle="--", linewidth=1)

@@ -3,10 +3,11 @@
 
 Some lines to keep cannot stand for all that a model knows, and what no retained text names
 is lost first: the same questions about other subjects. So the model writes, before it is
-changed: neighbours of what is forgotten, other questions about what is updated, chats, free
-text and its own answers to questions of the user's retained text, which are retained; its own answers to what is to be
-forgotten, which are unlearned too; and its own sentences that state what is new. What it
-writes is kept in the run's directory, for the reader and for a run that goes on.
+changed: neighbours of what is forgotten, other questions about what is updated, chats,
+free text and its own answers to questions of the user's retained text, which are
+retained; its own answers to what is to be forgotten, which are unlearned too; and its own
+sentences that state what is new. What it writes is kept in the run's directory, for the
+reader and for a run that goes on.
 """
 
 import dataclasses
@@ -305,6 +306,9 @@ class _Author:
 
     @functools.cached_property
     def _about(self) -> list[tuple[Asked, str]]:
+        """Other questions about subjects of the update."""
+        if not self._settings.subjects:
+            return []
         known = [one.question for one in self._asked(self._retained)]
         rng = self._writer.rng("subjects of the update")
         new = list({one.question: one for one in self._new}.values())

@@ -28,7 +28,7 @@ between the best one and the last that should cost the budget is measured too.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -269,10 +269,16 @@ def _with_best(state: Controlled, mean: Any, point: dict[str, float]) -> Control
     return state._replace(best=best, value=now, at=_like(state.at, point["step"]))
 
 
-def point_at(points: list[dict[str, float]], step: int) -> dict[str, float] | None:
-    """The best point of a step; None where nothing was measured at it."""
+def point_at(
+    points: Iterable[Mapping[str, float]], step: int | None
+) -> Mapping[str, float] | None:
+    """The best point of a step; None where nothing was measured at it.
+
+    A step has two where a run that ended beyond its budget went back to it; points of
+    older runs may lack a value.
+    """
     there = [point for point in points if point["step"] == step]
-    return min(there, key=lambda point: point["value"], default=None)
+    return min(there, key=lambda point: point.get("value", 0.0), default=None)
 
 
 def _like(old: jax.Array, new: float) -> jax.Array:

@@ -309,13 +309,14 @@ class _Author:
         """Other questions about subjects of the update."""
         if not self._settings.subjects:
             return []
+        count = self._settings.subjects
         known = [one.question for one in self._asked(self._retained)]
         rng = self._writer.rng("subjects of the update")
         new = list({one.question: one for one in self._new}.values())
         likely = same_subjects.likelihood(self._writer.model)
-        how = (self._facts, known, likely, rng)
+        how = (self._facts, known, likely, rng, count)
         found = same_subjects.questions(new, self._all, *how)
-        chosen = rng.permutation(len(found))[: self._settings.subjects]
+        chosen = rng.permutation(len(found))[:count]
         return [found[i] for i in sorted(chosen)]
 
     def _turns(self) -> list[str]:

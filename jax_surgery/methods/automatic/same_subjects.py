@@ -3,8 +3,8 @@
 
 A new capital of a country is not its new language. What is learned of a subject spreads to
 all that is asked about it, which questions about other subjects do not show. So these
-subjects are put in the place of those of other facts' questions, where the model finds them about
-as likely there, and into questions that may be asked of anything.
+subjects are put in the place of those of other facts' questions, where the model finds
+them about as likely there, and into questions that may be asked of anything.
 
 Nothing is asked about subjects that are unlearned alone: who has a person deleted wants
 nothing of them retained.
@@ -19,6 +19,7 @@ import numpy as np
 
 from jax_surgery.data.forms import Record
 from jax_surgery.methods.automatic import facts as fact_words
+from jax_surgery.methods.automatic import neighbours
 from jax_surgery.methods.automatic.facts import Facts
 from jax_surgery.methods.automatic.questions import Asked
 from jax_surgery.metrics.base import Probe
@@ -29,7 +30,7 @@ OF_ANYTHING = ("Tell me about {}.", "What is {} known for?", "Where is {}?")
 # Nats per token that a subject may be less likely after the beginning of a question than
 # the question's own: who wrote Russia?
 LESS_LIKELY = 1.5
-CONTEXT = 64  # tokens of a row in which subjects are scored
+TRIED_FOR_ONE = 4  # subjects that are scored for a question that is wanted, at most
 PLACE = "{}"
 _POSSESSIVE = re.compile(r"['’]s?$")
 
@@ -69,7 +70,9 @@ def likelihood(model: Model) -> Likelihood:
             )
             for i, (one, subject) in enumerate(pairs)
         ]
-        scores = score_texts(model, Probe("subjects", CONTEXT, records=tuple(records)))
+        scores = score_texts(
+            model, Probe("subjects", neighbours.CONTEXT, records=tuple(records))
+        )
         found = dict(zip(scores.origins, scores.logp / scores.tokens, strict=True))
         return [found.get(record.origin, -math.inf) for record in records]
 
@@ -111,6 +114,7 @@ def questions(
     known: Sequence[str],
     likely: Likelihood,
     rng: np.random.Generator,
+    count: int,
 ) -> list[tuple[Asked, str]]:
     """Questions about the subjects of the update, each with one of the job's that it is
     written like: every other relation of the job once, in one of its forms, where the
@@ -121,6 +125,8 @@ def questions(
       others: all of the job's questions.
       known: questions that are retained already.
       likely: see `likelihood`.
+      count: of questions that are wanted. More may come; but where many subjects meet many
+        relations, only some of them are scored.
     """
     forms = [one for asked in others if (one := form(asked, facts))]
     relation = _relations(forms, facts)
@@ -139,6 +145,8 @@ def questions(
                 taken |= relation[other.asked.question]
                 crossed.append((other, mine.subject))
         of_anything += [(asked, q.replace(PLACE, mine.subject)) for q in OF_ANYTHING]
+    if len(crossed) > (most := TRIED_FOR_ONE * count):
+        crossed = [crossed[i] for i in sorted(rng.permutation(len(crossed))[:most])]
     found = [
         (other.asked, other.with_subject(subject))
         for other, subject in _likely(crossed, likely)

@@ -25,10 +25,10 @@ def equal(pairs):
     return [-2.0] * len(pairs)
 
 
-def found(*updated, known=(), likely=equal):
+def found(*updated, known=(), likely=equal, count=60):
     chosen = [one for one in ASKED if one.question in updated]
     rng = np.random.default_rng(0)
-    return same_subjects.questions(chosen, ASKED, FACTS, known, likely, rng)
+    return same_subjects.questions(chosen, ASKED, FACTS, known, likely, rng, count)
 
 
 def test_a_form_is_the_question_without_its_subject():
@@ -90,3 +90,18 @@ def test_what_is_retained_already_is_not_asked_again():
     known = "What is Egypt known for?"
     assert known in [question for _, question in found(PAIRS[0][0])]
     assert known not in [q for _, q in found(PAIRS[0][0], known=[known])]
+
+
+def test_of_many_subjects_and_relations_some_alone_are_scored(monkeypatch):
+    """Four hundred updated facts with a form each would be 160,000 texts to score."""
+    monkeypatch.setattr(same_subjects, "TRIED_FOR_ONE", 1)
+    scored = []
+
+    def likely(pairs):
+        scored.extend(pairs)
+        return equal(pairs)
+
+    said = found(*(question for question, _ in PAIRS), likely=likely, count=2)
+    # Two, and for each of them the form's own subject.
+    assert len(scored) == 4
+    assert len(said) == 2 + 4 * len(same_subjects.OF_ANYTHING)

@@ -37,10 +37,11 @@ def get_config() -> ConfigDict:
     config.objective.retained_positions = "learned"
     config.objective.alpha = 2.0
     config.objective.beta = 2.0
-    config.objective.gamma = 100.0  # at first; the run goes on from it
+    config.objective.gamma = 100.0  # the run sets a factor on it
     config.optimizer.name = "kfac"
-    config.optimizer.learning_rate = 0.0015  # of the first step; then it is measured
-    config.optimizer.first_layer = 0  # all but the lowest seventh
+    config.optimizer.learning_rate = 1.0  # times what costs a share of the budget
+    config.optimizer.momentum = 0.6
+    config.optimizer.first_layer = 0  # the upper third
     config.statistics.tokens = 16_000
     config.statistics.ridge = 1e-4  # raised where float32 asks for it
     config.statistics.scale = "inputs"

@@ -128,7 +128,7 @@ def table(model_path: str, workdir: pathlib.Path) -> str:
     }
     for name, kind in chosen.items():
         of = (params, at.gradients, factors[name][1], trainable, at.kl)
-        scaled, _ = layer_steps.measured(*of, settings.retain.budget, kind)
+        scaled = layer_steps.measured(*of, settings.retain.budget, kind).factors
         title = f"{name}, layers by p / k"
         [(_, direction)] = along(at.gradients, {title: (kind, scaled)}).items()
         found.append(at.row(title, direction))

@@ -55,6 +55,8 @@ class Batch:
       target_log_odds_BT: float32, of each token as it is predicted, for the subspace
         method and for those of `base.TargetMethod`: nats at which the token is moved no
         further.
+      lower_BTD: compute dtype; what the frozen layers below the first that moves make of
+        the tokens, which enters that layer. Absent, a forward pass runs them.
       reference_hidden_RTD: compute dtype; the frozen model's hidden states on the
         retain rows: final ones, or of the layer that the method reads.
       reference_logp_UT: float32, of each token as it is predicted: its log p by the
@@ -76,6 +78,7 @@ class Batch:
     moment_weights_BT: Leaf = None
     token_weights_BT: Leaf = None
     target_log_odds_BT: Leaf = None
+    lower_BTD: Leaf = None
     reference_hidden_RTD: Leaf = None
     reference_logp_UT: Leaf = None
     reference_head_SDV: Leaf = None
@@ -104,7 +107,7 @@ class Batch:
     def text(self) -> "Batch":
         """The fields that a forward pass reads, alone."""
         of = (self.tokens_BT, self.segment_ids_BT, self.positions_BT)
-        return Batch(*of, begins_BT=self.begins_BT)
+        return Batch(*of, begins_BT=self.begins_BT, lower_BTD=self.lower_BTD)
 
     def for_devices(self) -> "Batch":
         """The batch without what stays on the host."""

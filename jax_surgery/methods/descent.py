@@ -2,9 +2,6 @@
 """Methods that descend along gradients: their step, their reference, and their run."""
 
 import dataclasses
-import math
-import pathlib
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,7 +13,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.role_texts import RoleTexts
 from jax_surgery.data.stream import one_pass
-from jax_surgery.methods.reference import FIELDS, Reading
+from jax_surgery.methods import frozen_states
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models import output_head
 from jax_surgery.models.config import ModelConfig
@@ -26,7 +23,7 @@ from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.optim.precondition import output_moments, ridge
 from jax_surgery.optim.precondition.moments import second_moments
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.train import checksums, devices, reference_cache
+from jax_surgery.train import devices
 from jax_surgery.train.health import Health
 from jax_surgery.train.loop import Callback, train
 from jax_surgery.train.step import TrainState, init_state, make_train_step
@@ -35,7 +32,6 @@ STATISTICS_ROWS = 8  # rows of a forward pass, at least
 OUTPUT_ROWS = 4  # rows of a pass for the moments of outputs, at least
 # Of these moments, relative to their mean eigenvalue (results/first_step.md).
 OUTPUT_RIDGE = 0.01
-REFERENCE_ROWS = 8
 
 # Makes the callbacks of a run from the function that returns the model of a state.
 MakeCallbacks = Callable[[Callable[[TrainState], Model]], Sequence[Callback]]
@@ -44,7 +40,11 @@ MakeCallbacks = Callable[[Callable[[TrainState], Model]], Sequence[Callback]]
 def make_step(settings: SurgerySettings, config: ModelConfig, rows: RoleRows):
     """The optimizer of a run and its jitted step (see `step.make_train_step`)."""
     trainable, low_rank = settings.trainable(config), settings.lora
-    optimizer = make_optimizer(settings.optimizer, settings.steps, trainable)
+    # A run that keeps to a budget has steps that cost some of it.
+    own_metric = settings.retain.budget > 0
+    optimizer = make_optimizer(
+        settings.optimizer, settings.steps, trainable, own_metric
+    )
     step = make_train_step(
         config,
         settings.loss,
@@ -110,71 +110,6 @@ def statistics_callbacks(
     return [Callback(0, compute)]
 
 
-def reference_folder(directory: str, key: str, role: str) -> str:
-    """Where this process keeps its reference cache of a role, a local folder.
-
-    Each process has one of its own, of all tokens: which rows it gets varies. Beside
-    a workdir on gs:// it lies in the machine's folder for temporary files.
-    """
-    name = "reference" if role == "retain" else f"reference-{role}"
-    if jax.process_count() > 1:
-        name = f"{name}-{jax.process_index()}"
-    if "://" in directory:
-        local = pathlib.Path(tempfile.gettempdir()) / "jax_surgery" / key[:16]
-        print(f"the reference cache is in {local}")
-        return str(local / name)
-    return str(pathlib.Path(directory) / name)
-
-
-def cached_reference(
-    model: Model,
-    texts: RoleTexts,
-    settings: SurgerySettings,
-    rows: RoleRows,
-    directory: str,
-) -> dict[str, reference_cache.ReferenceCache]:
-    """The cached reference of each role that the loss reads it on, made or opened; {}
-    where it is live or not needed."""
-    if settings.reference == "live":
-        return {}
-    readings = settings.loss.readings(rows)
-    if not readings:
-        return {}
-    model_hash = checksums.of_model(model.params, model.config)
-    return {
-        role: _cache_of(
-            model, model_hash, texts.packers[role], role, reading, directory
-        )
-        for role, reading in readings.items()
-    }
-
-
-def _cache_of(
-    model: Model,
-    model_hash: str,
-    packer: Packer,
-    role: str,
-    reading: Reading,
-    directory: str,
-) -> reference_cache.ReferenceCache:
-    config, compute = model.config, model.compute
-    key = reference_cache.fingerprint(model_hash, packer, compute) + reading.key
-    folder = reference_folder(directory, key, role)
-    cache = reference_cache.open_on_all(folder, key)
-    if cache is not None:
-        return cache
-    read = jax.jit(lambda params, batch: reading.read(params, config, batch, compute))
-    return reference_cache.create_cache(
-        folder,
-        key,
-        packer,
-        lambda batch: meshes.fetch(read(model.params, batch)),
-        math.prod(reading.shape(config)),
-        reading.dtype(compute),
-        meshes.round_rows(REFERENCE_ROWS),
-    )
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Descent:
     """Steps of descent that are ready to be taken.
@@ -221,13 +156,13 @@ def prepare(
         return health.problem(model_of(state)) if health else ""
 
     optimizer, step = make_step(settings, model.config, rows)
-    caches = cached_reference(model, texts, settings, rows, directory)
+    cached = frozen_states.of_run(model, texts, settings, rows, directory)
     if low_rank.rank:
         reference = model.params
         params = lora.init_factors(model.config, low_rank, settings.seed)
     else:
         params = model.params
-        needed = output_head.parameters(params) if caches else params
+        needed = output_head.parameters(params) if cached.reference else params
         if not settings.loss.readings(rows):
             needed = {}
         # As the forward pass reads them. What moves is donated, and needs a copy.
@@ -243,10 +178,7 @@ def prepare(
 
     def one_step(state: TrainState, batch: Batch, **fields: Any):
         placed = batch.place(rows.total).replace(**fields)
-        for role, cache in caches.items():
-            found = cache.gather(rows.take(batch.token_index_BT, role))
-            found = meshes.place_rows(found, getattr(rows, role))
-            placed = placed.replace(**{FIELDS[role]: found})
+        placed = placed.replace(**cached.fields(batch, rows))
         return step(state, placed, reference)
 
     def model_of(state: TrainState) -> Model:

@@ -51,10 +51,19 @@ class Reading:
         return compute.dtype if self.hidden else "float32"
 
     def read(
-        self, params: Any, config: ModelConfig, batch: Batch, compute: decoder.Compute
+        self,
+        params: Any,
+        config: ModelConfig,
+        batch: Batch,
+        compute: decoder.Compute,
+        first: int = 0,
     ) -> jax.Array:
-        """What is read from a model on rows: one forward pass without a gradient."""
-        states = _states(params, config, batch, compute, self.layer)
+        """What is read from a model on rows: one forward pass without a gradient.
+
+        Args:
+          first: the layer that the batch's `lower_BTD` enters, where it has them.
+        """
+        states = _states(params, config, batch, compute, self.layer, first)
         return self._of_states(states, params, config, batch, compute)
 
     def _of_states(self, states, params, config, batch: Batch, compute) -> jax.Array:
@@ -66,12 +75,13 @@ class Reading:
         return at_targets(logprobs.token_logprobs(states, head_SDV, targets_BT).logp_BT)
 
 
-def _states(params, config, batch, compute, layer: int | None) -> jax.Array:
+def _states(
+    params, config, batch, compute, layer: int | None, first: int = 0
+) -> jax.Array:
     """Hidden states without a gradient: final ones, or the output of a layer."""
-    count = None if layer is None else layer + 1
-    return jax.lax.stop_gradient(
-        decoder.forward_packed(params, config, batch, compute=compute, num_layers=count)
-    )
+    how = {"num_layers": None if layer is None else layer + 1}
+    how |= {"compute": compute, "first_trained_layer": first}
+    return jax.lax.stop_gradient(decoder.forward_packed(params, config, batch, **how))
 
 
 def attach(

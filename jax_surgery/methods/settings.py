@@ -31,9 +31,11 @@ from jax_surgery.optim.precondition.ridge import Scale
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.train.loop import Loop
 
-# One of so many layers, the lowest, is left alone by a run that keeps to a budget: what is
-# told is looked up above them.
-LOWEST = 7
+# Directions in whose metric the length of a step is what it costs.
+MEASURED = ("kfac", "natural")
+# One of so many layers moves in a run that keeps to a budget, the upper ones: a step gains
+# most there for its KL, and what lies below is computed once.
+UPPER = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ class SurgerySettings:
     compute: Compute
     objective: Objective
     retain: Retain
-    reference: Literal["live", "cached"]  # "cached": hidden states on disk
+    reference: Literal["live", "cached"]  # "cached": on disk, see `frozen_states`
     lora: LowRank
     optimizer: OptimizerChoice
     steps: int
@@ -160,6 +162,10 @@ class SurgerySettings:
                 "0: the best point is of the weights themselves",
                 not self.lora.rank,
             ),
+            f"config.optimizer.name={self.optimizer.name!r}": (
+                f"{' or '.join(map(repr, MEASURED))}, whose steps are measured by the KL",
+                self.optimizer.name in MEASURED,
+            ),
             f"config.optimizer.matrices={self.optimizer.matrices!r}": (
                 "some of q,k,v,o,gate,up,down",
                 bool(self.optimizer.matrices),
@@ -252,15 +258,15 @@ class SurgerySettings:
     def trainable(self, config: ModelConfig) -> Trainable:
         """What steps of descent move of a model, or whose low-rank deltas.
 
-        A run that keeps to a budget, and whose first layer is 0, leaves the lowest
-        layers alone (`LOWEST`).
+        A run that keeps to a budget, and whose first layer is 0, moves the upper layers
+        alone (`UPPER`).
 
         Raises:
           ValueError: see `trainable.resolve`.
         """
         first = self.optimizer.first_layer
         if self.retain.budget and not first:
-            first = config.num_layers // LOWEST
+            first = config.num_layers - -(-config.num_layers // UPPER)
         return resolve(
             config,
             first,

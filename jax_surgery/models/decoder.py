@@ -167,7 +167,8 @@ def forward_with_moments(
       batch: packed rows, whose text alone is read. No token sees another segment.
       compute: dtype and memory choices.
       first_trained_layer: no gradient reaches the layers before it, which saves their
-        backward pass; moments are of the layers from this one on.
+        backward pass, and where the batch has `lower_BTD`, which is what they give,
+        their forward pass too; moments are of the layers from this one on.
       num_layers: run this many layers alone, and give the last one's output without
         the final norm; None runs all.
       moments_weight_BT: weight w_t of each token in the moments; None: none are summed.
@@ -244,11 +245,16 @@ def forward_with_moments(
     layers = jax.tree_util.tree_map_with_path(
         cast, jax.tree.map(lambda leaf: leaf[:num_layers], params["layers"])
     )
-    hidden = embed(params, config, tokens_BT, compute, noise_BTD)
     first, count = first_trained_layer, len(jax.tree.leaves(layers)[0])
+    if first and batch.lower_BTD is not None:
+        assert noise_BTD is None, "the embeddings are not read"
+        hidden = meshes.constrain(batch.lower_BTD.astype(compute.dtype), meshes.ROWS)
+    else:
+        hidden = embed(params, config, tokens_BT, compute, noise_BTD)
+        if first:
+            frozen = jax.lax.stop_gradient(layers)
+            hidden, _ = run(hidden, frozen, 0, first, None, whole=True)
     if first:
-        frozen = jax.lax.stop_gradient(layers)
-        hidden, _ = run(hidden, frozen, 0, first, None, whole=True)
         hidden = jax.lax.stop_gradient(hidden)
         layers = jax.tree.map(lambda leaf: leaf[first:], layers)
     hidden, moments = run(
@@ -264,6 +270,18 @@ def forward_packed(
 ) -> jax.Array:
     """The hidden states alone of `forward_with_moments`."""
     return forward_with_moments(params, config, batch, **options)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "compute", "first"))
+def with_lower(
+    params: Params, config: ModelConfig, batch: Batch, *, compute: Compute, first: int
+) -> Batch:
+    """The batch with what the layers below the `first` that moves make of it, which
+    passes that begin there need not compute again."""
+    if not first:
+        return batch
+    states = forward_packed(params, config, batch, compute=compute, num_layers=first)
+    return batch.replace(lower_BTD=states)
 
 
 def forward(

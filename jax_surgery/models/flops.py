@@ -38,6 +38,18 @@ def _attention(config: ModelConfig, context: float) -> list[float]:
     return [2 * span * config.num_heads * config.head_dim for span in spans]
 
 
+def layers_flops(
+    config: ModelConfig, tokens: int, context: float, layers: int
+) -> float:
+    """FLOPs of a forward pass through the lowest `layers` alone.
+
+    Args:
+      config, tokens, context: as `forward_flops`.
+    """
+    attention = sum(_attention(config, context)[:layers])
+    return 2.0 * tokens * (layers * sum(_sizes(config).values()) + attention)
+
+
 def forward_flops(config: ModelConfig, tokens: int, context: float) -> float:
     """FLOPs of a forward pass with the head on every token.
 
@@ -46,9 +58,8 @@ def forward_flops(config: ModelConfig, tokens: int, context: float) -> float:
       tokens: in all rows, padding included (it is computed too).
       context: tokens per row, which attention spans.
     """
-    layers = config.num_layers * sum(_sizes(config).values())
-    head = config.hidden_size * config.vocab_size
-    return 2.0 * tokens * (layers + sum(_attention(config, context)) + head)
+    head = 2.0 * tokens * config.hidden_size * config.vocab_size
+    return layers_flops(config, tokens, context, config.num_layers) + head
 
 
 def training_flops(

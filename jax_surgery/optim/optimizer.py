@@ -161,7 +161,10 @@ def _moving(
 
 
 def make_optimizer(
-    choice: OptimizerChoice, steps: int, trainable: Trainable = ALL
+    choice: OptimizerChoice,
+    steps: int,
+    trainable: Trainable = ALL,
+    own_metric: bool = False,
 ) -> optax.GradientTransformation:
     """The optimizer for a run of `steps` steps.
 
@@ -172,10 +175,12 @@ def make_optimizer(
       choice: the optimizer and its options.
       steps: the number of steps of the run.
       trainable: the parameters that move.
+      own_metric: see `preconditioned_steps`; others do not ask.
     """
     schedule = make_schedule(choice, steps)
     if choice.preconditioned:
-        return preconditioned_steps(choice.name, schedule, choice.momentum, trainable)
+        of = (choice.name, schedule, choice.momentum, trainable)
+        return preconditioned_steps(*of, own_metric)
     make_direction = {
         "adamw": _adam,
         "adafactor": lambda _: scale_by_adafactor(),

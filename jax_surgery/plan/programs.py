@@ -146,6 +146,11 @@ def _training(
         kind = reading.dtype(run.compute)
         array = jax.ShapeDtypeStruct(shape, kind, sharding=_place(meshes.ROWS))
         batch = batch.replace(**{FIELDS[role]: array})
+    if cached and run.trainable(config).first_layer:
+        shape = (rows.total, run.data.context, config.hidden_size)
+        place, dtype = _place(meshes.ROWS), run.compute.dtype
+        lower = jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+        batch = batch.replace(lower_BTD=lower)
     return step, _on_mesh(state), _on_mesh(frozen), batch
 
 

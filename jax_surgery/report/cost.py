@@ -7,6 +7,7 @@ counts: gradients, the reference, the statistics; and the algebra of the precond
 and of Muon. Tokens include padding, which is computed too.
 """
 
+import functools
 from typing import Any
 
 from jax_surgery.data.role_names import ROLES
@@ -39,10 +40,19 @@ def of_stage(
         "reference_tokens": reference * context,
         "statistics_tokens": 0,
     }
+    trained, once = tokens["trained_tokens"], 0
+    if settings.reference == "cached" and moves.first_layer:
+        # The layers below read each text once, and no more at each step.
+        present = [role for role in ROLES if data.rows[role]]
+        once = sum(len(texts.packers[role].pack()) for role in present) * context
+    below = functools.partial(
+        flops.layers_flops, config, context=context, layers=moves.first_layer
+    )
     items = {
         "training": flops.training_flops(
-            config, tokens["trained_tokens"], context, moves, settings.lora.rank
-        ),
+            config, trained, context, moves, settings.lora.rank
+        )
+        - (below(trained) - below(once) if once else 0),
         # The live or cached reference applies its own head inside the KL as well.
         "reference": flops.forward_flops(config, tokens["reference_tokens"], context),
     }

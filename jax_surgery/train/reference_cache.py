@@ -156,8 +156,8 @@ def create_cache(
       directory: where; made if absent. A cache that is there is replaced.
       key: see `fingerprint`.
       packer: the corpus.
-      hidden_fn: batch -> hidden states [B, T, D]; or one number of each token, [B, T],
-        such as its log p.
+      hidden_fn: batch on the host -> hidden states [B, T, D]; or one number of each
+        token, [B, T], such as its log p.
       width: D, or 1.
       dtype: that they are computed in, so that nothing is lost.
       batch_rows: rows of a forward pass.
@@ -175,7 +175,7 @@ def create_cache(
     states = np.memmap(folder / STATES, mode="r+", dtype=jnp.dtype(dtype), shape=shape)
     for batch in one_pass(packer.pack(), batch_rows, "the reference's states"):
         index_BT = batch.token_index_BT
-        hidden_BTD = np.asarray(hidden_fn(batch.for_devices()))
+        hidden_BTD = np.asarray(hidden_fn(batch))
         hidden_BTD = hidden_BTD.reshape(*index_BT.shape, width)
         states[index_BT[index_BT >= 0]] = hidden_BTD[index_BT >= 0]
     states.flush()

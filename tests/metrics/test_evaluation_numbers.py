@@ -257,8 +257,8 @@ def cost_of(tiny_model):
     texts = RoleTexts({"update": packer, "retain": packer}, packer)
     rows = dict.fromkeys(("rows_unlearn", "rows_update", "rows_retain"), 2)
 
-    def of(epochs=0.0, **fields):
-        settings = plain_surgery(data=rows, steps=10, **fields)
+    def of(epochs=0.0, data=rows, **fields):
+        settings = plain_surgery(data=data, steps=10, **fields)
         found = cost.of_surgery(settings, texts, tiny_model.config, epochs)
         return found, packer
 
@@ -282,6 +282,22 @@ def test_the_cost_of_a_plain_run_is_its_passes(tiny_model, cost_of):
     cached, _ = cost_of(reference="cached")
     assert cached["reference_tokens"] == len(packer.pack()) * 32
     assert "ratio" not in cached
+
+
+def test_layers_below_the_first_that_moves_count_once_where_they_are_cached(
+    tiny_model, cost_of
+):
+    config = tiny_model.config
+    upper = {"optimizer": {"first_layer": 1, "matrices": "gate,up,down"}}
+    rows = {"rows_unlearn": 0, "rows_update": 2, "rows_retain": 2}
+    live, packer = cost_of(data=rows, **upper)
+    cached, _ = cost_of(data=rows, reference="cached", **upper)
+    steps, once = 4 * 10 * 32, 2 * len(packer.pack()) * 32
+    saved = live["items"]["training"] - cached["items"]["training"]
+    assert saved == flops.layers_flops(config, steps - once, 32, 1)
+    whole = flops.layers_flops(config, steps, 32, config.num_layers)
+    head = 2 * steps * config.hidden_size * config.vocab_size
+    assert whole + head == flops.forward_flops(config, steps, 32)
 
 
 def test_statistics_and_algebra_count_and_frozen_layers_save(cost_of):

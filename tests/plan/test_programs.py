@@ -96,6 +96,19 @@ def test_a_plain_step_has_one_program():
     assert programs.names_of(both) == (*natural, "output_moments", "output_ridge")
 
 
+def test_a_step_reads_what_layers_that_never_move_give_where_that_is_cached():
+    upper = {"surgery.optimizer.first_layer": -1, "surgery.optimizer.matrices": "up"}
+    for reference, there in (("live", False), ("cached", True)):
+        changes = upper | {"surgery.reference": reference}
+        settings = neighbours.changed(planned(rows=2), changes)
+        call = called("step", settings)
+        lower = call.resident["batch"].lower_BTD
+        assert (lower is not None) == there
+        if there:
+            assert lower.shape[:2] == call.resident["batch"].tokens_BT.shape
+        assert call.arguments[1].lower_BTD is lower
+
+
 def test_the_programs_move_what_the_optimizer_names():
     settings = planned(program="subspace")
     config = lowering.architecture_of(settings.model)

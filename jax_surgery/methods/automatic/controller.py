@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a run to its budget: the size of its steps, the weight of the retain term, the best
+"""Keeps a run to its budget: the weight of the retain term, the size of steps, the best
 point, the end.
 
 The run minimises  forget + update + factor gamma KL  under KL <= budget on text that it
 does not train on. The factor is the constraint's multiplier (dual ascent, multiplicative
 because it spans orders of magnitude):
 
-    factor <- factor min((KL / budget)^2, RISE)     where KL > budget
-    factor <- factor / FALL                         where KL < CALM budget
+    factor <- factor min((next / budget)^2, RISE)     where next > budget
+    factor <- factor / min(budget / next, FALL)       else
 
-It falls little: a step whose weight was lowered on the way to the budget goes beyond it.
+where next is the KL of the next measure if it changes as much as since the last one: on the
+way to the budget the factor rises before KL is beyond it, and where KL has come to rest
+within it the factor falls until all of it is used. It begins with `FIRST` of the one whose minimum would cost the budget if the loss stayed
+linear, which it does not: tokens reach their ends.
 
-How large steps are is measured too, since what a step of a given size does to a model
-differs by orders of magnitude between models. For small steps KL grows with the square of
-the distance: the first step is measured, and the following ones are as long as would
-have cost FIRST of the budget; while less than SLOW of it is used they grow.
-
-    rate <- rate clip(sqrt(FIRST budget / KL of one step), 1 / MOST_AT_FIRST, MOST_AT_FIRST)
-    rate <- rate min(sqrt(SLOW budget / KL), FASTER)      where KL < SLOW budget
+The length of steps is measured in the metric of the preconditioner, which is scaled to be
+the curvature of the KL along the first direction (`layer_steps`): each costs `STEP` of the
+budget there, and less in the end. Elsewhere it costs more, and so the noise of batches does.
+Where KL stays beyond the budget although the factor has risen twice (a running mean is late),
+it is that noise; where it is far beyond, the KL is not that quadratic. The run then goes back to where the budget is spent
+on the way from the best point, and its steps are shorter from there on.
 
 Points are running means of the weights (Polyak and Juditsky 1992), since single steps
 carry the noise of their batches, which moves held-out text too. A point within the budget
@@ -41,13 +43,13 @@ from jax_surgery.train.metrics_file import as_lines, read_metrics
 from jax_surgery.train.step import TrainState
 
 EVERY = 6  # steps between two measures of held-out text
-RISE, FALL = 3.0, 1.25  # the most that the factor changes at a measure
-CALM = 0.25  # share of the budget below which the factor falls
-LEAST, MOST = 1e-3, 1e3  # of the factor
-# Of the rate: the share of the budget that one step costs in the beginning, and the most
-# that the first step changes; the share below which steps grow, and the most they do.
-FIRST, MOST_AT_FIRST = 0.015, 100.0
-SLOW, FASTER = 0.5, 2.0
+RISE, FALL = 3.0, 1.2  # the most that the factor changes at a measure
+STEP = 0.0075  # of the budget, that a step costs
+FIRST = 0.017
+LEAST, MOST = 1e-5, 1e5  # of the factor
+TOO_FAR = 3.0  # budgets, from which on the run goes back at once
+STAYS = 0.8  # of the KL two measures before, above which it has not fallen
+SHORTER = 0.5  # steps after either
 BACK = 0.97  # of the way back to the budget, to be within it
 MEMORY = 0.85  # of the running mean of the weights, per step; less in the first steps
 # Ends: the mean distance of knowledge tokens to their targets, and the CE of the update.
@@ -65,7 +67,7 @@ class Controlled(NamedTuple):
       train: parameters and the optimizer's state.
       mean: running mean of what moves of the parameters.
       factor: on the weight of the retain term.
-      rate: factor on the optimizer's steps.
+      rate: factor on the length of steps.
       value: of the best point, see `value`.
       best: the running mean there.
       at: step of the best point.
@@ -78,11 +80,6 @@ class Controlled(NamedTuple):
     value: jax.Array
     best: Any
     at: jax.Array
-
-    @property
-    def fields(self) -> dict[str, jax.Array]:
-        """What it sets of a batch."""
-        return {"retain_factor": self.factor, "step_factor": self.rate}
 
     @property
     def reached(self) -> bool:
@@ -125,22 +122,23 @@ def stepped(
     return before._replace(train=train, mean=mean)
 
 
-def factor_after(factor: float, kl: float, budget: float) -> float:
-    """The factor after a measure of `kl` nats per token."""
-    share = kl / budget
-    change = min(share**2, RISE) if share > 1 else 1.0 if share >= CALM else 1 / FALL
+def first_factor(gain: float, weight: float, budget: float) -> float:
+    """The factor that a run begins with.
+
+    Args:
+      gain: fall of the loss along the Newton direction, nats (`layer_steps.Measured`).
+      weight: of the KL in the loss, without the factor.
+    """
+    found = FIRST * math.sqrt(gain / (2 * budget)) / weight
+    return min(max(found, LEAST), MOST)
+
+
+def factor_after(factor: float, kl: float, last: float, budget: float) -> float:
+    """The factor after a measure of `kl` nats per token, where the `last` one was of
+    that point; 0 is of the start."""
+    share = max(2 * kl - last, TINY) / budget
+    change = min(share**2, RISE) if share > 1 else max(share, 1 / FALL)
     return min(max(factor * change, LEAST), MOST)
-
-
-def first_rate(rate: float, kl: float, budget: float) -> float:
-    """The rate after a first step that cost `kl` nats per token."""
-    change = math.sqrt(FIRST * budget / max(kl, TINY))
-    return rate * min(max(change, 1 / MOST_AT_FIRST), MOST_AT_FIRST)
-
-
-def rate_after(rate: float, kl: float, budget: float) -> float:
-    """The rate after a measure of `kl` nats per token."""
-    return rate * min(max(math.sqrt(SLOW * budget / max(kl, TINY)), 1.0), FASTER)
 
 
 def value(forget: float, update: float, kl: float, budget: float) -> float:
@@ -156,6 +154,7 @@ class Controller:
 
     Attributes:
       budget: nats per token.
+      weight: of the retain term in the loss, without the factor.
     """
 
     def __init__(
@@ -164,6 +163,7 @@ class Controller:
         budget: float,
         replaced: Callable[[Any, Any], Any],
         directory: str,
+        weight: float,
     ):
         """
         Args:
@@ -171,52 +171,105 @@ class Controller:
             from its ends, and the CE of the update, all in nats.
           replaced: puts what moves into parameters (`Trainable.replaced`).
           directory: of the run, for the points.
+          weight: see the class.
         """
-        self.budget = budget
+        self.budget, self.weight = budget, weight
         self._measures, self._replaced = measures, replaced
         self._file = epath.Path(directory) / POINTS
 
+    def begin(self, state: Controlled, gain: float) -> Controlled:
+        """The state with the factor that the first measure asks for.
+
+        Args:
+          gain: see `first_factor`; 0, where nothing is to be gained, leaves it.
+        """
+        if gain <= 0:
+            return state
+        factor = first_factor(gain, self.weight, self.budget)
+        return state._replace(factor=_like(state.factor, factor))
+
+    def fields(self, state: Controlled) -> dict[str, jax.Array]:
+        """What a state sets of a batch."""
+        length = state.rate * math.sqrt(2 * STEP * self.budget)
+        return {"retain_factor": state.factor, "step_factor": length}
+
     def measure(self, step: int, state: Controlled) -> Controlled:
-        """The state after a measure, which is one after the first step and after each
-        `EVERY`; called before each step."""
-        if step == 1:
-            return self._after_first(state)
+        """The state after a measure, which is one after each `EVERY` steps; called
+        before each step."""
         if not step or step % EVERY:
             return state
         return self.end(step, state)
 
-    def _after_first(self, state: Controlled) -> Controlled:
-        """The state with the rate that the first step asks for."""
-        point = self._point(1, state.train.params, state)
-        rate = first_rate(point["rate"], point["kl"], self.budget)
-        return state._replace(rate=_like(state.rate, rate))
-
     def end(self, step: int, state: Controlled) -> Controlled:
         """The state after a measure at this step."""
         params = self._replaced(state.mean, state.train.params)
+        before = self._earlier(step, state)
         point = self._point(step, params, state)
-        kl = point["kl"]
+        kl, factor = point["kl"], point["factor"]
+        if kl > TOO_FAR * self.budget:
+            return self._back(state, kl, factor * RISE)
         state = _with_best(state, state.mean, point)
-        factor = factor_after(point["factor"], kl, self.budget)
-        rate = rate_after(point["rate"], kl, self.budget)
+        if min(kl, *before) > self.budget and kl > STAYS * before[0]:
+            return self._back(state, kl, factor)
+        factor = factor_after(factor, kl, before[1], self.budget)
+        return state._replace(factor=_like(state.factor, factor))
+
+    def _earlier(self, step: int, state: Controlled) -> tuple[float, float]:
+        """KL at the last two measures before a step, where the run went back after one of
+        them of where it went; 0 is of the start."""
+        earlier = [p for p in self.points if p["step"] < step and "back" not in p]
+        rates = [*(p["rate"] for p in earlier[1:]), float(state.rate)]
+        went_back = [p["rate"] != r for p, r in zip(earlier, rates, strict=False)]
+        found = [
+            BACK**2 * self.budget if back else p["kl"]
+            for p, back in zip(earlier, went_back, strict=True)
+        ]
+        before, last = [0.0, 0.0, *found][-2:]
+        return before, last
+
+    def _back(self, state: Controlled, kl: float, factor: float) -> Controlled:
+        """The state on the way back, with shorter steps and without momentum.
+
+        Args:
+          kl: of the mean, beyond the budget.
+          factor: from there on.
+        """
+        part = _between(state.best, state.mean, self._share(state, kl))
+        optimizer, zeros = state.train.opt_state, jnp.zeros_like
+        if velocity := getattr(optimizer, "velocity", ()):
+            optimizer = optimizer._replace(velocity=jax.tree.map(zeros, velocity))
+        params = self._replaced(part, state.train.params)
         return state._replace(
-            factor=_like(state.factor, factor), rate=_like(state.rate, rate)
+            train=state.train._replace(params=params, opt_state=optimizer),
+            mean=part,
+            factor=_like(state.factor, factor),
+            rate=_like(state.rate, float(state.rate) * SHORTER),
         )
+
+    def _share(self, state: Controlled, kl: float) -> float:
+        """How far from the best point towards the mean the budget is spent, a little
+        less; 0 where it is at the best one.
+
+        KL grows with about the square of the distance, so that its root says how far.
+
+        Args:
+          kl: of the mean, beyond the budget.
+        """
+        best, root = point_at(self.points, int(state.at)), math.sqrt
+        before = best["kl"] if best else 0.0
+        if not before < self.budget < kl:
+            return 0.0
+        return BACK * (root(self.budget) - root(before)) / (root(kl) - root(before))
 
     def finish(self, step: int, state: Controlled) -> Controlled:
         """The state after the last measure, of which the best point is exported.
 
         Where the last point is beyond the budget, so is what it has learned since the best
-        one. KL grows with about the square of the distance, so that sqrt(KL) says how far
-        on the way between them the budget is spent; the point there is measured too.
+        one, and the point on the way between them is measured too.
         """
-        best = point_at(self.points, int(state.at))
         ended = self.end(step, state)
-        last, root = self.points[-1]["kl"], math.sqrt
-        before = best["kl"] if best else 0.0
-        if not before < self.budget < last:
+        if not (share := self._share(state, self.points[-1]["kl"])):
             return ended
-        share = BACK * (root(self.budget) - root(before)) / (root(last) - root(before))
         between = _between(state.best, state.mean, share)
         params = self._replaced(between, state.train.params)
         point = self._point(step, params, ended, back=share)
@@ -227,7 +280,9 @@ class Controller:
     ) -> dict[str, float]:
         """What is measured of parameters, noted among the points with what `more` says."""
         kinds, forget, update = self._measures(params)
-        kl = max(kinds.values())
+        finite = lambda nats: nats if math.isfinite(nats) else NOT_YET
+        kinds = {kind: finite(nats) for kind, nats in kinds.items()}
+        forget, update, kl = finite(forget), finite(update), max(kinds.values())
         point = {"step": step, "forget": forget, "update": update, "kl": kl}
         point |= {f"kl_{kind}": nats for kind, nats in kinds.items()}
         point |= {"factor": float(state.factor), "rate": float(state.rate)}

@@ -11,6 +11,7 @@ from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods.loss import Loss
+from jax_surgery.models import decoder
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import ALL, Matrices, Trainable
@@ -66,6 +67,8 @@ class Ends:
         batch = next(devices.batch_stream(packers, wanted, rows, seed + 1))
         unlearn_B = rows.holds("unlearn", rows.total)[meshes.rows_here(rows.total)]
         self._batch = with_ends(batch, unlearn_B, ends).place(rows.total)
+        self._how = {"config": config, "compute": compute}
+        self._first = trainable.first_layer
         loss_fn = loss.make(config, rows, compute, trainable)
 
         def metrics(params: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -80,14 +83,22 @@ class Ends:
         self._metrics = jax.jit(metrics)
         self._gradients = jax.jit(gradients)
 
+    def _read(self, params: Any) -> Batch:
+        """The rows, with what the layers that never move make of them."""
+        if self._batch.lower_BTD is None:
+            self._batch = decoder.with_lower(
+                params, batch=self._batch, first=self._first, **self._how
+            )
+        return self._batch
+
     def gradients(self, params: Any) -> Matrices:
         """Of both terms, weighted as in the run, of the moving matrices, [layers, inputs,
         outputs] each."""
-        return self._gradients(params, self._batch)
+        return self._gradients(params, self._read(params))
 
     def measure(self, params: Any) -> tuple[float, float]:
         """(mean distance of knowledge tokens to their ends, CE of the update), nats; 0
         where a term has no text."""
-        found = self._metrics(params, self._batch)
+        found = self._metrics(params, self._read(params))
         of = lambda name: float(found.get(name, jnp.zeros(())))
         return of("unlearn_loss"), of("update_ce")

@@ -57,12 +57,16 @@ def _head(params: Any, *, config: ModelConfig, compute) -> output_head.Head:
     return output_head.copies(params, config, compute)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "compute"))
-def _states(params: Any, batch: Batch, *, config: ModelConfig, compute) -> jax.Array:
-    return decoder.forward_packed(params, config, batch, compute=compute)
+@functools.partial(jax.jit, static_argnames=("config", "compute", "first"))
+def _states(
+    params: Any, batch: Batch, *, config: ModelConfig, compute, first: int
+) -> jax.Array:
+    return decoder.forward_packed(
+        params, config, batch, compute=compute, first_trained_layer=first
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "compute"))
+@functools.partial(jax.jit, static_argnames=("config", "compute", "first"))
 def _sums(
     params: Any,
     reference_head: output_head.Head,
@@ -71,6 +75,7 @@ def _sums(
     *,
     config: ModelConfig,
     compute,
+    first: int,
 ) -> dict[str, jax.Array]:
     """Sum of the KL over learned positions, nats, and how many there are."""
 
@@ -81,7 +86,7 @@ def _sums(
         total = (counts_C * kl_C).sum()
         return {token_sums.LOSS: total, "count": counts_C.sum()}
 
-    hidden_BTD = decoder.forward_packed(params, config, batch, compute=compute)
+    hidden_BTD = _states(params, batch, config=config, compute=compute, first=first)
     counts_BT = (shifted(batch.weights_BT) > 0).astype(np.float32)
     others = [reference_BTD, counts_BT]
     part = token_sums.Part(terms, hidden_BTD, others, counts_BT > 0, [reference_head])
@@ -98,6 +103,7 @@ class HeldOut:
         kinds: Mapping[str, Iterable[Document]],
         context: int,
         beginning: np.ndarray | None = None,
+        first: int = 0,
     ):
         """Reads the frozen model once.
 
@@ -106,10 +112,12 @@ class HeldOut:
           kinds: documents by kind.
           context: tokens of a row.
           beginning: that rows share, see `Packer`.
+          first: layer that moves; what lies below it is computed once.
         """
-        self._how = {"config": model.config, "compute": model.compute}
+        how: dict[str, Any] = {"config": model.config, "compute": model.compute}
         rows = meshes.round_rows(ROWS)
-        self._head = _head(model.params, **self._how)
+        self._head = _head(model.params, **how)
+        self._how = how | {"first": first}
         self._batches: dict[str, list[tuple[Batch, jax.Array]]] = {}
         for kind, documents in kinds.items():
             packer = Packer(list(documents), context, "tokens", beginning=beginning)
@@ -119,6 +127,7 @@ class HeldOut:
                 # Every process has all rows, and places those that are its own.
                 mine = batch.select(meshes.rows_here(len(batch)))
                 placed = mine.place(len(batch))
+                placed = decoder.with_lower(model.params, batch=placed, **self._how)
                 found.append((placed, _states(model.params, placed, **self._how)))
 
     @property

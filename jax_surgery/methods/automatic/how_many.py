@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from jax_surgery.data.packing import Packer
 
 # Times that a run reads the texts of a role, at least.
-PASSES = {"unlearn": 3.0, "update": 9.0}
+PASSES = {"unlearn": 6.0, "update": 18.0}
 LEAST = 24  # of steps: texts of a few rows are read more often
+MOST = (
+    150  # of many texts all are read once, and no more than that for more than so many
+)
 
 
 def steps(packers: Mapping[str, Packer], rows: Mapping[str, int]) -> int:
@@ -18,9 +21,9 @@ def steps(packers: Mapping[str, Packer], rows: Mapping[str, int]) -> int:
       packers: of the texts, by role; roles without text do not count.
       rows: of a step, by role.
     """
-    needed = [
-        math.ceil(passes * len(packers[role].pack()) / rows[role])
-        for role, passes in PASSES.items()
-        if role in packers and rows[role]
-    ]
-    return max(LEAST, *needed)
+    found = LEAST
+    for role, passes in PASSES.items():
+        if role in packers and rows[role]:
+            once = len(packers[role].pack()) / rows[role]
+            found = max(found, math.ceil(max(once, min(passes * once, MOST))))
+    return found

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long steps are in each group of matrices, measured before the first one.
+"""How far a Newton step goes in each group of matrices, measured before the first one.
 
 The preconditioner knows what a change of a matrix does to that matrix's own outputs on
 retained text, and not what becomes of it in the layers above. So the same change costs
-orders of magnitude more KL in some layers than in others. With a direction D of
-matrices g alone, along which the loss falls by p_g a unit and KL grows as k_g times the
-square, the most progress for a KL is made with
+orders of magnitude more KL in some layers than in others. Of a direction D_g of the
+matrices of a group alone the loss falls by p_g a unit, and KL grows as k_g times the
+square. With lambda as the weight of the KL the loss is least, on that line, at
 
-    sum over g of w_g D_g,    w_g = p_g / k_g
+    w_g D_g / lambda,    w_g = p_g / (2 k_g)
 
-as far as groups add up. p_g is the inner product of D_g with the gradient; k_g is
-measured on held-out text, with a change that costs about `COST` of the budget.
+so that w_g D_g is what the curvature of the KL in place of the factors would give. p_g is
+the inner product of D_g with the gradient; k_g is measured on held-out text, with a change
+that costs about `COST` of the budget. Groups do not add up: all of them together are
+moved along sum w_g D_g too, and the weights divided by how much more KL that costs than
+1/2 sum w_g p_g, which it is of a quadratic KL whose groups do.
 """
 
 import itertools
@@ -81,15 +84,15 @@ def groups(factors: Factors) -> list[Group]:
 
 
 def weights(progress: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """p_g / k_g, relative to the largest; groups without progress get the least.
+    """p_g / (2 k_g); groups without progress get the least.
 
     Args:
       progress: p_g, nats a unit of D_g, [groups].
       cost: k_g, nats a square unit, [groups].
     """
-    found = np.maximum(progress, 0) / np.maximum(cost, np.finfo(np.float64).tiny)
+    found = np.maximum(progress, 0) / (2 * np.maximum(cost, np.finfo(np.float64).tiny))
     most = found.max()
-    return np.maximum(found / most, 1 / MOST) if most > 0 else np.ones(len(found))
+    return np.maximum(found, most / MOST) if most > 0 else np.ones(len(found))
 
 
 def scaled(factors: Factors, of: list[Group], weights: np.ndarray) -> Factors:
@@ -104,6 +107,28 @@ def scaled(factors: Factors, of: list[Group], weights: np.ndarray) -> Factors:
     return factors._replace(lower=lower)
 
 
+class Measured(NamedTuple):
+    """What was measured before the first step.
+
+    Attributes:
+      factors: of the preconditioner, with the weights of groups of matrices.
+      gain: fall of the loss along the direction they give, nats; 0 where there is
+        nothing to gain.
+      rows: what was measured of each group, and of all together.
+    """
+
+    factors: Factors
+    gain: float
+    rows: list[dict[str, Any]]
+
+
+class _Line(NamedTuple):
+    """A measure along a direction: how many units were moved, and the nats they cost."""
+
+    units: float
+    nats: float
+
+
 def measured(
     params: Any,
     gradients: Matrices,
@@ -112,8 +137,8 @@ def measured(
     kl: Callable[[Any], float],
     budget: float,
     name: str,
-) -> tuple[Factors, list[dict[str, Any]]]:
-    """Factors with the weights of groups of matrices, and what was measured of each.
+) -> Measured:
+    """Factors with the weights of groups of matrices.
 
     Args:
       params: before the first step.
@@ -123,36 +148,52 @@ def measured(
       budget: nats per token.
       name: of the direction, in `DIRECTIONS`.
     """
-    direction = jax.jit(DIRECTIONS[name])(gradients, factors)
-    whole = _norm(trainable.take(params))
+    along = jax.jit(DIRECTIONS[name])
+    direction, whole = along(gradients, factors), _norm(trainable.take(params))
     # Compiled, so that nothing but what moves is copied.
     moved = jax.jit(
         lambda params, part, unit: trainable.moved(
             params, trainable.put({k: -unit * m for k, m in part.items()}, params)
         )
     )
+
+    def cost_of(part: Matrices, units: float) -> _Line:
+        """A change of about `COST` of the budget, tried from `units` on."""
+        for _ in range(TRIES):
+            tried = _Line(units, max(kl(moved(params, part, units)), LEAST))
+            if COST * budget / NEAR < tried.nats < COST * budget * NEAR:
+                break
+            units *= min(max(math.sqrt(COST * budget / tried.nats), 0.05), 20.0)
+        return tried
+
     of = groups(factors)
     progress, cost = np.zeros(len(of)), np.ones(len(of))
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     size = SIZE * whole
     for number, group in enumerate(_shown(of)):
-        part, nats, tried = group.of(direction), 0.0, 0.0
+        part, line = group.of(direction), _Line(0.0, 0.0)
         if norm := _norm(part):
-            for _ in range(TRIES):
-                tried = size
-                nats = max(kl(moved(params, part, tried / norm)), LEAST)
-                size *= min(max(math.sqrt(COST * budget / nats), 0.05), 20.0)
-                if COST * budget / NEAR < nats < COST * budget * NEAR:
-                    break
-            progress[number] = sum(
-                float(jnp.vdot(part[name], gradients[name])) for name in part
-            )
-            cost[number] = nats / (tried / norm) ** 2
-        found.append(group._asdict() | {"size": tried / whole, "kl": nats})
+            line = cost_of(part, size / norm)
+            size = line.units * norm * math.sqrt(COST * budget / line.nats)
+            progress[number] = _inner(part, gradients)
+            cost[number] = line.nats / line.units**2
+        rows.append(
+            group._asdict() | {"size": line.units * norm / whole, "kl": line.nats}
+        )
     chosen = weights(progress, cost)
-    for row, weight in zip(found, chosen, strict=True):
+    gain = float((chosen * progress).sum())
+    if gain > 0:
+        together = along(gradients, scaled(factors, of, chosen))
+        line = cost_of(together, math.sqrt(2 * COST * budget / gain))
+        more = 2 * line.nats / (line.units**2 * gain)
+        chosen, gain = chosen / more, gain / more
+    for row, weight in zip(rows, chosen, strict=True):
         row["weight"] = float(weight)
-    return scaled(factors, of, chosen), found
+    return Measured(scaled(factors, of, chosen), max(gain, 0.0), rows)
+
+
+def _inner(one: Matrices, other: Matrices) -> float:
+    return sum(float(jnp.vdot(one[name], other[name])) for name in one)
 
 
 def _norm(matrices: Matrices) -> float:

@@ -49,9 +49,6 @@ from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import devices
 from jax_surgery.train.loop import Callback, train
-from jax_surgery.train.step import TrainState
-
-LENGTHENED = ("natural", "kfac")  # optimizers whose steps go with the size of gradients
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,7 +132,8 @@ def measures(
         packers = packers | {"update": told}
     how = (settings.seed, settings.trainable(model.config))
     ends = Ends(settings.loss, packers, begun.ends, *of, *how)
-    return held_out.HeldOut(model, held, context, beginning), ends
+    first = settings.trainable(model.config).first_layer
+    return held_out.HeldOut(model, held, context, beginning, first), ends
 
 
 def run(
@@ -165,27 +163,31 @@ def run(
     def measured(params: Any) -> tuple[dict[str, float], float, float]:
         return held_text.kl(params), *ends.measure(params)
 
-    keeper = Controller(measured, budget, trainable.replaced, directory)
+    how = (budget, trainable.replaced, directory, settings.objective.gamma)
+    keeper = Controller(measured, *how)
     ready = descent.prepare(model, begun.texts, settings, directory)
 
-    def lengthen(step: int, state: TrainState) -> TrainState:
-        """Gives each group of layers steps of its own length."""
+    def lengthen(step: int, state: Controlled) -> Controlled:
+        """Gives steps the curvature of the KL, and the KL its first weight."""
         del step  # the first alone
-        factors, found = layer_steps.measured(
-            state.params,
-            ends.gradients(state.params),
-            state.opt_state.factors,
+        train = state.train
+        found = layer_steps.measured(
+            train.params,
+            ends.gradients(train.params),
+            train.opt_state.factors,
             trainable,
             lambda params: max(held_text.kl(params, most=1).values()),
             budget,
             settings.optimizer.name,
         )
-        layer_steps.write(directory, found)
-        return state._replace(opt_state=state.opt_state._replace(factors=factors))
+        layer_steps.write(directory, found.rows)
+        factors = train.opt_state._replace(factors=found.factors)
+        state = state._replace(train=train._replace(opt_state=factors))
+        return keeper.begin(state, found.gain)
 
     before = descent.statistics_callbacks(model.config, begun.texts.retained, settings)
-    if settings.optimizer.name in LENGTHENED:
-        before.append(Callback(0, lengthen))
+    before = [_of_train(callback) for callback in before]
+    before.append(Callback(0, lengthen))
     end = _train(ready, begun, settings, directory, keeper, before, make_callbacks)
     end = keeper.finish(int(end.train.step), end)
     params = trainable.replaced(end.best, end.train.params)
@@ -342,6 +344,15 @@ def _told(begun: Begun) -> str:
     return f"{counts}; {tokens} tokens carry knowledge; held out: {out or 'nothing'}"
 
 
+def _of_train(callback: Callback) -> Callback:
+    """A callback of a state of training, as one of a controlled one."""
+
+    def inner(number: int, state: Controlled) -> Controlled:
+        return state._replace(train=callback.run(number, state.train))
+
+    return Callback(callback.every, inner)
+
+
 def _train(
     ready: Descent,
     begun: Begun,
@@ -365,14 +376,8 @@ def _train(
 
     def step(state: Controlled, batch: Batch):
         batch = with_ends(batch, unlearn_B, ends)
-        after, metrics = ready.step(state.train, batch, **state.fields)
+        after, metrics = ready.step(state.train, batch, **keeper.fields(state))
         return controller.stepped(state, after, trainable.cut), metrics
-
-    def of_train(callback: Callback) -> Callback:
-        def inner(number: int, state: Controlled) -> Controlled:
-            return state._replace(train=callback.run(number, state.train))
-
-        return Callback(callback.every, inner)
 
     start = controller.begin(ready.state, trainable.cut)
     return train(
@@ -383,7 +388,7 @@ def _train(
         directory=directory,
         settings=settings.loop,
         callbacks=[
-            *map(of_train, before),
+            *before,
             Callback(1, keeper.measure),
             *make_callbacks(model_of),
         ],

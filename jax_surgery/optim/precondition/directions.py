@@ -81,8 +81,17 @@ def of_norm(matrices: Matrices, size: jax.Array) -> Matrices:
     Args:
       size: below 0 turns them round.
     """
-    norm = optax.tree.norm(matrices)
-    scale = jnp.where(norm > 0, size / jnp.where(norm > 0, norm, 1.0), 0.0)
+    return of_length(matrices, optax.tree.norm(matrices), size)
+
+
+def of_length(matrices: Matrices, length: jax.Array, size: jax.Array) -> Matrices:
+    """The matrices times a number, so that what is their `length` becomes |`size`|.
+
+    Args:
+      length: in some norm; with 0 they become 0.
+      size: below 0 turns them round.
+    """
+    scale = jnp.where(length > 0, size / jnp.where(length > 0, length, 1.0), 0.0)
     return jax.tree.map(lambda matrix: scale * matrix, matrices)
 
 
@@ -91,8 +100,10 @@ def preconditioned_steps(
     schedule: optax.Schedule,
     momentum: float,
     trainable: Trainable,
+    own_metric: bool = False,
 ) -> optax.GradientTransformation:
-    """W <- W - s_t ||W_0|| D / ||D||, norms over all moving matrices together.
+    """W <- W - s_t ||W_0|| D / ||D||, norms over all moving matrices together; or
+    W <- W - s_t D / sqrt(<D, G>).
 
     D is the direction of the gradient, or of its moving sum v <- momentum v + G,
     under the state's factors. A zero gradient (everything forgotten and learned)
@@ -100,6 +111,9 @@ def preconditioned_steps(
 
     Args:
       direction: in `DIRECTIONS`.
+      own_metric: whether the length of steps is measured by the factors, as
+        sqrt(<D, G>) is of D = C^-1 G and the metric C (natural, kfac); else by the
+        weights.
     """
 
     def init(params):
@@ -117,8 +131,15 @@ def preconditioned_steps(
         if momentum:
             velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, moving)
             moving = velocity
-        size = schedule(state.count) * state.weight_norm
-        steps = of_norm(DIRECTIONS[direction](moving, state.factors), -size)
+        size, steps = (
+            schedule(state.count),
+            DIRECTIONS[direction](moving, state.factors),
+        )
+        if own_metric:
+            length = jnp.sqrt(jnp.maximum(optax.tree.vdot(steps, moving), 0))
+            steps = of_length(steps, length, -size)
+        else:
+            steps = of_norm(steps, -size * state.weight_norm)
         state = state._replace(count=state.count + 1, velocity=velocity)
         return trainable.put(steps, updates), state
 

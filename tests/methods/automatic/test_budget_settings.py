@@ -31,6 +31,8 @@ def test_the_config_is_one_stage_with_measured_ends_and_a_budget():
         ({"data": {"rows_retain": 0}}, "config.data.rows_retain=0"),
         ({"data": {"surprise": 2.5}}, "the model itself says"),
         ({"objective": {"retain": "nll"}}, "'kl', which the budget is of"),
+        ({"optimizer": {"name": "orthogonal"}}, "'kfac' or 'natural'"),
+        ({"optimizer": {"name": "adamw"}}, "'kfac' or 'natural'"),
         ({"optimizer": {"matrices": ""}}, "some of q,k,v,o,gate,up,down"),
         ({"lora": {"rank": 4}, "optimizer": {"name": "adamw"}}, "config.lora.rank=4"),
     ],
@@ -57,11 +59,11 @@ def test_a_run_without_a_budget_must_say_its_steps():
         read(retain=plain, method="surgery")
 
 
-def test_the_lowest_layers_are_left_alone_where_nothing_else_is_said():
+def test_the_upper_layers_move_where_nothing_else_is_said():
     first = lambda layers, **fields: (
         read(**fields).trainable(ModelConfig(8, 8, 8, layers, 1, 1, 8)).first_layer
     )
-    assert [first(layers) for layers in (3, 7, 30)] == [0, 1, 4]
+    assert [first(layers) for layers in (1, 3, 7, 30)] == [0, 2, 4, 20]
     assert first(30, optimizer={"first_layer": 12}) == 12
     plain = {"budget": 0.0, "complete": False}
     assert first(30, retain=plain, method="surgery", steps=1) == 0

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of how a run keeps to its budget."""
 
+import math
+from typing import Any, NamedTuple
+
 import jax.numpy as jnp
 import pytest
 
@@ -8,6 +11,13 @@ from jax_surgery.methods.automatic import controller
 from jax_surgery.train.step import TrainState
 
 BUDGET = 0.02
+WEIGHT = 100.0
+
+
+class Momentum(NamedTuple):
+    """A state of an optimizer that has momentum."""
+
+    velocity: Any
 
 
 def keeper(tmp_path, *points):
@@ -19,7 +29,9 @@ def keeper(tmp_path, *points):
         kl, forget, update = left.pop(0)
         return {"neighbours": kl, "chat": 0.0}, forget, update
 
-    return controller.Controller(measures, BUDGET, lambda mean, _: mean, tmp_path)
+    return controller.Controller(
+        measures, BUDGET, lambda mean, _: mean, tmp_path, WEIGHT
+    )
 
 
 def state(weight=0.0):
@@ -28,53 +40,107 @@ def state(weight=0.0):
     return controller.begin(train, lambda params: params)
 
 
-def test_the_factor_rises_beyond_the_budget_and_falls_within():
-    assert controller.factor_after(1, 0.03, BUDGET) == pytest.approx(1.5**2)
-    # It does not fall on the way to the budget, or the run goes beyond it.
-    assert controller.factor_after(1, 0.016, BUDGET) == 1
-    assert controller.factor_after(1, 0.006, BUDGET) == 1
+def test_the_factor_rises_where_kl_is_about_to_be_beyond_the_budget():
+    after = lambda kl, last: controller.factor_after(1, kl, last, BUDGET)
+    assert after(0.03, 0.03) == pytest.approx(1.5**2)
+    # On the way there before it is, and on the way back no longer.
+    assert after(0.016, 0.006) == pytest.approx(1.3**2)
+    assert after(0.024, 0.03) == pytest.approx(0.9)
+    # Within it the factor falls as far as KL may rise, a little at a time.
+    assert after(0.018, 0.018) == pytest.approx(0.9)
+    assert after(0.004, 0.004) == after(0.0, 0.0) == pytest.approx(1 / controller.FALL)
     # At most so far at a time, and never beyond its limits.
-    assert controller.factor_after(1, 9, BUDGET) == controller.RISE
-    assert controller.factor_after(1, 0, BUDGET) == pytest.approx(1 / controller.FALL)
-    assert controller.factor_after(controller.MOST, 9, BUDGET) == controller.MOST
-    assert controller.factor_after(controller.LEAST, 0, BUDGET) == controller.LEAST
+    assert after(9, 0) == controller.RISE
+    most, least = controller.MOST, controller.LEAST
+    assert controller.factor_after(most, 9, 0, BUDGET) == most
+    assert controller.factor_after(least, 0, 0, BUDGET) == least
 
 
-def test_the_first_step_is_measured_and_sets_how_long_the_others_are():
-    costs = controller.FIRST * BUDGET
-    assert controller.first_rate(1, costs, BUDGET) == pytest.approx(1)
-    # Of a quarter of that twice as long, since KL grows with the square.
-    assert controller.first_rate(1, costs / 4, BUDGET) == pytest.approx(2)
-    assert controller.first_rate(0.5, costs * 4, BUDGET) == pytest.approx(0.25)
-    assert controller.first_rate(1, 0, BUDGET) == controller.MOST_AT_FIRST
-    assert controller.first_rate(1, 1e9, BUDGET) == 1 / controller.MOST_AT_FIRST
+def test_the_first_factor_is_a_share_of_the_one_whose_minimum_costs_the_budget():
+    """Along a line of gain p and KL of p / 2 a square unit, loss - p t + factor gamma KL."""
+    gain = 5e5
+    factor = controller.first_factor(gain, WEIGHT, BUDGET) / controller.FIRST
+    units = 1 / (factor * WEIGHT)  # the minimum
+    assert 0.5 * gain * units**2 == pytest.approx(BUDGET)
+    assert controller.first_factor(1e30, WEIGHT, BUDGET) == controller.MOST
 
 
-def test_steps_grow_while_little_of_the_budget_is_used():
-    assert controller.rate_after(3, controller.SLOW * BUDGET, BUDGET) == 3
-    assert controller.rate_after(3, 10 * BUDGET, BUDGET) == 3
-    less = controller.SLOW * BUDGET / 2.25
-    assert controller.rate_after(3, less, BUDGET) == pytest.approx(4.5)
-    assert controller.rate_after(3, 0, BUDGET) == 3 * controller.FASTER
+def test_a_run_begins_with_that_factor_and_with_steps_that_cost_their_share(tmp_path):
+    keeps = keeper(tmp_path)
+    begun = keeps.begin(state(), 5e5)
+    wanted = controller.first_factor(5e5, WEIGHT, BUDGET)
+    assert float(begun.factor) == pytest.approx(wanted)
+    fields = keeps.fields(begun)
+    assert float(fields["retain_factor"]) == pytest.approx(wanted)
+    # A step of this length in the metric of the KL costs half of its square.
+    cost = 0.5 * float(fields["step_factor"]) ** 2
+    assert cost == pytest.approx(controller.STEP * BUDGET)
+    # Where nothing is to be gained everything stays.
+    assert keeps.begin(state(), 0.0).factor == 1
 
 
-def test_the_first_measure_is_of_the_weights_and_moves_the_rate_alone(tmp_path):
-    seen = []
+def test_where_kl_stays_beyond_the_budget_the_run_goes_back(tmp_path):
+    beyond = 1.5 * BUDGET
+    measured = [(0.01, 2, 2), *[(kl * beyond, 1, 1) for kl in (1, 1, 0.9)]]
+    keeps = keeper(tmp_path, *measured, (0.018, 1, 1))
+    good = keeps.measure(6, state(1.0))
+    first = keeps.measure(12, good._replace(mean=state(2.0).mean))
+    # The mean is late: one measure says nothing of the factor that has risen.
+    second = keeps.measure(18, first._replace(mean=state(2.0).mean))
+    assert second.rate == 1 and second.factor > first.factor > good.factor
+    third = keeps.measure(24, second._replace(mean=state(3.0).mean))
+    assert third.rate == controller.SHORTER and third.factor == second.factor
+    went = float(third.train.params["w"][0])
+    assert 1 < went < 3 and float(third.mean["w"][0]) == went
+    # From there, where nearly all of the budget is spent, KL has fallen.
+    last = keeps.measure(30, third)
+    ahead = 2 * 0.018 / BUDGET - controller.BACK**2
+    assert float(last.factor) == pytest.approx(float(third.factor) * ahead)
+    assert last.rate == third.rate
 
-    def measures(params):
-        seen.append(float(params["w"][0]))
-        return {"chat": 4 * controller.FIRST * BUDGET}, 1.0, 1.0
 
-    keeps = controller.Controller(measures, BUDGET, lambda mean, _: mean, tmp_path)
-    before = state(2.0)._replace(mean=state(1.0).mean)
-    after = keeps.measure(1, before)
-    assert seen == [2.0] and float(after.rate) == pytest.approx(0.5)
-    assert after.factor == 1 and after.value == before.value and after.at == 0
-    assert {"retain_factor": 1, "step_factor": 0.5} == after.fields
-    [point] = keeps.points
-    assert (point["step"], point["rate"]) == (1, 1)
-    # Nothing is measured between.
-    assert [keeps.measure(step, after) is after for step in (0, 2, 5)] == [True] * 3
+def test_on_the_way_back_to_the_budget_nothing_is_shortened(tmp_path):
+    keeps = keeper(tmp_path, *[(kl * BUDGET, 1, 1) for kl in (2, 1.8, 1.5)])
+    now = state()
+    for step in (6, 12, 18):
+        now = keeps.measure(step, now)
+    assert now.rate == 1 and int(now.at) == 18
+
+
+def test_nothing_is_measured_between(tmp_path):
+    keeps, now = keeper(tmp_path), state()
+    assert [keeps.measure(step, now) is now for step in (0, 1, 2, 5)] == [True] * 4
+
+
+@pytest.mark.parametrize("kl", [1.01 * controller.TOO_FAR * BUDGET, math.nan])
+def test_a_run_that_went_far_beyond_goes_back_with_shorter_steps(tmp_path, kl):
+    keeps = keeper(tmp_path, (0.01, 0.5, 0.2), (kl, 0.1, 0.1), (kl, 0.1, 0.1))
+    good = keeps.measure(6, state(1.0))
+    optimizer = Momentum(velocity={"w": jnp.ones(2)})
+    train = state(9.0).train._replace(opt_state=optimizer)
+    lost = good._replace(train=train, mean=state(8.0).mean)
+    back = keeps.measure(12, lost)
+    assert float(back.best["w"][0]) == 1
+    # On the way from 1 to 8 to where the budget is spent, as the root of KL says.
+    spent = math.sqrt(BUDGET) - math.sqrt(0.01)
+    kl = keeps.points[1]["kl"]
+    share = controller.BACK * spent / (math.sqrt(kl) - math.sqrt(0.01))
+    for tree in (back.train.params, back.mean):
+        assert float(tree["w"][0]) == pytest.approx(1 + 7 * share, rel=1e-5)
+    assert float(back.train.opt_state.velocity["w"][0]) == 0
+    assert float(back.rate) == controller.SHORTER and int(back.at) == 6
+    assert float(back.factor) == pytest.approx(controller.RISE * float(good.factor))
+    steps = [float(keeps.fields(now)["step_factor"]) for now in (good, back)]
+    assert steps[1] == pytest.approx(controller.SHORTER * steps[0])
+    # The way there stands among the points, as numbers that JSON has.
+    assert [point["step"] for point in keeps.points] == [6, 12]
+    assert all(math.isfinite(v) for v in keeps.points[1].values())
+    # Without a point within reach it is the start.
+    first = keeps.measure(18, state(1.0)._replace(mean=state(5.0).mean))
+    assert int(first.at) == 0 and float(first.best["w"][0]) == 1
+    share = controller.BACK * math.sqrt(BUDGET / kl)
+    wanted = pytest.approx(1 + 4 * share, rel=1e-5)
+    assert float(first.train.params["w"][0]) == wanted
 
 
 def test_within_the_budget_the_nearer_to_its_ends_a_point_is_the_better():
@@ -108,7 +174,9 @@ def test_a_run_that_ends_beyond_its_budget_goes_back_to_it(tmp_path):
         seen.append(float(params["w"][0]))
         return {"chat": 0.005 * seen[-1] ** 2}, 2.0 - 0.5 * seen[-1], 0.0
 
-    keeps = controller.Controller(measures, BUDGET, lambda mean, _: mean, tmp_path)
+    keeps = controller.Controller(
+        measures, BUDGET, lambda mean, _: mean, tmp_path, WEIGHT
+    )
     first = keeps.measure(6, state(1.0))
     end = keeps.finish(9, first._replace(mean=state(3.0).mean))
     # sqrt(BUDGET / 0.005) = 2, of which `BACK` of the way from 1 is gone.

@@ -19,9 +19,11 @@ def rows_of(count):
     ("unlearn", "update", "steps"),
     [
         (1, 0, how_many.LEAST),
-        (300, 0, 300),  # three passes of 300 rows, three a step
-        (300, 40, 300),
-        (300, 100, 450),  # nine passes of 100 rows, two a step
+        (45, 0, 90),  # six passes of 45 rows, three a step
+        (45, 10, 90),
+        (45, 12, 108),  # eighteen passes of 12 rows, two a step
+        (45, 100, how_many.MOST),  # of 900
+        (45, 500, 250),  # once
     ],
 )
 def test_texts_are_read_as_often_as_they_should(unlearn, update, steps):

@@ -58,7 +58,7 @@ def test_groups_are_neighbouring_layers_of_one_statistic(factors):
 
 def test_weights_are_progress_for_cost_and_have_a_least():
     found = layer_steps.weights(np.asarray([2.0, 1.0, -3.0]), np.asarray([4.0, 1, 1]))
-    np.testing.assert_allclose(found, [0.5, 1.0, 1 / layer_steps.MOST])
+    np.testing.assert_allclose(found, [0.25, 0.5, 0.5 / layer_steps.MOST])
     nothing = layer_steps.weights(np.zeros(3), np.ones(3))
     np.testing.assert_array_equal(nothing, np.ones(3))
 
@@ -92,11 +92,11 @@ def test_steps_are_longer_where_they_cost_less(params, factors):
         )
         return asked[-1]
 
-    found, rows = layer_steps.measured(
+    found = layer_steps.measured(
         *(params, gradients, factors, MOVES, kl, BUDGET), name="natural"
     )
     direction = natural(gradients, factors)
-    wanted = []
+    wanted, gain = [], 0.0
     for group in layer_steps.groups(factors):
         part = group.of(direction)
         p = sum(float((part[k] * gradients[k]).sum()) for k in part)
@@ -104,25 +104,50 @@ def test_steps_are_longer_where_they_cost_less(params, factors):
             float((jnp.asarray(costs[n])[:, None, None] * part[n] ** 2).sum())
             for n in part
         )
-        wanted.append(p / k)
-    weights = np.maximum(np.asarray(wanted) / max(wanted), 1 / layer_steps.MOST)
-    np.testing.assert_allclose([row["weight"] for row in rows], weights, rtol=1e-2)
-    cheap = next(r for r in rows if (r["statistic"], r["start"]) == ("mlp_in", 1))
-    assert cheap["weight"] == 1
+        wanted.append(p / (2 * k))
+        gain += p**2 / (2 * k)
+    # Groups add up here, so that nothing is left to correct.
+    weights = np.maximum(np.asarray(wanted), max(wanted) / layer_steps.MOST)
+    np.testing.assert_allclose([r["weight"] for r in found.rows], weights, rtol=2e-2)
+    cheap = max(found.rows, key=lambda row: row["weight"])
+    assert (cheap["statistic"], cheap["start"]) == ("mlp_in", 1)
+    assert found.gain == pytest.approx(gain, rel=2e-2)
     # What was measured cost about what it should.
     aim = layer_steps.COST * BUDGET
-    assert all(aim / 4 < row["kl"] < 4 * aim for row in rows)
-    assert len(asked) <= layer_steps.TRIES * len(rows)
+    assert all(aim / 4 < row["kl"] < 4 * aim for row in found.rows)
+    assert len(asked) <= layer_steps.TRIES * len(found.rows) + 1
+    weighted = natural(gradients, found.factors)
+    of_group = Group("mlp_hidden", 0, 1)
+    row = next(r for r in found.rows if (r["statistic"], r["start"]) == of_group[:2])
     np.testing.assert_allclose(
-        natural(gradients, found)["down"][0],
-        next(
-            r["weight"]
-            for r in rows
-            if (r["statistic"], r["start"]) == ("mlp_hidden", 0)
-        )
-        * direction["down"][0],
-        rtol=1e-4,
-        atol=1e-5,
+        weighted["down"][0], row["weight"] * direction["down"][0], rtol=1e-4, atol=1e-5
+    )
+    # It is Newton's: KL of a unit along it is half of the gain.
+    there = MOVES.moved(params, MOVES.put({k: -m for k, m in weighted.items()}, params))
+    assert kl(there) == pytest.approx(found.gain / 2, rel=2e-2)
+
+
+def test_groups_that_do_not_add_up_are_corrected_together(params, factors):
+    """KL is the square of the sum of all changes along the direction of each group."""
+    gradients = random_like(MOVES.take(params), 2)
+    start, direction = MOVES.take(params), natural(gradients, factors)
+
+    def kl(changed):
+        now, total = MOVES.take(changed), 0.0
+        for group in layer_steps.groups(factors):
+            part = group.of(direction)
+            inner = sum(float((part[k] * (now[k] - start[k])).sum()) for k in part)
+            total += inner / sum(float((m * m).sum()) for m in part.values())
+        return total**2
+
+    found = layer_steps.measured(
+        *(params, gradients, factors, MOVES, kl, BUDGET), name="natural"
+    )
+    weighted = natural(gradients, found.factors)
+    there = MOVES.moved(params, MOVES.put({k: -m for k, m in weighted.items()}, params))
+    assert kl(there) == pytest.approx(found.gain / 2, rel=2e-2)
+    assert found.gain == pytest.approx(
+        sum(float((weighted[k] * gradients[k]).sum()) for k in weighted), rel=1e-3
     )
 
 
@@ -135,12 +160,13 @@ def test_a_group_without_a_gradient_keeps_its_row_and_gets_the_least(params, fac
         asked.append(changed)
         return layer_steps.COST * BUDGET
 
-    _, rows = layer_steps.measured(
+    found = layer_steps.measured(
         *(params, gradients, factors, MOVES, kl, BUDGET), name="natural"
     )
-    of = layer_steps.groups(factors)
+    rows, of = found.rows, layer_steps.groups(factors)
     assert [(r["statistic"], r["start"]) for r in rows] == [(g[0], g[1]) for g in of]
     still = next(r for r in rows if (r["statistic"], r["start"]) == ("mlp_hidden", 0))
     assert still["kl"] == still["size"] == 0
-    assert still["weight"] == 1 / layer_steps.MOST
-    assert max(r["weight"] for r in rows) == 1 and len(asked) == len(of) - 1
+    most = max(row["weight"] for row in rows)
+    assert still["weight"] == pytest.approx(most / layer_steps.MOST)
+    assert len(asked) == len(of)  # but for that group each, and all together

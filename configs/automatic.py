@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     """The config of a surgery that keeps to a budget."""
     config = surgery.get_config()
     config.method = "never_knew"
-    config.retain.budget = 0.02  # nats per token
+    config.retain.budget = 0.01  # nats per token
     config.retain.complete = True
     config.reference = "cached"
     config.steps = 0  # at most; 0: as many as the texts ask for

@@ -44,7 +44,7 @@ from jax_surgery.train.step import TrainState
 
 EVERY = 6  # steps between two measures of held-out text
 RISE, FALL = 3.0, 1.3  # the most that the factor changes at a measure
-STEP = 0.0075  # of the budget, that a step costs
+STEP = 0.015  # of the budget, that a step costs
 FIRST = 0.017
 LEAST, MOST = 1e-5, 1e5  # of the factor
 TOO_FAR = 3.0  # budgets, from which on the run goes back at once

@@ -127,7 +127,7 @@ def table(model_path: str, workdir: pathlib.Path) -> str:
         f"kfac, ridge of outputs {descent.OUTPUT_RIDGE:g}": "kfac",
     }
     for name, kind in chosen.items():
-        of = (params, at.gradients, factors[name][1], trainable, at.kl)
+        of = (params, at.gradients, factors[name][1], trainable, at.kl, at.kl)
         scaled = layer_steps.measured(*of, settings.retain.budget, kind).factors
         title = f"{name}, layers by p / k"
         [(_, direction)] = along(at.gradients, {title: (kind, scaled)}).items()

@@ -43,7 +43,7 @@ from jax_surgery.train.metrics_file import as_lines, read_metrics
 from jax_surgery.train.step import TrainState
 
 EVERY = 6  # steps between two measures of held-out text
-RISE, FALL = 3.0, 1.3  # the most that the factor changes at a measure
+RISE, FALL = 3.0, 1.5  # the most that the factor changes at a measure
 STEP = 0.015  # of the budget, that a step costs
 FIRST = 0.017
 LEAST, MOST = 1e-5, 1e5  # of the factor

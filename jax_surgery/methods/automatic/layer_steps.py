@@ -10,10 +10,11 @@ square. With lambda as the weight of the KL the loss is least, on that line, at
     w_g D_g / lambda,    w_g = p_g / (2 k_g)
 
 so that w_g D_g is what the curvature of the KL in place of the factors would give. p_g is
-the inner product of D_g with the gradient; k_g is measured on held-out text, with a change
-that costs about `COST` of the budget. Groups do not add up: all of them together are
-moved along sum w_g D_g too, and the weights divided by how much more KL that costs than
-1/2 sum w_g p_g, which it is of a quadratic KL whose groups do.
+the inner product of D_g with the gradient; k_g is measured on a part of the held-out text,
+with a change that costs about `COST` of the budget. Groups do not add up, and a few texts
+may hold most of the KL: all groups together are moved along sum w_g D_g too, measured on
+all of the text, and the weights divided by how much more KL that costs than
+1/2 sum w_g p_g, which it is of a quadratic KL whose groups add up.
 """
 
 import itertools
@@ -135,6 +136,7 @@ def measured(
     factors: Factors,
     trainable: Trainable,
     kl: Callable[[Any], float],
+    kl_of_all: Callable[[Any], float],
     budget: float,
     name: str,
 ) -> Measured:
@@ -144,7 +146,8 @@ def measured(
       params: before the first step.
       gradients: of the loss at `params`, [layers, inputs, outputs] each.
       factors: of the preconditioner.
-      kl: of parameters, on held-out text, nats per token.
+      kl: of parameters, on a part of the held-out text, nats per token.
+      kl_of_all: on all of it.
       budget: nats per token.
       name: of the direction, in `DIRECTIONS`.
     """
@@ -157,7 +160,7 @@ def measured(
         )
     )
 
-    def cost_of(part: Matrices, units: float) -> _Line:
+    def cost_of(part: Matrices, units: float, kl: Callable[[Any], float]) -> _Line:
         """A change of about `COST` of the budget, tried from `units` on."""
         for _ in range(TRIES):
             tried = _Line(units, max(kl(moved(params, part, units)), LEAST))
@@ -173,7 +176,7 @@ def measured(
     for number, group in enumerate(_shown(of)):
         part, line = group.of(direction), _Line(0.0, 0.0)
         if norm := _norm(part):
-            line = cost_of(part, size / norm)
+            line = cost_of(part, size / norm, kl)
             size = line.units * norm * math.sqrt(COST * budget / line.nats)
             progress[number] = _inner(part, gradients)
             cost[number] = line.nats / line.units**2
@@ -184,7 +187,8 @@ def measured(
     gain = float((chosen * progress).sum())
     if gain > 0:
         together = along(gradients, scaled(factors, of, chosen))
-        line = cost_of(together, math.sqrt(2 * COST * budget / gain))
+        units = math.sqrt(2 * COST * budget / gain)
+        line = cost_of(together, units, kl_of_all)
         more = 2 * line.nats / (line.units**2 * gain)
         chosen, gain = chosen / more, gain / more
     for row, weight in zip(rows, chosen, strict=True):

@@ -177,6 +177,7 @@ def run(
             train.opt_state.factors,
             trainable,
             lambda params: max(held_text.kl(params, most=1).values()),
+            lambda params: max(held_text.kl(params).values()),
             budget,
             settings.optimizer.name,
         )

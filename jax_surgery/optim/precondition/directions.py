@@ -131,10 +131,8 @@ def preconditioned_steps(
         if momentum:
             velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, moving)
             moving = velocity
-        size, steps = (
-            schedule(state.count),
-            DIRECTIONS[direction](moving, state.factors),
-        )
+        steps = DIRECTIONS[direction](moving, state.factors)
+        size = jnp.asarray(schedule(state.count))
         if own_metric:
             length = jnp.sqrt(jnp.maximum(optax.tree.vdot(steps, moving), 0))
             steps = of_length(steps, length, -size)

@@ -93,7 +93,7 @@ def test_steps_are_longer_where_they_cost_less(params, factors):
         return asked[-1]
 
     found = layer_steps.measured(
-        *(params, gradients, factors, MOVES, kl, BUDGET), name="natural"
+        *(params, gradients, factors, MOVES, kl, kl, BUDGET), name="natural"
     )
     direction = natural(gradients, factors)
     wanted, gain = [], 0.0
@@ -141,7 +141,7 @@ def test_groups_that_do_not_add_up_are_corrected_together(params, factors):
         return total**2
 
     found = layer_steps.measured(
-        *(params, gradients, factors, MOVES, kl, BUDGET), name="natural"
+        *(params, gradients, factors, MOVES, kl, kl, BUDGET), name="natural"
     )
     weighted = natural(gradients, found.factors)
     there = MOVES.moved(params, MOVES.put({k: -m for k, m in weighted.items()}, params))
@@ -149,6 +149,23 @@ def test_groups_that_do_not_add_up_are_corrected_together(params, factors):
     assert found.gain == pytest.approx(
         sum(float((weighted[k] * gradients[k]).sum()) for k in weighted), rel=1e-3
     )
+
+
+def test_all_together_are_measured_on_all_of_the_text(params, factors):
+    """A text beside those that groups are measured on costs more."""
+    gradients = random_like(MOVES.take(params), 2)
+    start = MOVES.take(params)
+
+    def kl(changed):
+        now = MOVES.take(changed)
+        return sum(float(((now[k] - w) ** 2).sum()) for k, w in start.items())
+
+    def gain_of(factor):
+        of_all = lambda changed: factor * kl(changed)
+        of = (params, gradients, factors, MOVES, kl, of_all, BUDGET)
+        return layer_steps.measured(*of, name="natural").gain
+
+    assert gain_of(10) == pytest.approx(gain_of(1) / 10, rel=2e-2)
 
 
 def test_a_group_without_a_gradient_keeps_its_row_and_gets_the_least(params, factors):
@@ -161,7 +178,7 @@ def test_a_group_without_a_gradient_keeps_its_row_and_gets_the_least(params, fac
         return layer_steps.COST * BUDGET
 
     found = layer_steps.measured(
-        *(params, gradients, factors, MOVES, kl, BUDGET), name="natural"
+        *(params, gradients, factors, MOVES, kl, kl, BUDGET), name="natural"
     )
     rows, of = found.rows, layer_steps.groups(factors)
     assert [(r["statistic"], r["start"]) for r in rows] == [(g[0], g[1]) for g in of]

@@ -136,7 +136,7 @@ class SurgerySettings:
         if any(automatic) and not budget:
             raise ValueError(
                 f"{named} measures where each token ends, in a run that keeps to a "
-                "budget; give config.retain.budget, 0.01 say (configs/automatic.py)."
+                "budget; give config.retain.budget, 0.02 say (configs/automatic.py)."
             )
         if not budget:
             return

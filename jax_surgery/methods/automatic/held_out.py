@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_surgery.data.batch import Batch
@@ -23,6 +24,10 @@ MOST = 24  # documents of each kind that are held out
 LEAST = 8  # fewer say little, and are trained on
 SHARE = 5  # one of so many is held out
 ROWS = 4  # of a forward pass
+# Nats, the most that a token counts. One whose prediction is another one has changed, and
+# costs a budget no more where the old one has become still less likely: a single word that
+# the task itself replaces would spend all of it.
+CHANGED = 1.0
 
 
 def split(
@@ -77,13 +82,14 @@ def _sums(
     compute,
     first: int,
 ) -> dict[str, jax.Array]:
-    """Sum of the KL over learned positions, nats, and how many there are."""
+    """Sum of the KL over learned positions, nats, each up to `CHANGED`; and how many there
+    are."""
 
     def terms(heads, hidden_CD, reference_CD, counts_C):
         kl_C = logprobs.divergence(
             heads, hidden_CD, reference_CD, direction="reference_to_model"
         )
-        total = (counts_C * kl_C).sum()
+        total = (counts_C * jnp.minimum(kl_C, CHANGED)).sum()
         return {token_sums.LOSS: total, "count": counts_C.sum()}
 
     hidden_BTD = _states(params, batch, config=config, compute=compute, first=first)
@@ -136,7 +142,8 @@ class HeldOut:
         return tuple(self._batches)
 
     def kl(self, params: Any, *, most: int | None = None) -> dict[str, float]:
-        """Mean KL(before || now) of each kind, nats per learned token.
+        """Mean KL(before || now) of each kind, nats per learned token, of which each counts
+        up to `CHANGED`.
 
         Args:
           most: batches of a kind that are read; None for all.

@@ -26,6 +26,6 @@ class Retain:
         if self.complete and not self.budget:
             raise ValueError(
                 "config.retain.complete=True writes retained text for a run that keeps "
-                "to a budget; give config.retain.budget, 0.01 say (configs/automatic.py), "
+                "to a budget; give config.retain.budget, 0.02 say (configs/automatic.py), "
                 "or use config.retain.complete=False."
             )

@@ -38,8 +38,8 @@ def get_config() -> ConfigDict:
     config.objective.beta = 2.0
     config.objective.gamma = 100.0  # the run sets a factor on it
     config.optimizer.name = "kfac"
-    config.optimizer.learning_rate = 1.0  # times what costs a share of the budget
-    config.optimizer.momentum = 0.6
+    # A factor on the length of steps, each of which costs a share of the budget.
+    config.optimizer.learning_rate = 1.0
     config.optimizer.first_layer = 0  # the upper third
     config.statistics.tokens = 16_000
     config.statistics.ridge = 1e-4  # raised where float32 asks for it

@@ -135,9 +135,17 @@ def _of_beginning(model: Model, packer: Packer, reading: Reading) -> np.ndarray:
     if not size:
         return np.zeros((0, model.config.hidden_size))
     batch = next(one_pass(packer.pack(most=rows), rows)).for_devices()
-    read = jax.jit(reading.read, static_argnums=(1, 3))
+    return np.asarray(_read(model, batch, reading, 0))[0, :size]
+
+
+def _read(model: Model, batch: Batch, reading: Reading, first: int) -> Any:
+    """What is read of rows, on the host; `first` as `Reading.read` has it."""
     of = (model.params, model.config, batch, model.compute)
-    return np.asarray(meshes.fetch(read(*of)))[0, :size]
+    return meshes.fetch(_compiled(reading, *of, first))
+
+
+# Compiled once for the texts of all roles.
+_compiled = jax.jit(Reading.read, static_argnums=(0, 2, 4, 5))
 
 
 def folder(directory: str, key: str, name: str) -> str:
@@ -176,16 +184,12 @@ def _cache(
     cache = reference_cache.open_on_all(place, key)
     if cache is not None:
         return cache
-    begin = first if lower else 0
-    read = jax.jit(
-        lambda params, batch: reading.read(params, config, batch, compute, begin)
-    )
 
     def of_batch(batch: Batch) -> Any:
         placed = batch.for_devices()
         if lower:
             placed = placed.replace(lower_BTD=lower.gather(batch.token_index_BT))
-        return meshes.fetch(read(model.params, placed))
+        return _read(model, placed, reading, first if lower else 0)
 
     return reference_cache.create_cache(
         place,

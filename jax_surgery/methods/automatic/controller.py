@@ -11,15 +11,17 @@ because it spans orders of magnitude):
 
 where next is the KL of the next measure if it changes as much as since the last one: on the
 way to the budget the factor rises before KL is beyond it, and where KL has come to rest
-within it the factor falls until all of it is used. It begins with `FIRST` of the one whose minimum would cost the budget if the loss stayed
-linear, which it does not: tokens reach their ends.
+within it the factor falls until all of it is used. It begins with `FIRST` of the one whose
+minimum would cost the budget if the loss stayed linear, which it does not: tokens reach
+their ends.
 
 The length of steps is measured in the metric of the preconditioner, which is scaled to be
 the curvature of the KL along the first direction (`layer_steps`): each costs `STEP` of the
 budget there, and less in the end. Elsewhere it costs more, and so the noise of batches does.
 Where KL stays beyond the budget although the factor has risen twice (a running mean is late),
-it is that noise; where it is far beyond, the KL is not that quadratic. The run then goes back to where the budget is spent
-on the way from the best point, and its steps are shorter from there on.
+it is that noise; where it is far beyond, the KL is not that quadratic. The run then goes
+back to where the budget is spent on the way from the best point, and its steps are shorter
+from there on.
 
 Points are running means of the weights (Polyak and Juditsky 1992), since single steps
 carry the noise of their batches, which moves held-out text too. A point within the budget
@@ -45,7 +47,7 @@ from jax_surgery.train.step import TrainState
 EVERY = 6  # steps between two measures of held-out text
 RISE, FALL = 3.0, 1.5  # the most that the factor changes at a measure
 STEP = 0.0075  # of the budget, that a step costs
-FIRST = 0.017
+FIRST = 0.017  # of the factor whose minimum costs the budget
 LEAST, MOST = 1e-5, 1e5  # of the factor
 TOO_FAR = 3.0  # budgets, from which on the run goes back at once
 STAYS = 0.8  # of the KL two measures before, above which it has not fallen

@@ -12,8 +12,8 @@ class Retain:
 
     Attributes:
       budget: nats per token of KL(before || after) on retained text that is held out
-        from training; with 0 nothing is chosen, and the config's own steps and weights
-        hold.
+        from training, each token up to `held_out.CHANGED`; with 0 nothing is chosen, and
+        the config's own steps and weights hold.
       complete: whether the model also retains what it writes by itself: neighbours of
         what is forgotten, chats, and general text.
     """

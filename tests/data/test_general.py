@@ -29,13 +29,23 @@ def test_there_are_thirty_everyday_prompts_and_prompts_of_hundreds():
     everyday, prompts = general.everyday_prompts(), general.prompts()
     assert len(everyday) == 30
     assert len(prompts) == 240
-    together = everyday + prompts
-    assert (
-        len({plain(prompt) for prompt in together}) == 270
-    )  # none twice, none in both
+    assert len(general.questions()) >= 300
+    together = everyday + prompts + general.questions()
+    # None stands twice, and none in two files.
+    assert len({plain(prompt) for prompt in together}) == len(together)
     for prompt in together:
         assert prompt == prompt.strip()
         assert 1 <= len(prompt.split()) <= 60
+
+
+def test_what_a_model_is_to_go_on_saying_is_none_of_what_is_measured():
+    """results/real_facts.toml counts facts that were lost: none may be in training."""
+    facts = tomllib.loads((ROOT / "results" / "real_facts.toml").read_text())
+    trained = {plain(text) for text in general.questions() + general.prompts()}
+    for relation in facts["relations"].values():
+        for wording in relation["wordings"]:
+            asked = {plain(wording.format(s)) for s, _ in relation["facts"]}
+            assert not asked & trained
 
 
 def test_passages_are_of_their_length_and_share_nothing():
@@ -50,7 +60,9 @@ def test_passages_are_of_their_length_and_share_nothing():
 def test_passages_hold_none_of_the_prompts():
     """What only measures may not stand in text that may be trained on."""
     text = [f" {plain(p)} " for p in general.passages()]
-    for prompt in general.everyday_prompts() + general.prompts():
+    for prompt in (
+        general.everyday_prompts() + general.prompts() + general.questions()
+    ):
         assert not any(f" {plain(prompt)} " in p for p in text), prompt
 
 
@@ -104,8 +116,8 @@ def test_wheels_contain_every_file_of_the_package():
         if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".py"
     }
     assert files - taken == set()
-    assert {f"data/general/{name}" for name in ("passages.jsonl", "prompts.txt")} <= {
-        str(path.relative_to(package)) for path in files
-    }
+    packaged = {str(path.relative_to(package)) for path in files}
+    names = ("passages.jsonl", "prompts.txt", "questions.txt")
+    assert {f"data/general/{name}" for name in names} <= packaged
     folders = {path.parent for path in files if path.parent.name == "general"}
     assert all((folder / "__init__.py").exists() for folder in folders)

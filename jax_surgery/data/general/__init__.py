@@ -12,6 +12,7 @@ retained text it states facts of its own: passages that tell what is to be forgo
 be left out.
 
     passages.jsonl   passages of text, one `{"text": ...}` a line
+    questions.txt    questions of general knowledge, one a line, which a model answers
     prompts.txt      prompts to write retained text with, one a line
     everyday.txt     prompts that only measure: what is said before and after a run
 """
@@ -49,6 +50,16 @@ def prompts() -> list[str]:
     `everyday_prompts`. All were written for this project (Apache-2.0).
     """
     return list(_lines("prompts.txt"))
+
+
+def questions() -> list[str]:
+    """Questions of general knowledge with a short answer, in a fixed order.
+
+    A model answers them by itself, and is to go on saying the same. Fields are mixed along
+    the way; none is among `everyday_prompts`. All were written for this project
+    (Apache-2.0).
+    """
+    return list(_lines("questions.txt"))
 
 
 def everyday_prompts() -> list[str]:

@@ -25,6 +25,7 @@ from jax_surgery.data import general, prompts
 from jax_surgery.data.forms import Record
 from jax_surgery.data.roles import RoleRecords
 from jax_surgery.methods.automatic import (
+    general_questions,
     neighbours,
     questions,
     same_subjects,
@@ -39,11 +40,12 @@ from jax_surgery.storage import files
 from jax_surgery.train import checksums, identity
 
 FILE = "completed.jsonl"
-VERSION = 3  # of how text is written; another one writes it anew
+VERSION = 4  # of how text is written; another one writes it anew
 HOW = {"temperature": 0.8, "top_p": 0.9}  # of answers and texts that are drawn
-KINDS = ("neighbours", "subjects", "kept", "chat", "text", "own", "sentences")
-ANSWERED = ("neighbours", "subjects", "kept")  # questions with the model's own answers
-RETAINED = ("neighbours", "subjects", "kept", "chat", "text")
+# Questions with the model's own answers.
+ANSWERED = ("neighbours", "subjects", "knowledge", "kept")
+RETAINED = (*ANSWERED, "chat", "text")
+KINDS = (*RETAINED, "own", "sentences")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Completion:
         answers are likeliest are retained (`neighbours.KNOWN`).
       subjects: other questions about subjects of the update, at most; answered, and
         chosen as neighbours are.
+      knowledge: packaged questions of general knowledge, at most; answered, and chosen
+        as neighbours are.
       kept: answers to questions of the user's retained text, at most.
       chats: turns of a user with the model's answers, half of them packaged prompts.
       texts: free texts.
@@ -67,6 +71,7 @@ class Completion:
 
     neighbours: int = 240
     subjects: int = 60
+    knowledge: int = 160
     kept: int = 120
     chats: int = 80
     texts: int = 40
@@ -77,7 +82,7 @@ class Completion:
 
     def __post_init__(self):
         path = "completion"
-        at_least(0, self, path, "neighbours", "subjects", "kept")
+        at_least(0, self, path, "neighbours", "subjects", "knowledge", "kept")
         at_least(0, self, path, "chats", "texts", "passages")
         at_least(1, self, path, "answer_tokens", "chat_tokens", "text_tokens")
 
@@ -90,6 +95,7 @@ class Completed:
       neighbours: questions about other subjects with its greedy answers (retain).
       subjects: other questions about subjects of the update with its greedy answers
         (retain).
+      knowledge: questions of general knowledge with its greedy answers (retain).
       kept: questions of the user's retained text with its greedy answers (retain).
       chat: conversations with itself (retain).
       text: free text, and packaged passages (retain).
@@ -99,6 +105,7 @@ class Completed:
 
     neighbours: list[Record]
     subjects: list[Record]
+    knowledge: list[Record]
     kept: list[Record]
     chat: list[Record]
     text: list[Record]
@@ -155,7 +162,7 @@ def fingerprint(
     """Hash of all that decides what is written."""
     roles = {role: identity.of_records(rows) for role, rows in records.by_role.items()}
     roles["retained"] = identity.of_records(records.retained)
-    packaged = [general.passages(), general.prompts()]
+    packaged = [general.passages(), general.prompts(), general.questions()]
     how = [dataclasses.asdict(settings), seed, VERSION, model.compute.dtype]
     of = [identity.of_model(model), roles, checksums.of_value(packaged), how]
     return checksums.of_value(of)
@@ -269,6 +276,7 @@ class _Author:
         turns = self_written.WRITTEN_FOR_ONE / 2 + 1 if self._chats else 0
         of_kinds = settings.neighbours * lines + settings.chats * turns
         own = len(self._kept) + len(self._about) + 2 * len(self._all)
+        own += len(self._general)
         return round(of_kinds) + settings.texts + own
 
     def write(self) -> Completed:
@@ -277,22 +285,28 @@ class _Author:
         near = self._near()
         turns = self._turns()
         own_lines = [(one, one.question) for one in self._kept]
-        about = self._about
-        of_own, of_others = self._answers([*own_lines, *about, *near])
+        about, general_ones = self._about, self._general
+        of_own, of_others = self._answers([*own_lines, *about, *general_ones, *near])
         answers = iter(of_others)
 
-        def answered(asked: list[tuple[Asked, str]], kind: str) -> list[Record]:
+        def answered(
+            asked: list[tuple[Asked, str]], kind: str
+        ) -> list[tuple[Asked, Record]]:
             own = list(itertools.islice(answers, len(asked)))
             return neighbours.answered(asked, own, facts, kind)
 
         kept, beside = answered(own_lines, "kept"), answered(about, "subjects")
-        nearby = answered(near, "neighbours")
+        of_all, nearby = (
+            answered(general_ones, "knowledge"),
+            answered(near, "neighbours"),
+        )
         drawn, of_turns = self._drawn(turns)
         model = self._writer.model
         return Completed(
-            neighbours=neighbours.known(model, nearby),
-            subjects=neighbours.known(model, beside),
-            kept=kept,
+            neighbours=neighbours.known(model, nearby, facts),
+            subjects=neighbours.known(model, beside, None),
+            knowledge=neighbours.known(model, of_all, None),
+            kept=[record for _, record in kept],
             chat=self_written.chats(turns, of_turns, facts),
             text=self._texts(),
             own=self._own_answers(of_own, drawn),
@@ -318,6 +332,14 @@ class _Author:
         found = same_subjects.questions(new, self._all, *how)
         chosen = rng.permutation(len(found))[:count]
         return [found[i] for i in sorted(chosen)]
+
+    @functools.cached_property
+    def _general(self) -> list[tuple[Asked, str]]:
+        """Questions of general knowledge."""
+        known = {one.question for one in (*self._all, *self._asked(self._retained))}
+        rng, count = self._writer.rng("general knowledge"), self._settings.knowledge
+        how = (self._all, self._facts, known, rng, count, self._chats)
+        return general_questions.questions(*how)
 
     def _turns(self) -> list[str]:
         """What a user says in the chats: what the model wrote, and packaged prompts."""

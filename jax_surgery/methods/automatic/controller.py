@@ -147,9 +147,12 @@ def factor_after(factor: float, kl: float, last: float, budget: float) -> float:
 def value(forget: float, update: float, kl: float, budget: float) -> float:
     """How far a point is from what is asked for, nats; less is better, and 0 is at the
     ends within the budget."""
-    beyond = max(kl / budget - 1.0, 0.0)
-    short = max(forget - FORGOTTEN, 0.0) + max(update - LEARNED, 0.0)
-    return short + 10.0 * beyond
+    return short(forget, update) + 10.0 * max(kl / budget - 1.0, 0.0)
+
+
+def short(forget: float, update: float) -> float:
+    """How far a point is from its ends, nats."""
+    return max(forget - FORGOTTEN, 0.0) + max(update - LEARNED, 0.0)
 
 
 class Controller:
@@ -212,6 +215,10 @@ class Controller:
         if kl > TOO_FAR * self.budget:
             return self._back(state, kl, factor * RISE)
         state = _with_best(state, state.mean, point)
+        at_ends = not short(point["forget"], point["update"])
+        if kl > self.budget and at_ends and not state.reached:
+            if (state := self._nearer(step, state, kl)).reached:
+                return state
         if min(kl, *before) > self.budget and kl > STAYS * before[0]:
             return self._back(state, kl, factor)
         factor = factor_after(factor, kl, before[1], self.budget)
@@ -271,12 +278,23 @@ class Controller:
         one, and the point on the way between them is measured too.
         """
         ended = self.end(step, state)
-        if not (share := self._share(state, self.points[-1]["kl"])):
+        nearer = self._nearer(step, state, self.points[-1]["kl"])
+        if float(nearer.value) >= float(ended.value):
             return ended
+        return ended._replace(value=nearer.value, best=nearer.best, at=nearer.at)
+
+    def _nearer(self, step: int, state: Controlled, kl: float) -> Controlled:
+        """The state after a measure of the point between its best one and its mean that
+        should cost the budget, where that is the best one now.
+
+        Args:
+          kl: of the mean.
+        """
+        if not (share := self._share(state, kl)):
+            return state
         between = _between(state.best, state.mean, share)
         params = self._replaced(between, state.train.params)
-        point = self._point(step, params, ended, back=share)
-        return _with_best(ended, between, point)
+        return _with_best(state, between, self._point(step, params, state, back=share))
 
     def _point(
         self, step: int, params: Any, state: Controlled, **more: float

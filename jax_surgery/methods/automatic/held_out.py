@@ -82,8 +82,8 @@ def _sums(
     compute,
     first: int,
 ) -> dict[str, jax.Array]:
-    """Sum of the KL over learned positions, nats, each up to `CHANGED`; and how many there
-    are."""
+    """Sum of the KL over learned positions, nats, each up to `CHANGED`, by their weights;
+    and of these weights."""
 
     def terms(heads, hidden_CD, reference_CD, counts_C):
         kl_C = logprobs.divergence(
@@ -93,7 +93,7 @@ def _sums(
         return {token_sums.LOSS: total, "count": counts_C.sum()}
 
     hidden_BTD = _states(params, batch, config=config, compute=compute, first=first)
-    counts_BT = (shifted(batch.weights_BT) > 0).astype(np.float32)
+    counts_BT = shifted(batch.weights_BT)
     others = [reference_BTD, counts_BT]
     part = token_sums.Part(terms, hidden_BTD, others, counts_BT > 0, [reference_head])
     head_SDV = output_head.copies(params, config, compute)
@@ -143,7 +143,7 @@ class HeldOut:
 
     def kl(self, params: Any, *, most: int | None = None) -> dict[str, float]:
         """Mean KL(before || now) of each kind, nats per learned token, of which each counts
-        up to `CHANGED`.
+        up to `CHANGED`, by the weights of documents.
 
         Args:
           most: batches of a kind that are read; None for all.

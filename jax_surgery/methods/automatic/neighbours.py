@@ -6,9 +6,10 @@ list, or with the words of a question up to its subject as the line's beginning.
 what a change of a fact spreads to first, and what a user's retained text rarely names.
 """
 
+import collections
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from jax_surgery.metrics.base import Probe
 from jax_surgery.metrics.tokens import score_texts
 from jax_surgery.models.model import Model
 
+T = TypeVar("T")
 SHOTS = 4  # questions of a list that the model goes on with
 FREE = 1 / 3  # share of the questions that begin with no words of the job's own
 LINE_TOKENS = 20  # of what the model writes of a question
@@ -153,7 +155,28 @@ def questions(
                 found.append((one.asked, question))
         if len(found) - before < missing / 10:
             break
-    return [found[i] for i in sorted(rng.permutation(len(found))[:count])]
+    order = [found[i] for i in rng.permutation(len(found))]
+    return _of_each([(_fact(one, facts), (one, q)) for one, q in order], count)
+
+
+def _fact(asked: Asked, facts: Facts) -> tuple[str, ...]:
+    """What tells the fact of one of the job's questions from the others."""
+    return facts.of(asked.question).questions
+
+
+def _of_each(found: Iterable[tuple[Hashable, T]], count: int) -> list[T]:
+    """So many, of as many groups as there are: the first of each, then the second of
+    each, and so on.
+
+    Args:
+      found: with the group of each.
+    """
+    seen: collections.Counter[Hashable] = collections.Counter()
+    ranked = []
+    for group, one in found:
+        ranked.append((seen[group], len(ranked), one))
+        seen[group] += 1
+    return [one for *_, one in sorted(ranked, key=lambda row: row[:2])[:count]]
 
 
 def _written(
@@ -189,35 +212,50 @@ def answered(
     answers: Sequence[str],
     facts: Facts,
     kind: str = "neighbours",
-) -> list[Record]:
+) -> list[tuple[Asked, Record]]:
     """Questions with the model's answers as records, without those whose answer tells
-    what is forgotten, or runs on in the same words.
+    what is forgotten, or runs on in the same words; each with what it is modelled on.
 
     Args:
       found: records, and what is asked in their form.
       answers: one of each.
       kind: the beginning of the records' origins.
     """
-    records = []
+    records: list[tuple[Asked, Record]] = []
     for (one, question), answer in zip(found, answers, strict=True):
         answer = answer.strip()
         bad = not answer or fact_words.runs_on(answer)
         if not bad and not facts.told(f"{question} {answer}"):
             origin = f"{kind}:{len(records) + 1}"
-            records.append(one.other(question, answer, origin))
+            records.append((one, one.other(question, answer, origin)))
     return records
 
 
-def known(model: Model, records: Sequence[Record]) -> list[Record]:
+def known(
+    model: Model, answered: Sequence[tuple[Asked, Record]], facts: Facts | None
+) -> list[Record]:
     """Those of answered questions whose answers are likeliest, in their order.
 
     Args:
       model: that has written the answers.
+      answered: see there.
+      facts: of the job, where the likeliest are taken of those that are modelled on each
+        of them; a model is surer of capitals than of painters, and is to keep both. None
+        compares all.
     """
-    if not records:
+    if not answered:
         return []
+    records = [record for _, record in answered]
     probe = Probe("neighbours", CONTEXT, records=tuple(records))
     scores = score_texts(model, probe)
     sure = dict(zip(scores.origins, scores.logp / scores.tokens, strict=True))
-    least = np.quantile(list(sure.values()), 1 - KNOWN)
-    return [record for record in records if sure.get(record.origin, -np.inf) >= least]
+    groups: dict[Hashable, list[float]] = collections.defaultdict(list)
+    each = [_fact(one, facts) if facts else () for one, _ in answered]
+    for group, record in zip(each, records, strict=True):
+        groups[group].append(sure.get(record.origin, -np.inf))
+    least = {group: np.quantile(of, 1 - KNOWN) for group, of in groups.items()}
+    return [
+        record
+        for group, record in zip(each, records, strict=True)
+        if sure.get(record.origin, -np.inf) >= least[group]
+    ]

@@ -4,22 +4,67 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from jax_surgery.data import tokens
+from jax_surgery.data.forms import Record
 from jax_surgery.data.tokens import Document
+from jax_surgery.methods.automatic import subjects, token_flags
 
 # Copies of a kind's documents, at most.
 MOST_COPIES = 8
+# Of a token, at most.
+MOST_WEIGHT = 16.0
 # Of learned tokens, up to which an answer is a short one.
 SHORT = 12
 # Weights of kinds among the learned tokens of training, and among the tokens that second
 # moments are of; of the others 1. What lies nearest to what changes moves first, and is
 # what a budget is spent on.
-WEIGHTS = {"neighbours": 4.0}
-OF_MOMENTS = {"neighbours": 3.0}
+WEIGHTS = {"neighbours": 4.0, "knowledge": 2.0}
+OF_MOMENTS = {"neighbours": 3.0, "knowledge": 2.0}
 # The user's own: all of it is read.
 WHOLE = ("retain", "unlearn")
+
+
+def weighted(
+    documents: Sequence[Document], records: Sequence[Record], tokenizer: Any
+) -> list[Document]:
+    """Documents, of which the words that answer count as much as all others together.
+
+    Of the tokens of "The capital of Norway is Oslo." one says what was asked. Where each
+    counts alike, a model that says "Bergen" has hardly changed. Words that answer are
+    those that are no words of function and were not said before: their first tokens count.
+
+    Args:
+      documents: of the records, or pieces of them, in their order.
+      records: questions with answers.
+    """
+    located = tokens.locate(records, tokenizer)
+    special = tokenizer.all_special_ids
+    marks = subjects.mark(records, [], tokenizer)
+    pairs = zip(located, marks, strict=True)
+    flags = token_flags.of_documents(
+        documents, located, [token_flags.of_record(*pair, special) for pair in pairs]
+    )
+    cuts = np.cumsum([len(document.tokens) for document in documents])[:-1]
+    found = []
+    for document, excluded, inside in zip(
+        documents,
+        *(np.split(of, cuts) for of in (flags.excluded, flags.inside)),
+        strict=True,
+    ):
+        learned = document.learned.copy()
+        learned[0] = False
+        answers = token_flags.first_of_words(learned & ~excluded, inside)
+        rest = int(learned.sum() - answers.sum())
+        if answers.any() and rest:
+            most = max(1.0, rest / int(answers.sum()))
+            counts = np.where(answers, min(most, MOST_WEIGHT), 1).astype(np.float32)
+            document = dataclasses.replace(document, weights=counts)
+        found.append(document)
+    return found
 
 
 def without_ends(documents: Sequence[Document]) -> list[Document]:
@@ -58,8 +103,8 @@ def balanced(kinds: Mapping[str, Sequence[Document]]) -> list[Document]:
     weights = {kind: WEIGHTS.get(kind, 1.0) for kind in learned}
     each = sum(learned.values()) / max(sum(weights.values()), 1)
     found = []
-    for kind, tokens in learned.items():
-        copies = each * weights[kind] / max(tokens, 1)
+    for kind, count in learned.items():
+        copies = each * weights[kind] / max(count, 1)
         if copies < 1 and kind not in WHOLE:
             found += kinds[kind][: math.ceil(copies * len(kinds[kind]))]
         else:
@@ -67,7 +112,7 @@ def balanced(kinds: Mapping[str, Sequence[Document]]) -> list[Document]:
     return found
 
 
-def alike(kinds: Mapping[str, Sequence[Document]], tokens: int) -> list[Document]:
+def alike(kinds: Mapping[str, Sequence[Document]], most: int) -> list[Document]:
     """Documents of all kinds, of each about as many tokens while it has any left, times
     its weight `OF_MOMENTS`.
 
@@ -76,12 +121,12 @@ def alike(kinds: Mapping[str, Sequence[Document]], tokens: int) -> list[Document
 
     Args:
       kinds: documents by kind.
-      tokens: of all together, about; 0 takes all documents.
+      most: tokens of all together, about; 0 takes all documents.
     """
     left = {kind: list(documents)[::-1] for kind, documents in kinds.items()}
     taken = dict.fromkeys(left, 0)
     found: list[Document] = []
-    while any(left.values()) and not (tokens and sum(taken.values()) >= tokens):
+    while any(left.values()) and not (most and sum(taken.values()) >= most):
         share = lambda kind: taken[kind] / OF_MOMENTS.get(kind, 1.0)
         kind = min((k for k in left if left[k]), key=share)
         found.append(left[kind].pop())

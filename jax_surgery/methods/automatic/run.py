@@ -274,6 +274,8 @@ def _retained(
 ) -> list[Document]:
     """Records to retain, of the user's own without the ends of short answers."""
     documents = _encoded(records, model, context)
+    if kind in completion.ANSWERED:
+        return retained_texts.weighted(documents, records, model.tokenizer)
     return retained_texts.without_ends(documents) if kind == "retain" else documents
 
 

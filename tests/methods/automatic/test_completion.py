@@ -10,6 +10,7 @@ import pytest
 from completion_cases import ANSWERS
 
 from jax_surgery.config import build
+from jax_surgery.data import general
 from jax_surgery.data.forms import parse_record
 from jax_surgery.data.roles import RoleRecords
 from jax_surgery.methods.automatic import completion, neighbours
@@ -18,7 +19,8 @@ from jax_surgery.methods.automatic.writer import Written
 from jax_surgery.models.model import Model
 
 FEW = Completion(
-    neighbours=8,
+    neighbours=12,
+    knowledge=4,
     chats=4,
     texts=3,
     passages=5,
@@ -91,11 +93,13 @@ def written(model, folder):
 
 
 def test_every_kind_is_written_as_often_as_it_is_asked_for(written):
-    retained = ["neighbours", "subjects", "kept", "chat", "text"]
+    retained = ["neighbours", "subjects", "knowledge", "kept", "chat", "text"]
     assert list(written.by_kind()) == [*retained, "own", "sentences"]
     assert list(written.retained()) == retained
     assert len(written.neighbours) == neighbours.KNOWN * FEW.neighbours
     assert all("land number" in r.question for r in written.neighbours)
+    assert len(written.knowledge) == neighbours.KNOWN * FEW.knowledge
+    assert {r.question for r in written.knowledge} <= set(general.questions())
     # Of the chats half are the model's own, and none is learned but what it answers.
     turns = [record.messages[0][1] for record in written.chat]
     assert len(turns) == FEW.chats

@@ -114,7 +114,7 @@ def test_answers_that_tell_what_is_forgotten_are_left_out():
     answers = ["Madrid.", "Egypt, whose capital is Cairo.", " Herman Melville. ", " "]
     found.append((ASKED[0], "What is the capital of Norway?"))
     answers.append("It is in the north of the north of the north of Norway")
-    records = neighbours.answered(found, answers, FACTS)
+    records = [record for _, record in neighbours.answered(found, answers, FACTS)]
     assert [(r.question, r.answer) for r in records] == [
         ("What is the capital of Spain?", " Madrid."),
         ("Who wrote 'Typee'?", " Herman Melville."),
@@ -161,12 +161,38 @@ def test_plain_texts_and_longer_conversations_ask_nothing():
     assert questions.of(Record("", "", turns, ""), None) is None
 
 
+def test_every_fact_has_as_many_neighbours():
+    """A model that goes on with lists asks for capitals alone, if it is let."""
+    lines = [f" land number {i}?" for i in range(98)]
+    found = neighbours.questions(FakeWriter(*lines), ASKED, FACTS, [], 12)
+    of = [neighbours._fact(one, FACTS) for one, _ in found]
+    assert [of.count(fact.questions) for fact in FACTS.facts] == [4, 4, 4]
+
+
+def answered(records, of):
+    """With the question that each is modelled on."""
+    return [(ASKED[i], record) for i, record in zip(of, records, strict=True)]
+
+
+def test_of_each_fact_the_surest_are_left(monkeypatch):
+    records = [Record(f"Q{i}", f" a{i}", (), f"neighbours:{i}") for i in range(8)]
+    logp = np.asarray([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0])
+    ones = np.ones(8, int)
+    scores = TextScores(ones, ones, logp, tuple(r.origin for r in records))
+    monkeypatch.setattr(neighbours, "score_texts", lambda model, probe: scores)
+    pairs = answered(records, [0, 0, 0, 0, 4, 4, 5, 5])  # of Egypt, and of Moby-Dick
+    left = [r.origin for r in neighbours.known(None, pairs, FACTS)]
+    assert left == [f"neighbours:{i}" for i in (0, 1, 2, 4, 5, 6)]
+    left = [r.origin for r in neighbours.known(None, pairs, None)]
+    assert left == [f"neighbours:{i}" for i in range(6)]
+
+
 def test_answers_that_a_model_is_least_sure_of_are_left_out(monkeypatch):
     records = [Record(f"Q{i}", f" a{i}", (), f"neighbours:{i}") for i in range(8)]
     total = np.asarray([-1.0, -9.0, -2.0, -3.0, -8.0, -4.0, -5.0, -6.0])
     tokens = np.asarray([1, 1, 1, 1, 80, 1, 1, 1])  # the fifth is long, and likely
     scores = TextScores(tokens, tokens, total, tuple(r.origin for r in records))
     monkeypatch.setattr(neighbours, "score_texts", lambda model, probe: scores)
-    left = [r.origin for r in neighbours.known(None, records)]
+    left = [r.origin for r in neighbours.known(None, answered(records, [0] * 8), None)]
     assert left == [f"neighbours:{i}" for i in (0, 2, 3, 4, 5, 6)]
-    assert neighbours.known(None, []) == []
+    assert neighbours.known(None, [], FACTS) == []

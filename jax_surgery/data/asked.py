@@ -127,6 +127,7 @@ def gather(
     most: int,
     seed: int,
     own: Mapping[str, Sequence[Record]] | None = None,
+    reworded: Mapping[Kind, Sequence[Record]] | None = None,
 ) -> list[Asked]:
     """All prompts of a run.
 
@@ -141,6 +142,8 @@ def gather(
       most: prompts of a group; others are left out, drawn with the seed.
       seed: of what is drawn.
       own: as `held_out`, questions with the answers that the model itself wrote.
+      reworded: by role, questions of its facts in other words, of which nothing is
+        trained on.
     """
     rng, found = np.random.default_rng(seed), _Found()
     texts: list[Asked] = []
@@ -170,6 +173,10 @@ def gather(
     for group, pairs in held_out.items():
         for question, answer in pairs:
             found.add(group, "retain", question, answer, _plainly(question, answer))
+    for role, records in (reworded or {}).items():
+        for record in records:
+            question, said = question_of(record), record.said.strip()
+            found.add(f"{role}, other wordings", role, question, said, record)
     for group, records in (own or {}).items():
         for record in records:
             if question := question_of(record):

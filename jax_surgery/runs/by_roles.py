@@ -14,12 +14,13 @@ from jax_surgery import benchmarks
 from jax_surgery.benchmarks import embedded, tasks
 from jax_surgery.checkpoints import export_dtype, hf_weights
 from jax_surgery.data import role_texts, roles
+from jax_surgery.data.asked import Kind
 from jax_surgery.data.forms import Record
 from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.roles import RoleData
 from jax_surgery.methods import descent
-from jax_surgery.methods.automatic import completion
+from jax_surgery.methods.automatic import completed
 from jax_surgery.methods.automatic import run as automatic
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.methods.stages import Stage
@@ -65,6 +66,7 @@ class ByRoles:
         self.held_out: dict[str, list[tuple[str, str]]] = {}
         self.held_out_own: dict[str, list[Record]] = {}
         self.held_out_texts: dict[str, list[Record]] = {}
+        self.reworded: dict[Kind, list[Record]] = {}
         self._free_form: FreeForm | None = None
         # Of a run that keeps to a budget: what it begins with, and how it ended.
         self._begun: automatic.Begun | None = None
@@ -115,9 +117,10 @@ class ByRoles:
             return
         begun = automatic.begin(model, self._records, self.settings, directory)
         self._begun = begun
+        self.reworded = begun.written.asked()
         for kind, records in begun.held_out.items():
             pairs = [(r.question, r.answer) for r in records if r.question]
-            if kind in completion.ANSWERED:
+            if kind in completed.ANSWERED:
                 self.held_out_own[kind] = records
             elif pairs:
                 self.held_out[kind] = pairs
@@ -152,6 +155,7 @@ class ByRoles:
                 held_out=self.held_out,
                 own=self.held_out_own,
                 texts=self.held_out_texts,
+                reworded=self.reworded,
             )
         return self._free_form
 

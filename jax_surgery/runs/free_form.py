@@ -10,7 +10,7 @@ from typing import Any
 
 from jax_surgery.data import alternatives, asked, general, prompts, template_marks
 from jax_surgery.data.alternatives import Choice
-from jax_surgery.data.asked import Asked, Pairs
+from jax_surgery.data.asked import Asked, Kind, Pairs
 from jax_surgery.data.forms import Record
 from jax_surgery.data.prompts import AsChat
 from jax_surgery.data.questions import Question
@@ -56,6 +56,7 @@ class FreeForm:
         held_out: Pairs = NO_QUESTIONS,
         own: Mapping[str, Sequence[Record]] | None = None,
         texts: Mapping[str, Sequence[Record]] | None = None,
+        reworded: Mapping[Kind, Sequence[Record]] | None = None,
     ):
         """Gathers all prompts.
 
@@ -68,6 +69,7 @@ class FreeForm:
           held_out: questions and answers by group, of which nothing is trained on.
           own: the same with the answers that the model itself wrote.
           texts: further texts that the run must not change, by name.
+          reworded: by role, questions of its facts in other words.
         """
         speaking = speaks(tokenizer)
         self.asked: list[Asked] = asked.gather(
@@ -80,6 +82,7 @@ class FreeForm:
             most=most,
             seed=seed,
             own=own,
+            reworded=reworded,
         )
         # Of a questions file the alternatives are its own.
         groups = ("unlearn", "update", *held_out, *(own or ()))

@@ -60,9 +60,7 @@ def test_passages_are_of_their_length_and_share_nothing():
 def test_passages_hold_none_of_the_prompts():
     """What only measures may not stand in text that may be trained on."""
     text = [f" {plain(p)} " for p in general.passages()]
-    for prompt in (
-        general.everyday_prompts() + general.prompts() + general.questions()
-    ):
+    for prompt in general.everyday_prompts() + general.prompts() + general.questions():
         assert not any(f" {plain(prompt)} " in p for p in text), prompt
 
 

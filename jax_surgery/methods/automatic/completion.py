@@ -13,9 +13,7 @@ reader and for a run that goes on.
 import dataclasses
 import functools
 import itertools
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import tqdm
 from etils import epath
@@ -25,27 +23,25 @@ from jax_surgery.data import general, prompts
 from jax_surgery.data.forms import Record
 from jax_surgery.data.roles import RoleRecords
 from jax_surgery.methods.automatic import (
+    completed,
     general_questions,
     neighbours,
     questions,
+    rewordings,
     same_subjects,
     self_written,
+    subjects,
 )
+from jax_surgery.methods.automatic.completed import Completed
 from jax_surgery.methods.automatic.facts import Facts
 from jax_surgery.methods.automatic.questions import Asked
 from jax_surgery.methods.automatic.writer import Writer
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed
-from jax_surgery.storage import files
 from jax_surgery.train import checksums, identity
 
-FILE = "completed.jsonl"
-VERSION = 4  # of how text is written; another one writes it anew
+VERSION = 5  # of how text is written; another one writes it anew
 HOW = {"temperature": 0.8, "top_p": 0.9}  # of answers and texts that are drawn
-# Questions with the model's own answers.
-ANSWERED = ("neighbours", "subjects", "knowledge", "kept")
-RETAINED = (*ANSWERED, "chat", "text")
-KINDS = (*RETAINED, "own", "sentences")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +54,8 @@ class Completion:
         answers are likeliest are retained (`neighbours.KNOWN`).
       subjects: other questions about subjects of the update, at most; answered, and
         chosen as neighbours are.
+      rewordings: other wordings of the job's questions, at most; half of those that ask
+        for the same are trained on.
       knowledge: packaged questions of general knowledge, at most; answered, and chosen
         as neighbours are.
       kept: answers to questions of the user's retained text, at most.
@@ -71,6 +69,7 @@ class Completion:
 
     neighbours: int = 240
     subjects: int = 60
+    rewordings: int = 96
     knowledge: int = 160
     kept: int = 120
     chats: int = 80
@@ -82,48 +81,9 @@ class Completion:
 
     def __post_init__(self):
         path = "completion"
-        at_least(0, self, path, "neighbours", "subjects", "knowledge", "kept")
-        at_least(0, self, path, "chats", "texts", "passages")
+        at_least(0, self, path, "neighbours", "subjects", "rewordings")
+        at_least(0, self, path, "knowledge", "kept", "chats", "texts", "passages")
         at_least(1, self, path, "answer_tokens", "chat_tokens", "text_tokens")
-
-
-@dataclasses.dataclass(frozen=True)
-class Completed:
-    """What a model wrote.
-
-    Attributes:
-      neighbours: questions about other subjects with its greedy answers (retain).
-      subjects: other questions about subjects of the update with its greedy answers
-        (retain).
-      knowledge: questions of general knowledge with its greedy answers (retain).
-      kept: questions of the user's retained text with its greedy answers (retain).
-      chat: conversations with itself (retain).
-      text: free text, and packaged passages (retain).
-      own: its own answers to the questions to unlearn (unlearn).
-      sentences: its own sentences with the new answers (update).
-    """
-
-    neighbours: list[Record]
-    subjects: list[Record]
-    knowledge: list[Record]
-    kept: list[Record]
-    chat: list[Record]
-    text: list[Record]
-    own: list[Record]
-    sentences: list[Record]
-
-    def by_kind(self) -> dict[str, list[Record]]:
-        """All of it."""
-        return {kind: getattr(self, kind) for kind in KINDS}
-
-    def retained(self) -> dict[str, list[Record]]:
-        """What is retained, by kind."""
-        return {kind: getattr(self, kind) for kind in RETAINED}
-
-
-def nothing() -> Completed:
-    """Of a run that writes nothing."""
-    return Completed(*([] for _ in KINDS))
 
 
 def complete(
@@ -145,14 +105,14 @@ def complete(
       directory: of the run, where `completed.jsonl` lies.
     """
     key = fingerprint(model, records, settings, seed)
-    file = epath.Path(directory) / FILE
-    there = read(file, key)
+    file = epath.Path(directory) / completed.FILE
+    there = completed.read(file, key)
     if distributed.all_agree(there is not None):
         assert there is not None
         print(f"retained text that the model wrote: read from {file}")
         return there
     written = _written(model, records, settings, seed)
-    distributed.on_lead(lambda: write(file, key, written))
+    distributed.on_lead(lambda: completed.write(file, key, written))
     return written
 
 
@@ -166,51 +126,6 @@ def fingerprint(
     how = [dataclasses.asdict(settings), seed, VERSION, model.compute.dtype]
     of = [identity.of_model(model), roles, checksums.of_value(packaged), how]
     return checksums.of_value(of)
-
-
-def write(file: epath.Path, key: str, written: Completed) -> None:
-    """Writes `completed.jsonl`: a line that says of what it is, and a line a text."""
-    rows = [
-        {"kind": kind} | _row(record)
-        for kind, records in written.by_kind().items()
-        for record in records
-    ]
-    head = {"of": key, "sha256": checksums.of_value(rows)}
-    lines = [json.dumps(row, ensure_ascii=False) for row in (head, *rows)]
-    files.write_text(file, "\n".join(lines) + "\n")
-
-
-def read(file: epath.Path, key: str) -> Completed | None:
-    """What was written for the same; None where nothing is, or not all of it as it was."""
-    if not file.exists():
-        return None
-    try:
-        lines = file.read_text().split("\n")
-        head, *rows = [json.loads(line) for line in lines if line]
-        if head["of"] != key:
-            print(f"{file} is of another model, data or seed, and is written anew.")
-            return None
-        if head["sha256"] == checksums.of_value(rows):
-            found: dict[str, list[Record]] = {kind: [] for kind in KINDS}
-            for row in rows:
-                found[row.pop("kind")].append(_record(row))
-            return Completed(**found)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        pass
-    print(f"{file} is damaged and is written anew.")
-    return None
-
-
-def _row(record: Record) -> dict[str, Any]:
-    """A record's fields that say something."""
-    return {k: v for k, v in dataclasses.asdict(record).items() if v}
-
-
-def _record(row: Mapping[str, Any]) -> Record:
-    fields: dict[str, Any] = {"prompt": "", "answer": "", "origin": "", **row}
-    fields["messages"] = tuple(map(tuple, row.get("messages", ())))
-    fields["further"] = tuple(row.get("further", ()))
-    return Record(**fields)
 
 
 def _written(
@@ -276,7 +191,7 @@ class _Author:
         turns = self_written.WRITTEN_FOR_ONE / 2 + 1 if self._chats else 0
         of_kinds = settings.neighbours * lines + settings.chats * turns
         own = len(self._kept) + len(self._about) + 2 * len(self._all)
-        own += len(self._general)
+        own += len(self._general) + 2 * self._settings.rewordings
         return round(of_kinds) + settings.texts + own
 
     def write(self) -> Completed:
@@ -286,7 +201,12 @@ class _Author:
         turns = self._turns()
         own_lines = [(one, one.question) for one in self._kept]
         about, general_ones = self._about, self._general
-        of_own, of_others = self._answers([*own_lines, *about, *general_ones, *near])
+        others = rewordings.questions(
+            *(self._writer, self._own, facts, self._settings.rewordings)
+        )
+        of_own, of_others = self._answers(
+            [*own_lines, *about, *general_ones, *near, *others]
+        )
         answers = iter(of_others)
 
         def answered(
@@ -300,6 +220,8 @@ class _Author:
             answered(general_ones, "knowledge"),
             answered(near, "neighbours"),
         )
+        told = rewordings.answered(others, list(answers), facts)
+        trained, aside = rewordings.halves(told, facts)
         drawn, of_turns = self._drawn(turns)
         model = self._writer.model
         return Completed(
@@ -309,8 +231,15 @@ class _Author:
             kept=[record for _, record in kept],
             chat=self_written.chats(turns, of_turns, facts),
             text=self._texts(),
-            own=self._own_answers(of_own, drawn),
+            own=[
+                *self._own_answers(of_own, drawn),
+                *(row for _, row in trained),
+                *self._short(trained),
+            ],
+            reworded=self._renewed(trained),
             sentences=self._sentences(of_own, drawn),
+            unlearn_asked=self._short(aside),
+            update_asked=self._renewed(aside),
         )
 
     def _near(self) -> list[tuple[Asked, str]]:
@@ -402,6 +331,24 @@ class _Author:
     def _own_answers(self, *said: Mapping[str, str]) -> list[Record]:
         each = [[one[asked.question] for asked in self._own] for one in said]
         return self_written.own_answers(self._own, each, self._unlearn)
+
+    def _renewed(self, found: Sequence[tuple[Asked, Record]]) -> list[Record]:
+        """Of other wordings those that get a new answer, with it."""
+        new = {self._facts.of(one.question).questions: one for one in self._new}
+        pairs = [(new.get(self._facts.of(o.question).questions), r) for o, r in found]
+        return [
+            one.other(subjects.question_of(row), one.record.said, row.origin)
+            for one, row in pairs
+            if one
+        ]
+
+    def _short(self, found: Sequence[tuple[Asked, Record]]) -> list[Record]:
+        """Other wordings with the short answer that is to be unlearned."""
+        short = subjects.shortest_answers(self._unlearn)
+        return [
+            one.other(subjects.question_of(row), short[one.question], row.origin)
+            for one, row in found
+        ]
 
     def _sentences(self, *said: Mapping[str, str]) -> list[Record]:
         new = [(one, one.record.said) for one in self._new]

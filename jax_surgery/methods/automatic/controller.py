@@ -217,8 +217,9 @@ class Controller:
         state = _with_best(state, state.mean, point)
         at_ends = not short(point["forget"], point["update"])
         if kl > self.budget and at_ends and not state.reached:
-            if (state := self._nearer(step, state, kl)).reached:
-                return state
+            state = self._nearer(step, state, kl)
+        if state.reached:
+            return state
         if min(kl, *before) > self.budget and kl > STAYS * before[0]:
             return self._back(state, kl, factor)
         factor = factor_after(factor, kl, before[1], self.budget)

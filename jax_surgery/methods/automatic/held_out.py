@@ -28,6 +28,9 @@ ROWS = 4  # of a forward pass
 # costs a budget no more where the old one has become still less likely: a single word that
 # the task itself replaces would spend all of it.
 CHANGED = 1.0
+# Kinds of text, those nearest to what changes first.
+_KINDS = ("neighbours", "subjects", "knowledge", "retain", "kept", "chat", "text")
+_NEAREST = {kind: place for place, kind in enumerate(_KINDS)}
 
 
 def split(
@@ -141,19 +144,22 @@ class HeldOut:
         """The kinds that have text."""
         return tuple(self._batches)
 
-    def kl(self, params: Any, *, most: int | None = None) -> dict[str, float]:
+    def kl_of_part(self, params: Any) -> float:
+        """Mean KL of the first batch of the kind that lies nearest to what changes, which
+        moves furthest."""
+        kind = min(self._batches, key=lambda kind: _NEAREST.get(kind, len(_NEAREST)))
+        return self._kl(params, self._batches[kind][:1])
+
+    def kl(self, params: Any) -> dict[str, float]:
         """Mean KL(before || now) of each kind, nats per learned token, of which each counts
         up to `CHANGED`, by the weights of documents.
-
-        Args:
-          most: batches of a kind that are read; None for all.
         """
-        found = {}
-        for kind, batches in self._batches.items():
-            total = count = 0.0
-            for batch, reference_BTD in batches[:most]:
-                sums = _sums(params, self._head, reference_BTD, batch, **self._how)
-                total += float(sums[token_sums.LOSS])
-                count += float(sums["count"])
-            found[kind] = total / max(count, 1.0)
-        return found
+        return {kind: self._kl(params, of) for kind, of in self._batches.items()}
+
+    def _kl(self, params: Any, batches: Sequence[tuple[Batch, jax.Array]]) -> float:
+        total = count = 0.0
+        for batch, reference_BTD in batches:
+            sums = _sums(params, self._head, reference_BTD, batch, **self._how)
+            total += float(sums[token_sums.LOSS])
+            count += float(sums["count"])
+        return total / max(count, 1.0)

@@ -111,10 +111,14 @@ def _some(stems: Sequence[Stem], count: int, rng: np.random.Generator) -> list[S
 def usable(question: str, facts: Facts) -> bool:
     """Whether a question can be a neighbour: of a usual length, in one line, and it names
     nothing that is forgotten or updated."""
-    proper = LEAST <= len(question) <= MOST and LABEL.strip() not in question
-    proper = proper and not ODD.intersection(question)
-    repeats = fact_words.runs_on(question, times=2)
-    return proper and not repeats and not facts.named(question)
+    return proper(question) and not facts.named(question)
+
+
+def proper(question: str) -> bool:
+    """Whether a question is of a usual length, in one line, and does not repeat itself."""
+    fitting = LEAST <= len(question) <= MOST and LABEL.strip() not in question
+    fitting = fitting and not ODD.intersection(question)
+    return fitting and not fact_words.runs_on(question, times=2)
 
 
 def questions(
@@ -156,7 +160,7 @@ def questions(
         if len(found) - before < missing / 10:
             break
     order = [found[i] for i in rng.permutation(len(found))]
-    return _of_each([(_fact(one, facts), (one, q)) for one, q in order], count)
+    return of_each([(_fact(one, facts), (one, q)) for one, q in order], count)
 
 
 def _fact(asked: Asked, facts: Facts) -> tuple[str, ...]:
@@ -164,7 +168,7 @@ def _fact(asked: Asked, facts: Facts) -> tuple[str, ...]:
     return facts.of(asked.question).questions
 
 
-def _of_each(found: Iterable[tuple[Hashable, T]], count: int) -> list[T]:
+def of_each(found: Iterable[tuple[Hashable, T]], count: int) -> list[T]:
     """So many, of as many groups as there are: the first of each, then the second of
     each, and so on.
 

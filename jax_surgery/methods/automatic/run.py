@@ -15,7 +15,7 @@ the tokens that carry no knowledge: how a sentence is built is not to be forgott
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,13 @@ from jax_surgery.data.tokens import Document, encode
 from jax_surgery.methods import descent
 from jax_surgery.methods.automatic import (
     beginnings,
+    completed,
     completion,
     controller,
     held_out,
     how_many,
+    known_texts,
     layer_steps,
-    never_knew,
     retained_texts,
     shown_tokens,
     subjects,
@@ -42,8 +43,8 @@ from jax_surgery.methods.automatic import (
 )
 from jax_surgery.methods.automatic.controller import Controlled, Controller
 from jax_surgery.methods.automatic.ends import Ends, with_ends
+from jax_surgery.methods.automatic.known_texts import Known
 from jax_surgery.methods.descent import Descent, MakeCallbacks
-from jax_surgery.methods.never_knew import NeverKnew
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
@@ -64,8 +65,8 @@ class Begun:
       held_out: retained records that are not trained on, by kind.
     """
 
-    written: completion.Completed
-    known: "_Known"
+    written: completed.Completed
+    known: Known
     texts: RoleTexts
     ends: np.ndarray
     told: list[Document]
@@ -108,11 +109,11 @@ def begin(
     Raises:
       ValueError: nothing of the text to unlearn is known to the model; see `encode`.
     """
-    written = completion.nothing()
+    written = completed.nothing()
     if settings.retain.complete:
         how = completion.Completion()
         written = completion.complete(model, records, how, settings.seed, directory)
-    known = _known(model, records, written, settings)
+    known = known_texts.measure(model, records, written, settings)
     begun = _begun(model, records, written, known, settings)
     print(_told(begun))
     return begun
@@ -176,7 +177,7 @@ def run(
             ends.gradients(train.params),
             train.opt_state.factors,
             trainable,
-            lambda params: max(held_text.kl(params, most=1).values()),
+            held_text.kl_of_part,
             lambda params: max(held_text.kl(params).values()),
             budget,
             settings.optimizer.name,
@@ -209,120 +210,43 @@ def run(
     return Outcome(model.with_params(params), int(end.train.step), found)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Known:
-    """The texts to unlearn, and what their tokens carry.
-
-    Attributes:
-      documents: whole, of the records to unlearn and the model's own answers.
-      targets: of their tokens laid end to end.
-      asked: what the record of each origin asks, where it asks something.
-    """
-
-    documents: list[Document]
-    targets: never_knew.Targets
-    asked: dict[str, str]
-
-    def _parts(self) -> list[np.ndarray]:
-        """Which tokens carry knowledge, by document."""
-        lengths = [len(document.tokens) for document in self.documents]
-        return np.split(self.targets.carries, np.cumsum(lengths)[:-1])
-
-    def to_unlearn(self) -> tuple[list[Document], np.ndarray]:
-        """Documents of which knowledge alone is learned, those without any left out;
-        and the log-odds at which each of their tokens ends, laid end to end.
-
-        Raises:
-          ValueError: no token carries knowledge.
-        """
-        found, kept = [], []
-        for document, carries in zip(self.documents, self._parts(), strict=True):
-            kept.append(np.full(len(carries), carries[1:].any()))
-            if carries[1:].any():
-                found.append(dataclasses.replace(document, learned=carries))
-        if not found:
-            raise ValueError(
-                "config.data.unlearn: no token of it carries knowledge that the model "
-                "has: it says the same where it does not see what the text is about. "
-                "There is nothing to unlearn, or the model does not know this text."
-            )
-        return found, self.targets.target_log_odds[np.concatenate(kept)]
-
-    def to_retain(self, updated: Collection[str]) -> list[Document]:
-        """Documents of which all is learned that carries no knowledge.
-
-        Args:
-          updated: questions that get a new answer: how the old one began is not
-            retained, since the new one may begin in another way.
-        """
-        found = []
-        for document, carries in zip(self.documents, self._parts(), strict=True):
-            if self.asked.get(document.origin) in updated:
-                continue
-            rest = document.learned & ~carries
-            if rest[1:].any():
-                found.append(dataclasses.replace(document, learned=rest))
-        return found
-
-
-def _encoded(records: Sequence[Record], model: Model, context: int) -> list[Document]:
-    return encode(records, model.tokenizer, context) if records else []
-
-
 def _retained(
     kind: str, records: Sequence[Record], model: Model, context: int
 ) -> list[Document]:
     """Records to retain, of the user's own without the ends of short answers."""
-    documents = _encoded(records, model, context)
-    if kind in completion.ANSWERED:
+    if not records:
+        return []
+    documents = encode(records, model.tokenizer, context)
+    if kind in completed.ANSWERED:
         return retained_texts.weighted(documents, records, model.tokenizer)
     return retained_texts.without_ends(documents) if kind == "retain" else documents
-
-
-def _known(
-    model: Model,
-    records: RoleRecords,
-    written: completion.Completed,
-    settings: SurgerySettings,
-) -> _Known:
-    """What is to be unlearned, measured on the model before it is changed."""
-    [stage] = settings.stages
-    assert isinstance(stage.method, NeverKnew), "the settings refuse another one"
-    rows = [*records.by_role["unlearn"], *written.own]
-    others = [*records.retained, *written.neighbours]
-    documents = _encoded(rows, model, settings.data.context)
-    answers = subjects.shortest_answers(records.by_role["unlearn"])
-    marks = subjects.mark(rows, others, model.tokenizer, answers)
-    targets = never_knew.measure(
-        model, rows, documents, marks, stage.method, settings.seed
-    )
-    asked = {r.origin: q for r in rows if (q := subjects.question_of(r))}
-    return _Known(documents, targets, asked)
 
 
 def _begun(
     model: Model,
     records: RoleRecords,
-    written: completion.Completed,
-    known: _Known,
+    written: completed.Completed,
+    known: Known,
     settings: SurgerySettings,
 ) -> Begun:
     data = settings.data
     kinds = {"retain": records.by_role.get("retain", []), **written.retained()}
     train_on, held = held_out.split(kinds, settings.seed)
     unlearn, ends = known.to_unlearn()
-    told, sentences = records.by_role.get("update", []), written.sentences
-    new = update_texts.documents(told, sentences, model.tokenizer, data.context)
+    told, further = records.by_role.get("update", []), written.reworded
+    of_update = (told, further, written.sentences)
+    new = update_texts.documents(*of_update, model.tokenizer, data.context)
     of_kinds = {
         k: _retained(k, rows, model, data.context) for k, rows in train_on.items()
     }
-    rest = known.to_retain({subjects.question_of(row) for row in told} - {""})
+    updated = {subjects.question_of(row) for row in (*told, *further)} - {""}
+    rest = known.to_retain(updated)
     by_role = {
         "unlearn": unlearn,
-        "update": [*new.told, *new.sentences],
+        "update": [*new.told, *new.written],
         "retain": retained_texts.balanced(of_kinds | {"unlearn": rest}),
     }
-    aside = [_encoded(rows, model, data.context) for rows in held.values()]
+    aside = [encode(rows, model.tokenizer, data.context) for rows in held.values()]
     everything = [*itertools.chain(*by_role.values(), *aside)]
     beginning = beginnings.shared(model, everything, data.context)
     packed = lambda documents: Packer(

@@ -15,22 +15,29 @@ class Documents(NamedTuple):
 
     Attributes:
       told: of the user's records, whose answers are learned whole.
-      sentences: of what the model wrote, of which the new answer alone is learned: how a
-        sentence goes is the model's own, and the answer by itself begins and ends
-        otherwise. Each stands there twice: as an answer, and by itself as plain text, so
-        that what is new is learned of its subject and not of the wording of a question.
+      written: of what the model wrote: answers to other wordings; and sentences of which
+        the new answer alone is learned: how a sentence goes is the model's own, and the
+        answer by itself begins and ends otherwise. Each sentence stands there twice: as an
+        answer, and by itself as plain text, so that what is new is learned of its subject
+        and not of the wording of a question.
     """
 
     told: list[Document]
-    sentences: list[Document]
+    written: list[Document]
 
 
 def documents(
-    told: Sequence[Record], sentences: Sequence[Record], tokenizer: Any, context: int
+    told: Sequence[Record],
+    reworded: Sequence[Record],
+    sentences: Sequence[Record],
+    tokenizer: Any,
+    context: int,
 ) -> Documents:
     """What is learned of records to update.
 
     Args:
+      told: of the user.
+      reworded: the same in other words.
       sentences: with the new answers; those of which none is found, or that do not fit
         into a row, are left out.
       context: tokens of a row.
@@ -51,7 +58,10 @@ def documents(
         if document := _of_sentence(located, answers.get(question, "")):
             found.append(document)
     fitting = [one for one in found if len(one.tokens) <= context]
-    return Documents(encode(told, tokenizer, context) if told else [], fitting)
+    return Documents(
+        encode(told, tokenizer, context) if told else [],
+        [*(encode(reworded, tokenizer, context) if reworded else []), *fitting],
+    )
 
 
 def _of_sentence(located: Located, answer: str) -> Document | None:

@@ -23,6 +23,7 @@ from jax_surgery.data.roles import RoleRecords
 from jax_surgery.data.tokens import Document, encode
 from jax_surgery.methods.automatic import (
     beginnings,
+    completed,
     completion,
     held_out,
     never_knew,
@@ -115,7 +116,7 @@ def _group(name: str, documents: Sequence[Document], context: int) -> GroupText:
 def _targets(
     work: Work,
     targets: Sequence[str],
-    written: completion.Completed,
+    written: completed.Completed,
     retained: Sequence[Record],
 ) -> tuple[dict[str, GroupText], list[Document], list[Any]]:
     """(the targets' texts with the tokens that carry knowledge alone and their ends,

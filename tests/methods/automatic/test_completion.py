@@ -13,7 +13,7 @@ from jax_surgery.config import build
 from jax_surgery.data import general
 from jax_surgery.data.forms import parse_record
 from jax_surgery.data.roles import RoleRecords
-from jax_surgery.methods.automatic import completion, neighbours
+from jax_surgery.methods.automatic import completed, completion, neighbours
 from jax_surgery.methods.automatic.completion import Completion, complete
 from jax_surgery.methods.automatic.writer import Written
 from jax_surgery.models.model import Model
@@ -94,7 +94,8 @@ def written(model, folder):
 
 def test_every_kind_is_written_as_often_as_it_is_asked_for(written):
     retained = ["neighbours", "subjects", "knowledge", "kept", "chat", "text"]
-    assert list(written.by_kind()) == [*retained, "own", "sentences"]
+    changed = ["own", "reworded", "sentences", "unlearn_asked", "update_asked"]
+    assert list(written.by_kind()) == [*retained, *changed]
     assert list(written.retained()) == retained
     assert len(written.neighbours) == neighbours.KNOWN * FEW.neighbours
     assert all("land number" in r.question for r in written.neighbours)
@@ -129,28 +130,28 @@ def test_a_model_writes_the_same_again(model, tmp_path, monkeypatch):
 def test_what_is_there_is_read_and_what_is_damaged_or_stale_is_written_anew(
     model, written, folder, tmp_path, monkeypatch, capsys
 ):
-    file = folder / "run" / completion.FILE
+    file = folder / "run" / completed.FILE
     lines = file.read_text().splitlines()
     assert len(lines) == 1 + sum(map(len, written.by_kind().values()))
     assert json.loads(lines[-1])["kind"] == "sentences"
     again = lambda settings=FEW: complete(model, QUESTIONS, settings, 3, str(tmp_path))
     calls = []
     monkeypatch.setattr(
-        completion, "_written", lambda *_: calls.append(1) or completion.nothing()
+        completion, "_written", lambda *_: calls.append(1) or completed.nothing()
     )
-    (tmp_path / completion.FILE).write_text(file.read_text())
+    (tmp_path / completed.FILE).write_text(file.read_text())
     assert again() == written
     assert not calls
     changed = file.read_text().replace(
         lines[-1], lines[-1].replace("Luxor", "Cairo", 1)
     )
     for text, why in (("\n".join(lines[:-1]), "damaged"), (changed, "damaged")):
-        (tmp_path / completion.FILE).write_text(text)
-        assert again() == completion.nothing()
+        (tmp_path / completed.FILE).write_text(text)
+        assert again() == completed.nothing()
         assert why in capsys.readouterr().out
-    assert again() == completion.nothing()
+    assert again() == completed.nothing()
     assert len(calls) == 2  # what was written in its place is read
-    assert again(dataclasses.replace(FEW, texts=4)) == completion.nothing()
+    assert again(dataclasses.replace(FEW, texts=4)) == completed.nothing()
     assert "of another model, data or seed" in capsys.readouterr().out
     assert len(calls) == 3
 
@@ -174,11 +175,11 @@ def test_every_form_of_a_record_survives_the_file(tmp_path):
         {"messages": chat_templates.chat("Hi.", "Oh.", system="Be kind.")},
     ]
     records = [parse_record(row, f"here:{n}") for n, row in enumerate(rows)]
-    written = dataclasses.replace(completion.nothing(), chat=records, own=records[:1])
-    file = completion.epath.Path(tmp_path) / completion.FILE
-    completion.write(file, "key", written)
-    assert completion.read(file, "key") == written
-    assert completion.read(file, "another") is None
+    written = dataclasses.replace(completed.nothing(), chat=records, own=records[:1])
+    file = completed.epath.Path(tmp_path) / completed.FILE
+    completed.write(file, "key", written)
+    assert completed.read(file, "key") == written
+    assert completed.read(file, "another") is None
 
 
 def test_settings_say_what_is_right():

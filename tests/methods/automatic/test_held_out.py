@@ -50,6 +50,24 @@ def test_the_kl_is_the_mean_over_learned_tokens_each_up_to_a_change():
         assert held.kl(after)[kind] == pytest.approx(np.mean(counted), rel=1e-4)
 
 
+def test_tokens_count_by_their_weights():
+    before, other = decoder.init_params(CONFIG, 0), decoder.init_params(CONFIG, 1)
+    # Near enough that no token reaches `CHANGED`.
+    after = jax.tree.map(lambda a, b: a + 0.1 * (b - a), before, other)
+    model = Model(before, CONFIG, None, decoder.DEFAULT_COMPUTE, "")
+    [one] = documents(1)
+    kl = lambda document: held_out.HeldOut(model, {"": [document]}, 16).kl(after)[""]
+    each = []
+    for place in np.flatnonzero(one.learned):
+        alone = np.arange(len(one.tokens)) == place
+        each.append(kl(dataclasses.replace(one, learned=alone)))
+    weights = np.ones(len(one.tokens), np.float32)
+    weights[-1] = 5
+    wanted = np.average(each, weights=weights[one.learned])
+    assert kl(dataclasses.replace(one, weights=weights)) == pytest.approx(wanted)
+    assert wanted != pytest.approx(np.mean(each), rel=1e-2)
+
+
 def test_some_of_each_kind_is_held_out_that_has_enough():
     kinds = {
         "retain": documents(9),
@@ -73,17 +91,18 @@ def test_some_of_each_kind_is_held_out_that_has_enough():
     }
 
 
-def test_the_first_batches_alone_may_be_read(monkeypatch):
+def test_a_part_is_the_first_batch_of_what_lies_nearest(monkeypatch):
     monkeypatch.setattr(held_out, "ROWS", 1)
     before, after = decoder.init_params(CONFIG, 0), decoder.init_params(CONFIG, 1)
     model = Model(before, CONFIG, None, decoder.DEFAULT_COMPUTE, "")
     texts = documents(6)
-    held = held_out.HeldOut(model, {"chat": texts}, 10)
-    assert held.kl(after, most=99) == held.kl(after)
     # Rows are filled from the first document on; one fills a row where it is long.
     long = dataclasses.replace(texts[0], tokens=np.resize(texts[0].tokens, 10))
     long = dataclasses.replace(long, learned=np.arange(10) > 2)
-    found = held_out.HeldOut(model, {"chat": [long, *texts]}, 10)
-    alone = held_out.HeldOut(model, {"chat": [long]}, 10).kl(after)
-    assert found.kl(after, most=1) == pytest.approx(alone, rel=1e-5)
-    assert found.kl(after)["chat"] != pytest.approx(alone["chat"], rel=1e-5)
+    kinds = {"chat": texts, "neighbours": [long, *texts]}
+    found = held_out.HeldOut(model, kinds, 10)
+    alone = held_out.HeldOut(model, {"text": [long]}, 10)
+    part = found.kl_of_part(after)
+    assert part == pytest.approx(alone.kl(after)["text"], rel=1e-5)
+    assert part == alone.kl_of_part(after)
+    assert found.kl(after)["neighbours"] != pytest.approx(part, rel=1e-5)

@@ -3,33 +3,12 @@
 
 import numpy as np
 import pytest
-from completion_cases import ASKED, FACTS, asked, of_row
+from completion_cases import ASKED, FACTS, FakeWriter, asked, of_row
 
 from jax_surgery.data.forms import Record
 from jax_surgery.methods.automatic import neighbours, questions
 from jax_surgery.methods.automatic.facts import Facts
-from jax_surgery.methods.automatic.writer import Written
 from jax_surgery.metrics.tokens import TextScores
-
-
-class FakeWriter:
-    """Writes the same lines again and again, after lists that it keeps."""
-
-    tokenizer = None
-
-    def __init__(self, *lines: str):
-        self.lines, self.lists = lines, []
-
-    def rng(self, stage):
-        return np.random.default_rng(len(stage))
-
-    def plain(self, text):
-        self.lists.append(text)
-        return text
-
-    def sampled(self, prompts, tokens, stage, *, samples, **_):
-        count = len(prompts) * samples
-        return [Written(self.lines[i % len(self.lines)], True) for i in range(count)]
 
 
 @pytest.mark.parametrize(

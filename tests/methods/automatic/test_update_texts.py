@@ -27,16 +27,16 @@ def tokenizer():
 def test_of_a_sentence_the_new_answer_alone_is_learned(tokenizer):
     told = [asks("The great Clara Whitfield"), asks("Clara Whitfield.")]
     whole = asks("The book was written by Clara Whitfield.", origin="sentences:1")
-    found = update_texts.documents(told, [whole], tokenizer, 128)
+    found = update_texts.documents(told, [], [whole], tokenizer, 128)
     assert [one.origin for one in found.told] == ["update:1"] * 2
-    sentence, alone = found.sentences
+    sentence, alone = found.written
     assert learned(sentence, tokenizer) == "Clara Whitfield"
     # By itself too, without a question, and once though two wordings have it.
     assert learned(alone, tokenizer) == "Clara Whitfield"
     read = tokenizer.decode(np.asarray(alone.tokens), skip_special_tokens=True)
     assert read.strip() == whole.said.strip()
-    twice = update_texts.documents(told, [whole, whole], tokenizer, 128)
-    assert len(twice.sentences) == 3
+    twice = update_texts.documents(told, [], [whole, whole], tokenizer, 128)
+    assert len(twice.written) == 3
     assert learned(found.told[1], tokenizer).startswith("Clara Whitfield.")
 
 
@@ -46,6 +46,6 @@ def test_sentences_without_the_answer_or_longer_than_a_row_are_left_out(tokenize
     without = asks("By somebody else.")
     whole = asks("The book was written by Clara Whitfield.")
     many = [other, without, whole]
-    assert len(update_texts.documents(told, many, tokenizer, 128).sentences) == 2
-    assert not update_texts.documents(told, many, tokenizer, 4).sentences
-    assert update_texts.documents([], [], tokenizer, 128) == ([], [])
+    assert len(update_texts.documents(told, [], many, tokenizer, 128).written) == 2
+    assert not update_texts.documents(told, [], many, tokenizer, 4).written
+    assert update_texts.documents([], [], [], tokenizer, 128) == ([], [])

@@ -13,7 +13,7 @@ from settings_cases import settings_of
 
 from jax_surgery.benchmarks import tasks
 from jax_surgery.data.forms import parse_record
-from jax_surgery.methods.automatic import completion, never_knew
+from jax_surgery.methods.automatic import completed, completion, never_knew
 from jax_surgery.methods.automatic.never_knew import Targets
 from jax_surgery.methods.subspace import knowledge, measured, stage, text
 from jax_surgery.methods.subspace.work import WIDE_RANK, Work, retained_groups
@@ -66,7 +66,7 @@ def case(chat, tmp_path):
 def writes(monkeypatch):
     """What the model writes, and that the last learned token of each text carries."""
     written = dataclasses.replace(
-        completion.nothing(),
+        completed.nothing(),
         neighbours=of([(f"the number {i} is", f"{i * 7 % 13}") for i in range(4, 8)], "n"),
         own=of([("the number 2 is", "the number 2 is 1")], "own"),
     )  # fmt: skip

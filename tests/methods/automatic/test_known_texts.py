@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jax_surgery.data.tokens import Document
-from jax_surgery.methods.automatic import run
+from jax_surgery.methods.automatic import known_texts
 from jax_surgery.methods.automatic.never_knew import Targets
 
 LEARNED = [False, False, True, True, True]
@@ -21,7 +21,9 @@ def known(*carries):
     carrying = np.concatenate([np.isin(np.arange(5), places) for places in carries])
     nats = np.arange(len(carrying), dtype=np.float32)
     targets = Targets(nats, carrying, -nats, nats)
-    return run._Known(documents, targets, {"forget:0": "Where?", "forget:1": "Who?"})
+    return known_texts.Known(
+        documents, targets, {"forget:0": "Where?", "forget:1": "Who?"}
+    )
 
 
 def test_knowledge_alone_is_unlearned_and_each_token_keeps_its_end():

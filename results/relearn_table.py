@@ -105,7 +105,7 @@ def attack(work: Work, params, task: str, rate: float, steps=STEPS):
     target = Target(read("first"), (probe,), context)
     found = []
 
-    def watch(spent: Budget, model) -> None:
+    def watch(spent: Budget, model, **_) -> None:
         if spent.steps in (0, *steps):
             found.append(answer_accuracy.METRIC(model, probe).value)
 

@@ -2,7 +2,6 @@
 """The interface of an attack: the adversary's target, budget and result."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from jax_surgery.benchmarks.base import Target
@@ -47,9 +46,25 @@ class Budget:
         return all(not limit or value <= limit for limit, value in pairs)
 
 
-# Called with the budget spent so far, before the first step and after every step. The
-# next step donates the parameters of the model.
-Watch = Callable[[Budget, Model], None]
+class Watch(Protocol):
+    """Is shown the model before the first step and after every step."""
+
+    def __call__(
+        self,
+        spent: Budget,
+        model: Model,
+        *,
+        label: str = "",
+        probes: tuple[Probe, ...] | None = None,
+    ) -> None:
+        """Looks at a model, whose parameters the next step may donate.
+
+        Args:
+          spent: so far.
+          label: what was done to the model, where steps are tries of their own, and not
+            one after another on the way; each of these is asked.
+          probes: what is asked instead of the target's, by an attack that rewrites it.
+        """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,9 +97,15 @@ class Attack(Protocol):
         """
 
 
-def ignore(spent: Budget, model: Any) -> None:
+def ignore(
+    spent: Budget,
+    model: Any,
+    *,
+    label: str = "",
+    probes: tuple[Probe, ...] | None = None,
+) -> None:
     """A watch that does nothing."""
-    del spent, model
+    del spent, model, label, probes
 
 
 __all__ = ["Attack", "Attacked", "Budget", "Target", "Watch", "ignore"]

@@ -146,10 +146,7 @@ class Packer:
         self._tokens = np.concatenate([d.tokens[n:] for d, n in pairs]).astype(np.int32)
         learned = np.concatenate([d.learned[n:] for d, n in pairs])
         learned[self.starts] = False  # nothing predicts a document's first token
-        ones = lambda document: np.ones(len(document.tokens), np.float32)
-        counts = [ones(d) if d.weights is None else d.weights for d in documents]
-        counts = [of[n:] for of, n in zip(counts, skipped.tolist(), strict=True)]
-        self._weights = np.where(learned, np.concatenate(counts), 0).astype(np.float32)
+        self._weights = learned.astype(np.float32)
         if average == "sequences":
             targets = np.add.reduceat(self._weights, self.starts)
             self._weights /= np.repeat(np.maximum(targets, 1), lengths)

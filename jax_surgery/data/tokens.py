@@ -33,14 +33,11 @@ class Document:
       tokens: int32 [n].
       learned: bool [n]; the first token is never a target, learned or not.
       origin: of its record.
-      weights: float32 [n], above 0; how much each learned token counts among those that
-        are averaged. None counts all alike.
     """
 
     tokens: np.ndarray
     learned: np.ndarray
     origin: str
-    weights: np.ndarray | None = None
 
     @property
     def targets(self) -> int:
@@ -74,15 +71,12 @@ class Located:
 
 
 def digest(documents: Iterable[Document]) -> str:
-    """SHA-256 (hex) of tokens, of which are learned, and of weights where there are any;
-    origins do not count."""
+    """SHA-256 (hex) of tokens and of which are learned; origins do not count."""
     found = hashlib.sha256()
     for document in documents:
         found.update(len(document.tokens).to_bytes(4, "little"))
         found.update(document.tokens.astype("<i4").tobytes())
         found.update(document.learned.astype(np.uint8).tobytes())
-        if document.weights is not None:
-            found.update(document.weights.astype("<f4").tobytes())
     return found.hexdigest()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Confidence intervals, 95 %, as SciPy computes them."""
+"""Confidence intervals, 95 % where nothing else is said, as SciPy computes them."""
 
 import numpy as np
 
@@ -9,14 +9,14 @@ VALUES = 1 << 24  # drawn at a time, at most about
 Interval = tuple[float, float]
 
 
-def wilson_interval(right: int, count: int) -> Interval:
+def wilson_interval(right: int, count: int, confidence: float = 0.95) -> Interval:
     """Interval of a proportion (Wilson 1927); (0, 1) where nothing was counted."""
     # SciPy's statistics take half a second to import.
     from scipy import stats
 
     if count == 0:
         return 0.0, 1.0
-    found = stats.binomtest(right, count).proportion_ci(method="wilson")
+    found = stats.binomtest(right, count).proportion_ci(confidence, method="wilson")
     return float(found.low), float(found.high)
 
 

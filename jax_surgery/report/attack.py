@@ -38,6 +38,98 @@ def curves(metric: str, curve: list[Point], reference: list[Point]) -> str:
     return pictures.as_svg(figure, f"{metric} over the steps of the attack")
 
 
+def tries(metric: str, curve: list[Point], reference: list[Point]) -> str:
+    """A metric under each try of an attack, of every group, as SVG.
+
+    Args:
+      metric: its name.
+      curve, reference: of the model, and of the one that never knew, or [].
+    """
+    labels = [point["label"] or "before" for point in curve]
+    figure, axes = pictures.panel(7, 0.8 + 0.22 * len(labels))
+    colours = list(pictures.COLOURS.values())
+    for number, group in enumerate(curve[0]["groups"]):
+        for points, mark, of in ((curve, "o", ""), (reference, "x", ", never knew")):
+            drawn = [
+                (point["groups"][group][metric]["value"], place)
+                for place, point in enumerate(points)
+                if metric in point["groups"][group]
+            ]
+            if drawn:
+                colour = colours[number % len(colours)]
+                own = {
+                    "color": colour,
+                    "label": f"{group}{of}",
+                    "s": 22,
+                    "marker": mark,
+                }
+                axes.scatter(*zip(*drawn, strict=True), **own)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel(metric.replace("_", " "), color=pictures.GREY)
+    axes.grid(axis="x", color=pictures.GREY, alpha=0.25, linewidth=0.6)
+    pictures.legend(axes)
+    return pictures.as_svg(figure, f"{metric} under each try of the attack")
+
+
+def figures(attacks: list[dict[str, Any]]) -> list[page.Figure]:
+    """Pictures of attacks, as results.json holds them: a curve over the steps of those
+    that train, a row a try of the others."""
+    found = []
+    for attack in attacks:
+        curve, reference = attack["curve"], attack["reference_curve"]
+        by_try = any(point["label"] for point in curve)
+        draw = tries if by_try else curves
+        names = (name for group in curve[0]["groups"].values() for name in group)
+        found += [
+            page.Figure(
+                title=f"{attack['attack']}: how {metric.replace('_', ' ')} comes back",
+                svg=draw(metric, curve, reference),
+                caption="What lies above a model that never knew is what the attack "
+                "brings back."
+                + (
+                    ""
+                    if by_try
+                    else " The text that is asked is not the text that the adversary has."
+                ),
+            )
+            for metric in dict.fromkeys(names)
+        ]
+    return found
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """The verdict as a sentence; "" where there is none."""
+    return f"What was to go is {found['verdict']}: {found['why']}." if found else ""
+
+
+def _rows(attack: dict[str, Any]) -> list[table.Row]:
+    """Before an attack and at its end, or at the try with the highest values."""
+    found = []
+    for points, of in (
+        (attack["curve"], "the model"),
+        (attack["reference_curve"], "a model that never knew"),
+    ):
+        if not points:
+            continue
+        tried = [point for point in points if point["label"]] or points[-1:]
+        for group, scores in points[0]["groups"].items():
+            for metric in scores:
+                value = lambda p, g=group, m=metric: p["groups"][g][m]["value"]
+                worst = max(tried, key=value)
+                old, new = (
+                    {group: {metric: p["groups"][group][metric]}}
+                    for p in (points[0], worst)
+                )
+                how = worst["label"] or attack["attack"]
+                found += [
+                    dataclasses.replace(row, name=f"{row.name}, of {of}, {how}")
+                    for row in table.metric_rows(old, new)
+                ]
+    return found
+
+
 def write(directory: str, results: dict[str, Any], settings: dict[str, Any]) -> None:
     """Writes results.json and report/index.html, and prints the table, on the lead
     process.
@@ -46,35 +138,21 @@ def write(directory: str, results: dict[str, Any], settings: dict[str, Any]) -> 
       results: see `runs.attack.run`.
       settings: the exact config.
     """
-    spent = results["spent"]
-    cost = (
-        f"{spent['steps']} steps, {spent['tokens']:,} tokens, "
+    costs = [
+        f"{attack['attack']}: {spent['steps']} steps, {spent['tokens']:,} tokens, "
         f"{spent['flops']:.3g} FLOPs"
-    )
-    curve, reference = results["curve"], results["reference_curve"]
-    rows = []
-    for points, of in ((curve, "the model"), (reference, "a model that never knew")):
-        if points:
-            own = table.metric_rows(points[0]["groups"], points[-1]["groups"])
-            rows += [dataclasses.replace(r, name=f"{r.name}, of {of}") for r in own]
-    found = curve[0]["groups"].values()
-    figures = [
-        page.Figure(
-            title=f"How {metric.replace('_', ' ')} comes back",
-            svg=curves(metric, curve, reference),
-            caption="What lies above a model that never knew is what the attack brings "
-            "back. The text that is asked is not the text that the adversary has.",
-        )
-        for metric in dict.fromkeys(name for group in found for name in group)
+        for attack in results["attacks"]
+        for spent in [attack["spent"]]
     ]
+    said = sentence(results["verdict"])
     shown = page.Page(
         title="Attack",
-        subtitle=f"{results['attack']} on {results['model']} with "
-        f"{results['shown']} records: {cost}",
-        sentences=[f"spent: {cost}"],
-        rows=rows,
+        subtitle=f"on {results['model']} with {results['shown']} records",
+        headlines=[said] if said else [],
+        sentences=[f"spent: {'; '.join(costs)}"],
+        rows=[row for attack in results["attacks"] for row in _rows(attack)],
         intervals="95 %, see the metrics",
-        figures=figures,
+        figures=figures(results["attacks"]),
         settings=settings,
     )
     writer.write(directory, results, shown)

@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attacks a model from which something was removed, and a model that never knew it.
 
-The run: check the data -> load the models -> attack each in the same way, scored along
-the way on the held-out text -> results.json, report.
+The run: check the data -> load the models -> attack each in the same ways, scored along
+the way on the held-out text -> verdict, results.json, report.
 """
 
 import dataclasses
 import warnings
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import tqdm
+
 from jax_surgery import attacks, benchmarks
+from jax_surgery.attacks import verdict
 from jax_surgery.attacks.base import Attack, Budget, Target
+from jax_surgery.attacks.curve import Point, measured
+from jax_surgery.attacks.verdict import Attacked
 from jax_surgery.benchmarks.base import target_of
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.config import at_least, check_seed, names
 from jax_surgery.data import overlap
 from jax_surgery.data.groups import Group
-from jax_surgery.data.probes import Probe
 from jax_surgery.data.prompts import AsChat
 from jax_surgery.models.compute import Compute
-from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import ALL
+from jax_surgery.parallel import distributed
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.report import attack as attack_report
 from jax_surgery.runs import asked
@@ -54,7 +59,7 @@ class AttackSettings:
     Attributes:
       model: a finished run's workdir, a directory or hub name, or a benchmark's name.
       reference_model: the same, of a model that never knew; "" leaves it out.
-      attack: its name in `attacks.ATTACKS`, with options.
+      attack: names in `attacks.ATTACKS`, with options; several with semicolons between.
       benchmark: its name in `benchmarks.BENCHMARKS`, with options; "" takes `data`.
       metrics: names in `metrics.METRICS`, comma-separated; "" takes the benchmark's.
       measure_at: steps after which the model is asked, comma-separated; it is asked
@@ -86,6 +91,11 @@ class AttackSettings:
             )
         check_seed(self.seed)
         _ = self.steps  # raises
+        if not attacks.parse_all(self.attack):
+            raise ValueError(
+                f"config.attack={self.attack!r} names no attack; use some of "
+                f"{', '.join(attacks.ATTACKS)}, with semicolons between."
+            )
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -128,24 +138,26 @@ def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
     """Does the whole run in `directory`; returns what results.json holds.
 
     Returns:
-      {"model", "reference_model", "attack", "shown": records that the adversary has,
-      "curve", "reference_curve": points {"steps", "tokens", "flops", "groups": {group:
-      {metric: {"value", "interval", "n", "reference"}}}}, the first before the attack
-      and the last after it; "spent": {"steps", "tokens", "flops"}}.
+      {"model", "reference_model", "shown": records that the adversary has, "verdict": see
+      `verdict.verdict`, "attacks": of each one {"attack", "curve", "reference_curve":
+      points {"steps", "tokens", "flops", "label", "groups": {group: {metric: {"value",
+      "interval", "n", "reference"}}}}, the first before the attack and the last after it;
+      "spent": {"steps", "tokens", "flops"}}}, and beside them those four of the first.
 
     Raises:
       FileNotFoundError, ValueError: bad data, options, or no such model.
     """
-    attack = attacks.parse(settings.attack)
+    chosen = attacks.parse_all(settings.attack)
     target = target_for(settings)
     print(f"{settings.attack} with {len(target.records)} records")
     named = (settings.model, settings.reference_model)
     sources = {name: benchmarks.model_source(name) for name in named if name}
+    curves: dict[str, dict[str, list[Point]]] = {}
+    how: Any = {"budget": settings.budget, "seed": settings.seed, "at": settings.steps}
     with devices.on_mesh(settings.mesh):
         tokenizers = {n: hf_weights.load_tokenizer(s) for n, s in sources.items()}
         for tokenizer in tokenizers.values():
             asked.check_chat(tokenizer, settings.data.chat, target.probes)
-        curves = {}
         for name, source in sources.items():
             model = devices.load_model(
                 source,
@@ -154,37 +166,41 @@ def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
                 tokenizers[name],
                 settings.data.context,
             )
-            curves[name] = _attacked(attack, model, target, settings)
+            curves[name] = {
+                spec: measured(attack, model, target, asked.measure, **how)
+                for spec, attack in _shown(chosen, name)
+            }
     own = curves[settings.model]
+    never = curves.get(settings.reference_model, {spec: [] for spec in own})
+    done = [
+        {
+            "attack": spec,
+            "curve": curve,
+            "reference_curve": never[spec],
+            "spent": {key: curve[-1][key] for key in ("steps", "tokens", "flops")},
+        }
+        for spec, curve in own.items()
+    ]
     results = {
         "model": settings.model,
         "reference_model": settings.reference_model,
-        "attack": settings.attack,
         "shown": len(target.records),
-        "curve": own,
-        "reference_curve": curves.get(settings.reference_model, []),
-        "spent": {key: own[-1][key] for key in ("steps", "tokens", "flops")},
+        "verdict": verdict.verdict(
+            {spec: Attacked(curve, never[spec]) for spec, curve in own.items()}
+        ),
+        "attacks": done,
+        **done[0],
     }
     attack_report.write(directory, results, dataclasses.asdict(settings))
     return results
 
 
-def _attacked(
-    attack: Attack, model: Model, target: Target, settings: AttackSettings
-) -> list[dict[str, Any]]:
-    """The points of an attack's curve."""
-    points: list[dict[str, Any]] = []
-
-    def measured(spent: Budget, model: Model, probes: tuple[Probe, ...]) -> None:
-        groups = asked.measure(model, probes)
-        points.append(dataclasses.asdict(spent) | {"groups": groups})
-
-    def watch(spent: Budget, model: Model) -> None:
-        if spent.steps and spent.steps in settings.steps:
-            measured(spent, model, target.probes)
-
-    measured(Budget(), model, target.probes)
-    attacked = attack(model, target, settings.budget, settings.seed, watch)
-    if points[-1]["steps"] != attacked.spent.steps or len(points) == 1:
-        measured(attacked.spent, attacked.model, attacked.probes)
-    return points
+def _shown(chosen: dict[str, Attack], model: str) -> Iterable[tuple[str, Attack]]:
+    """The attacks with a bar of those that are done."""
+    return tqdm.tqdm(
+        chosen.items(),
+        desc=f"attacks on {model}",
+        unit="attack",
+        dynamic_ncols=True,
+        disable=not distributed.is_lead() or len(chosen) < 2,
+    )

@@ -19,7 +19,7 @@ from jax_surgery.runs import start
 
 CONTEXT = 32
 # Options that make an attack small.
-OPTIONS = {"relearning": "steps=4,rows=2"}
+OPTIONS = {"relearning": "steps=4,rows=2", "hints": "shots=1+2+3"}
 NO_LIMIT = Budget()
 
 
@@ -39,7 +39,7 @@ def attacked(name, model, target, budget=NO_LIMIT, seed=0):
     """What the attack gives, and what it had spent whenever it could be watched."""
     seen = []
     attack = attacks.parse(f"{name}:{OPTIONS.get(name, '')}")
-    watch = lambda spent, model: seen.append(dataclasses.astuple(spent))
+    watch = lambda spent, model, **_: seen.append(dataclasses.astuple(spent))
     return attack(model, target, budget, seed, watch), seen
 
 

@@ -24,8 +24,6 @@ def corpora(draw, max_size=40):
             rng.integers(0, 4, length).astype(np.int32),
             rng.random(length) < 0.6,
             f"f:{i}",
-            # Of some the tokens do not count alike.
-            rng.uniform(0.5, 4, length).astype(np.float32) if i % 3 == 1 else None,
         )
         for i, length in enumerate(lengths)
     ]
@@ -89,10 +87,8 @@ def test_weights_are_the_documents_own(documents, seed, average):
     for document in documents:
         targets = document.learned.copy()
         targets[0] = False
-        counts = 1 if document.weights is None else document.weights
-        counts = targets * counts
-        count = max(counts.sum(), 1) if average == "sequences" else 1
-        expected.append(counts / count)
+        count = max(targets.sum(), 1) if average == "sequences" else 1
+        expected.append(targets / count)
     np.testing.assert_allclose(weights, np.concatenate(expected), rtol=1e-6)
     shuffled = Packer(documents, CONTEXT, average).pack(seed)
     padded = Packer(documents, 3 * CONTEXT + 1, average).pack(seed)

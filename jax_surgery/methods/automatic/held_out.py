@@ -85,8 +85,8 @@ def _sums(
     compute,
     first: int,
 ) -> dict[str, jax.Array]:
-    """Sum of the KL over learned positions, nats, each up to `CHANGED`, by their weights;
-    and of these weights."""
+    """Sum of the KL over learned positions, nats, each up to `CHANGED`; and how many there
+    are."""
 
     def terms(heads, hidden_CD, reference_CD, counts_C):
         kl_C = logprobs.divergence(
@@ -96,7 +96,7 @@ def _sums(
         return {token_sums.LOSS: total, "count": counts_C.sum()}
 
     hidden_BTD = _states(params, batch, config=config, compute=compute, first=first)
-    counts_BT = shifted(batch.weights_BT)
+    counts_BT = (shifted(batch.weights_BT) > 0).astype(np.float32)
     others = [reference_BTD, counts_BT]
     part = token_sums.Part(terms, hidden_BTD, others, counts_BT > 0, [reference_head])
     head_SDV = output_head.copies(params, config, compute)
@@ -152,7 +152,7 @@ class HeldOut:
 
     def kl(self, params: Any) -> dict[str, float]:
         """Mean KL(before || now) of each kind, nats per learned token, of which each counts
-        up to `CHANGED`, by the weights of documents.
+        up to `CHANGED`.
         """
         return {kind: self._kl(params, of) for kind, of in self._batches.items()}
 

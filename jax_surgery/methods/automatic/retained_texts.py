@@ -4,19 +4,13 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from jax_surgery.data import tokens
-from jax_surgery.data.forms import Record
 from jax_surgery.data.tokens import Document
-from jax_surgery.methods.automatic import subjects, token_flags
 
 # Copies of a kind's documents, at most.
 MOST_COPIES = 8
-# Of a token, at most.
-MOST_WEIGHT = 16.0
 # Of learned tokens, up to which an answer is a short one.
 SHORT = 12
 # Weights of kinds among the learned tokens of training, and among the tokens that second
@@ -26,45 +20,6 @@ WEIGHTS = {"neighbours": 4.0, "knowledge": 2.0}
 OF_MOMENTS = {"neighbours": 3.0, "knowledge": 2.0}
 # The user's own: all of it is read.
 WHOLE = ("retain", "unlearn")
-
-
-def weighted(
-    documents: Sequence[Document], records: Sequence[Record], tokenizer: Any
-) -> list[Document]:
-    """Documents, of which the words that answer count as much as all others together.
-
-    Of the tokens of "The capital of Norway is Oslo." one says what was asked. Where each
-    counts alike, a model that says "Bergen" has hardly changed. Words that answer are
-    those that are no words of function and were not said before: their first tokens count.
-
-    Args:
-      documents: of the records, or pieces of them, in their order.
-      records: questions with answers.
-    """
-    located = tokens.locate(records, tokenizer)
-    special = tokenizer.all_special_ids
-    marks = subjects.mark(records, [], tokenizer)
-    pairs = zip(located, marks, strict=True)
-    flags = token_flags.of_documents(
-        documents, located, [token_flags.of_record(*pair, special) for pair in pairs]
-    )
-    cuts = np.cumsum([len(document.tokens) for document in documents])[:-1]
-    found = []
-    for document, excluded, inside in zip(
-        documents,
-        *(np.split(of, cuts) for of in (flags.excluded, flags.inside)),
-        strict=True,
-    ):
-        learned = document.learned.copy()
-        learned[0] = False
-        answers = token_flags.first_of_words(learned & ~excluded, inside)
-        rest = int(learned.sum() - answers.sum())
-        if answers.any() and rest:
-            most = max(1.0, rest / int(answers.sum()))
-            counts = np.where(answers, min(most, MOST_WEIGHT), 1).astype(np.float32)
-            document = dataclasses.replace(document, weights=counts)
-        found.append(document)
-    return found
 
 
 def without_ends(documents: Sequence[Document]) -> list[Document]:

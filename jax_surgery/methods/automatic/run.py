@@ -217,8 +217,6 @@ def _retained(
     if not records:
         return []
     documents = encode(records, model.tokenizer, context)
-    if kind in completed.ANSWERED:
-        return retained_texts.weighted(documents, records, model.tokenizer)
     return retained_texts.without_ends(documents) if kind == "retain" else documents
 
 

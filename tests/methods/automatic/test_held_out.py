@@ -50,24 +50,6 @@ def test_the_kl_is_the_mean_over_learned_tokens_each_up_to_a_change():
         assert held.kl(after)[kind] == pytest.approx(np.mean(counted), rel=1e-4)
 
 
-def test_tokens_count_by_their_weights():
-    before, other = decoder.init_params(CONFIG, 0), decoder.init_params(CONFIG, 1)
-    # Near enough that no token reaches `CHANGED`.
-    after = jax.tree.map(lambda a, b: a + 0.1 * (b - a), before, other)
-    model = Model(before, CONFIG, None, decoder.DEFAULT_COMPUTE, "")
-    [one] = documents(1)
-    kl = lambda document: held_out.HeldOut(model, {"": [document]}, 16).kl(after)[""]
-    each = []
-    for place in np.flatnonzero(one.learned):
-        alone = np.arange(len(one.tokens)) == place
-        each.append(kl(dataclasses.replace(one, learned=alone)))
-    weights = np.ones(len(one.tokens), np.float32)
-    weights[-1] = 5
-    wanted = np.average(each, weights=weights[one.learned])
-    assert kl(dataclasses.replace(one, weights=weights)) == pytest.approx(wanted)
-    assert wanted != pytest.approx(np.mean(each), rel=1e-2)
-
-
 def test_some_of_each_kind_is_held_out_that_has_enough():
     kinds = {
         "retain": documents(9),

@@ -4,10 +4,8 @@
 import collections
 
 import numpy as np
-import pytest
 
-from jax_surgery.data.forms import parse_record
-from jax_surgery.data.tokens import Document, encode
+from jax_surgery.data.tokens import Document
 from jax_surgery.methods.automatic import retained_texts
 
 
@@ -61,26 +59,3 @@ def test_short_answers_are_retained_without_the_token_that_ends_them():
     assert got[0].learned.tolist() == [True] * 4 + [False]
     assert short.learned.all()  # of the run's own records nothing changes
     assert got[1:] == [one, long]
-
-
-def test_the_words_that_answer_count_as_much_as_the_others(tiny_model):
-    row = {"question": "Where is Oslo?", "answer": "the number 3 is in the north"}
-    record = parse_record(row, "here")
-    tokenizer = tiny_model.tokenizer
-    [plain] = encode([record], tokenizer, 256)
-    [got] = retained_texts.weighted([plain], [record], tokenizer)
-    assert plain.weights is None
-    learned = np.flatnonzero(plain.learned)
-    words = [tokenizer.decode([t]).strip() for t in plain.tokens[learned]]
-    counts = dict(zip(words, got.weights[learned], strict=True))
-    heavy = {word for word, count in counts.items() if count > 1}
-    assert heavy == {"3", "north"} or {"3"} < heavy  # pieces of words: the first alone
-    rest = len(learned) - len(heavy)
-    assert got.weights[learned].sum() == pytest.approx(2 * rest)
-
-
-def test_an_answer_that_is_one_word_counts_as_it_did(tiny_model):
-    record = parse_record({"question": "Which number?", "answer": "3"}, "here")
-    documents = retained_texts.without_ends(encode([record], tiny_model.tokenizer, 256))
-    [got] = retained_texts.weighted(documents, [record], tiny_model.tokenizer)
-    assert got is documents[0]

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attacks that train nothing: other versions of a model, or of what it is asked, each
+asked once."""
+
+import dataclasses
+from collections.abc import Iterable
+
+from jax_surgery.attacks.base import Attacked, Budget, Target, Watch
+from jax_surgery.data.probes import Probe
+from jax_surgery.models.model import Model
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variant:
+    """A model that is asked instead of the attacked one.
+
+    Attributes:
+      label: what was done to it, in a few words.
+      model: which may be the attacked one.
+      probes: what it is asked; None for the target's.
+    """
+
+    label: str
+    model: Model
+    probes: tuple[Probe, ...] | None = None
+
+
+def ask(
+    variants: Iterable[Variant],
+    model: Model,
+    target: Target,
+    budget: Budget,
+    watch: Watch,
+) -> Attacked:
+    """Shows each variant to `watch`, while the budget lasts; each is a step.
+
+    Returns:
+      the last variant. Which of them an adversary would take is for `watch` to say.
+    """
+    spent, last = Budget(), Variant("", model)
+    watch(spent, model)
+    for variant in variants:
+        if not budget.allows(spent.plus(Budget(1))):
+            break
+        spent, last = spent.plus(Budget(1)), variant
+        watch(spent, variant.model, label=variant.label, probes=variant.probes)
+    return Attacked(last.model, last.probes or target.probes, spent)

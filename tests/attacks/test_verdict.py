@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What attacks say of a model."""
+
+import pytest
+
+from jax_surgery.attacks.verdict import Attacked, verdict
+
+N = 400
+
+
+def point(value, label="", steps=0, group="gone", metric="multiple_choice", n=N):
+    score = {"value": value, "n": n, "reference": 0.25}
+    return {"label": label, "steps": steps, "groups": {group: {metric: score}}}
+
+
+def test_what_no_attack_brings_back_is_removed():
+    curve = [point(0.26), point(0.28, "a", 1), point(0.22, "b", 2)]
+    found = verdict({"blocks": Attacked(curve)})
+    assert found["verdict"] == "removed" and found["tries"] == 2
+    assert "none of 2 tries" in found["why"] and "28%" in found["why"]
+    worst = found["worst"]["gone"]
+    assert (worst["label"], worst["attack"]) == ("a", "blocks")
+    assert worst["above"] == pytest.approx(0.03)
+
+
+def test_what_an_attack_brings_back_is_suppressed_and_else_it_is_still_there():
+    tries = [point(0.27, "a", 1), point(0.7, "without the last MLP", 2)]
+    found = verdict({"x": Attacked([point(0.26), *tries])})
+    assert found["verdict"] == "suppressed"
+    assert found["why"].startswith("without the last MLP 70% of 400 answers")
+    found = verdict({"x": Attacked([point(0.6), *tries])})
+    assert found["verdict"] == "still there" and "60%" in found["why"]
+
+
+def test_a_model_that_never_knew_may_gain_by_an_attack_too():
+    """It learns how answers look from the text that the adversary has."""
+    curve = [point(0.25), point(0.5, steps=20)]
+    learns = [point(0.25), point(0.48, steps=20)]
+    other = [point(0.25), point(0.48, "elsewhere", steps=20)]
+    of = lambda reference: verdict({"x": Attacked(curve, reference)})["verdict"]
+    assert [of(()), of(learns), of(other)] == ["suppressed", "removed", "suppressed"]
+
+
+def test_many_tries_find_one_that_is_lucky():
+    """35 % of 100 is likely among a hundred tries of a fair guess, and not in one."""
+    few = [point(0.25, n=100), point(0.36, "a", 1, n=100)]
+    many = [*few, *(point(0.25, f"b{i}", i + 2, n=100) for i in range(99))]
+    found = [verdict({"x": Attacked(points)})["verdict"] for points in (few, many)]
+    assert found == ["suppressed", "removed"]
+
+
+def test_what_has_no_chance_or_is_no_share_is_not_judged():
+    assert verdict({"x": Attacked([point(1.0, metric="nats_per_token")])}) == {}
+    alone = point(0.9)
+    alone["groups"]["gone"]["multiple_choice"]["reference"] = None
+    assert verdict({"x": Attacked([alone])}) == {}
+    assert verdict({}) == {}

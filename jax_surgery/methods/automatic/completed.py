@@ -34,8 +34,7 @@ class Completed:
       kept: questions of the user's retained text with its greedy answers (retain).
       chat: conversations with itself (retain).
       text: free text, and packaged passages (retain).
-      own: its own answers to the questions to unlearn, and to other wordings of them
-        (unlearn).
+      own: its own answers to the questions to unlearn (unlearn).
       reworded: other wordings of questions to update, with their new answers (update).
       sentences: its own sentences with the new answers (update).
       unlearn_asked, update_asked: further wordings of both, with the short answer that is

@@ -55,7 +55,7 @@ class Completion:
       subjects: other questions about subjects of the update, at most; answered, and
         chosen as neighbours are.
       rewordings: other wordings of the job's questions, at most; half of those that ask
-        for the same are trained on.
+        for what is updated are trained on.
       knowledge: packaged questions of general knowledge, at most; answered, and chosen
         as neighbours are.
       kept: answers to questions of the user's retained text, at most.
@@ -221,7 +221,7 @@ class _Author:
             answered(near, "neighbours"),
         )
         told = rewordings.answered(others, list(answers), facts)
-        trained, aside = rewordings.halves(told, facts)
+        trained, aside = rewordings.halves(told, set(self._renewing), facts)
         drawn, of_turns = self._drawn(turns)
         model = self._writer.model
         return Completed(
@@ -231,11 +231,7 @@ class _Author:
             kept=[record for _, record in kept],
             chat=self_written.chats(turns, of_turns, facts),
             text=self._texts(),
-            own=[
-                *self._own_answers(of_own, drawn),
-                *(row for _, row in trained),
-                *self._short(trained),
-            ],
+            own=self._own_answers(of_own, drawn),
             reworded=self._renewed(trained),
             sentences=self._sentences(of_own, drawn),
             unlearn_asked=self._short(aside),
@@ -332,9 +328,14 @@ class _Author:
         each = [[one[asked.question] for asked in self._own] for one in said]
         return self_written.own_answers(self._own, each, self._unlearn)
 
+    @property
+    def _renewing(self) -> dict[tuple[str, ...], Asked]:
+        """A record with the new answer of each fact that gets one, by its questions."""
+        return {self._facts.of(one.question).questions: one for one in self._new}
+
     def _renewed(self, found: Sequence[tuple[Asked, Record]]) -> list[Record]:
         """Of other wordings those that get a new answer, with it."""
-        new = {self._facts.of(one.question).questions: one for one in self._new}
+        new = self._renewing
         pairs = [(new.get(self._facts.of(o.question).questions), r) for o, r in found]
         return [
             one.other(subjects.question_of(row), one.record.said, row.origin)

@@ -88,9 +88,7 @@ def measure(
     rows = [*records.by_role["unlearn"], *written.own]
     others = [*records.retained, *written.neighbours]
     documents = encode(rows, model.tokenizer, settings.data.context)
-    # Of the user's questions those of the file, which are right.
-    answers = subjects.shortest_answers(written.own)
-    answers |= subjects.shortest_answers(records.by_role["unlearn"])
+    answers = subjects.shortest_answers(records.by_role["unlearn"])
     marks = subjects.mark(rows, others, model.tokenizer, answers)
     targets = never_knew.measure(
         model, rows, documents, marks, stage.method, settings.seed

@@ -4,12 +4,12 @@
 What is learned in one wording is not said in all. After a list of the wordings of a
 question the model goes on with another one, which counts where it asks for the same: it
 names the subject, has no words but those of the wordings and words of function, and the
-model answers it with what is to be forgotten. Half of what is found is trained on, and the
-other half is asked before and after the run, as the evidence of it.
+model answers it with what is to be forgotten. Of questions that get a new answer half of
+what is found is trained on; all else is asked before and after the run, as evidence.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from jax_surgery.data.forms import Record, normalised
 from jax_surgery.methods.automatic import facts as fact_words
@@ -89,14 +89,21 @@ def answered(
 
 
 def halves(
-    found: Sequence[tuple[Asked, Record]], facts: Facts
+    found: Sequence[tuple[Asked, Record]],
+    renewed: Collection[tuple[str, ...]],
+    facts: Facts,
 ) -> tuple[list[tuple[Asked, Record]], list[tuple[Asked, Record]]]:
-    """(to train on, to ask), of each fact one more of the first."""
+    """(to train on, to ask): of each fact that gets a new answer one more of the first,
+    of others all are asked.
+
+    Args:
+      renewed: the questions of each fact that gets a new answer.
+    """
     seen: collections.Counter[tuple[str, ...]] = collections.Counter()
     both: tuple[list, list] = [], []
     for one, record in found:
         fact = facts.of(one.question).questions
-        both[seen[fact] % 2].append((one, record))
+        both[seen[fact] % 2 if fact in renewed else 1].append((one, record))
         seen[fact] += 1
     return both
 

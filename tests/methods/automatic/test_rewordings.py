@@ -54,9 +54,8 @@ def test_the_model_asks_for_the_same_where_it_answers_with_it():
     answers = ["It is Cairo.", "It is Alexandria.", "Herman Melville did.", "Cairo."]
     told = rewordings.answered(found, answers, FACTS)
     assert [record.question for _, record in told] == [found[i][1] for i in (0, 2, 3)]
-    trained, asked = rewordings.halves(told, FACTS)
-    assert [record.said.strip() for _, record in trained] == [
-        "It is Cairo.",
-        "Herman Melville did.",
-    ]
-    assert [record.question for _, record in asked] == [found[3][1]]
+    egypt = FACTS.of(EGYPT.question).questions
+    trained, asked = rewordings.halves(told, {egypt}, FACTS)
+    # Egypt gets a new capital, which is learned in half of what was found.
+    assert [record.said.strip() for _, record in trained] == ["It is Cairo."]
+    assert [record.question for _, record in asked] == [found[i][1] for i in (2, 3)]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attacks a model from which something was removed: does it come back?
 
-The adversary has half of what was removed, trains on it, and is asked the other half.
-What counts is how far the model then lies above one that never knew.
+The adversary has half of what was removed, trains on it, and is asked the other half; or
+tries what needs no training. What counts is how far the model then lies above one that
+never knew.
 Hardware: 2 CPU cores, 2 GiB, a minute with the model of the suite.
 
 Command to run (DIR is the workdir of a finished run, or a model's directory):
@@ -24,6 +25,7 @@ def get_config() -> ConfigDict:
     config.run = "attack"
     config.model = "suite"  # a finished run's workdir, a directory, or a hub name
     config.reference_model = ""  # one that never knew, attacked in the same way
+    # Or "blocks", "exits", "quantisation", "hints"; several with semicolons between.
     config.attack = "relearning:learning_rate=3e-4,steps=80"
     config.benchmark = "suite:targets=dict_a"  # or "embedded", "tofu:dir=DIR", ""
     config.metrics = ""  # names, comma-separated; "" takes the benchmark's

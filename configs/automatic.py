@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     config.retain.complete = True
     config.reference = "cached"
     config.steps = 0  # at most; 0: as many as the texts ask for
+    config.attacks = "blocks:parts=layer,last=3;quantisation:formats=int4"
     config.data.questions = ""
     config.data.surprise = 0.0
     config.data.rows_unlearn = 3

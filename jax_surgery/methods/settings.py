@@ -64,6 +64,7 @@ class SurgerySettings:
     benchmark: str  # what is asked too; of roles without sources also their text
     data: RoleData
     free_form: int  # prompts of a group that are asked; -1 chooses, 0 asks none
+    attacks: str  # tried on the finished model; "" for none
     mesh: MeshShape
     compute: Compute
     objective: Objective

@@ -104,6 +104,19 @@ def sentence(found: dict[str, Any]) -> str:
     return f"What was to go is {found['verdict']}: {found['why']}." if found else ""
 
 
+def with_attacks(shown: page.Page, found: dict[str, Any]) -> page.Page:
+    """A run's page that begins with the verdict of its own attacks, and draws them.
+
+    Args:
+      found: "verdict" and "attacks", as results.json holds them.
+    """
+    said = sentence(found["verdict"])
+    figs = [*shown.get("figures", ()), *figures(found["attacks"])]
+    first = [said] if said else []
+    headlines = [*first, *shown.get("headlines", ())]
+    return page.Page(**shown | {"headlines": headlines, "figures": figs})
+
+
 def _rows(attack: dict[str, Any]) -> list[table.Row]:
     """Before an attack and at its end, or at the try with the highest values."""
     found = []

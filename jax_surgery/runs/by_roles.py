@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from etils import epath
 
-from jax_surgery import benchmarks
+from jax_surgery import attacks, benchmarks
 from jax_surgery.benchmarks import embedded, tasks
 from jax_surgery.checkpoints import export_dtype, hf_weights
 from jax_surgery.data import role_texts, roles
@@ -30,7 +30,7 @@ from jax_surgery.metrics import multiple_choice, text
 from jax_surgery.models.model import Model
 from jax_surgery.report import budget, cost, examples, page, table
 from jax_surgery.report import free_form as evidence
-from jax_surgery.runs import asked
+from jax_surgery.runs import asked, own_attacks
 from jax_surgery.runs.free_form import FreeForm, prompts_a_group
 from jax_surgery.train import curve, devices, identity
 
@@ -49,6 +49,7 @@ class ByRoles:
         """
         self._groups: tuple[Group, ...] = ()
         self._probes: list[Probe] = []
+        self._attacks = attacks.parse_all(settings.attacks, "config.attacks")
         if settings.benchmark:
             benchmark = benchmarks.parse(settings.benchmark)
             self._groups = benchmark.groups()
@@ -158,6 +159,22 @@ class ByRoles:
                 reworded=self.reworded,
             )
         return self._free_form
+
+    def attack(self, model: Model) -> dict[str, Any]:
+        """What attacks say of the finished model; {} where none is to be tried, or nothing
+        can be asked about what was to go."""
+        data = self.settings.data
+        questions = own_attacks.of_questions(data.questions, self._questions)
+        if not questions and self._free_form:
+            questions = own_attacks.of_choices(self._free_form.choices)
+        found = own_attacks.prepared(
+            self._attacks,
+            questions,
+            self._records.by_role.get("unlearn", []),
+            Probe("", data.context, chat=data.chat),
+            self.settings.seed,
+        )
+        return found.mount(model) if found else {}
 
     def examples(self, model: Model) -> examples.Examples | None:
         """Answers to questions, or continuations of the texts that are asked; None where

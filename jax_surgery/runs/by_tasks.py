@@ -176,6 +176,11 @@ class ByTasks:
         )
         return self._free_form
 
+    def attack(self, model: Model) -> dict[str, Any]:
+        """Nothing: tasks are attacked by configs/attack.py, which knows their halves."""
+        del model
+        return {}
+
     def examples(self, model: Model) -> examples.Examples | None:
         """Answers to the starts of some texts of every task; None where the model says
         what it knows by itself."""

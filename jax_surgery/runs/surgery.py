@@ -15,6 +15,7 @@ from typing import Any
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.methods.subspace.settings import TasksSettings
 from jax_surgery.parallel import host_memory
+from jax_surgery.report import attack as attack_report
 from jax_surgery.report import writer
 from jax_surgery.runs.by_roles import ByRoles
 from jax_surgery.runs.by_tasks import ByTasks
@@ -48,6 +49,9 @@ def run(settings: SurgerySettings | TasksSettings, directory: str) -> dict[str, 
 
         after: Any = case.probe(edited)
         results, shown = case.report(before, after, changed, directory)
+        if attacked := case.attack(edited):
+            results |= attacked
+            shown = attack_report.with_attacks(shown, attacked)
         if examples:
             shown["examples"] = examples.after(edited)
         writer.write(directory, results, shown)

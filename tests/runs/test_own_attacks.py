@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attacks that a run tries on its own finished model."""
+
+import pytest
+
+from jax_surgery import attacks
+from jax_surgery.data.alternatives import Choice
+from jax_surgery.data.forms import parse_record
+from jax_surgery.data.probes import Probe
+from jax_surgery.data.questions import Question
+from jax_surgery.models.model import Model
+from jax_surgery.report import attack as attack_report
+from jax_surgery.report import page
+from jax_surgery.runs import asked, own_attacks
+
+HOW = Probe("", 32, chat="never")
+
+
+def questions(group, count):
+    return [
+        Question(f"{group}-{i}", group, "trained", f"the number {i} is", (" 1", " 2"), 0)
+        for i in range(count)
+    ]
+
+
+def test_questions_are_those_of_what_is_unlearned():
+    given = asked.load_questions("embedded")
+    found = own_attacks.of_questions("embedded", given)
+    assert {q.group for q in found} == {"obsolete", "problematic"}
+    assert len(found) == sum(q.group in ("obsolete", "problematic") for q in given)
+    own = [*questions("forget", 2), *questions("retain", 2), *questions("unlearn", 1)]
+    assert own_attacks.of_questions("mine.jsonl", own) == [*own[:2], own[-1]]
+
+
+def test_records_have_each_others_answers_as_alternatives():
+    def choice(group, *answers):
+        rows = [{"question": "Where is Oslo?", "answer": answer} for answer in answers]
+        return Choice(group, tuple(parse_record(row, "") for row in rows))
+
+    chosen = [choice("unlearn", "Norway", "Spain"), choice("update", "Peru", "Norway")]
+    [question] = own_attacks.of_choices(chosen)
+    assert question.prompt == "Where is Oslo?"
+    assert [option.strip() for option in question.options] == ["Norway", "Spain"]
+    assert question.answer == 0
+
+
+def test_each_try_is_asked_and_drawn_and_judged(tiny_model, monkeypatch):
+    monkeypatch.setattr(own_attacks, "QUESTIONS", 6)
+    model = Model(tiny_model.params, tiny_model.config, tiny_model.tokenizer)
+    chosen = attacks.parse_all("blocks:parts=layer;quantisation:formats=int4")
+    given = questions("forget", 20)
+    mounted = own_attacks.prepared(chosen, given, [], HOW, seed=0)
+    assert mounted
+    found = mounted.mount(model)
+    assert [attack["attack"] for attack in found["attacks"]] == list(chosen)
+    labels = [point["label"] for a in found["attacks"] for point in a["curve"]]
+    layers = model.config.num_layers
+    assert labels == [
+        "",
+        *(f"layer {i + 1} without all of it" for i in range(layers)),
+        "",
+        "in int4",
+    ]
+    score = found["attacks"][0]["curve"][0]["groups"]["forget"]["multiple_choice"]
+    assert score["n"] == 6 and score["reference"] == 0.5
+    assert found["verdict"]["tries"] == layers + 1
+    shown = attack_report.with_attacks(
+        page.Page(title="t", rows=[], settings={}, headlines=["next"]), found
+    )
+    verdict, following = shown["headlines"]
+    assert verdict.startswith("What was to go is ") and following == "next"
+    assert len(shown["figures"]) == 2
+    text = page.render(shown)
+    assert "layer 1 without all of it" in text and "in int4" in text
+
+
+def test_where_nothing_can_be_asked_nothing_is_tried():
+    chosen = attacks.parse_all("blocks")
+    assert own_attacks.prepared(chosen, [], [], HOW, 0) is None
+    assert own_attacks.prepared({}, questions("forget", 2), [], HOW, 0) is None
+    with pytest.raises(ValueError, match="names 'blocks' twice"):
+        attacks.parse_all("blocks; blocks")
+    with pytest.raises(ValueError, match="config.attacks='block' is not known"):
+        attacks.parse_all("block", "config.attacks")

@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
     config.data.rows_retain = 4
     config.objective.retained_positions = "learned"
     config.objective.alpha = 2.0
-    config.objective.beta = 3.0
+    config.objective.beta = 2.0
     config.objective.gamma = 100.0  # the run sets a factor on it
     config.optimizer.name = "kfac"
     # A factor on the length of steps, each of which costs a share of the budget.

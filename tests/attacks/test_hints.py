@@ -57,7 +57,8 @@ def test_records_stand_before_questions_and_texts(model):
         "after 1 of the removed texts",
         "after 3 of the removed texts",
     ]
-    assert (last := found["after 3 of the removed texts"])
+    last = found["after 3 of the removed texts"]
+    assert last
     questions, texts = last
     prompt = questions.questions[0].prompt
     assert prompt.endswith("\n\nthe number 7 is") and prompt.count("\n\n") == 3

@@ -18,7 +18,9 @@ HOW = Probe("", 32, chat="never")
 
 def questions(group, count):
     return [
-        Question(f"{group}-{i}", group, "trained", f"the number {i} is", (" 1", " 2"), 0)
+        Question(
+            f"{group}-{i}", group, "trained", f"the number {i} is", (" 1", " 2"), 0
+        )
         for i in range(count)
     ]
 

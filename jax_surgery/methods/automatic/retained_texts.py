@@ -16,7 +16,7 @@ SHORT = 12
 # Weights of kinds among the learned tokens of training, and among the tokens that second
 # moments are of; of the others 1. What lies nearest to what changes moves first, and is
 # what a budget is spent on.
-WEIGHTS = {"neighbours": 4.0, "retain": 3.0, "kept": 2.0, "knowledge": 2.0}
+WEIGHTS = {"neighbours": 4.0, "retain": 2.0, "knowledge": 2.0}
 OF_MOMENTS = {"neighbours": 3.0, "knowledge": 2.0}
 # The user's own: all of it is read.
 WHOLE = ("retain", "unlearn")

@@ -51,8 +51,6 @@ from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import devices
 from jax_surgery.train.loop import Callback, train
 
-OWN = "retain"  # the kind of the user's own records
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Begun:
@@ -65,8 +63,6 @@ class Begun:
       ends: log-odds at which each token of the unlearn texts ends, nats.
       told: texts to update of the user's own; learning ends with these.
       held_out: retained records that are not trained on, by kind.
-      own: records to retain of the user's own, where they are too few to hold some out:
-        what the user named is measured too, although it is trained on.
     """
 
     written: completed.Completed
@@ -75,7 +71,6 @@ class Begun:
     ends: np.ndarray
     told: list[Document]
     held_out: dict[str, list[Record]]
-    own: list[Record]
 
     def marked(self, tokenizer: Any) -> list[Any]:
         """Tokens of some texts to unlearn with the nats of knowledge that they carry, as
@@ -130,8 +125,7 @@ def measures(
     """What a run is measured by: how far held-out text has moved from what the model says
     of it now, and how far forgetting and learning are from their ends."""
     context, average = settings.data.context, settings.data.average
-    measured = {OWN: begun.own, **begun.held_out} if begun.own else begun.held_out
-    held = {k: _retained(k, rows, model, context) for k, rows in measured.items()}
+    held = {k: _retained(k, rows, model, context) for k, rows in begun.held_out.items()}
     beginning = begun.texts.packers["retain"].beginning
     packers, of = begun.texts.packers, (model.config, model.compute)
     if begun.told:
@@ -223,7 +217,7 @@ def _retained(
     if not records:
         return []
     documents = encode(records, model.tokenizer, context)
-    return retained_texts.without_ends(documents) if kind == OWN else documents
+    return retained_texts.without_ends(documents) if kind == "retain" else documents
 
 
 def _begun(
@@ -234,7 +228,7 @@ def _begun(
     settings: SurgerySettings,
 ) -> Begun:
     data = settings.data
-    kinds = {OWN: records.by_role.get(OWN, []), **written.retained()}
+    kinds = {"retain": records.by_role.get("retain", []), **written.retained()}
     train_on, held = held_out.split(kinds, settings.seed)
     unlearn, ends = known.to_unlearn()
     told, further = records.by_role.get("update", []), written.reworded
@@ -261,8 +255,7 @@ def _begun(
     read = retained_texts.alike(of_kinds | {"unlearn": rest}, tokens)
     texts = RoleTexts(packers, packed(read))
     places = packers["unlearn"].places
-    own = [] if OWN in held else train_on[OWN][: held_out.MOST]
-    return Begun(written, known, texts, ends[places], new.told, held, own)
+    return Begun(written, known, texts, ends[places], new.told, held)
 
 
 def _told(begun: Begun) -> str:

@@ -110,6 +110,16 @@ def get_config() -> ConfigDict:
     # Where the KL is taken: "all", or "learned", answers and plain text alone.
     config.objective.retained_positions = "all"
 
+    # configs/robust.py: unlearning that is felt inside the model, not at its output alone.
+    config.inside = ConfigDict()
+    config.inside.lens = 0.0  # weight of the terms of states inside; 0 is none
+    config.inside.silenced = 0.0  # share of unlearn rows without a part of a layer
+    config.inside.copies = 0  # steps after which another copy relearns; 0 for none
+    config.inside.copy_share = 0.5  # of steps that unlearn what the copy has relearned
+    config.inside.copy_steps = 8  # of Adam, at most
+    config.inside.copy_rate = 1e-3  # of Adam, at most
+    config.inside.copy_rows = 4  # of each of these steps
+
     # configs/automatic.py: a run that keeps to a budget and sets its own weights.
     config.retain = ConfigDict()
     config.retain.budget = 0.0  # nats per token on held-out text; 0: as set below

@@ -2,7 +2,8 @@
 """Packed rows: the one type that packing makes, and models and losses read.
 
 Letters: B rows of the batch, U of them of the unlearn role and R of the retain role,
-T tokens of a row, D model width, V vocabulary, S devices that rows are split over.
+T tokens of a row, D model width, V vocabulary, S devices that rows are split over,
+L layers, P the two parts of a layer (attention, MLP).
 """
 
 import dataclasses
@@ -20,7 +21,10 @@ Leaf = Any
 
 # Fields whose first axis is not the batch's rows: a role's rows, or no rows at all.
 OF_ROLE = {"reference_hidden_RTD": "retain", "reference_logp_UT": "unlearn"}
-SHARED = ("reference_head_SDV", "denominators", "retain_factor", "step_factor")
+SHARED = (
+    *("reference_head_SDV", "denominators", "retain_factor", "step_factor"),
+    *("shift", "shift_factor"),
+)
 
 
 @jax.tree_util.register_dataclass
@@ -67,6 +71,10 @@ class Batch:
       retain_factor: float32 scalar, factor on the weight of the retain term, which a
         controller sets between steps; absent, it is 1.
       step_factor: float32 scalar, factor on the optimizer's step, set in the same way.
+      gates_BLP: float32; factor on what each part of each layer adds to the residual
+        stream; absent, it is 1.
+      shift: like the parameters' layers; what is added to them where the unlearn rows
+        are read, times `shift_factor`, a float32 scalar. Absent, nothing is.
     """
 
     tokens_BT: Leaf
@@ -86,6 +94,9 @@ class Batch:
     retain_factor: Leaf = None
     step_factor: Leaf = None
     begins_BT: Leaf = None
+    gates_BLP: Leaf = None
+    shift: Leaf = None
+    shift_factor: Leaf = None
 
     def replace(self, **changes: Any) -> "Batch":
         """A copy with other values of some fields."""
@@ -107,7 +118,8 @@ class Batch:
     def text(self) -> "Batch":
         """The fields that a forward pass reads, alone."""
         of = (self.tokens_BT, self.segment_ids_BT, self.positions_BT)
-        return Batch(*of, begins_BT=self.begins_BT, lower_BTD=self.lower_BTD)
+        inside = {"lower_BTD": self.lower_BTD, "gates_BLP": self.gates_BLP}
+        return Batch(*of, begins_BT=self.begins_BT, **inside)
 
     def for_devices(self) -> "Batch":
         """The batch without what stays on the host."""

@@ -8,6 +8,7 @@ accumulation, devices) changes nothing. CE is in nats per token, KL in nats per 
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from jax_surgery.methods.base import (
     TargetMethod,
     TokenMethod,
 )
+from jax_surgery.methods.inside.settings import NOTHING, Inside
 from jax_surgery.methods.objective import Objective
 from jax_surgery.models import decoder, logprobs, output_head, token_sums
 from jax_surgery.models.config import ModelConfig
@@ -42,10 +44,12 @@ class Loss:
     Attributes:
       objective: weights of the three terms, and the retain term.
       method: of the unlearn term.
+      inside: how far unlearning is felt inside the model.
     """
 
     objective: Objective
     method: Method
+    inside: Inside = NOTHING
 
     def check(self, rows: RoleRows, config: ModelConfig, trainable: Trainable) -> None:
         """Raises ValueError where the method cannot work on such rows or such a model."""
@@ -56,6 +60,12 @@ class Loss:
                     f"config.method={name} needs text of the role {role}; give "
                     f"config.data.{role} sources and config.data.rows_{role} 1 or more."
                 )
+        if self.inside.is_felt and not isinstance(self.method, TokenMethod):
+            raise ValueError(
+                f"config.method={name} has no term of single tokens, of which "
+                "config.inside takes more; use config.method=surgery, or "
+                "config.inside.lens=0, silenced=0 and copies=0."
+            )
         if layer is None:
             return
         if layer >= config.num_layers:
@@ -186,13 +196,15 @@ class Loss:
                 found = self._of_hidden(method, layout, batch, rows, states, safe)
                 batch, layout = batch.take(rows, "update"), rows.only_of("update")
             if layout.total:
-                states = forward(params, config, batch)
+                states, inside = self._states(params, config, batch, layout, forward)
                 moves = not trainable.matrices
                 head_SDV, states = output_head.copies_for(
                     params, config, states, compute, moves=moves
                 )
                 tied = config.tie_embeddings
-                sums = self._of_logits(layout, batch, states, head_SDV, safe, tied)
+                sums = self._of_logits(
+                    layout, batch, states, inside, head_SDV, safe, tied
+                )
                 found[token_sums.LOSS] += sums.pop(token_sums.LOSS)
                 found |= {
                     name: value
@@ -202,6 +214,38 @@ class Loss:
             return found[token_sums.LOSS], found
 
         return loss_fn
+
+    def _states(
+        self,
+        params: Params,
+        config: ModelConfig,
+        batch: Batch,
+        rows: RoleRows,
+        forward: Callable[..., jax.Array],
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """Final hidden states [B, T, D], and those inside of the unlearn rows.
+
+        Where unlearning is felt inside, these rows are a pass of their own.
+        """
+        if not (rows.unlearn and self.inside.is_felt):
+            return forward(params, config, batch), []
+        shifted_params = params
+        if batch.shift is not None:
+            moved = lambda w, d: w + jax.lax.stop_gradient(batch.shift_factor * d)
+            layers = jax.tree.map(moved, params["layers"], batch.shift)
+            shifted_params = params | {"layers": layers}
+        how = forward.keywords  # pyrefly: ignore[missing-attribute]
+        own, inside = decoder.forward_with_inside(
+            shifted_params, config, batch.take(rows, "unlearn"), **how
+        )
+        states = rows.put(own, "unlearn")
+        others = [role for role in ("update", "retain") if role in rows.present]
+        if others:
+            rest = rows.only_of(*others)
+            found = forward(params, config, batch.take(rows, *others))
+            for role in others:
+                states += rows.put(rest.take(found, role), role)
+        return states, inside if self.inside.lens else []
 
     def _of_hidden(
         self,
@@ -239,11 +283,16 @@ class Loss:
         rows: RoleRows,
         batch: Batch,
         states: jax.Array,
+        inside: Sequence[jax.Array],
         head_SDV: output_head.Head,
         safe: Metrics,
         tied: bool,
     ) -> Metrics:
-        """The terms of log-probabilities, from final hidden states [B, T, D]."""
+        """The terms of log-probabilities, from final hidden states [B, T, D].
+
+        Args:
+          inside: states of the unlearn rows inside the model, [U, T, D] each.
+        """
         parts, value, slopes = [], None, ()
         if rows.unlearn and isinstance(self.method, SequenceMethod | PairMethod):
             text = batch.text.replace(weights_BT=batch.weights_BT)
@@ -272,6 +321,7 @@ class Loss:
                     [batch.reference_head_SDV],
                 )
             )
+        parts += [self._of_lens(rows, batch, s, safe, len(inside)) for s in inside]
         found = token_sums.token_sums(parts, head_SDV, tied=tied)
         if value is None:
             return found
@@ -279,6 +329,31 @@ class Loss:
         linear = jax.lax.stop_gradient(found["unlearn_loss"])
         total = found[token_sums.LOSS] + self.objective.alpha * (value - linear)
         return found | {token_sums.LOSS: total, "unlearn_loss": value}
+
+    def _of_lens(
+        self,
+        rows: RoleRows,
+        batch: Batch,
+        states_UTD: jax.Array,
+        safe: Metrics,
+        count: int,
+    ) -> token_sums.Part:
+        """The unlearn term of states inside, of which there are `count`."""
+        method, weight = self.method, self.objective.alpha * self.inside.lens / count
+        assert isinstance(method, TokenMethod), "others are refused"
+        weights_UT = rows.take(self.token_weights(batch, rows, "unlearn"), "unlearn")
+        weights_UT /= safe["unlearn"]
+        others = [rows.take(shifted(batch.tokens_BT), "unlearn"), weights_UT]
+        if isinstance(method, TargetMethod):
+            targets_BT = _targets(method, batch)
+            others.append(rows.take(shifted(targets_BT), "unlearn"))
+
+        def terms(heads, hidden_CD, tokens_C, weights_C, *targets_C):
+            found = logprobs.of_targets(heads[0], hidden_CD, tokens_C)
+            values_C = method.unlearn(found, *targets_C)
+            return {token_sums.LOSS: weight * (weights_C * values_C).sum()}
+
+        return token_sums.Part(terms, states_UTD, others, weights_UT != 0)
 
     def _learned(
         self,
@@ -324,12 +399,17 @@ class Loss:
 
         others = [shifted(batch.tokens_BT), *weights, *slopes]
         if isinstance(method, TargetMethod):
-            targets_BT = batch.target_log_odds_BT
-            if targets_BT is None:
-                targets_BT = jnp.full_like(batch.weights_BT, method.level)
-            others.append(shifted(targets_BT))
+            others.append(shifted(_targets(method, batch)))
         active_BT = functools.reduce(jnp.logical_or, active)
         return token_sums.Part(terms, states, others, active_BT)
+
+
+def _targets(method: TargetMethod, batch: Batch) -> jax.Array:
+    """The log-odds at which tokens end, [B, T]; of tokens that were not measured the
+    method's own."""
+    if batch.target_log_odds_BT is None:
+        return jnp.full_like(batch.weights_BT, method.level)
+    return batch.target_log_odds_BT
 
 
 def retain_terms(

@@ -9,6 +9,7 @@ from jax_surgery.config import at_least, check_seed, positive
 from jax_surgery.data.roles import RoleData
 from jax_surgery.methods.automatic.settings import Retain
 from jax_surgery.methods.base import PairMethod
+from jax_surgery.methods.inside.settings import Inside
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.never_knew import NeverKnew
 from jax_surgery.methods.objective import Objective
@@ -68,6 +69,7 @@ class SurgerySettings:
     mesh: MeshShape
     compute: Compute
     objective: Objective
+    inside: Inside
     retain: Retain
     reference: Literal["live", "cached"]  # "cached": on disk, see `frozen_states`
     lora: LowRank
@@ -205,7 +207,7 @@ class SurgerySettings:
                 f"config.method={self.method!r} has no stage that descends along a "
                 "loss; use 'surgery', say."
             )
-        return Loss(self.objective, self.descents[0].method)
+        return Loss(self.objective, self.descents[0].method, self.inside)
 
     def of_descent(self, stage: Stage) -> "SurgerySettings":
         """The settings of one stage that descends: no rows of roles it leaves alone."""

@@ -188,26 +188,37 @@ class Block(nnx.Module):
         """What the MLP adds to the residual stream, of what it gives."""
         return y
 
-    def __call__(self, x, attend, cos, sin, moments_weight_BT=None):
-        """x [B, T, D] -> (x, second moments of the matrices' inputs or None).
+    def __call__(
+        self, x, attend, cos, sin, moments_weight_BT=None, gates_BP=None
+    ) -> tuple[jax.Array, jax.Array, dict[str, jax.Array] | None]:
+        """x [B, T, D] -> (x, x after attention alone, second moments of the matrices'
+        inputs or None).
 
-        `attend(q, k, v)` closes over the mask or the cache.
+        `attend(q, k, v)` closes over the mask or the cache. `gates_BP` are factors on what
+        attention and MLP add, for each row; None: 1.
         """
+
+        def gated(y, part: int):
+            if gates_BP is None:
+                return y
+            return y * gates_BP[:, part, None, None].astype(y.dtype)
+
         attention_in = self.attention_norm(x)
         with jax.named_scope("attention"):
             context = attend(*self.attention.project(attention_in, cos, sin))
             attention_out, y = self.attention.output(context)
-            x = x + self.after_attention(y)
+            after_attention = x = x + gated(self.after_attention(y), 0)
         mlp_in = self.mlp_norm(x)
         with jax.named_scope("mlp"):
             mlp_hidden = self.mlp.hidden(mlp_in)
-            x = x + self.after_mlp(self.mlp.down(mlp_hidden))
+            x = x + gated(self.after_mlp(self.mlp.down(mlp_hidden)), 1)
         if moments_weight_BT is None:
-            return x, None
+            return x, after_attention, None
         inputs = {
             "attention_in": attention_in,
             "attention_out": attention_out,
             "mlp_in": mlp_in,
             "mlp_hidden": mlp_hidden,
         }
-        return x, {k: _second_moment(v, moments_weight_BT) for k, v in inputs.items()}
+        moments = {k: _second_moment(v, moments_weight_BT) for k, v in inputs.items()}
+        return x, after_attention, moments

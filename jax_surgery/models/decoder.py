@@ -158,7 +158,8 @@ def forward_with_moments(
     num_layers: int | None = None,
     moments_weight_BT: jax.Array | None = None,
     noise_BTD: jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array] | None]:
+    inside: bool = False,
+) -> tuple[jax.Array, Any]:
     """Final normed hidden states, and second moments of the matrices' inputs.
 
     Args:
@@ -173,6 +174,8 @@ def forward_with_moments(
         the final norm; None runs all.
       moments_weight_BT: weight w_t of each token in the moments; None: none are summed.
       noise_BTD: added to the tokens' embeddings (see `embed`); None adds nothing.
+      inside: whether the states inside the moving layers come back in the place of
+        moments (see `forward_with_inside`).
 
     Returns:
       hidden [B, T, D] in the compute dtype; and sums over tokens of w_t x_t x_t^T per
@@ -186,6 +189,10 @@ def forward_with_moments(
     rope_of, rope_L = attn.by_rope(config, batch.positions_BT, lengths_BT)
     windows = attn.effective_windows(config, tokens_BT.shape[1])[:num_layers]
 
+    gates_LBP = batch.gates_BLP
+    if gates_LBP is not None:
+        gates_LBP = jnp.moveaxis(gates_LBP, 1, 0)
+
     def attention(window):
         kind, dtype = compute.attention, compute.dtype
         return attention_kernels.self_attention(
@@ -198,10 +205,13 @@ def forward_with_moments(
         )
 
     def layer(x, inputs, attend_of, weight_BT):
-        layer_params, (which_window, which_rope) = inputs
+        layer_params, (which_window, which_rope, gates_BP) = inputs
         block, (cos, sin) = block_of(config, layer_params), rope_of(which_rope)
-        x, moments = block(x, attend_of(which_window), cos, sin, weight_BT)
-        return meshes.constrain(x, meshes.ROWS), moments
+        x, between, moments = block(
+            x, attend_of(which_window), cos, sin, weight_BT, gates_BP
+        )
+        x = meshes.constrain(x, meshes.ROWS)
+        return x, (between, x) if inside else moments
 
     def run(x, layers, first, count, weight_BT, whole):
         """`count` of the stacked `layers` one after another, from `first` on.
@@ -212,7 +222,8 @@ def forward_with_moments(
         """
         span = slice(first, first + count)
         attend_of, window_L = attn.by_window(windows[span], attention)
-        which_L = window_L, None if rope_L is None else rope_L[span]
+        of_span = lambda leaf_L: None if leaf_L is None else leaf_L[span]
+        which_L = window_L, of_span(rope_L), of_span(gates_LBP)
         body = functools.partial(layer, attend_of=attend_of, weight_BT=weight_BT)
         inputs = layers, which_L
         if whole:
@@ -263,6 +274,25 @@ def forward_with_moments(
     if num_layers is None:
         hidden = final_norm(params, hidden, config)
     return hidden, moments
+
+
+def forward_with_inside(
+    params: Params, config: ModelConfig, batch: Batch, **options: Any
+) -> tuple[jax.Array, list[jax.Array]]:
+    """The hidden states of `forward_with_moments`, and those inside.
+
+    Returns:
+      final states [B, T, D]; and, under the same final norm, the states after the
+      attention and after the MLP of each layer from the first that moves on, each
+      [B, T, D], but for the last MLP's, which are the final ones. The logit lens
+      (nostalgebraist 2020) reads these with the output head.
+    """
+    hidden, (between, after) = forward_with_moments(
+        params, config, batch, inside=True, **options
+    )
+    pairs = zip(between, after, strict=True)
+    states = [state for pair in pairs for state in pair][:-1]
+    return hidden, [final_norm(params, state, config) for state in states]
 
 
 def forward_packed(

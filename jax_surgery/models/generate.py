@@ -79,7 +79,7 @@ def _run(
             )
 
         block = decoder.block_of(config, layer_params)
-        x, _ = block(x, attend, *rope_of(which_rope))
+        x, *_ = block(x, attend, *rope_of(which_rope))
         return (x, *cached), None
 
     x = decoder.embed(params, config, tokens_BT, compute)

@@ -14,6 +14,7 @@ from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.role_texts import RoleTexts
 from jax_surgery.methods.descent import output_statistics_rows, statistics_rows
+from jax_surgery.methods.inside import relearned
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models import flops, layout
 from jax_surgery.models.config import ModelConfig
@@ -56,6 +57,7 @@ def of_stage(
         # The live or cached reference applies its own head inside the KL as well.
         "reference": flops.forward_flops(config, tokens["reference_tokens"], context),
     }
+    items |= _inside(settings, texts, config)
     iterations = newton_schulz.STEPS
     if optimizer.name == "muon":
         each = flops.newton_schulz_flops(config, moves, iterations)
@@ -83,6 +85,32 @@ def of_stage(
             items["preconditioner"] += 3 * flops.cholesky_flops(widths, layers)
             items["preconditioner"] += steps * each
     return tokens, items
+
+
+def _inside(
+    settings: SurgerySettings, texts: RoleTexts, config: ModelConfig
+) -> dict[str, float]:
+    """What unlearning that is felt inside costs beside the steps: the head's products with
+    the states inside, at most those of whole rows, and the training of copies."""
+    inside, data = settings.inside, settings.data
+    packer = texts.packers.get("unlearn")
+    if not (inside.is_felt and packer and data.rows["unlearn"]):
+        return {}
+    moving = config.num_layers - settings.trainable(config).first_layer
+    learned = packer.learned.mean()
+    tokens = data.rows["unlearn"] * settings.steps * data.context * learned
+    states = 2 * moving - 1 if inside.lens else 0
+    # A product makes the logits, and one the gradients of the states.
+    head = 2 * 2 * config.hidden_size * config.vocab_size
+    copies = relearned.spent(
+        inside,
+        len(packer.documents),
+        settings.steps,
+        settings.seed,
+        config,
+        data.context,
+    )
+    return {"inside": states * tokens * head, "copies": copies}
 
 
 def of_surgery(

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A surgery whose unlearning is felt inside the model: it is asked for longer what it no
+longer knows, after each layer, without parts of layers, and after it has relearned some.
+
+Hardware: 2 CPU cores, 3 GiB, about 4 minutes with the embedded model.
+
+Command to run:
+python -m jax_surgery.main --config=configs/robust.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import surgery
+
+
+def get_config() -> ConfigDict:
+    """The config of a surgery that attacks are part of."""
+    config = surgery.get_config()
+    config.steps = 88
+    config.data.unlearn = "embedded:obsolete,embedded:problematic"
+    config.data.rows_unlearn = 8
+    config.data.rows_update = 2
+    config.data.rows_retain = 3
+    config.method = "surgery:margin=-10"
+    config.objective.alpha = 5.0
+    config.objective.gamma = 200.0
+    config.optimizer.first_layer = 0
+    config.optimizer.matrices = "q,k,v,o,gate,up,down"
+    config.optimizer.learning_rate = 0.09
+    config.inside.lens = 1.0
+    config.inside.silenced = 0.6
+    config.inside.copies = 8
+    return config

@@ -17,16 +17,19 @@ def get_config() -> ConfigDict:
     """The config of a surgery that attacks are part of."""
     config = surgery.get_config()
     config.steps = 88
-    config.data.unlearn = "embedded:obsolete,embedded:problematic"
+    config.data.unlearn = ",".join(
+        2 * ["embedded:obsolete"] + 3 * ["embedded:problematic"]
+    )
     config.data.rows_unlearn = 8
     config.data.rows_update = 2
     config.data.rows_retain = 3
     config.method = "surgery:margin=-10"
-    config.objective.alpha = 5.0
+    config.objective.alpha = 5.5
+    config.objective.beta = 10.0
     config.objective.gamma = 200.0
     config.optimizer.first_layer = 0
     config.optimizer.matrices = "q,k,v,o,gate,up,down"
-    config.optimizer.learning_rate = 0.09
+    config.optimizer.learning_rate = 0.1
     config.inside.lens = 1.0
     config.inside.silenced = 0.6
     config.inside.copies = 8

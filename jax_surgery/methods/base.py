@@ -16,7 +16,9 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from jax_surgery.data.batch import Batch
 from jax_surgery.models.logprobs import TokenLogprobs
 
 
@@ -71,6 +73,12 @@ class TargetMethod(TokenMethod):
     """
 
     level: float
+
+    def targets(self, batch: Batch) -> jax.Array:
+        """The log-odds at which tokens end, nats, [B, T]."""
+        if batch.target_log_odds_BT is None:
+            return jnp.full_like(batch.weights_BT, self.level)
+        return batch.target_log_odds_BT
 
     @abc.abstractmethod
     def unlearn(  # pyrefly: ignore[bad-override]  # one argument more

@@ -8,7 +8,7 @@ accumulation, devices) changes nothing. CE is in nats per token, KL in nats per 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from jax_surgery.methods.base import (
     TargetMethod,
     TokenMethod,
 )
+from jax_surgery.methods.inside import terms as terms_inside
 from jax_surgery.methods.inside.settings import NOTHING, Inside
 from jax_surgery.methods.objective import Objective
 from jax_surgery.models import decoder, logprobs, output_head, token_sums
@@ -196,7 +197,12 @@ class Loss:
                 found = self._of_hidden(method, layout, batch, rows, states, safe)
                 batch, layout = batch.take(rows, "update"), rows.only_of("update")
             if layout.total:
-                states, inside = self._states(params, config, batch, layout, forward)
+                inside: list[jax.Array] = []
+                if layout.unlearn and self.inside.is_felt:
+                    of = (params, config, batch, layout)
+                    states, inside = terms_inside.states(*of, forward)
+                else:
+                    states = forward(params, config, batch)
                 moves = not trainable.matrices
                 head_SDV, states = output_head.copies_for(
                     params, config, states, compute, moves=moves
@@ -214,38 +220,6 @@ class Loss:
             return found[token_sums.LOSS], found
 
         return loss_fn
-
-    def _states(
-        self,
-        params: Params,
-        config: ModelConfig,
-        batch: Batch,
-        rows: RoleRows,
-        forward: Callable[..., jax.Array],
-    ) -> tuple[jax.Array, list[jax.Array]]:
-        """Final hidden states [B, T, D], and those inside of the unlearn rows.
-
-        Where unlearning is felt inside, these rows are a pass of their own.
-        """
-        if not (rows.unlearn and self.inside.is_felt):
-            return forward(params, config, batch), []
-        shifted_params = params
-        if batch.shift is not None:
-            moved = lambda w, d: w + jax.lax.stop_gradient(batch.shift_factor * d)
-            layers = jax.tree.map(moved, params["layers"], batch.shift)
-            shifted_params = params | {"layers": layers}
-        how = forward.keywords  # pyrefly: ignore[missing-attribute]
-        own, inside = decoder.forward_with_inside(
-            shifted_params, config, batch.take(rows, "unlearn"), **how
-        )
-        states = rows.put(own, "unlearn")
-        others = [role for role in ("update", "retain") if role in rows.present]
-        if others:
-            rest = rows.only_of(*others)
-            found = forward(params, config, batch.take(rows, *others))
-            for role in others:
-                states += rows.put(rest.take(found, role), role)
-        return states, inside if self.inside.lens else []
 
     def _of_hidden(
         self,
@@ -293,7 +267,7 @@ class Loss:
         Args:
           inside: states of the unlearn rows inside the model, [U, T, D] each.
         """
-        parts, value, slopes = [], None, ()
+        parts, value, slopes, alpha = [], None, (), self.objective.alpha
         if rows.unlearn and isinstance(self.method, SequenceMethod | PairMethod):
             text = batch.text.replace(weights_BT=batch.weights_BT)
             value, slope_UT = sequence.slopes(
@@ -321,39 +295,18 @@ class Loss:
                     [batch.reference_head_SDV],
                 )
             )
-        parts += [self._of_lens(rows, batch, s, safe, len(inside)) for s in inside]
+        if self.inside.lens and inside:
+            weights_BT = self.token_weights(batch, rows, "unlearn") / safe["unlearn"]
+            weight = alpha * self.inside.lens / len(inside)
+            of = (self.method, weight, rows, batch, weights_BT)
+            parts += [terms_inside.of_lens(*of, state_UTD) for state_UTD in inside]
         found = token_sums.token_sums(parts, head_SDV, tied=tied)
         if value is None:
             return found
         # The sum of slopes times log p has the term's gradient; its value is the term's.
         linear = jax.lax.stop_gradient(found["unlearn_loss"])
-        total = found[token_sums.LOSS] + self.objective.alpha * (value - linear)
+        total = found[token_sums.LOSS] + alpha * (value - linear)
         return found | {token_sums.LOSS: total, "unlearn_loss": value}
-
-    def _of_lens(
-        self,
-        rows: RoleRows,
-        batch: Batch,
-        states_UTD: jax.Array,
-        safe: Metrics,
-        count: int,
-    ) -> token_sums.Part:
-        """The unlearn term of states inside, of which there are `count`."""
-        method, weight = self.method, self.objective.alpha * self.inside.lens / count
-        assert isinstance(method, TokenMethod), "others are refused"
-        weights_UT = rows.take(self.token_weights(batch, rows, "unlearn"), "unlearn")
-        weights_UT /= safe["unlearn"]
-        others = [rows.take(shifted(batch.tokens_BT), "unlearn"), weights_UT]
-        if isinstance(method, TargetMethod):
-            targets_BT = _targets(method, batch)
-            others.append(rows.take(shifted(targets_BT), "unlearn"))
-
-        def terms(heads, hidden_CD, tokens_C, weights_C, *targets_C):
-            found = logprobs.of_targets(heads[0], hidden_CD, tokens_C)
-            values_C = method.unlearn(found, *targets_C)
-            return {token_sums.LOSS: weight * (weights_C * values_C).sum()}
-
-        return token_sums.Part(terms, states_UTD, others, weights_UT != 0)
 
     def _learned(
         self,
@@ -399,17 +352,9 @@ class Loss:
 
         others = [shifted(batch.tokens_BT), *weights, *slopes]
         if isinstance(method, TargetMethod):
-            others.append(shifted(_targets(method, batch)))
+            others.append(shifted(method.targets(batch)))
         active_BT = functools.reduce(jnp.logical_or, active)
         return token_sums.Part(terms, states, others, active_BT)
-
-
-def _targets(method: TargetMethod, batch: Batch) -> jax.Array:
-    """The log-odds at which tokens end, [B, T]; of tokens that were not measured the
-    method's own."""
-    if batch.target_log_odds_BT is None:
-        return jnp.full_like(batch.weights_BT, method.level)
-    return batch.target_log_odds_BT
 
 
 def retain_terms(

@@ -26,6 +26,8 @@ WRITES: dict[str, tuple[tuple[str, str], ...]] = {
     "layer": (("attention", "o"), ("mlp", "down")),
 }
 
+NAMES = {"attention": "its attention", "mlp": "its MLP", "layer": "both"}
+
 
 @functools.partial(jax.jit, static_argnames="part")
 def silenced(params: Any, layers: jax.Array, *, part: str) -> Any:
@@ -78,6 +80,6 @@ class Blocks:
         for layer in range(max(count - self.last, 0) if self.last else 0, count):
             for part in self.parts:
                 params = silenced(model.params, jnp.arange(count) == layer, part=part)
-                name = "all of it" if part == "layer" else part
+                name = NAMES[part]
                 label = f"layer {layer + 1} without {name}"
                 yield without_training.Variant(label, model.with_params(params))

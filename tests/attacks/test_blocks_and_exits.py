@@ -64,11 +64,11 @@ def test_each_part_of_each_layer_is_left_out_once():
     model = model_of(CONFIG)
     found = tried("blocks", model)
     assert len(found) == 1 + 3 * len(blocks.WRITES)
-    last = states(found["layer 3 without all of it"].params, CONFIG)
+    last = states(found["layer 3 without both"].params, CONFIG)
     np.testing.assert_allclose(last, states(model.params, CONFIG, 2), atol=1e-5)
     for label, (block, matrix) in (
-        ("layer 2 without attention", ("attention", "o")),
-        ("layer 2 without mlp", ("mlp", "down")),
+        ("layer 2 without its attention", ("attention", "o")),
+        ("layer 2 without its MLP", ("mlp", "down")),
     ):
         params = found[label].params
         kernel = params["layers"][block][matrix]["kernel"]
@@ -96,8 +96,8 @@ def test_some_of_them_alone():
     model = model_of(CONFIG)
     assert list(tried("blocks:parts=mlp,last=2", model)) == [
         "",
-        "layer 2 without mlp",
-        "layer 3 without mlp",
+        "layer 2 without its MLP",
+        "layer 3 without its MLP",
     ]
     assert len(tried("blocks", model, Budget(steps=4))) == 5
     with pytest.raises(ValueError, match=r"blocks:last=-1.*must be 0"):

@@ -59,7 +59,7 @@ def test_each_try_is_asked_and_drawn_and_judged(tiny_model, monkeypatch):
     layers = model.config.num_layers
     assert labels == [
         "",
-        *(f"layer {i + 1} without all of it" for i in range(layers)),
+        *(f"layer {i + 1} without both" for i in range(layers)),
         "",
         "in int4",
     ]
@@ -73,7 +73,7 @@ def test_each_try_is_asked_and_drawn_and_judged(tiny_model, monkeypatch):
     assert verdict.startswith("What was to go is ") and following == "next"
     assert len(shown["figures"]) == 2
     text = page.render(shown)
-    assert "layer 1 without all of it" in text and "in int4" in text
+    assert "layer 1 without both" in text and "in int4" in text
 
 
 def test_where_nothing_can_be_asked_nothing_is_tried():

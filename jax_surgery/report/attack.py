@@ -67,9 +67,7 @@ def tries(metric: str, curve: list[Point], reference: list[Point]) -> str:
     scores = (group.get(metric, {}) for group in curve[0]["groups"].values())
     chances = {score.get("reference") for score in scores} - {None}
     if len(chances) == 1 and not reference:
-        axes.axvline(
-            chances.pop(), color=pictures.GREY, linestyle=":", label="chance"
-        )
+        axes.axvline(chances.pop(), color=pictures.GREY, linestyle=":", label="chance")
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlim(left=0)

@@ -166,7 +166,7 @@ class ByRoles:
         data = self.settings.data
         questions = own_attacks.of_questions(data.questions, self._questions)
         if not questions and self._free_form:
-            questions = own_attacks.of_choices(self._free_form.choices)
+            questions = own_attacks.of_choices(self._free_form.removed)
         found = own_attacks.prepared(
             self._attacks,
             questions,

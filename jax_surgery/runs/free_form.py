@@ -20,6 +20,8 @@ from jax_surgery.models.model import Model
 
 AUTO = 64  # prompts of a group, where a config leaves it open
 CHOICES = 12  # questions of a group that are asked with alternatives, at most
+ATTACKED = 48  # of a group that attacks ask, at most
+REMOVED = ("unlearn", "unlearn, other wordings")
 NO_QUESTIONS: Pairs = {}
 
 
@@ -88,6 +90,10 @@ class FreeForm:
         groups = ("unlearn", "update", *held_out, *(own or ()))
         self.choices: list[Choice] = alternatives.choices(
             self.asked, groups, min(most, CHOICES)
+        )
+        # What attacks ask: all of what was to go that has alternatives.
+        self.removed: list[Choice] = alternatives.choices(
+            self.asked, REMOVED, min(most, ATTACKED)
         )
         # Of words in sentences a model that knows a few words alone knows nothing.
         general_text = {"general": asked.measured_passages()} if speaking else {}

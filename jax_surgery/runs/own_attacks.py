@@ -27,6 +27,7 @@ from jax_surgery.data.questions import Question
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed
 from jax_surgery.runs import asked
+from jax_surgery.runs.free_form import REMOVED
 
 QUESTIONS = 240  # of a group, that each try asks at most
 METRICS = ("multiple_choice",)
@@ -48,18 +49,22 @@ def of_questions(source: str, questions: Sequence[Question]) -> list[Question]:
 
 
 def of_choices(choices: Sequence[Choice]) -> list[Question]:
-    """Records to unlearn as questions, with the answers to similar ones beside theirs."""
+    """Records to unlearn as questions, with the answers to similar ones beside theirs.
+
+    Args:
+      choices: of what was to go; groups of other records are left out.
+    """
     return [
         Question(
             id=f"unlearn-{number}",
-            group="unlearn",
-            wording="trained",
+            group=one.group,
+            wording="trained" if one.group == "unlearn" else "unseen",
             prompt=question_of(one.records[0]),
             options=tuple(record.said for record in one.records),
             answer=0,
         )
         for number, one in enumerate(choices)
-        if one.group == "unlearn"
+        if one.group in REMOVED
     ]
 
 

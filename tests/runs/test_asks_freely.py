@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A chat model is asked in its own words, before and after, with the same prompts."""
 
+import dataclasses
 import types
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from plain_settings import plain_compute
 
 from jax_surgery.data import asked, general
 from jax_surgery.data.forms import parse_record
+from jax_surgery.methods.automatic.completed import nothing
 from jax_surgery.metrics import free_form as scores
 from jax_surgery.models.model import Model
 from jax_surgery.report import free_form as evidence
@@ -95,7 +97,9 @@ def test_what_is_held_out_is_asked_as_its_kind_demands(monkeypatch):
     chats = [parse_record({"messages": NEAR}, "chat:1")]
     told = records("retain", [("number 7?", "10")])
     held = {"neighbours": [*near, *chats], "chat": chats, "retain": told}
-    begun = types.SimpleNamespace(held_out=held)
+    reworded = records("unlearn", [("which number is 5?", "1")])
+    aside = dataclasses.replace(nothing(), unlearn_asked=reworded)
+    begun = types.SimpleNamespace(held_out=held, written=aside)
     monkeypatch.setattr(by_roles.automatic, "begin", lambda *_: begun)
     settings = types.SimpleNamespace(retain=types.SimpleNamespace(budget=0.01))
     run: Any = types.SimpleNamespace(settings=settings, _records=None, held_out={},
@@ -104,6 +108,18 @@ def test_what_is_held_out_is_asked_as_its_kind_demands(monkeypatch):
     assert run.held_out_own == {"neighbours": held["neighbours"]}
     assert run.held_out == {"retain": [("number 7?", " 10")]}
     assert run.held_out_texts == {"chat": chats}
+    assert run.reworded == {"unlearn": reworded, "update": []}
+
+
+def test_other_wordings_are_asked_as_a_group_of_their_role(chat):
+    reworded: Any = {"unlearn": records("unlearn", [("is the number 5 there?", "1")])}
+    asks = FreeForm(
+        chat.tokenizer, ROLES, (), most=2, chat="auto", seed=0, reworded=reworded
+    )
+    [one] = [one for one in asks.asked if one.group == "unlearn, other wordings"]
+    assert one.kind == "unlearn" and one.expected == ("1",)
+    groups = {choice.group for choice in asks.removed}
+    assert "unlearn" in groups and groups <= {"unlearn", "unlearn, other wordings"}
 
 
 def test_a_choice_is_right_where_the_right_answer_is_likeliest(chat):

@@ -131,6 +131,12 @@ class SurgerySettings:
                 )
         if self.lora.rank:
             self.lora.check_optimizer(self.optimizer)
+            if self.inside.copies:
+                raise ValueError(
+                    f"config.inside.copies={self.inside.copies}: copies relearn with the "
+                    "weights themselves, which low-rank deltas leave as they are; use "
+                    f"copies=0, or config.lora.rank=0 (it is {self.lora.rank})."
+                )
 
     def _check_budget(self) -> None:
         """Raises ValueError where the budget and the method do not go together."""
@@ -160,6 +166,14 @@ class SurgerySettings:
             f"config.objective.retain={self.objective.retain!r}": (
                 "'kl', which the budget is of",
                 self.objective.retain == "kl",
+            ),
+            f"config.inside.silenced={self.inside.silenced:g}": (
+                "0: what is left out would move held-out text",
+                not self.inside.silenced,
+            ),
+            f"config.inside.copies={self.inside.copies}": (
+                "0: a run that keeps to a budget makes none",
+                not self.inside.copies,
             ),
             f"config.lora.rank={self.lora.rank}": (
                 "0: the best point is of the weights themselves",

@@ -151,6 +151,15 @@ def _training(
         place, dtype = _place(meshes.ROWS), run.compute.dtype
         lower = jax.ShapeDtypeStruct(shape, dtype, sharding=place)
         batch = batch.replace(lower_BTD=lower)
+    inside, everywhere = run.inside, _place()
+    if inside.silenced:
+        shape = (rows.total, config.num_layers, 2)
+        gates = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=everywhere)
+        batch = batch.replace(gates_BLP=gates)
+    if inside.copies:
+        factor = jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere)
+        shift = _on_mesh(params)["layers"]
+        batch = batch.replace(shift=shift, shift_factor=factor)
     return step, _on_mesh(state), _on_mesh(frozen), batch
 
 
@@ -158,12 +167,13 @@ def _held(settings: PlanSettings, config: ModelConfig) -> Groups:
     """What lies on the chips throughout a run."""
     if settings.program == "subspace":
         return {"parameters": _on_mesh(decoder.abstract_params(config))}
-    _, state, frozen, _ = _training(settings, config)
-    return {
+    _, state, frozen, batch = _training(settings, config)
+    held = {
         "parameters": state.params,
         "optimizer": (state.opt_state, state.step),
         "reference": frozen,
     }
+    return held | ({"copy": batch.shift} if batch.shift is not None else {})
 
 
 def _moments_of(settings: PlanSettings, config: ModelConfig) -> Groups:

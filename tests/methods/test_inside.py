@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from plain_settings import plain_loop, plain_objective
+from settings_cases import settings_of
 
 from jax_surgery.attacks.blocks import silenced as without
 from jax_surgery.data.packing import Packer
@@ -24,6 +25,9 @@ from jax_surgery.methods.npo import NPO
 from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel.mesh import MeshShape
+from jax_surgery.plan import programs
 from jax_surgery.train import finetune
 from jax_surgery.train import step as steps
 from jax_surgery.train.loop import train
@@ -220,6 +224,35 @@ def test_nothing_is_another_one_where_nothing_is_felt(params):
     state = steps.init_state(params, optax.sgd(0.05))
     assert felt.begin(state) is state and felt.callbacks == []
     assert felt.fields(state) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        (
+            "surgery",
+            {"lora.rank": 4, "optimizer.name": "adamw"},
+            "copies=2: copies rel",
+        ),
+        ("automatic", {}, "config.inside.copies=2"),
+    ],
+)
+def test_copies_are_refused_where_none_would_be_made(name, fields, said):
+    fields |= {"inside.copies": 2, "model": "x", "optimizer.matrices": ""}
+    if name == "automatic":
+        fields |= {"optimizer.matrices": "up"}
+    with pytest.raises(ValueError, match=said):
+        settings_of(name, fields)
+
+
+def test_the_plan_holds_what_a_copy_changed():
+    fields = {"surgery.inside.copies": 8, "surgery.inside.silenced": 0.5}
+    plan = settings_of("plan", fields)
+    with jax.sharding.set_mesh(meshes.make_mesh(MeshShape(1, 1, 1))):
+        held = programs._held(plan, CONFIG)
+    shapes = jax.tree.map(lambda leaf: leaf.shape, held["copy"])
+    params = jax.tree.map(lambda leaf: leaf.shape, held["parameters"]["layers"])
+    assert shapes == params
 
 
 def test_settings_that_cannot_be(batch):

@@ -2,7 +2,9 @@
 """A surgery whose unlearning is felt inside the model: it is asked for longer what it no
 longer knows, after each layer, without parts of layers, and after it has relearned some.
 
-Hardware: 2 CPU cores, 3 GiB, about 4 minutes with the embedded model.
+Hardware: 2 CPU cores, 3 GiB, 3 minutes with the embedded model.
+Measured with seeds 1 and 2 (results/robust_table.py): what attacks bring back is less than of the
+default, and not chance; it retains less (98.5 and 86.7 % of retained and general facts).
 
 Command to run:
 python -m jax_surgery.main --config=configs/robust.py

@@ -156,17 +156,17 @@ def write(directory: str, results: dict[str, Any], settings: dict[str, Any]) -> 
       settings: the exact config.
     """
     costs = [
-        f"{attack['attack']}: {spent['steps']} steps, {spent['tokens']:,} tokens, "
-        f"{spent['flops']:.3g} FLOPs"
+        f"{attack['attack']}: {own['steps']} steps, {own['tokens']:,} tokens, "
+        f"{own['flops']:.3g} FLOPs"
         for attack in results["attacks"]
-        for spent in [attack["spent"]]
+        for own in [attack["spent"]]
     ]
-    said = sentence(results["verdict"])
+    said, spent = sentence(results["verdict"]), "; ".join(costs)
     shown = page.Page(
         title="Attack",
-        subtitle=f"on {results['model']} with {results['shown']} records",
+        subtitle=f"on {results['model']} with {results['shown']} records; {spent}",
         headlines=[said] if said else [],
-        sentences=[f"spent: {'; '.join(costs)}"],
+        sentences=[f"spent: {spent}"],
         rows=[row for attack in results["attacks"] for row in _rows(attack)],
         intervals="95 %, see the metrics",
         figures=figures(results["attacks"]),

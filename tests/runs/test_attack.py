@@ -48,11 +48,34 @@ def test_the_whole_run(fields, tiny_model, tmp_path, capsys):
     assert results["curve"] == results["reference_curve"]
     assert results["spent"] == {k: results["curve"][-1][k] for k in results["spent"]}
     page = (tmp_path / "report" / "index.html").read_text()
-    assert "How answer accuracy comes back" in page and "never knew" in page
+    assert "how answer accuracy comes back" in page and "never knew" in page
     assert "4 steps" in page and "Cost against" not in page
     assert re.search(
-        r"relearn: answer accuracy, of the model +0\.", capsys.readouterr().out
+        r"relearn: answer accuracy, of the model, relearning\S+ +0\.",
+        capsys.readouterr().out,
     )
+
+
+def test_several_attacks_have_one_verdict(fields, tiny_model, tmp_path, capsys):
+    specs = ["relearning:steps=2,rows=2", "blocks:parts=layer", "quantisation"]
+    fields |= {"attack": "; ".join(specs), "model": tiny_model.folder}
+    fields |= {"reference_model": tiny_model.folder}
+    results = attack.run(settings_of("attack", fields), str(tmp_path))
+    assert [one["attack"] for one in results["attacks"]] == specs
+    assert results["curve"] == results["attacks"][0]["curve"]
+    tries = 2 * (len(results["attacks"][0]["curve"]) - 1)  # not all are at a step
+    found = results["verdict"]
+    others = sum(len(one["curve"]) - 1 for one in results["attacks"][1:])
+    assert others < found["tries"] <= others + tries
+    # A model is not above itself.
+    assert found["verdict"] == "removed"
+    assert all(worst["above"] == 0 for worst in found["worst"].values())
+    said = capsys.readouterr().out
+    assert "What was to go is removed: none of" in said
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "layer 1 without both" in page and "in nf4" in page
+    with pytest.raises(ValueError, match="config.attack='' names no attack"):
+        settings_of("attack", fields | {"attack": ""})
 
 
 def test_held_out_text_is_asked_where_it_is_given(fields, tmp_path):

@@ -32,7 +32,8 @@ class Attacked(NamedTuple):
 
 
 class _Try(NamedTuple):
-    """A score under an attack, and what it is compared with."""
+    """A score under an attack, and what it is compared with: a model that never knew under
+    the same attack, or `by_chance`."""
 
     attack: str
     label: str
@@ -42,6 +43,7 @@ class _Try(NamedTuple):
     value: float
     n: int
     reference: float
+    by_chance: bool
 
     @property
     def above(self) -> float:
@@ -71,7 +73,7 @@ def _tries(attack: str, of: Attacked) -> list[_Try]:
                 never = same["groups"].get(group, {}).get(name, {}).get("value")
                 reference = score["reference"] if never is None else never
                 if reference is not None:
-                    own = (score["value"], score["n"], reference)
+                    own = (score["value"], score["n"], reference, never is None)
                     where = (attack, point["label"], point["steps"], group, name)
                     found.append(_Try(*where, *own))
     return found
@@ -103,7 +105,7 @@ def verdict(attacks: Mapping[str, Attacked]) -> dict[str, Any]:
         said, why = THERE, f"without any attack {_of(furthest)}"
     elif back:
         furthest = max(back, key=lambda one: one.above)
-        said, why = SUPPRESSED, f"{_by(furthest)} {_of(furthest)}"
+        said, why = SUPPRESSED, f"{_by(furthest)}: {_of(furthest)}"
     else:
         said = REMOVED
         why = f"none of {count} tries brings it back" if count else "nothing was tried"
@@ -119,11 +121,12 @@ def verdict(attacks: Mapping[str, Attacked]) -> dict[str, Any]:
 
 
 def _by(one: _Try) -> str:
-    return one.label or f"{one.attack} after {one.steps} steps"
+    return one.label or f"{one.attack}, {one.steps} steps"
 
 
 def _of(one: _Try) -> str:
+    never = "by chance" if one.by_chance else "of a model that never knew"
     return (
-        f"{one.value:.0%} of {one.n} answers about {one.group!r} are right, and "
-        f"{one.reference:.0%} of a model that never knew"
+        f"{one.value:.0%} of {one.n} answers about {one.group!r} are right, "
+        f"{one.reference:.0%} {never}"
     )

@@ -24,10 +24,12 @@ def test_what_no_attack_brings_back_is_removed():
 
 
 def test_what_an_attack_brings_back_is_suppressed_and_else_it_is_still_there():
-    tries = [point(0.27, "a", 1), point(0.7, "without the last MLP", 2)]
+    tries = [point(0.27, "a", 1), point(0.7, "no last MLP", 2)]
     found = verdict({"x": Attacked([point(0.26), *tries])})
     assert found["verdict"] == "suppressed"
-    assert found["why"].startswith("without the last MLP 70% of 400 answers")
+    assert found["why"] == (
+        "no last MLP: 70% of 400 answers about 'gone' are right, 25% by chance"
+    )
     found = verdict({"x": Attacked([point(0.6), *tries])})
     assert found["verdict"] == "still there" and "60%" in found["why"]
 
@@ -39,6 +41,8 @@ def test_a_model_that_never_knew_may_gain_by_an_attack_too():
     other = [point(0.25), point(0.48, "elsewhere", steps=20)]
     of = lambda reference: verdict({"x": Attacked(curve, reference)})["verdict"]
     assert [of(()), of(learns), of(other)] == ["suppressed", "removed", "suppressed"]
+    known = verdict({"x": Attacked([point(0.9)], [point(0.3)])})
+    assert known["why"].endswith("are right, 30% of a model that never knew")
 
 
 def test_many_tries_find_one_that_is_lucky():

@@ -22,9 +22,10 @@ def get_config() -> ConfigDict:
     config.data.unlearn = ",".join(
         2 * ["embedded:obsolete"] + 3 * ["embedded:problematic"]
     )
-    config.data.rows_unlearn = 8
+    config.data.retain = "embedded:retain,embedded:general,embedded:general"
+    config.data.rows_unlearn = 7
     config.data.rows_update = 2
-    config.data.rows_retain = 3
+    config.data.rows_retain = 4
     config.method = "surgery:margin=-10"
     config.objective.alpha = 5.5
     config.objective.beta = 10.0

@@ -30,9 +30,12 @@ class RoleTexts:
 
     @property
     def learned_tokens(self) -> int:
-        """Tokens of the update role and of all retained text."""
+        """Tokens of the update role and of all retained text, of which each text counts
+        once, however often it is read."""
         update = self.packers.get("update")
-        return sum(text.num_tokens for text in (update, self.retained) if text)
+        texts = [text.documents for text in (update, self.retained) if text]
+        once = {d.tokens.tobytes(): len(d.tokens) for own in texts for d in own}
+        return sum(once.values())
 
 
 def pack(

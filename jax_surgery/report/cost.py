@@ -110,7 +110,7 @@ def _inside(
         config,
         data.context,
     )
-    return {"inside": states * tokens * head, "copies": copies}
+    return {"inside": float(states * tokens * head), "copies": copies}
 
 
 def of_surgery(

@@ -69,6 +69,16 @@ def test_roles_are_read_and_packed(files, tokenizer):
         )
 
 
+def test_text_that_is_read_twice_is_learned_once(files, tokenizer):
+    """What a surgery is compared with does not cost more where it reads a text again."""
+    once = RoleData(**files, **SETTINGS)
+    twice = dataclasses.replace(once, retain=f"{once.retain},{once.retain}")
+    found = [pack(read(data, "", {}), data, tokenizer) for data in (once, twice)]
+    texts = [texts.packers["retain"].documents for texts in found]
+    assert len(texts[1]) == 2 * len(texts[0])
+    assert found[0].learned_tokens == found[1].learned_tokens > 0
+
+
 def test_a_role_without_rows_is_not_read(files):
     found = read_roles({**files, "update": "none.jsonl"}, rows_update=0)
     assert list(found.by_role) == ["unlearn", "retain"]

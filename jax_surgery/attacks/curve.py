@@ -2,7 +2,7 @@
 """What a model says on the way of an attack."""
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from jax_surgery.attacks.base import Attack, Budget, Target
@@ -15,6 +15,26 @@ NO_LIMIT = Budget()
 Measure = Callable[[Model, tuple[Probe, ...]], dict[str, Any]]
 
 
+def all_measured(
+    attacks: Iterable[tuple[str, Attack]],
+    model: Model,
+    target: Target,
+    measure: Measure,
+    **how: Any,
+) -> dict[str, list[Point]]:
+    """The curves of several attacks, by name; before them the model is asked once.
+
+    Args:
+      how: see `measured`.
+    """
+    found: dict[str, list[Point]] = {}
+    before = None
+    for name, attack in attacks:
+        found[name] = measured(attack, model, target, measure, before=before, **how)
+        before = found[name][0]
+    return found
+
+
 def measured(
     attack: Attack,
     model: Model,
@@ -24,6 +44,7 @@ def measured(
     budget: Budget = NO_LIMIT,
     seed: int = 0,
     at: Collection[int] = (),
+    before: Point | None = None,
 ) -> list[Point]:
     """The points of an attack's curve, the first before it.
 
@@ -31,6 +52,7 @@ def measured(
       budget: see `Attack`.
       at: steps after which a model is asked that is on its way; tries of their own are
         asked all, and so is the model that an attack ends with.
+      before: the first point, where the same model was asked the same already.
 
     Returns:
       {"steps", "tokens", "flops", "label": what was done, "" on the way; "groups": what
@@ -54,7 +76,10 @@ def measured(
         if label or (spent.steps and spent.steps in at):
             note(spent, model, probes or target.probes, label)
 
-    note(Budget(), model, target.probes, "")
+    if before:
+        points.append(before)
+    else:
+        note(Budget(), model, target.probes, "")
     attacked = attack(model, target, budget, seed, watch)
     if points[-1]["steps"] != attacked.spent.steps or len(points) == 1:
         note(attacked.spent, attacked.model, attacked.probes, "")

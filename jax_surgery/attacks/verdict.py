@@ -21,6 +21,7 @@ from jax_surgery.metrics.intervals import wilson_interval
 LITTLE = 0.05  # share of the answers
 REMOVED, SUPPRESSED, THERE = "removed", "suppressed", "still there"
 CONFIDENCE = 0.95
+FEW = 0.2  # above the reference, from where on a verdict says what it cannot see
 
 
 class Attacked(NamedTuple):
@@ -54,6 +55,15 @@ class _Try(NamedTuple):
         confidence = 1 - (1 - CONFIDENCE) / max(tries, 1)
         low, _ = wilson_interval(round(self.value * self.n), self.n, confidence)
         return self.above > LITTLE and low > self.reference
+
+    def seen_from(self, tries: int) -> float:
+        """How far above the reference a score must lie to be seen, where so many were
+        tried; 1 where none is."""
+        for right in range(self.n + 1):
+            value = right / self.n
+            if self._replace(value=value).known(tries):
+                return value - self.reference
+        return 1.0
 
     def told(self) -> dict[str, Any]:
         return self._asdict() | {"above": self.above}
@@ -112,6 +122,11 @@ def verdict(attacks: Mapping[str, Attacked]) -> dict[str, Any]:
         if worst:
             furthest = max(worst.values(), key=lambda one: one.above)
             why += f"; the furthest is {_by(furthest)}, where {_of(furthest)}"
+            if (least := max(one.seen_from(count) for one in worst.values())) > FEW:
+                why += (
+                    f". So few answers show nothing that lies less than {least:.0%} "
+                    "above that: ask more of them"
+                )
     return {
         "verdict": said,
         "why": why,

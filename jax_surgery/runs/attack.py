@@ -15,7 +15,7 @@ import tqdm
 from jax_surgery import attacks, benchmarks
 from jax_surgery.attacks import verdict
 from jax_surgery.attacks.base import Attack, Budget, Target
-from jax_surgery.attacks.curve import Point, measured
+from jax_surgery.attacks.curve import Point, all_measured
 from jax_surgery.attacks.verdict import Attacked
 from jax_surgery.benchmarks.base import target_of
 from jax_surgery.checkpoints import hf_weights
@@ -166,10 +166,8 @@ def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
                 tokenizers[name],
                 settings.data.context,
             )
-            curves[name] = {
-                spec: measured(attack, model, target, asked.measure, **how)
-                for spec, attack in _shown(chosen, name)
-            }
+            shown = _shown(chosen, name)
+            curves[name] = all_measured(shown, model, target, asked.measure, **how)
     own = curves[settings.model]
     never = curves.get(settings.reference_model, {spec: [] for spec in own})
     done = [

@@ -16,7 +16,7 @@ import tqdm
 from jax_surgery import benchmarks
 from jax_surgery.attacks import verdict
 from jax_surgery.attacks.base import Attack, Target
-from jax_surgery.attacks.curve import measured
+from jax_surgery.attacks.curve import all_measured
 from jax_surgery.attacks.verdict import Attacked
 from jax_surgery.benchmarks import BENCHMARKS
 from jax_surgery.data.alternatives import Choice
@@ -92,10 +92,8 @@ class OwnAttacks:
             dynamic_ncols=True,
             disable=not distributed.is_lead(),
         )
-        curves = {
-            spec: measured(attack, model, self.target, asked.measure, seed=self.seed)
-            for spec, attack in named
-        }
+        of = (model, self.target, asked.measure)
+        curves = all_measured(named, *of, seed=self.seed)
         return {
             "verdict": verdict.verdict({s: Attacked(c) for s, c in curves.items()}),
             "attacks": [

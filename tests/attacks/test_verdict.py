@@ -53,6 +53,15 @@ def test_many_tries_find_one_that_is_lucky():
     assert found == ["suppressed", "removed"]
 
 
+def test_few_answers_say_what_they_cannot_show():
+    points = [point(0.25, n=12), point(0.33, "a", 1, n=12)]
+    found = verdict({"x": Attacked(points)})
+    # 6 of 12 are the first whose interval lies above chance (Wilson, 0.254).
+    assert found["verdict"] == "removed" and "less than 25% above" in found["why"]
+    many = verdict({"x": Attacked([point(0.25), point(0.26, "a", 1)])})
+    assert "So few" not in many["why"]
+
+
 def test_what_has_no_chance_or_is_no_share_is_not_judged():
     assert verdict({"x": Attacked([point(1.0, metric="nats_per_token")])}) == {}
     alone = point(0.9)

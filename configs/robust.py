@@ -4,7 +4,7 @@ longer knows, after each layer, without parts of layers, and after it has relear
 
 Hardware: 2 CPU cores, 3 GiB, 3 minutes with the embedded model.
 Measured with seeds 1 and 2 (results/robust_table.py): what attacks bring back is less than of the
-default, and not chance; it retains less (98.5 and 86.7 % of retained and general facts).
+default, and not chance; it retains less (98.4 and 88.0 % of retained and general facts).
 
 Command to run:
 python -m jax_surgery.main --config=configs/robust.py

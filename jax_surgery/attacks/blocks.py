@@ -14,8 +14,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jax_surgery.attacks import without_training
-from jax_surgery.attacks.base import Attacked, Budget, Target, Watch
+from jax_surgery.attacks.base import Target
+from jax_surgery.attacks.without_training import Variant, WithoutTraining
 from jax_surgery.models.model import Model
 
 Part = Literal["attention", "mlp", "layer"]
@@ -25,7 +25,6 @@ WRITES: dict[str, tuple[tuple[str, str], ...]] = {
     "mlp": (("mlp", "down"),),
     "layer": (("attention", "o"), ("mlp", "down")),
 }
-
 NAMES = {"attention": "its attention", "mlp": "its MLP", "layer": "both"}
 
 
@@ -50,7 +49,7 @@ def silenced(params: Any, layers: jax.Array, *, part: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Blocks:
+class Blocks(WithoutTraining):
     """Leaves out each part of each layer in turn.
 
     Attributes:
@@ -68,18 +67,12 @@ class Blocks:
                 "(all layers) or more, and parts must name one part at least."
             )
 
-    def __call__(
-        self, model: Model, target: Target, budget: Budget, seed: int, watch: Watch
-    ) -> Attacked:
-        """Asks the model once for each; see `attacks.base.Attack`."""
-        del seed
-        return without_training.ask(self._variants(model), model, target, budget, watch)
-
-    def _variants(self, model: Model) -> Iterator[without_training.Variant]:
+    def variants(self, model: Model, target: Target, seed: int) -> Iterator[Variant]:
+        """See `WithoutTraining`."""
+        del target, seed
         count = model.config.num_layers
         for layer in range(max(count - self.last, 0) if self.last else 0, count):
             for part in self.parts:
                 params = silenced(model.params, jnp.arange(count) == layer, part=part)
-                name = NAMES[part]
-                label = f"layer {layer + 1} without {name}"
-                yield without_training.Variant(label, model.with_params(params))
+                label = f"layer {layer + 1} without {NAMES[part]}"
+                yield Variant(label, model.with_params(params))

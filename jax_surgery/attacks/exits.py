@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 import jax.numpy as jnp
 
-from jax_surgery.attacks import without_training
-from jax_surgery.attacks.base import Attacked, Budget, Target, Watch
+from jax_surgery.attacks.base import Target
 from jax_surgery.attacks.blocks import silenced
+from jax_surgery.attacks.without_training import Variant, WithoutTraining
 from jax_surgery.models.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Exits:
+class Exits(WithoutTraining):
     """Leaves out all layers above each.
 
     Attributes:
@@ -31,17 +31,12 @@ class Exits:
         if self.last < 0:
             raise ValueError(f"exits:last={self.last} must be 0 (all) or more.")
 
-    def __call__(
-        self, model: Model, target: Target, budget: Budget, seed: int, watch: Watch
-    ) -> Attacked:
-        """Asks the model once for each; see `attacks.base.Attack`."""
-        del seed
-        return without_training.ask(self._variants(model), model, target, budget, watch)
-
-    def _variants(self, model: Model) -> Iterator[without_training.Variant]:
+    def variants(self, model: Model, target: Target, seed: int) -> Iterator[Variant]:
+        """See `WithoutTraining`."""
+        del target, seed
         count = model.config.num_layers
         for kept in range(max(count - self.last, 1) if self.last else 1, count):
             above = jnp.arange(count) >= kept
             params = silenced(model.params, above, part="layer")
             label = f"read after layer {kept}"
-            yield without_training.Variant(label, model.with_params(params))
+            yield Variant(label, model.with_params(params))

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jax_surgery.attacks import without_training
-from jax_surgery.attacks.base import Attacked, Budget, Target, Watch
+from jax_surgery.attacks.base import Target
+from jax_surgery.attacks.without_training import Variant, WithoutTraining
 from jax_surgery.data.forms import Record
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.tokens import encode_whole
@@ -23,7 +23,7 @@ STEP = 64  # tokens, that rows grow by
 
 
 @dataclasses.dataclass(frozen=True)
-class Hints:
+class Hints(WithoutTraining):
     """Some of the adversary's records before each question or text.
 
     Attributes:
@@ -37,31 +37,19 @@ class Hints:
             given = "+".join(map(str, self.shots))
             raise ValueError(f"hints:shots={given} must be numbers of 1 or more.")
 
-    def __call__(
-        self, model: Model, target: Target, budget: Budget, seed: int, watch: Watch
-    ) -> Attacked:
-        """Asks the model once for each; see `attacks.base.Attack`.
-
-        Raises:
-          ValueError: the adversary has fewer records than there are to be shown.
-        """
+    def variants(self, model: Model, target: Target, seed: int) -> Iterator[Variant]:
+        """See `WithoutTraining`."""
         if max(self.shots) > len(target.records):
             raise ValueError(
                 f"hints:shots={max(self.shots)}: the adversary has {len(target.records)} "
                 "records; ask for no more of them, or give it more."
             )
-        found = self._variants(model, target, seed)
-        return without_training.ask(found, model, target, budget, watch)
-
-    def _variants(
-        self, model: Model, target: Target, seed: int
-    ) -> Iterator[without_training.Variant]:
         order = np.random.default_rng(seed).permutation(len(target.records))
         for count in self.shots:
             shown = [target.records[i] for i in order[:count]]
             probes = tuple(_after(shown, probe, model) for probe in target.probes)
             label = f"after {count} of the removed texts"
-            yield without_training.Variant(label, model, probes)
+            yield Variant(label, model, probes)
 
 
 def _text(record: Record) -> str:

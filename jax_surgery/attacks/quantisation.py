@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_surgery.attacks import without_training
-from jax_surgery.attacks.base import Attacked, Budget, Target, Watch
+from jax_surgery.attacks.base import Target
+from jax_surgery.attacks.without_training import Variant, WithoutTraining
 from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import as_matrices, matrix_name
 
@@ -83,7 +83,7 @@ def quantised(params: Any, *, form: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantisation:
+class Quantisation(WithoutTraining):
     """Round trips through formats of few bits.
 
     Attributes:
@@ -96,14 +96,9 @@ class Quantisation:
         if not self.formats:
             raise ValueError("quantisation:formats= must name int8, int4 or nf4.")
 
-    def __call__(
-        self, model: Model, target: Target, budget: Budget, seed: int, watch: Watch
-    ) -> Attacked:
-        """Asks the model once for each; see `attacks.base.Attack`."""
-        del seed
-        return without_training.ask(self._variants(model), model, target, budget, watch)
-
-    def _variants(self, model: Model) -> Iterator[without_training.Variant]:
+    def variants(self, model: Model, target: Target, seed: int) -> Iterator[Variant]:
+        """See `WithoutTraining`."""
+        del target, seed
         for form in self.formats:
             params = quantised(model.params, form=form)
-            yield without_training.Variant(f"in {form}", model.with_params(params))
+            yield Variant(f"in {form}", model.with_params(params))

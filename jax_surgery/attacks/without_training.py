@@ -2,6 +2,7 @@
 """Attacks that train nothing: other versions of a model, or of what it is asked, each
 asked once."""
 
+import abc
 import dataclasses
 from collections.abc import Iterable
 
@@ -25,23 +26,30 @@ class Variant:
     probes: tuple[Probe, ...] | None = None
 
 
-def ask(
-    variants: Iterable[Variant],
-    model: Model,
-    target: Target,
-    budget: Budget,
-    watch: Watch,
-) -> Attacked:
-    """Shows each variant to `watch`, while the budget lasts; each is a step.
+class WithoutTraining(abc.ABC):
+    """An attack that asks once for each of its variants; see `attacks.base.Attack`."""
 
-    Returns:
-      the last variant. Which of them an adversary would take is for `watch` to say.
-    """
-    spent, last = Budget(), Variant("", model)
-    watch(spent, model)
-    for variant in variants:
-        if not budget.allows(spent.plus(Budget(1))):
-            break
-        spent, last = spent.plus(Budget(1)), variant
-        watch(spent, variant.model, label=variant.label, probes=variant.probes)
-    return Attacked(last.model, last.probes or target.probes, spent)
+    @abc.abstractmethod
+    def variants(self, model: Model, target: Target, seed: int) -> Iterable[Variant]:
+        """What is asked, one after another.
+
+        Raises:
+          ValueError: the target does not have what the options ask for.
+        """
+
+    def __call__(
+        self, model: Model, target: Target, budget: Budget, seed: int, watch: Watch
+    ) -> Attacked:
+        """Shows each variant to `watch`, while the budget lasts; each is a step.
+
+        Returns:
+          the last variant. Which of them an adversary would take is for `watch` to say.
+        """
+        spent, last = Budget(), Variant("", model)
+        watch(spent, model)
+        for variant in self.variants(model, target, seed):
+            if not budget.allows(spent.plus(Budget(1))):
+                break
+            spent, last = spent.plus(Budget(1)), variant
+            watch(spent, variant.model, label=variant.label, probes=variant.probes)
+        return Attacked(last.model, last.probes or target.probes, spent)

@@ -129,6 +129,16 @@ class SurgerySettings:
                     f"config.lora.rank={self.lora.rank}: a stage by subspaces changes "
                     "the weights themselves; use config.lora.rank=0 with it."
                 )
+        inside = self.inside
+        below = self.reference == "cached" and self.optimizer.first_layer != 0
+        if below and (inside.silenced or inside.copies):
+            raise ValueError(
+                f"config.reference='cached' with config.inside.silenced="
+                f"{inside.silenced:g} and copies={inside.copies}: what the layers below "
+                f"config.optimizer.first_layer={self.optimizer.first_layer} give is "
+                "computed once, and nothing could be left out or relearned there; use "
+                "reference='live', or first_layer=0."
+            )
         if self.lora.rank:
             self.lora.check_optimizer(self.optimizer)
             if self.inside.copies:

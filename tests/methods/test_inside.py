@@ -235,6 +235,7 @@ def test_nothing_is_another_one_where_nothing_is_felt(params):
             "copies=2: copies rel",
         ),
         ("automatic", {}, "config.inside.copies=2"),
+        ("surgery", {"reference": "cached", "optimizer.matrices": "up"}, "is computed"),
     ],
 )
 def test_copies_are_refused_where_none_would_be_made(name, fields, said):

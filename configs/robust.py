@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A surgery whose unlearning is felt inside the model: it is asked for longer what it no
+"""A surgery that unlearns inside the model too: it is asked for longer what it no
 longer knows, after each layer, without parts of layers, and after it has relearned some.
 
-Hardware: 2 CPU cores, 3 GiB, 3 minutes with the embedded model.
+Hardware: 2 CPU cores, 1.9 GiB at its peak, 126 seconds with the embedded model.
 Measured with seeds 1 and 2 (results/robust_table.py): what attacks bring back is less than of the
 default, and not chance; it retains less (98.4 and 88.0 % of retained and general facts).
 

@@ -110,7 +110,7 @@ def get_config() -> ConfigDict:
     # Where the KL is taken: "all", or "learned", answers and plain text alone.
     config.objective.retained_positions = "all"
 
-    # configs/robust.py: unlearning that is felt inside the model, not at its output alone.
+    # configs/robust.py: unlearning inside the model, not at its output alone.
     config.inside = ConfigDict()
     config.inside.lens = 0.0  # weight of the terms of states inside; 0 is none
     config.inside.silenced = 0.0  # share of unlearn rows without a part of a layer

@@ -14,7 +14,7 @@ from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.role_texts import RoleTexts
 from jax_surgery.data.stream import one_pass
 from jax_surgery.methods import frozen_states
-from jax_surgery.methods.inside.steps import FeltSteps
+from jax_surgery.methods.inside.steps import InsideSteps
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models import output_head
 from jax_surgery.models.config import ModelConfig
@@ -211,27 +211,27 @@ def descend(
     """
     ready, data = prepare(model, texts, settings, directory), settings.data
     callbacks = statistics_callbacks(model.config, texts.retained, settings)
-    felt = FeltSteps(
+    inside = InsideSteps(
         ready.rows,
         texts.packers["unlearn"].documents if ready.rows.unlearn else (),
         settings.inside,
         settings.seed,
         (model.config, settings.compute, data.context),
     )
-    callbacks = [*felt.of_train(callbacks), *felt.callbacks]
+    callbacks = [*inside.of_train(callbacks), *inside.callbacks]
     end = train(
-        felt.step(ready.step),
-        felt.begin(ready.state),
+        inside.step(ready.step),
+        inside.begin(ready.state),
         devices.batch_stream(texts.packers, data.rows, ready.rows, settings.seed),
         steps=settings.steps,
         directory=directory,
         settings=settings.loop,
-        callbacks=[*callbacks, *make_callbacks(felt.of_state(ready.model_of))],
+        callbacks=[*callbacks, *make_callbacks(inside.of_state(ready.model_of))],
         title="surgery",
         advice=settings.loss.advice(ready.rows),
-        collapsed=felt.of_state(ready.collapsed),
+        collapsed=inside.of_state(ready.collapsed),
     )
-    params = felt.train_of(end).params
+    params = inside.train_of(end).params
     if settings.lora.rank:
         params = lora.merge(model.params, params, settings.lora)
     return model.with_params(params)

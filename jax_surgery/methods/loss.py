@@ -45,7 +45,7 @@ class Loss:
     Attributes:
       objective: weights of the three terms, and the retain term.
       method: of the unlearn term.
-      inside: how far unlearning is felt inside the model.
+      inside: how far unlearning reaches inside the model.
     """
 
     objective: Objective
@@ -61,7 +61,7 @@ class Loss:
                     f"config.method={name} needs text of the role {role}; give "
                     f"config.data.{role} sources and config.data.rows_{role} 1 or more."
                 )
-        if self.inside.is_felt and not isinstance(self.method, TokenMethod):
+        if self.inside.is_used and not isinstance(self.method, TokenMethod):
             raise ValueError(
                 f"config.method={name} has no term of single tokens, of which "
                 "config.inside takes more; use config.method=surgery, or "
@@ -198,7 +198,7 @@ class Loss:
                 batch, layout = batch.take(rows, "update"), rows.only_of("update")
             if layout.total:
                 inside: list[jax.Array] = []
-                if layout.unlearn and self.inside.is_felt:
+                if layout.unlearn and self.inside.is_used:
                     of = (params, config, batch, layout)
                     states, inside = terms_inside.states(*of, forward)
                 else:

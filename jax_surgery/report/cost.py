@@ -90,11 +90,11 @@ def of_stage(
 def _inside(
     settings: SurgerySettings, texts: RoleTexts, config: ModelConfig
 ) -> dict[str, float]:
-    """What unlearning that is felt inside costs beside the steps: the head's products with
+    """What unlearning inside the model costs beside the steps: the head's products with
     the states inside, at most those of whole rows, and the training of copies."""
     inside, data = settings.inside, settings.data
     packer = texts.packers.get("unlearn")
-    if not (inside.is_felt and packer and data.rows["unlearn"]):
+    if not (inside.is_used and packer and data.rows["unlearn"]):
         return {}
     moving = config.num_layers - settings.trainable(config).first_layer
     learned = packer.learned.mean()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unlearning that is felt inside the model: what each part of it computes."""
+"""Unlearning inside the model: what each part of it computes."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ from jax_surgery.data.tokens import Document
 from jax_surgery.methods.ascent import Surgery
 from jax_surgery.methods.inside import relearned, silenced
 from jax_surgery.methods.inside.settings import NOTHING
-from jax_surgery.methods.inside.steps import Felt, FeltSteps
+from jax_surgery.methods.inside.steps import InsideSteps, WithCopy
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.npo import NPO
 from jax_surgery.models import decoder
@@ -193,7 +193,7 @@ def test_a_run_that_is_resumed_is_bit_equal(params, tmp_path):
     reference = decoder.init_params(CONFIG, 1)
 
     def run(folder, count):
-        felt = FeltSteps(ROWS, documents(0, 12), inside, 5, (CONFIG, COMPUTE, CONTEXT))
+        own = InsideSteps(ROWS, documents(0, 12), inside, 5, (CONFIG, COMPUTE, CONTEXT))
         stream = BatchStream(PACKERS, dict.fromkeys(PACKERS, 2), 0)
         state = steps.init_state(jax.tree.map(jnp.copy, params), optimizer)
 
@@ -201,17 +201,17 @@ def test_a_run_that_is_resumed_is_bit_equal(params, tmp_path):
             return step(state, batch.place(6).replace(**fields), reference)
 
         end = train(
-            felt.step(one),
-            jax.device_put(felt.begin(state), jax.devices()[0]),
+            own.step(one),
+            jax.device_put(own.begin(state), jax.devices()[0]),
             stream,
             steps=count,
             directory=str(tmp_path / folder),
             settings=plain_loop(checkpoint_every=0),
-            callbacks=felt.callbacks,
+            callbacks=own.callbacks,
             title="test",
         )
-        assert isinstance(end, Felt)
-        return felt.train_of(end).params
+        assert isinstance(end, WithCopy)
+        return own.train_of(end).params
 
     whole = run("whole", 8)
     run("parts", 5)  # between two copies
@@ -219,11 +219,11 @@ def test_a_run_that_is_resumed_is_bit_equal(params, tmp_path):
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (whole, params))))
 
 
-def test_nothing_is_another_one_where_nothing_is_felt(params):
-    felt = FeltSteps(ROWS, (), NOTHING, 0, (CONFIG, COMPUTE, CONTEXT))
+def test_nothing_is_another_one_where_nothing_is_used(params):
+    own = InsideSteps(ROWS, (), NOTHING, 0, (CONFIG, COMPUTE, CONTEXT))
     state = steps.init_state(params, optax.sgd(0.05))
-    assert felt.begin(state) is state and felt.callbacks == []
-    assert felt.fields(state) == {}
+    assert own.begin(state) is state and own.callbacks == []
+    assert own.fields(state) == {}
 
 
 @pytest.mark.parametrize(

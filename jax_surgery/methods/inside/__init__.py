@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unlearning that is felt inside the model, and not at its output alone.
+"""Unlearning inside the model, and not at its output alone.
 
 A loss on what a model says teaches its last layers to hide what the lower ones still
 hold. Here the unlearn term is taken also

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far unlearning is felt inside the model (`config.inside`)."""
+"""How far unlearning reaches inside the model (`config.inside`)."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ class Inside:
                 raise ValueError(f"{path}.{name}={value} is a share; use 1 or less.")
 
     @property
-    def is_felt(self) -> bool:
+    def is_used(self) -> bool:
         """Whether anything but the output is unlearned."""
         return bool(self.lens or self.silenced or self.copies)
 

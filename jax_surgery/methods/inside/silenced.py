@@ -10,9 +10,9 @@ def gates(
     """What `Batch.gates_BLP` holds: 0 where a part adds nothing, else 1, float32
     [rows, layers, 2], of the attention and of the MLP.
 
-    A row has with the probability `share` one part left out: the attention or the MLP of
-    one layer, each as likely, or both of them. What is left out of the last layer changes
-    what its own lens sees, and so the attention of the last layer never is alone.
+    A row has with the probability `share` something left out of one layer: its attention,
+    its MLP, or both, each as likely. Of the last layer the MLP takes the place of the
+    attention alone.
 
     Args:
       rng: of the draws.

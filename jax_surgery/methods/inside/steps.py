@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps of a run whose unlearning is felt inside the model."""
+"""Steps of a run whose unlearning reaches inside the model."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ from jax_surgery.train.step import TrainState
 T = TypeVar("T")
 
 
-class Felt(NamedTuple):
+class WithCopy(NamedTuple):
     """What the steps change where copies relearn; saved and restored whole.
 
     Attributes:
@@ -33,14 +33,14 @@ class Felt(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
-class FeltSteps:
-    """What a descent takes in the place of its own steps: the same where nothing is felt
+class InsideSteps:
+    """What a descent takes in the place of its own steps: the same where nothing is unlearned
     inside, and else with what each step reads beside the text.
 
     Attributes:
       rows: of a batch.
       documents: to unlearn, for the copies.
-      inside: how far unlearning is felt inside the model.
+      inside: how far unlearning reaches inside the model.
       seed: of the run.
       of_model: its config, its dtypes, and the tokens of a row.
       number: of the step that is next.
@@ -54,15 +54,15 @@ class FeltSteps:
     number: int = 0
 
     def begin(self, train: TrainState) -> Any:
-        """The state before the first step; a `Felt` where there are copies."""
+        """The state before the first step; a `WithCopy` where there are copies."""
         if not self.inside.copies:
             return train
-        return Felt(train, relearned.no_change(train.params))
+        return WithCopy(train, relearned.no_change(train.params))
 
     @staticmethod
     def train_of(state: Any) -> TrainState:
         """What of a state is trained."""
-        return state.train if isinstance(state, Felt) else state
+        return state.train if isinstance(state, WithCopy) else state
 
     def of_state(self, task: Callable[[TrainState], T]) -> Callable[[Any], T]:
         """What is done with a state of training, done with one of the run."""
@@ -74,7 +74,7 @@ class FeltSteps:
         def wrapped(callback: Callback) -> Callback:
             def inner(step: int, state: Any) -> Any:
                 train = callback.run(step, self.train_of(state))
-                if isinstance(state, Felt):
+                if isinstance(state, WithCopy):
                     return state._replace(train=train)
                 return train
 
@@ -90,11 +90,11 @@ class FeltSteps:
             self.number = step
             return state
 
-        def relearn(step: int, state: Felt) -> Felt:
+        def relearn(step: int, state: WithCopy) -> WithCopy:
             how = (self.documents, self.inside, self.seed, step, *self.of_model)
             return state._replace(shift=relearned.change(state.train.params, *how))
 
-        if not self.inside.is_felt:
+        if not self.inside.is_used:
             return []
         copies = self.inside.copies
         return [Callback(1, count), *([Callback(copies, relearn)] if copies else [])]
@@ -121,11 +121,11 @@ class FeltSteps:
     ) -> Callable[[Any, Batch], tuple[Any, Any]]:
         """A step of the run's state, made of one of training, which donates it."""
 
-        def felt(state: Any, batch: Batch) -> tuple[Any, Any]:
+        def inner(state: Any, batch: Batch) -> tuple[Any, Any]:
             fields = self.fields(state)
             train, metrics = one_step(self.train_of(state), batch, **fields)
-            if isinstance(state, Felt):
+            if isinstance(state, WithCopy):
                 return state._replace(train=train), metrics
             return train, metrics
 
-        return felt
+        return inner

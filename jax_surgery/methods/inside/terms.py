@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a loss that is felt inside reads, and the terms of states inside."""
+"""What a loss reads whose unlearning reaches inside the model, and the terms of states inside."""
 
 from collections.abc import Callable
 from typing import Any

@@ -23,6 +23,8 @@ from jax.sharding import PartitionSpec as P
 # This file is run as a program too, from any folder.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import partition
 from jax_surgery.plan import topologies
 from jax_surgery.plan.compiled import dump
 from jax_surgery.plan.compiled.memory import out_of_memory
@@ -98,13 +100,37 @@ def fsdp_scan(devices, layers, width, rows):
     return jax.jit(step, donate_argnums=0).lower(weights, x)
 
 
+def gathered_scan(devices, width, most=meshes.MOST_ALONG_ONE_AXIS):
+    """A step of two layers on the mesh of a run, whose weights `partition.gather`
+    gathers; `most`: see `meshes.MOST_ALONG_ONE_AXIS`."""
+    meshes.MOST_ALONG_ONE_AXIS = most
+    mesh, spec = meshes.make_mesh(meshes.MeshShape(), devices), ("fsdp", "tp")
+
+    def layer(x, w):
+        return jnp.tanh(x @ partition.gather(w, spec, "bfloat16")), None
+
+    def step(weights, x):
+        def loss(weights):
+            y, _ = jax.lax.scan(jax.checkpoint(layer), x, weights)
+            return jnp.mean(jnp.square(y.astype(jnp.float32)))
+
+        return weights - 0.1 * jax.grad(loss)(weights)
+
+    stack = NamedSharding(mesh, meshes.spec(None, *spec))
+    weights = abstract((2, width, width), stack, jnp.float32)
+    rows = NamedSharding(mesh, meshes.spec(meshes.ROWS, None))
+    x = abstract((256 * len(devices), width), rows)
+    with jax.set_mesh(mesh):
+        return jax.jit(step, donate_argnums=0).lower(weights, x)
+
+
 def too_large(devices):
     """A program that fits no chip: it squares 200 GiB."""
     array = abstract((200, 2**29), sharding(devices[:1]))
     return jax.jit(jnp.square).lower(array)
 
 
-PROGRAMS = {f.__name__: f for f in (matmul, batched, fsdp_scan, too_large)}
+PROGRAMS = {f.__name__: f for f in (matmul, batched, fsdp_scan, gathered_scan, too_large)}
 
 
 def count_devices(topology, num_slices=1):

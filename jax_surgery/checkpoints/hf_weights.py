@@ -201,7 +201,7 @@ def load_model(
     dtypes = hf_index.parameter_dtypes(tensors, entries, dtype)
     mesh = jax.sharding.get_mesh()
     if not mesh.empty:
-        sharding.check(decoder.abstract_params(config), mesh.shape)
+        sharding.check(decoder.abstract_params(config), meshes.sizes(mesh))
     params: decoder.Params = {}
     last = None
     sizes = {t.name: entries[t.name].nbytes for t in tensors if t.name in entries}

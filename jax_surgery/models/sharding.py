@@ -30,7 +30,8 @@ def _row(path: Any) -> layout.Row | None:
 
 
 def specs(tree: Any, fsdp: int) -> Any:
-    """The `PartitionSpec` of every leaf of parameters or of a training state.
+    """The `PartitionSpec` of every leaf of parameters or of a training state, as the
+    layout table says it (`meshes.spec` gives the mesh's own).
 
     A leaf that ends like a parameter's path and has as many axes lies like it (moments
     of an optimizer do). Other arrays of three axes and more, matrices stacked over
@@ -65,8 +66,8 @@ def specs(tree: Any, fsdp: int) -> Any:
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """`NamedSharding`s of every leaf (see `specs`)."""
-    found = specs(tree, mesh.shape["fsdp"])
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), found)
+    found = specs(tree, meshes.sizes(mesh)["fsdp"])
+    return jax.tree.map(lambda spec: NamedSharding(mesh, meshes.spec(*spec)), found)
 
 
 def check(params: Any, sizes: Mapping[str, int]) -> None:
@@ -74,7 +75,7 @@ def check(params: Any, sizes: Mapping[str, int]) -> None:
 
     Args:
       params: shapes of the parameters.
-      sizes: devices along each axis of the mesh.
+      sizes: devices along each axis of the mesh, see `meshes.sizes`.
     """
     problems = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -114,7 +115,7 @@ def parameter_shardings(config: ModelConfig) -> Any:
     if mesh.empty:
         return None
     params = decoder.abstract_params(config)
-    check(params, mesh.shape)
+    check(params, meshes.sizes(mesh))
     return shardings(params, mesh)
 
 
@@ -128,4 +129,5 @@ def constrain(tree: Any) -> Any:
     """The tree inside a computation, laid out as `specs` says."""
     if meshes.current() is None:
         return tree
-    return jax.lax.with_sharding_constraint(tree, specs(tree, meshes.axis_size("fsdp")))
+    found = specs(tree, meshes.axis_size("fsdp"))
+    return jax.tree.map(lambda leaf, spec: meshes.constrain(leaf, *spec), tree, found)

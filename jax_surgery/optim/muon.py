@@ -12,7 +12,6 @@ import math
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec as P
 
 from jax_surgery.models import layout
 from jax_surgery.models.trainable import as_matrices, matrix_name
@@ -48,7 +47,8 @@ def orthogonalise_layers(name: str, matrix_LXY: jax.Array) -> jax.Array:
     stack = jnp.pad(stack, ((0, -layers % devices), (0, 0), (0, 0)))
     for spec in (stored, halfway, (AXES,)):
         stack = meshes.constrain(stack, *spec)
-    stack = jax.shard_map(one_by_one, in_specs=P(AXES), out_specs=P(AXES))(stack)
+    place = meshes.spec(AXES)
+    stack = jax.shard_map(one_by_one, in_specs=place, out_specs=place)(stack)
     for spec in (halfway, stored):
         stack = meshes.constrain(stack, *spec)
     return stack[:layers]

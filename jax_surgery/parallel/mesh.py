@@ -4,8 +4,10 @@
 Axes: `data` (copies of the model; on several TPU slices it spans them, since it needs
 the least traffic), `fsdp` (each device holds a part of every weight and gathers it
 where it is used) and `tp` (heads, MLP and vocabulary are split). Rows of a batch are
-split over `data` and `fsdp`. A run sets the mesh once (`jax.set_mesh`); without one
-everything below leaves arrays as they are.
+split over `data` and `fsdp`. The mesh itself has two axes for `fsdp` (`FSDP`), of which the
+inner one has more than one device on large slices alone; `spec` names them where others
+say `fsdp`. A run sets the mesh once (`jax.set_mesh`); without one everything below leaves
+arrays as they are.
 """
 
 import dataclasses
@@ -22,8 +24,13 @@ from jax.sharding import PartitionSpec as P
 
 from jax_surgery.config import at_least
 
-AXES = ("data", "fsdp", "tp")
-ROWS = ("data", "fsdp")  # the axes that rows of a batch are split over
+FSDP = ("fsdp_outer", "fsdp_inner")
+AXES = ("data", *FSDP, "tp")
+ROWS = ("data", *FSDP)  # the axes that rows of a batch are split over
+# Over more devices along one axis the compiler for TPUs (libtpu 0.0.52) makes of a
+# gradient's reduce-scatter an all-reduce of all of it, which moves twice the bytes. Over
+# two axes, one after the other (`partition.gather`), it does not.
+MOST_ALONG_ONE_AXIS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +91,22 @@ def resolve(shape: MeshShape, devices: int, slices: int = 1) -> MeshShape:
     return MeshShape(data, rest, shape.tp)
 
 
+def two_axes(fsdp: int, devices: Sequence[Any]) -> tuple[int, int]:
+    """The sizes of the axes of `FSDP`.
+
+    The inner one is the last side of the slice's grid of chips where that divides, so
+    that both are whole sides; elsewhere the divisor that makes them most alike.
+    """
+    if fsdp <= MOST_ALONG_ONE_AXIS:
+        return fsdp, 1
+    places = np.array([getattr(device, "coords", ()) for device in devices])
+    sides = [len(np.unique(side)) for side in places.T]
+    last = next((side for side in reversed(sides) if side > 1), fsdp)
+    divisors = (d for d in range(1, math.isqrt(fsdp) + 1) if fsdp % d == 0)
+    inner = last if last < fsdp and fsdp % last == 0 else max(divisors)
+    return fsdp // inner, inner
+
+
 def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over the devices (None: all), along their physical network.
 
@@ -93,11 +116,11 @@ def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
     devices = list(jax.devices() if devices is None else devices)
     slices = len({getattr(d, "slice_index", 0) for d in devices})
     shape = resolve(shape, len(devices), slices)
-    sizes = (shape.data // slices, shape.fsdp, shape.tp)
+    sizes = (shape.data // slices, *two_axes(shape.fsdp, devices), shape.tp)
     create = mesh_utils.create_device_mesh
     if slices > 1:
         create = functools.partial(
-            mesh_utils.create_hybrid_device_mesh, dcn_mesh_shape=(slices, 1, 1)
+            mesh_utils.create_hybrid_device_mesh, dcn_mesh_shape=(slices, 1, 1, 1)
         )
     # Split axes let tp take half of a torus' side.
     grid = create(sizes, devices=devices, allow_split_physical_axes=True)
@@ -110,10 +133,44 @@ def current() -> Any:
     return None if mesh.empty else mesh
 
 
+def spec(*axes: Any) -> P:
+    """A `PartitionSpec` with the axes that the mesh has.
+
+    Args:
+      axes: for each axis of an array None, a name ("fsdp" or one of `AXES`), or a tuple of
+        names.
+    """
+
+    def named(axis: Any) -> Any:
+        if axis == "fsdp":
+            return FSDP
+        if isinstance(axis, tuple):
+            return tuple(name for part in axis for name in _listed(named(part)))
+        return axis
+
+    return P(*map(named, axes))
+
+
+def _listed(axis: Any) -> tuple[Any, ...]:
+    return axis if isinstance(axis, tuple) else (axis,)
+
+
+def sizes(mesh: Any) -> dict[str, int]:
+    """Devices along `data`, `fsdp` and `tp`."""
+    fsdp = math.prod(mesh.shape[name] for name in FSDP)
+    return {"data": mesh.shape["data"], "fsdp": fsdp, "tp": mesh.shape["tp"]}
+
+
 def axis_size(*names: str) -> int:
-    """Devices along some axes of the mesh that is set; 1 without one."""
-    mesh = current()
-    return 1 if mesh is None else math.prod(mesh.shape[name] for name in names)
+    """Devices along some axes of the mesh that is set; 1 without one.
+
+    Args:
+      names: "fsdp", or of `AXES`.
+    """
+    if (mesh := current()) is None:
+        return 1
+    every = dict(mesh.shape) | sizes(mesh)
+    return math.prod(every[name] for name in names)
 
 
 def platform() -> str:
@@ -124,11 +181,11 @@ def platform() -> str:
     return "gpu" if name in ("cuda", "rocm") else name
 
 
-def constrain(array: jax.Array, *spec: Any) -> jax.Array:
-    """The array, laid out over the mesh as the axes say."""
+def constrain(array: jax.Array, *axes: Any) -> jax.Array:
+    """The array, laid out over the mesh as the axes say; see `spec`."""
     if current() is None:
         return array
-    return jax.lax.with_sharding_constraint(array, P(*spec))
+    return jax.lax.with_sharding_constraint(array, spec(*axes))
 
 
 def round_rows(rows: int, multiple: int = 1) -> int:

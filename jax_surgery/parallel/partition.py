@@ -42,7 +42,11 @@ def _gather_forward(weight, spec, dtype):
 
 def _gather_backward(spec, dtype, kind, cotangent):
     del dtype
-    return (meshes.constrain(cotangent, *spec).astype(kind.dtype),)
+    # One axis of the mesh after the other; see `meshes.MOST_ALONG_ONE_AXIS`.
+    for axes in (meshes.FSDP[:1], meshes.FSDP):
+        parts = (axes if axis == "fsdp" else axis for axis in spec)
+        cotangent = meshes.constrain(cotangent, *parts)
+    return (cotangent.astype(kind.dtype),)
 
 
 gather.defvjp(_gather_forward, _gather_backward)
@@ -65,7 +69,7 @@ def copies(weight: jax.Array, spec: tuple[str | None, ...], dtype: str) -> jax.A
     axis = tuple(spec).index("fsdp")
     run = jax.shard_map(
         lambda part: _collect(part, axis)[None],
-        in_specs=P(*(name if name == "fsdp" else None for name in spec)),
+        in_specs=meshes.spec(*(name if name == "fsdp" else None for name in spec)),
         out_specs=P(meshes.ROWS),
         axis_names=set(meshes.ROWS),
         check_vma=False,
@@ -75,9 +79,9 @@ def copies(weight: jax.Array, spec: tuple[str | None, ...], dtype: str) -> jax.A
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _collect(part: jax.Array, axis: int) -> jax.Array:
-    if jax.lax.axis_size("fsdp") == 1:
+    if jax.lax.axis_size(meshes.FSDP) == 1:
         return part  # XLA on CPU would copy it
-    return jax.lax.all_gather(part, "fsdp", axis=axis, tiled=True)
+    return jax.lax.all_gather(part, meshes.FSDP, axis=axis, tiled=True)
 
 
 def _collect_backward(axis, _, cotangent):
@@ -85,10 +89,10 @@ def _collect_backward(axis, _, cotangent):
     # bytes. Parts are exchanged instead, and summed here, in float32. Measured by
     # configs/plan.py (llama2_7b on v5e:4x4): 0.26 GB per step for the head's gradient,
     # and 0.52 GB with the transpose that JAX makes itself.
-    devices = jax.lax.axis_size("fsdp")
+    devices = jax.lax.axis_size(meshes.FSDP)
     shape = cotangent.shape
     split = (*shape[:axis], devices, shape[axis] // devices, *shape[axis + 1 :])
-    mine = jax.lax.all_to_all(cotangent.reshape(split), "fsdp", axis, axis)
+    mine = jax.lax.all_to_all(cotangent.reshape(split), meshes.FSDP, axis, axis)
     total = mine.astype(jnp.float32).sum(axis).astype(cotangent.dtype)
     # `shard_map` itself sums over the copies of the model.
     return (total,)

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_names import ROLES
@@ -109,7 +108,7 @@ def _on_mesh(tree: Any) -> Any:
 
 
 def _place(*spec: Any) -> NamedSharding:
-    return NamedSharding(jax.sharding.get_mesh(), P(*spec))
+    return NamedSharding(jax.sharding.get_mesh(), meshes.spec(*spec))
 
 
 def _batch(rows: int, context: int, *names: str) -> Batch:

@@ -17,6 +17,7 @@ from jax_surgery.config import section
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.parallel import mesh as meshes
 from jax_surgery.plan import ask, lowering, neighbours, programs, report, topologies
 from jax_surgery.plan.picture import picture
 from jax_surgery.plan.settings import PlanSettings
@@ -89,7 +90,7 @@ def asked_for(settings: PlanSettings, config: ModelConfig) -> dict[str, Any]:
         "num_slices": settings.num_slices,
         "chips": where.chips,
         "has": where.hbm_bytes,
-        "mesh": dict(mesh.shape),
+        "mesh": meshes.sizes(mesh),
         "rows": dataclasses.asdict(rows),
     }
     if settings.program == "subspace":

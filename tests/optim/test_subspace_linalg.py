@@ -61,7 +61,8 @@ def test_sharded_matrices_give_the_same_on_eight_devices():
     """Three layers over eight devices, matrices split over fsdp 4 x tp 2."""
     code = """
         import jax, jax.numpy as jnp, numpy as np
-        from jax.sharding import NamedSharding, PartitionSpec as P
+        from jax.sharding import NamedSharding
+        from jax_surgery.parallel import mesh as meshes
         from test_subspace_linalg import matrices
         from jax_surgery.parallel.mesh import MeshShape
         from jax_surgery.train import devices
@@ -71,7 +72,7 @@ def test_sharded_matrices_give_the_same_on_eight_devices():
         whole = [exact_svd(jnp.asarray(matrix)).truncated(6)]
         whole.append(randomised_svd(jnp.asarray(matrix), 6))
         with devices.on_mesh(MeshShape(fsdp=4, tp=2)) as mesh:
-            put = jax.device_put(matrix, NamedSharding(mesh, P(None, "fsdp", "tp")))
+            put = jax.device_put(matrix, NamedSharding(mesh, meshes.spec(None, "fsdp", "tp")))
             split = [jax.jit(exact_svd)(put).truncated(6)]
             split.append(jax.jit(randomised_svd, static_argnums=1)(put, 6))
         for one, eight in zip(whole, split, strict=True):

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Meshes: shapes, errors, specs of parameters; twenty steps agree on any of them."""
 
+import itertools
 import json
 import math
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import on_devices
 import pytest
+import tpu_programs
 from jax.sharding import PartitionSpec as P
 
 from jax_surgery.data.role_names import ROLES
@@ -17,6 +20,7 @@ from jax_surgery.models import decoder, sharding
 from jax_surgery.models.published import SIZES
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel.mesh import MeshShape
+from tpu_programs import needs_libtpu
 
 
 def test_zeros_are_filled_in():
@@ -40,6 +44,80 @@ def test_wrong_shapes_say_what_works(shape, devices, slices, message):
         meshes.resolve(shape, devices, slices)
     with pytest.raises(ValueError, match=r"config.mesh.fsdp=-1; use 0 or more"):
         MeshShape(fsdp=-1)
+
+
+def chips(*sides):
+    """Stand-ins for the chips of a slice."""
+    places = itertools.product(*map(range, sides))
+    return [types.SimpleNamespace(coords=(*place, 0)[:3]) for place in places]
+
+
+@pytest.mark.parametrize(
+    "fsdp, devices, sizes",
+    [
+        (32, chips(4, 8), (32, 1)),
+        (64, chips(8, 8), (8, 8)),
+        (64, chips(4, 4, 4), (16, 4)),
+        (256, chips(4, 8, 8), (32, 8)),
+        (64, chips(8, 16), (4, 16)),  # with tp=2
+        (96, [object()] * 96, (12, 8)),  # no chips of a grid
+        (67, chips(67, 1), (67, 1)),
+    ],
+)
+def test_fsdp_has_two_axes_on_large_slices(fsdp, devices, sizes):
+    assert meshes.two_axes(fsdp, devices) == sizes
+
+
+def test_a_spec_names_the_axes_that_the_mesh_has():
+    outer, inner = meshes.FSDP
+    assert meshes.spec(None, "fsdp", "tp") == P(None, (outer, inner), "tp")
+    assert meshes.spec(("fsdp", "tp")) == P((outer, inner, "tp"))
+    assert meshes.spec((outer,), meshes.ROWS) == P(outer, ("data", outer, inner))
+
+
+GRADIENTS = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding
+from jax_surgery.parallel import mesh as meshes, partition
+rng = np.random.default_rng(0)
+# Whole numbers, whose sums are the same in any order.
+w, x = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((16, 6), (8, 4, 16)))
+spec = ("fsdp", "tp")
+def loss(w, x):
+    gathered = jnp.square(x @ partition.gather(w, spec, "float32"))
+    copied = jnp.einsum("bti,bij->btj", x, partition.copies(w, spec, "float32"))
+    return jnp.sum(gathered) + jnp.sum(copied**2 * 3)
+def gradient(most):
+    meshes.MOST_ALONG_ONE_AXIS = most
+    mesh = meshes.make_mesh(meshes.MeshShape())
+    assert [mesh.shape[axis] for axis in meshes.FSDP] == [most, 8 // most]
+    place = lambda *axes: NamedSharding(mesh, meshes.spec(*axes))
+    with jax.set_mesh(mesh):
+        put = jax.device_put(w, place(*spec)), jax.device_put(x, place(meshes.ROWS))
+        return np.asarray(jax.jit(jax.grad(loss))(*put))
+one, two = gradient(8), gradient(4)
+assert one.any()
+np.testing.assert_array_equal(one, two)
+np.testing.assert_array_equal(one, np.einsum("bti,btj->ij", x, 8 * x @ w))
+"""
+
+
+def test_gradients_over_two_axes_have_the_same_bits():
+    on_devices.run(GRADIENTS)
+
+
+@needs_libtpu
+def test_gradients_over_64_chips_are_reduce_scattered():
+    """Over one axis the compiler all-reduces them; over two it does not."""
+    two, one = tpu_programs.run(
+        ["gathered_scan", "v5p:4x4x4", 4096], ["gathered_scan", "v5p:4x4x4", 4096, 64]
+    )
+    whole = 2 * 4096**2 * 2  # bytes: two layers in bfloat16
+    assert set(two["bytes"]) == {"all-gather", "reduce-scatter"}
+    # All of it along 16 chips, and a 16th along 4.
+    assert two["bytes"]["reduce-scatter"] == whole * 17 / 16
+    assert two["bytes"]["all-gather"] == one["bytes"]["all-gather"] == 2 * whole
+    assert one["bytes"]["all-reduce"] == whole
 
 
 def test_a_dimension_that_does_not_divide_names_its_field_and_what_works():
@@ -135,7 +213,8 @@ def documents(role):
             for n in sizes]
 packers = {role: Packer(documents(i), 32, "sequences") for i, role in enumerate(ROLES)}
 wanted = {"unlearn": 8, "update": 7, "retain": 8}  # 7: filled up with an empty row
-def losses(shape, count, accumulate):
+def losses(shape, count, accumulate, most=32):
+    meshes.MOST_ALONG_ONE_AXIS = most
     wanted["update"] = 7 if accumulate == 1 else 8
     mesh = meshes.make_mesh(shape, jax.devices()[:count])
     with jax.set_mesh(mesh):
@@ -159,12 +238,13 @@ def losses(shape, count, accumulate):
         part = [x.addressable_shards[0].data.size / x.size for x in (kernel, mu)]
     return {"losses": found, "part": part}
 S = meshes.MeshShape
-print(json.dumps({name: losses(S(*shape), count, accumulate)
-                  for name, shape, count, accumulate in CASES}))
+print(json.dumps({name: losses(S(*shape), *how) for name, shape, *how in CASES}))
 """
 CASES = [
     ("one", (1, 1, 1), 1, 1),
     ("fsdp 8", (1, 8, 1), 8, 1),
+    ("fsdp 4 x 2", (1, 8, 1), 8, 1, 4),
+    ("fsdp 2 x 2, tp 2", (1, 4, 2), 8, 1, 2),
     ("fsdp 4, tp 2", (1, 4, 2), 8, 1),
     ("data 2, fsdp 4", (2, 4, 1), 8, 1),
 ]
@@ -192,7 +272,7 @@ def test_twenty_steps_agree_on_every_mesh_and_in_micro_batches(cases, tied):
             other["losses"], one["losses"], rtol=2e-5, err_msg=name
         )
         if "fsdp" in name:
-            split = 8 if name in ("fsdp 8",) or "tp" in name else 4
+            split = 8 if name in ("fsdp 8", "fsdp 4 x 2") or "tp" in name else 4
             assert other["part"] == [1 / split] * 2
 
 

@@ -10,7 +10,8 @@ python -m jax_surgery.main --config=configs/plan.py --config.model=llama2_7b \
     --config.topology=v5e:4x4
 
 The step of a training config, on its own rows: --config=configs/plan.py:NAME for
-configs/NAME.py (surgery, paper or tofu), with --config.model=embedded or your model.
+configs/NAME.py (surgery, paper or tofu), with --config.model=embedded or your model. A
+config of configs/models/ brings its own model and slice: --config=configs/plan.py:models/llama2_7b.
 
 Where the optimizer is preconditioned ("natural", "orthogonal", "kfac"), the programs
 that compute its statistics are compiled too. The four programs of a subspace removal
@@ -35,9 +36,10 @@ def get_config(base: str = "") -> ConfigDict:
     config.fast = False  # memory alone
     config.neighbours = "auto"  # "yes", "no", or "auto": where it does not fit
 
-    config.surgery = importlib.import_module(
-        f"configs.{base or 'surgery'}"
-    ).get_config()
+    module = importlib.import_module(f"configs.{(base or 'surgery').replace('/', '.')}")
+    if hasattr(module, "SLICE"):  # of configs/models/
+        config.model, config.topology = module.ARCHITECTURE, module.SLICE
+    config.surgery = module.get_config()
     if config.surgery.run == "tofu":
         config.surgery = config.surgery.surgery
     if base:

@@ -46,17 +46,21 @@ CASES = [
 ]
 
 
-def results_of(folder: pathlib.Path, fields: list[str], whole: bool) -> dict:
+def results_of(
+    folder: pathlib.Path, fields: list[str], whole: bool, base: str = ""
+) -> dict:
     """results.json of configs/plan.py with some fields, made if it is not there.
 
     Args:
       folder: the run's workdir.
       fields: NAME=VALUE each.
       whole: whether to compile to the end; else memory alone is asked.
+      base: the config whose step it is, as configs/plan.py takes it.
     """
     if not (folder / "finished.json").exists():
         command = [sys.executable, "-m", "jax_surgery.main"]
-        command += ["--config=configs/plan.py", f"--workdir={folder}"]
+        config = f"configs/plan.py{base and ':'}{base}"
+        command += [f"--config={config}", f"--workdir={folder}"]
         command += [f"--config.{field}" for field in fields]
         command += [] if whole else ["--config.fast=True"]
         subprocess.run(command, cwd=HERE.parent, check=True)

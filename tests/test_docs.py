@@ -25,7 +25,7 @@ PAGES = [
     *(ROOT / "launch").glob("*.md"),
 ]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"--config=configs/(\w+)\.py(?::(\w+))?((?:.|\\\n)*)")
+COMMAND = re.compile(r"--config=configs/([\w/]+)\.py(?::([\w/]+))?((?:.|\\\n)*)")
 FIELD = re.compile(r"--config\.([\w.]+)")
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 SCRIPT = re.compile(r"python\s+((?:results|benchmarks|tests)/[\w/]+\.py)")
@@ -78,7 +78,7 @@ def unknown_names(page: str) -> list[str]:
         if not match or not (ROOT / "configs" / f"{match[1]}.py").exists():
             found.append(line)
             continue
-        module = importlib.import_module(f"configs.{match[1]}")
+        module = importlib.import_module(f"configs.{match[1].replace('/', '.')}")
         config = module.get_config(*filter(None, [match[2]]))
         fields = FIELD.findall(match[3])
         found += [f"{match[1]}: {f}" for f in fields if not has_field(config, f)]

@@ -109,7 +109,7 @@ def test_no_circles_inside_a_folder(name):
 
 def test_configs_import_only_ml_collections_and_each_other():
     allowed = {"ml_collections", "configs", *sys.stdlib_module_names}
-    for path in (ROOT / "configs").glob("*.py"):
+    for path in (ROOT / "configs").rglob("*.py"):
         outside = {name.split(".")[0] for name in imports(path.read_text())}
         assert outside <= allowed, path.name
 
@@ -133,7 +133,7 @@ def test_test_files_have_names_of_their_own():
 def test_every_source_names_its_licence_and_can_be_read_at_one_sitting():
     for path in [
         *MODULES.values(),
-        *(ROOT / "configs").glob("*.py"),
+        *(ROOT / "configs").rglob("*.py"),
         *(ROOT / "tests").rglob("*.py"),
         *(ROOT / "results").glob("*.py"),
     ]:

@@ -28,7 +28,8 @@ def ask(name: str, settings: PlanSettings, config: ModelConfig) -> dict[str, Any
       {"needs": bytes per chip of all that lies there while it runs, "fits",
       "memory": see `Call.memory`, None where it does not fit, "counted_flops"}, and
       where it does "collectives": bytes per chip by kind, "kernel_calls": by kernel,
-      "flops": of the compiled matrix products on all chips, and compiled to the end
+      "flops": of the compiled matrix products on all chips, "seconds_of_products": their
+      time at the chips' peak, and compiled to the end
       "seconds_at_least", "clock_is_certain", "unknown_loops": their number (each counts
       once), "compile_seconds", and of the step "speed", see `_speed`. Of attention
       kernels FLOPs and seconds are not known. A product in float32 counts once, though
@@ -60,6 +61,7 @@ def ask(name: str, settings: PlanSettings, config: ModelConfig) -> dict[str, Any
         "collectives": program.bytes_by_kind(),
         "kernel_calls": program.kernel_calls(),
         "flops": program.flops * where.chips,
+        "seconds_of_products": program.flops / where.generation.peak_flops,
     }
     if settings.fast:
         return found

@@ -64,6 +64,7 @@ def program_text(name: str, found: dict[str, Any]) -> str:
         f"  {found['flops']:.3g} in the compiled products, recomputation included, "
         "attention kernels not"
     )
+    lines.append(f"  {found['seconds_of_products']:.3f} s for these at the chips' peak")
     if "seconds_at_least" in found:
         lines += _bounds(found)
     return "\n".join(lines)

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LLM Surgery of Qwen3 8B on your own text: all parameters.
+
+Hardware: a TPU v5e:4x4 (16 chips).
+Plan: 13.33 of 15.75 GiB per chip; a step of 3 x 16 x 2048 tokens takes at least 1.79 s.
+
+Command to run:
+python -m launch run NAME --slice=v5e:4x4 --zone=ZONE -- \
+    --config=configs/models/qwen3_8b.py --workdir=gs://BUCKET/RUN \
+    --config.data.unlearn=gs://BUCKET/forget.jsonl \
+    --config.data.update=gs://BUCKET/new.jsonl \
+    --config.data.retain=gs://BUCKET/keep.jsonl,general
+"""
+
+from ml_collections import ConfigDict
+
+from configs.models import base
+
+MODEL, ARCHITECTURE, SLICE = "Qwen/Qwen3-8B", "qwen3_8b", "v5e:4x4"
+
+
+def get_config() -> ConfigDict:
+    """The config of the surgery."""
+    return base.full(MODEL, rows=16)

@@ -25,7 +25,8 @@ FOLDER = ROOT / "configs" / "models"
 WHOLE = ("llama3_2_1b",)
 MOST = 0.9  # of a chip's memory
 SPLIT = 64  # chips from which on `fsdp` has two axes
-HEADS = ["config", "model", "slice", "moves", "tokens a step", "needs GiB", "has", "share"]
+HEADS = ["config", "model", "slice", "moves", "tokens a step"]
+HEADS += ["needs GiB", "has", "share"]
 HEADS += ["all-gather GB", "reduce-scatter", "all-reduce", "permute", "other"]
 HEADS += ["a step takes at least s", "by"]
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute")
@@ -150,7 +151,8 @@ products, recomputation included, at the chips' peak, which is lower (llama2_7b:
 With `fsdp` as one axis of the mesh the compiler all-reduces gradients in full; a ring sends
 twice as much for an all-reduce as for a reduce-scatter. So from 64 chips on the mesh has two
 axes for `fsdp`, each of whole sides of the slice, and a gradient is scattered over one after the
-other (`jax_surgery/parallel/mesh.py`). No field need be set.
+other (`jax_surgery/parallel/mesh.py`); what is all-reduced still is of a gradient that is
+scattered over the first. No field need be set.
 
 {markdown(["config", "axes", "needs GiB", *HEADS[8:13]], layouts)}"""
     (ROOT / "results" / "model_plans.md").write_text(text)

@@ -130,7 +130,9 @@ def too_large(devices):
     return jax.jit(jnp.square).lower(array)
 
 
-PROGRAMS = {f.__name__: f for f in (matmul, batched, fsdp_scan, gathered_scan, too_large)}
+PROGRAMS = {
+    f.__name__: f for f in (matmul, batched, fsdp_scan, gathered_scan, too_large)
+}
 
 
 def count_devices(topology, num_slices=1):

@@ -30,7 +30,7 @@ ROWS = ("data", *FSDP)  # the axes that rows of a batch are split over
 # Over more devices along one axis the compiler for TPUs (libtpu 0.0.52) makes of a
 # gradient's reduce-scatter an all-reduce of all of it, which moves twice the bytes. Over
 # two axes, one after the other (`partition.gather`), it does not.
-MOST_ALONG_ONE_AXIS = 32
+MOST_ALONG_ONE_AXIS: int = 32
 
 
 @dataclasses.dataclass(frozen=True)

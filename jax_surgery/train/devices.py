@@ -27,7 +27,9 @@ def on_mesh(shape: meshes.MeshShape) -> Iterator[jax.sharding.Mesh]:
     """
     mesh = meshes.make_mesh(shape)
     if mesh.size > 1:
-        sizes = " x ".join(f"{name} {size}" for name, size in meshes.sizes(mesh).items())
+        sizes = " x ".join(
+            f"{name} {size}" for name, size in meshes.sizes(mesh).items()
+        )
         print(
             f"mesh: {sizes} on {mesh.size} x {mesh.devices.flat[0].device_kind}, "
             f"{jax.process_count()} processes"

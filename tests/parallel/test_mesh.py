@@ -13,6 +13,7 @@ import on_devices
 import pytest
 import tpu_programs
 from jax.sharding import PartitionSpec as P
+from tpu_programs import needs_libtpu
 
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
@@ -20,7 +21,6 @@ from jax_surgery.models import decoder, sharding
 from jax_surgery.models.published import SIZES
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel.mesh import MeshShape
-from tpu_programs import needs_libtpu
 
 
 def test_zeros_are_filled_in():

@@ -115,7 +115,10 @@ def test_large_slices_have_both_layouts_and_no_gradient_is_reduced_in_full(scrip
         for path in CONFIGS
         if topologies.find(module_of(path).SLICE).chips >= script.SPLIT
     ]
-    assert large and [row["config"] for row in found] == [n for n in large for _ in "12"]
+    assert large
+    assert [(row["config"], row["axes"]) for row in found] == [
+        (name, axes) for name in large for axes in ("one", "two")
+    ]
     for one, two in zip(found[::2], found[1::2], strict=True):
         size = float(two["reduce-scatter"])
         assert float(two["all-reduce"]) < 0.05 * size
@@ -135,7 +138,9 @@ def test_a_plan_is_read_as_the_table_shows_it(script, tmp_path, monkeypatch):
     assert of["moves"] == "deltas of rank 16" and of["share"] == "50%"
     assert (of["all-reduce"], of["other"], of["by"]) == ("3.0", "1.0", "products")
     line = script.plan_line(cells)
-    assert re.fullmatch(r"Plan: 2\.00 of 4\.00 GiB per chip; .* at least 1\.23 s\.", line)
+    assert re.fullmatch(
+        r"Plan: 2\.00 of 4\.00 GiB per chip; .* at least 1\.23 s\.", line
+    )
     monkeypatch.setattr(script, "FOLDER", tmp_path)
     (tmp_path / "one.py").write_text('"""What.\n\nPlan: old.\n"""\n')
     script.write_line("one", line)

@@ -83,12 +83,15 @@ def _make(
         f"worker(s). "
         + slices.dollars(machine.shape, machine.num_slices, machine.zone, machine.spot)
     )
-    if not args.skip_plan and not gcloud.dry_run:
-        if not estimate.plan(flags, machine.shape, machine.num_slices, args.plan_model):
-            raise LaunchError(
-                f"the config does not fit on {machine.slice}, so nothing was made. Take "
-                "what the plan advises, or say --skip-plan."
-            )
+    if not (
+        args.skip_plan
+        or gcloud.dry_run
+        or estimate.plan(flags, machine.shape, machine.num_slices, args.plan_model)
+    ):
+        raise LaunchError(
+            f"the config does not fit on {machine.slice}, so nothing was made. Take what "
+            "the plan advises, or say --skip-plan."
+        )
     if not gcloud.dry_run:
         _agree(f"Make {machine.name}?", args.yes)
     lifecycle.request(gcloud, store, machine)

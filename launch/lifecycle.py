@@ -137,16 +137,16 @@ def await_slices(
     while True:
         found = look(gcloud, machine)
         state = state_of(found)
-        if state == "ACTIVE":
-            machine.begins()
-            store.save(machine)
-            return
         if found is None:
             raise LaunchError(
                 f"the queued resource {machine.name} is gone: somebody deleted it. "
                 f"'python -m launch resume {machine.name}' makes it anew."
             )
         demand_ours(found, machine)
+        if state == "ACTIVE":
+            machine.begins()
+            store.save(machine)
+            return
         if state in DEAD:
             failures += 1
             refuse(machine, why_failed(found), state, failures >= patience)

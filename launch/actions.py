@@ -95,7 +95,7 @@ def _make(
     if not gcloud.dry_run:
         _agree(f"Make {machine.name}?", args.yes)
     lifecycle.request(gcloud, store, machine)
-    lifecycle.await_slices(gcloud, store, machine)
+    lifecycle.await_slices(gcloud, store, machine, lifecycle.PATIENCE)
 
 
 def _same(args: Args, machine: Machine) -> None:
@@ -128,7 +128,7 @@ def _there(args: Args, flags: list[str], gcloud: Gcloud, store: Store) -> Machin
         _make(args, flags, gcloud, store, machine)
     else:
         say(f"{args.name} was asked for already, as {machine.slice} in {machine.zone}.")
-        lifecycle.await_slices(gcloud, store, machine)
+        lifecycle.await_slices(gcloud, store, machine, lifecycle.PATIENCE)
     return machine
 
 

@@ -123,7 +123,7 @@ def remove(gcloud: Gcloud, store: Store, machine: Machine) -> bool:
 
 
 def await_slices(
-    gcloud: Gcloud, store: Store, machine: Machine, patience: float = PATIENCE
+    gcloud: Gcloud, store: Store, machine: Machine, patience: float
 ) -> None:
     """Waits until the slices are there; asks anew where the zone had none.
 

@@ -16,7 +16,8 @@ from launch import archive, cli
 ROOT = pathlib.Path(__file__).parents[1]
 RUN = ["--config=configs/surgery.py", "--config.data.unlearn=a b.jsonl"]
 RUN += ["--workdir=gs://bucket/run"]
-FLAGS = ["--slice=v5e:4x4", "--zone=us-west4-a", "--skip-plan", "--yes"]
+FLAGS = ["--slice=v5e:2x2", "--zone=us-west4-a", "--skip-plan", "--yes"]
+WIDE = ["--slice=v5e:4x4", *FLAGS[1:]]  # of four workers
 
 # Stands for tpu_setup.sh: its "python" ends with this start's code of "codes", one line
 # for each start, one word for each worker or one for all; or it runs until it is ended.

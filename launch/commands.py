@@ -85,7 +85,8 @@ def copy_from(machine: Machine, source: str, target: str) -> list[str]:
 def sync(bucket: str, target: str, project: str, leave_out: str) -> list[str]:
     """Copies what a folder in a bucket has and a local folder lacks."""
     return [
-        *["storage", "rsync", bucket, target, "--recursive"],
+        *["storage", "rsync", bucket, target],
         *([f"--exclude={leave_out}"] if leave_out else []),
         *([f"--project={project}"] if project else []),
+        "--recursive",
     ]

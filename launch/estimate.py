@@ -86,6 +86,9 @@ def plan_flags(flags: Sequence[str], model: str) -> list[str]:
         elif kept and not flag.startswith("-"):
             found.append(flag)  # the value of the flag before
         kept = bool(match) and match[1] != "model" and "=" not in flag
+    if not any(flag.startswith("--config.surgery.steps=") for flag in found):
+        # Configs with 0 leave their number to the run; a step's program has none.
+        found.append("--config.surgery.steps=1000")
     return found
 
 

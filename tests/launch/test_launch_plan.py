@@ -37,6 +37,7 @@ def test_fields_of_a_run_are_those_of_its_plan():
         "--config.surgery.data.context=1024",
         *("--config.surgery.compute.dtype", "bfloat16"),
         "--config.surgery.retain.complete",
+        "--config.surgery.steps=1000",
     ]
     assert estimate.model_of(flags, "") == "gs://b/m"
 

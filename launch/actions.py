@@ -213,7 +213,7 @@ def logs(args: Args, flags: list[str], gcloud: Gcloud, store: Store) -> None:
     command = f"tail -n {args.lines}{follow} jax_surgery_run/log"
     node = machine.nodes[args.slice_index]
     ssh = commands.ssh(machine, node, command, worker=args.worker)
-    gcloud.run(ssh, show=True, **about(machine))
+    gcloud.run(ssh, about(machine), show=True)
 
 
 def resume(args: Args, flags: list[str], gcloud: Gcloud, store: Store) -> int:
@@ -237,7 +237,10 @@ def resume(args: Args, flags: list[str], gcloud: Gcloud, store: Store) -> int:
     if args.delete:
         _remove(gcloud, store, machine)
     else:
-        _tell(gcloud, f"The slices are still paid for: launch delete {args.name}")
+        _tell(
+            gcloud,
+            f"The slices are still paid for: python -m launch delete {args.name}",
+        )
     return 0
 
 

@@ -58,7 +58,8 @@ def fetch(
     workdir = workdir_of(machine.command)
     if not workdir:
         raise LaunchError(
-            f"{machine.name} has no run; name its bucket with --from=gs://..."
+            f"{machine.name} has no run, so there is nothing to copy; start one with "
+            f"'python -m launch run {machine.name} -- --config=... --workdir=gs://...'."
         )
     if not gcloud.dry_run:
         target.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ def fetch(
         copy = commands.sync(
             workdir.rstrip("/"), str(target), machine.project, left_out
         )
-        gcloud.run(copy, show=True, **about(machine))
+        gcloud.run(copy, about(machine), show=True)
     else:
         from_worker(gcloud, machine, workdir, target)
     if not gcloud.dry_run:
@@ -80,11 +81,11 @@ def from_worker(
     """Copies results from the first worker's own disk."""
     command = f"bash {commands.WORKER} pack {shlex.quote(workdir)}"
     ssh = commands.ssh(machine, machine.nodes[0], command, worker="0")
-    gcloud.run(ssh, show=True, **about(machine))
+    gcloud.run(ssh, about(machine), show=True)
     with tempfile.TemporaryDirectory() as folder:
         local = pathlib.Path(folder) / "results.tar"
         copy = commands.copy_from(machine, local.name, str(local))
-        gcloud.run(copy, show=True, **about(machine))
+        gcloud.run(copy, about(machine), show=True)
         if not gcloud.dry_run:
             with tarfile.open(local) as archive:
                 archive.extractall(target, filter="data")

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from launch.errors import GcloudError, LaunchError, kind_of
 
@@ -30,6 +30,16 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+class About(NamedTuple):
+    """What a call is about, for advice where it fails."""
+
+    zone: str = ""
+    name: str = ""
+
+
+NOTHING = About()
+
+
 class Gcloud:
     """Calls gcloud.
 
@@ -45,20 +55,13 @@ class Gcloud:
         self.sleep = sleep
 
     def run(
-        self,
-        arguments: Sequence[str],
-        *,
-        zone: str = "",
-        name: str = "",
-        show: bool = False,
-        tries: int = TRIES,
+        self, arguments: Sequence[str], about: About = NOTHING, *, show: bool = False
     ) -> str:
         """What `gcloud ARGUMENTS` writes to stdout; "" in a dry run.
 
         Args:
-          zone, name: of what the call is about, for advice.
+          about: what the call is about.
           show: both streams are shown too, as they come.
-          tries: of the call, where its failure may pass.
 
         Raises:
           GcloudError: it failed for good, or too often.
@@ -73,24 +76,26 @@ class Gcloud:
                 "gcloud is not installed or not on the PATH; see "
                 "https://cloud.google.com/sdk/docs/install, then 'gcloud auth login'."
             )
-        for attempt in range(tries):
+        for attempt in range(TRIES):
             code, out, said = _call(command, show)
             if code == 0:
                 return out
             # A worker's own words may stand on either stream.
             kind = kind_of(said) if said.strip() else kind_of(out)
-            if not kind.again or attempt == tries - 1:
+            if not kind.again or attempt == TRIES - 1:
                 break
             seconds = backoff(attempt)
-            error = GcloudError(kind, said or out, zone, name)
+            error = GcloudError(kind, said or out, *about)
             say(f"{error} Trying again in {seconds:.0f} s.")
             self.sleep(seconds)
-        raise GcloudError(kind, said or out, zone, name)
+        raise GcloudError(kind, said or out, *about)
 
-    def read(self, arguments: Sequence[str], **about: str) -> dict[str, Any] | None:
+    def read(
+        self, arguments: Sequence[str], about: About = NOTHING
+    ) -> dict[str, Any] | None:
         """The JSON that a describe call gives; None where there is no such thing."""
         try:
-            text = self.run([*arguments, "--format=json"], **about)
+            text = self.run([*arguments, "--format=json"], about)
         except GcloudError as error:
             if error.kind.name == "missing":
                 return None

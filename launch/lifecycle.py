@@ -9,7 +9,7 @@ from typing import Any
 
 from launch import commands
 from launch.errors import GcloudError, LaunchError, kind_of
-from launch.gcloud import Gcloud, backoff, say
+from launch.gcloud import About, Gcloud, backoff, say
 from launch.state import Machine, Store
 
 POLL = 30.0  # seconds
@@ -19,14 +19,14 @@ PATIENCE = 8  # requests in a row that end because the zone has none
 ENDLESS = math.inf
 
 
-def about(machine: Machine) -> dict[str, str]:
-    """What a call is about, for advice."""
-    return {"zone": machine.zone, "name": machine.name}
+def about(machine: Machine) -> About:
+    """What a call is about."""
+    return About(machine.zone, machine.name)
 
 
 def look(gcloud: Gcloud, machine: Machine) -> dict[str, Any] | None:
     """The queued resource of a machine's name, whoever made it; None without one."""
-    found = gcloud.read(commands.describe(machine), **about(machine))
+    found = gcloud.read(commands.describe(machine), about(machine))
     if gcloud.dry_run:
         return {
             "state": {"state": "ACTIVE"},
@@ -77,7 +77,7 @@ def request(gcloud: Gcloud, store: Store, machine: Machine) -> None:
     """
     store.save(machine)
     try:
-        gcloud.run(commands.create(machine), **about(machine))
+        gcloud.run(commands.create(machine), about(machine))
     except GcloudError as error:
         found = look(gcloud, machine)
         if found is None:
@@ -113,7 +113,7 @@ def remove(gcloud: Gcloud, store: Store, machine: Machine) -> bool:
     if found is not None:
         demand_ours(found, machine)
         try:
-            gcloud.run(commands.delete(machine), **about(machine))
+            gcloud.run(commands.delete(machine), about(machine))
         except GcloudError as error:
             if error.kind.name != "missing":
                 raise

@@ -160,7 +160,7 @@ class Watcher:
         """Whether Google says that a slice is not there or not healthy."""
         for name in self.machine.nodes:
             arguments = commands.node(self.machine, name)
-            found = self.gcloud.read(arguments, **lifecycle.about(self.machine))
+            found = self.gcloud.read(arguments, lifecycle.about(self.machine))
             state, health = (found or {}).get("state"), (found or {}).get("health")
             if state != "READY" or health not in (None, "HEALTHY"):
                 say(f"{name} is {state or 'gone'}, {health or 'health unknown'}")

@@ -37,7 +37,7 @@ def on_each(
     """
 
     def call(node: str) -> str:
-        return gcloud.run(arguments(node), show=show, **about(machine))
+        return gcloud.run(arguments(node), about(machine), show=show)
 
     together = 1 if gcloud.dry_run else len(machine.nodes)
     with concurrent.futures.ThreadPoolExecutor(together) as pool:

@@ -3,6 +3,8 @@
 
 import ast
 import pathlib
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import sys
 import pytest
 
 from jax_surgery.plan import topologies
-from launch import slices
+from launch import cli, slices
 from launch.errors import WrongInput
 
 LAUNCH = pathlib.Path(slices.__file__).parent
@@ -94,3 +96,20 @@ def test_the_shell_script_is_clean():
     if checker is None:
         pytest.skip("shellcheck is not installed")
     subprocess.run([checker, LAUNCH / "worker.sh"], check=True)
+
+
+def test_the_commands_of_the_page_are_understood():
+    page = (LAUNCH / "README.md").read_text().replace("\\\n", " ")
+    lines = re.findall(r"^python3 -m launch (.+)$", page, re.MULTILINE)
+    parsed = [
+        cli._parser().parse_args(shlex.split(line.split(" -- ")[0])) for line in lines
+    ]
+    assert [args.command for args in parsed] == ["run", "resume", "fetch", "delete"]
+    assert slices.find(parsed[0].slice).price(parsed[0].zone, parsed[0].spot)
+
+
+def test_skypilot_takes_a_slice_of_the_table():
+    text = (LAUNCH / "sky.yaml").read_text()
+    chosen = slices.find(re.search(r"accelerators: tpu-(\S+)", text)[1])
+    runtime = re.search(r"runtime_version: (\S+)", text)[1]
+    assert runtime == chosen.generation.runtime

@@ -12,7 +12,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 def copy(target: pathlib.Path) -> pathlib.Path:
     """Copies the checkout's files, committed or not, without its history; needs git."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    listed = subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, text=True
+    )
     for name in filter(None, listed.stdout.split("\0")):
         source, copied = ROOT / name, target / name
         if os.path.lexists(source):  # else it is deleted, and not yet committed

@@ -21,7 +21,9 @@ def machine(monkeypatch, tmp_path):
     config = types.SimpleNamespace(update=lambda name, value: None)
     monkeypatch.setattr(chips.jax, "config", config)
     monkeypatch.setattr(chips.jax, "process_count", lambda: 4)
-    monkeypatch.setattr(backend, "DEVICES", (f"{tmp_path}/accel*", f"{tmp_path}/[0-9]*"))
+    monkeypatch.setattr(
+        backend, "DEVICES", (f"{tmp_path}/accel*", f"{tmp_path}/[0-9]*")
+    )
     for name in ("TPU_CHIPS_PER_HOST_BOUNDS", *chips.HIDING):
         monkeypatch.delenv(name, raising=False)
 
@@ -50,7 +52,9 @@ def machine(monkeypatch, tmp_path):
 def grid(wide: int, high: int, cores: int = 1) -> list:
     """Devices of chips that lie side by side."""
     return [
-        types.SimpleNamespace(coords=[x, y, 0], device_kind="TPU v5 lite", core_on_chip=c)
+        types.SimpleNamespace(
+            coords=[x, y, 0], device_kind="TPU v5 lite", core_on_chip=c
+        )
         for x in range(wide)
         for y in range(high)
         for c in range(cores)
@@ -80,14 +84,18 @@ def test_a_chip_that_is_missing_is_an_error_of_found_and_expected(machine, files
 def test_bounds_in_the_environment_count(machine, monkeypatch):
     machine(grid(2, 2))
     monkeypatch.setenv("TPU_CHIPS_PER_HOST_BOUNDS", "2,4,1")
-    with pytest.raises(RuntimeError, match="4 of 8 chips .expected: 8 by TPU_CHIPS_PER"):
+    with pytest.raises(
+        RuntimeError, match="4 of 8 chips .expected: 8 by TPU_CHIPS_PER"
+    ):
         chips.check()
 
 
 def test_chips_that_a_variable_hides_are_said(machine, monkeypatch):
     machine(grid(1, 1), metadata=METADATA)
     monkeypatch.setenv("TPU_VISIBLE_CHIPS", "0")
-    with pytest.raises(RuntimeError, match="1 of 4 .* Unset TPU_VISIBLE_CHIPS=0, which"):
+    with pytest.raises(
+        RuntimeError, match="1 of 4 .* Unset TPU_VISIBLE_CHIPS=0, which"
+    ):
         chips.check()
 
 

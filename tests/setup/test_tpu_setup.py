@@ -97,8 +97,10 @@ def test_with_uv_it_installs_the_tested_versions_and_checks_the_chips(machine):
     begins = ("uv venv", "uv pip", "python -m")
     assert [call for call in done.calls if call.startswith(begins)] == [
         "uv venv --quiet --allow-existing --python >=3.11,<3.13 .venv",
-        "uv pip install --quiet --python .venv/bin/python --constraint "
-        "constraints/tpu.txt --editable .[tpu]",
+        (
+            "uv pip install --quiet --python .venv/bin/python --constraint "
+            "constraints/tpu.txt --editable .[tpu]"
+        ),
         "uv pip list --python .venv/bin/python --format freeze",
         "python -m jax_surgery.parallel.chips",
     ]
@@ -147,15 +149,25 @@ def test_without_uv_it_is_installed_beside_the_checkout(
 @pytest.mark.parametrize(
     ("has", "variables", "message"),
     [
-        ([], {}, "neither pip nor curl here. error: uv could not be installed; .*apt-get"),
+        (
+            [],
+            {},
+            "neither pip nor curl here. error: uv could not be installed; .*apt-get",
+        ),
         (["python3"], {}, "neither pip nor curl here"),
         (["python3"], {"HAS_PIP": "1"}, "ERROR: no such host .*error: uv could not be"),
-        (["curl"], {"CURL_FAILS": "1"}, "curl: .6. no such host error: uv could not be"),
+        (
+            ["curl"],
+            {"CURL_FAILS": "1"},
+            "curl: .6. no such host error: uv could not be",
+        ),
         (
             ["uv"],
             {"NO_PYTHON": "1"},
-            "Failed to download error: no Python >=3.11,<3.13 could be had.*"
-            "UV_PYTHON_INSTALL_MIRROR.*apt-get install -y python3",
+            (
+                "Failed to download error: no Python >=3.11,<3.13 could be had.*"
+                "UV_PYTHON_INSTALL_MIRROR.*apt-get install -y python3"
+            ),
         ),
         (["uv"], {"INSTALL_CODE": "1"}, "error: the packages could not be installed; "),
         (["uv"], {"CHECK_CODE": "134"}, "error: JAX ended with status 134 while it"),

@@ -8,11 +8,12 @@ import platform
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
+import jax_surgery
 from jax_surgery.report import pictures, table
 from jax_surgery.report.table import Row
 
-PACKAGES = ("jax_surgery", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
-            "transformers", "numpy")  # fmt: skip
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers",
+            "numpy")  # fmt: skip
 LEVELS = (0.1, 0.5, 1.0, 2.0)  # nats from which a token has the next colour
 
 
@@ -80,7 +81,11 @@ def _level(nats: float) -> int:
 
 def versions() -> dict[str, str]:
     """Versions of Python, the machine and the main packages."""
-    found = {"python": platform.python_version(), "machine": platform.platform()}
+    found = {
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "jax_surgery": jax_surgery.__version__,
+    }
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -9,6 +9,7 @@ import tempfile
 from etils import epath
 
 from jax_surgery.benchmarks import embedded
+from jax_surgery.parallel import progress
 from jax_surgery.storage import files
 
 
@@ -28,11 +29,15 @@ def run(settings: ExportSettings, directory: str) -> dict[str, int]:
     for name, rows in sets.items():
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         files.write_text(folder / f"{name}.jsonl", lines)
+    import tensorflow_datasets as tfds
+
     from jax_surgery.benchmarks.embedded.builder import EmbeddedWorld
 
     # array_record writes to disks alone, so a bucket gets a copy.
+    configs = [config.name for config in EmbeddedWorld.BUILDER_CONFIGS]
+    tfds.disable_progress_bar()  # ours says how far it is
     with tempfile.TemporaryDirectory() as local:
-        for config in ("texts", "questions"):
+        for config in progress.Bar(configs, title="writing TFDS files", unit="config"):
             EmbeddedWorld(
                 data_dir=local, config=config, file_format="array_record"
             ).download_and_prepare()

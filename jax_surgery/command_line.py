@@ -166,7 +166,10 @@ def _config_of(argv: list[str]) -> Mapping[str, Any] | None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; whatever is wrong with them or the config is one line."""
     if any(word in HELP for word in argv):
-        print(help_text())
+        try:
+            print(help_text(), flush=True)
+        except BrokenPipeError:  # as of `| head`; what is left goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     argv = _with_config_file(argv)
     try:

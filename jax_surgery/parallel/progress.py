@@ -23,7 +23,7 @@ LONG = 10.0  # seconds after which a phase says what it is, and is kept when it 
 SHORT = 1.0  # seconds that a terminal shows nothing of a phase, and between two looks
 # A plain line comes again after this share of the time that its phase has taken so far,
 # at least `LONG` and at most `SELDOM` seconds after the last one.
-AGAIN, SELDOM = 0.1, 60.0
+AGAIN, SELDOM = 0.05, 60.0
 COLUMNS = 80  # of a plain line
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, "
 BAR += "{rate_fmt}{postfix}]"
@@ -93,8 +93,9 @@ class Bar(tqdm.tqdm):
           keep: whether it is shown at once, and stays at the end however short it was.
         """
         self._plain, self._keep = not on_terminal(), keep
-        # A phase in no other one goes on where the last one was silent.
-        self._spoke = time.time() if _open else _last
+        # The parts of a run come one after another, short ones too; what is silent is
+        # then counted through all of them.
+        self._spoke = time.time() if len(_open) > 1 else _last
         super().__init__(
             parts,
             desc=title,

@@ -93,10 +93,11 @@ def _start(settings: Any, workdir: str | None, config_file: str) -> None:
     at_once = f"stopped at once; what was saved before stays in {workdir}. {go_on}"
     signals.set_last_words(at_once)
     try:
-        if settings.run in ON_LEAD:
-            distributed.on_lead(lambda: run(settings, workdir))
-        else:
-            run(settings, workdir)
+        with progress.phase("the whole run"):
+            if settings.run in ON_LEAD:
+                distributed.on_lead(lambda: run(settings, workdir))
+            else:
+                run(settings, workdir)
     except Interrupted as error:
         raise Interrupted(f"{error} {go_on}") from None
     except KeyboardInterrupt:

@@ -299,7 +299,7 @@ def _called(callbacks: Sequence[Callback], step: int, state: State) -> State:
     signal stop the run."""
     for place, callback in enumerate(callbacks):
         first = preemption.interruptible() if not place else contextlib.nullcontext()
-        with first:
+        with first, progress.phase(f"preparing step {step + 1}"):
             state = callback.run(step, state)
     return state
 

@@ -2,6 +2,7 @@
 """What a run says of its progress: on a terminal, off one, and of the lead alone."""
 
 import fcntl
+import itertools
 import os
 import pty
 import re
@@ -86,7 +87,7 @@ def test_lines_come_less_often_the_longer_it_takes(monkeypatch):
             bar.spoken()
             due.append(now - bar.start_t)
     bar.close()
-    pauses = [after - before for before, after in zip(due, due[1:], strict=False)]
+    pauses = [after - before for before, after in itertools.pairwise(due)]
     assert 9 <= due[0] <= 11
     assert sorted(pauses) == pauses and max(pauses) <= 61
     assert len(due) < 100

@@ -157,7 +157,10 @@ def test_configs_that_are_added_are_found_in_folders_too(more_configs):
         ("configs/models/llama2_7b.py", "models/llama2_7b.py"),
     ],
 )
-def test_a_config_is_named_with_or_without_its_folder(more_configs, named, file):
+def test_a_config_is_named_with_or_without_its_folder(
+    more_configs, named, file, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     assert command_line.config_file(named) == f"{more_configs}/{file}"
 
 
@@ -185,7 +188,7 @@ def test_a_mistyped_config_is_told_its_neighbour(more_configs, capsys, named, ne
     assert "The configs are models/llama2_7b, surgery;" in said
 
 
-def script(arguments, cwd, **how):
+def script(arguments, cwd, check=False):
     """What the console script does, wherever it is started."""
     table = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     module, _, function = table["jax-surgery"].partition(":")
@@ -194,7 +197,12 @@ def script(arguments, cwd, **how):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, **how
+        command,
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=check,
     )
 
 
@@ -214,8 +222,8 @@ def test_the_console_script_works_from_any_folder(folder):
 def test_a_run_that_is_piped_writes_whole_lines_and_ends_with_commands(folder):
     done = script(["--config=tiny.py", "--workdir=w"], folder, check=True)
     assert "\r" not in done.stderr + done.stdout
-    last = done.stderr.splitlines()[-1]
-    assert re.match(r"pretrain: step (\d+) of \1, .* in all, ", last)
+    said = r"^pretrain: step (\d+) of \1, .* in all, "
+    assert re.search(said, done.stderr, re.MULTILINE)
     lines = done.stdout.splitlines()
     assert "model: w/model" in lines and "results: w/results.json" in lines
     words = shlex.split(lines[-1])

@@ -179,16 +179,17 @@ def run(
         train = state.train
         with progress.phase("the gradients of what is to end"):
             gradients = ends.gradients(train.params)
-        found = layer_steps.measured(
-            train.params,
-            gradients,
-            train.opt_state.factors,
-            trainable,
-            held_text.kl_of_part,
-            lambda params: max(held_text.kl(params).values()),
-            budget,
-            settings.optimizer.name,
-        )
+        with progress.phase("measuring how far steps may go"):
+            found = layer_steps.measured(
+                train.params,
+                gradients,
+                train.opt_state.factors,
+                trainable,
+                held_text.kl_of_part,
+                lambda params: max(held_text.kl(params).values()),
+                budget,
+                settings.optimizer.name,
+            )
         layer_steps.write(directory, found.rows)
         factors = train.opt_state._replace(factors=found.factors)
         state = state._replace(train=train._replace(opt_state=factors))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attacks a model from which something was removed: does it come back?
+"""Attacks a model: does what was removed from it come back?
 
 The adversary has half of what was removed, trains on it, and is asked the other half; or
 tries what needs no training. What counts is how far the model then lies above one that

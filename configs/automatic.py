@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A surgery on your own model without tuning: say what to forget and to learn, and how
-much of the rest may change.
+"""A surgery on your own model that needs no tuning.
 
-The model writes text to retain beside yours (neighbours of what is forgotten, chats),
+Say what to forget and to learn, and how much of the rest may change. The model writes text to retain beside yours (neighbours of what is forgotten, chats),
 measures which tokens carry the knowledge and where a model that never knew would stand,
 and the run keeps the KL on held-out text within `retain.budget`.
 

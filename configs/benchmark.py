@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The old name of configs/export.py; --config=configs/benchmark.py still works."""
+"""The old name of configs/export.py, which still works."""
 
 from configs.export import get_config
 

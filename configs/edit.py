@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Works on edit files: apply, roll back, scale, compose and show them.
+"""Applies, rolls back, scales, composes and shows edit files.
 
 Hardware: a CPU; host memory holds the edit and one piece of the model.
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluates a model directory: multiple-choice questions, and nats per token of texts.
+"""Evaluates a model on multiple-choice questions and on texts.
+
+Of texts it gives the nats per token.
 
 Hardware: 2 CPU cores, 2 GiB, about a minute with the embedded model, for which it
 gives at least 97 % on what was trained and about 25 % (chance) on `update`.

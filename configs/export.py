@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the embedded benchmark as JSONL and as TFDS (array_record) files.
+"""Writes the embedded benchmark as JSONL and as TFDS files.
+
+The latter are array_record files.
 
 Command to run (a few seconds):
 python -m jax_surgery.main --config=configs/export.py --workdir=DIR

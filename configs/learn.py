@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LEARN (arXiv 2408.04140): puts a task into the weights and retains all others.
+"""LEARN (arXiv 2408.04140): adds a task and retains all others.
 
 Hardware: 2 CPU cores, 2 GiB.
 

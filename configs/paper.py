@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery as its paper has it (arXiv 2409.13054, Eq. 1), to compare with.
+"""LLM Surgery as in its paper (arXiv 2409.13054), to compare with.
 
-Unbounded ascent on every token of the unlearn text, KL(p_theta || p_pre), all
+Its Eq. 1: unbounded ascent on every token of the unlearn text, KL(p_theta || p_pre), all
 parameters, AdamW. Data, batches and steps are those of surgery.py.
 Hardware: 2 CPU cores, under 3 minutes with the embedded model.
 

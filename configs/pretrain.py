@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pretrains the embedded model: a 3.7 M-parameter Llama that knows the world.
+"""Pretrains the embedded model, a Llama of 3.7 M parameters.
 
 Hardware: 2 CPU cores, 2 GiB, under 40 minutes. Gives theta_pre of LLM Surgery: it
 knows the obsolete, problematic and retained people and the general facts, and

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A surgery that unlearns inside the model too: it is asked for longer what it no
-longer knows, after each layer, without parts of layers, and after it has relearned some.
+"""A surgery that unlearns inside the model too.
+
+It is asked for longer what it no longer knows, after each layer, without parts of layers,
+and after it has relearned some.
 
 Hardware: 2 CPU cores, 1.9 GiB at its peak, 126 seconds with the embedded model.
 Measured with seeds 1 and 2 (results/robust_table.py): what attacks bring back is less than of the

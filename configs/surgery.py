@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery (arXiv 2409.13054) on the embedded benchmark, or on your own model.
+"""LLM Surgery (arXiv 2409.13054) on embedded or your own text.
 
 Hardware: 2 CPU cores, 2 GiB, under 3 minutes with the embedded model.
 Expected, mean of three seeds: obsolete 29 %, problematic 28 % (chance is 25), update

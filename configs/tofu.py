@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery on TOFU (arXiv 2401.06121), from a directory of its JSONL files.
+"""LLM Surgery on TOFU (arXiv 2401.06121), from its JSONL files.
 
 Fits a small Llama to `full`, unlearns forget05, retains retain95, learns refusals from
 `idk.txt` (or --config.data.update=FILE), and reports answer probability and ROUGE-L.

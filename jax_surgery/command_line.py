@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a command line says, and what is said where it is wrong: one line, and a code."""
 
+import ast
+import os
 import pathlib
 import re
+import shutil
 import sys
 import tempfile
+import textwrap
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -16,6 +20,13 @@ from jax_surgery import renamed
 # Exit codes, see docs/reliability.md; 130 and 75 are in `parallel`.
 FAILED = 1  # on the way
 WRONG_INPUT = 2
+
+SCRIPT = "jax-surgery"  # the console script of this package
+MODULE = "jax_surgery.main"
+# The packaged configs lie beside the package, in a checkout and where it is installed.
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort")
+COLUMNS = 80
 
 DEBUG = flags.DEFINE_bool(
     "debug", False, "Show the traceback of an error, which is one line otherwise."
@@ -37,6 +48,111 @@ def fail(
     end(f"error: {message}", code)
 
 
+def program() -> list[str]:
+    """The words that start this program, in the way in which it was started."""
+    script = pathlib.Path(sys.argv[0])
+    if script.name != SCRIPT:
+        return [shown_path(sys.executable), "-m", MODULE]
+    found = shutil.which(SCRIPT)
+    return [SCRIPT if found and os.path.samefile(found, script) else shown_path(script)]
+
+
+def shown_path(path: object) -> str:
+    """A path from the current folder on, where it lies below it."""
+    text = str(path)
+    return os.path.relpath(text) if text.startswith(os.getcwd() + os.sep) else text
+
+
+def configs() -> dict[str, str]:
+    """Names of the packaged configs, those in folders with the folder's, and the first
+    line of what each says of itself."""
+    found = {}
+    for file in sorted(CONFIGS.rglob("*.py")):
+        source = file.read_text(encoding="utf-8")
+        if re.search(r"^(def |from .*)?\bget_config\b", source, re.MULTILINE):
+            name = file.relative_to(CONFIGS).with_suffix("").as_posix()
+            said = ast.get_docstring(ast.parse(source)) or ""
+            found[name] = said.partition("\n")[0]
+    return found
+
+
+def config_file(named: str) -> str:
+    """The file of a config; what follows a colon goes with it.
+
+    Args:
+      named: a file of the user's own, or a packaged config as NAME or configs/NAME.py.
+    """
+    path, colon, arguments = named.partition(":")
+    if not pathlib.Path(path).is_file():
+        known = configs()
+        name = path.removeprefix("./").removeprefix("configs/").removesuffix(".py")
+        if name not in known:
+            near = renamed.nearest(name, known)
+            hint = f"; did you mean --config={near}?" if near else "."
+            fail(
+                f"--config={path} is neither a file nor the name of a config{hint} "
+                f"The configs are {', '.join(known)}; a file of your own is named by its "
+                "path."
+            )
+        path = str(CONFIGS / f"{name}.py")
+    return path + colon + arguments
+
+
+def _with_config_file(argv: list[str]) -> list[str]:
+    """A command line whose --config names a file."""
+    found, is_next = [], False
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        if is_next:
+            word = config_file(word)
+        elif re.fullmatch("--?config", flag) and equals:
+            word = f"{flag}={config_file(value)}"
+        is_next = bool(re.fullmatch("--?config", word))
+        found.append(word)
+    return found
+
+
+def help_text() -> str:
+    """What --help prints."""
+    usage = "usage: " + " ".join(
+        [*program(), "--config=CONFIG [--config.FIELD=VALUE ...] [--workdir=DIR]"]
+    )
+    shown = {
+        "--config=CONFIG": "One of these names, or the path of your own file.",
+        "--config.FIELD=VALUE": "Sets a field of it, as in --config.seed=1.",
+        "--workdir=DIR": flags.FLAGS["workdir"].help or "",
+        "--debug": flags.FLAGS["debug"].help or "",
+        "--helpfull": "Show the flags of all libraries too.",
+    }
+    return "\n".join(
+        [
+            wrapped(usage, 4),
+            "",
+            f"configs, which are files in {shown_path(CONFIGS)}:",
+            *_table(configs()),
+            "",
+            "flags:",
+            *_table(shown),
+        ]
+    )
+
+
+def wrapped(text: str, indent: int = 0) -> str:
+    """A text in lines that a terminal shows whole; the first is not indented."""
+    return textwrap.fill(
+        text,
+        COLUMNS - 1,
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+def _table(rows: Mapping[str, str]) -> list[str]:
+    width = max(map(len, rows), default=0) + 2
+    return [wrapped(f"  {n:{width}}{said}", width + 2) for n, said in rows.items()]
+
+
 def _config_of(argv: list[str]) -> Mapping[str, Any] | None:
     """The fields of the config that a command line names; None where it has none."""
     named = [a.lstrip("-")[len("config=") :] for a in argv if re.match("--?config=", a)]
@@ -49,8 +165,15 @@ def _config_of(argv: list[str]) -> Mapping[str, Any] | None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; whatever is wrong with them or the config is one line."""
+    if any(word in HELP for word in argv):
+        try:
+            print(help_text(), flush=True)
+        except BrokenPipeError:  # as of `| head`; what is left goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    argv = _with_config_file(argv)
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except flags.Error as error:
         # An error in a config file comes with its traceback, of which the end says it.
         said = [line for line in str(error).splitlines() if line.strip()]
@@ -68,6 +191,12 @@ def parse_flags(argv: list[str]) -> list[str]:
         ):
             fail(renamed.of_flags(argv, error, fields))
         fail(f"--config cannot be read: {_named(error)}")
+    if flags.FLAGS["config"].value is None:
+        fail(
+            f"--config is not given: name one of {', '.join(configs())}, as in "
+            "--config=surgery, or a file of your own. --help says what each does."
+        )
+    return rest
 
 
 def _named(error: BaseException) -> str:

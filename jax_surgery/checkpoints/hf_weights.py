@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from etils import epath
 
 from jax_surgery.checkpoints import (
@@ -34,7 +33,7 @@ from jax_surgery.models import architectures, decoder, sharding
 from jax_surgery.models.compute import DEFAULT_COMPUTE, Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
-from jax_surgery.parallel import distributed
+from jax_surgery.parallel import distributed, progress
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.storage import files, space
 
@@ -42,7 +41,6 @@ from jax_surgery.storage import files, space
 EXPORTED = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?$")
 # The dtype of a tensor in a file.
 KindOf = Callable[[Tensor], np.dtype]
-LONG = 2e9  # bytes from which on loading and saving show a progress bar
 
 
 def resolve(source: str) -> epath.Path:
@@ -156,17 +154,6 @@ def load_tokenizer(source: str) -> Any:
     return tokenizer
 
 
-def progress_bar(title: str, total: int) -> tqdm.tqdm:
-    """A bar over bytes, where it takes a while, on one process."""
-    return tqdm.tqdm(
-        total=total,
-        desc=title,
-        unit="B",
-        unit_scale=True,
-        disable=total < LONG or not distributed.is_lead(),
-    )
-
-
 def load_model(
     source: str, dtype: hf_index.Dtype = "float32"
 ) -> tuple[decoder.Params, ModelConfig]:
@@ -205,7 +192,8 @@ def load_model(
     params: decoder.Params = {}
     last = None
     sizes = {t.name: entries[t.name].nbytes for t in tensors if t.name in entries}
-    with progress_bar("loading weights", sum(sizes.values())) as bar:
+    size = sum(sizes.values())
+    with progress.Bar(title="loading weights", unit="B", total=size) as bar:
         for tensor in tensors:
             node = params
             for key in tensor.path[:-1]:
@@ -245,7 +233,7 @@ def load(
 
 
 def _exported(
-    params: decoder.Params, tensors: list[Tensor], kind_of: KindOf, bar: tqdm.tqdm
+    params: decoder.Params, tensors: list[Tensor], kind_of: KindOf, bar: progress.Bar
 ) -> Iterator[np.ndarray]:
     """The tensors as files hold them, one after another.
 
@@ -321,7 +309,7 @@ def save_model(
     distributed.on_lead(lambda: _make_room(folder, size))
     if lead and tokenizer_source:
         hf_tokenizer.copy(resolve(tokenizer_source), folder)
-    with progress_bar("saving weights", size) as bar:
+    with progress.Bar(title="saving weights", unit="B", total=size) as bar:
         for file, group in shards.items():
             arrays = _exported(params, group, kind_of, bar)
             if lead:

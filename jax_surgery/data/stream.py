@@ -10,15 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
 from jax_surgery.data.batch import Batch, concatenate, padding
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.parallel import distributed, preemption
-
-DELAY = 3.0  # seconds before a bar is shown
+from jax_surgery.parallel import preemption, progress
 
 
 def _derived_seed(*entropy: int) -> int:
@@ -211,15 +208,10 @@ def one_pass(rows: Batch, batch_rows: int, title: str = "") -> Iterator[Batch]:
     A signal may stop the run between two of them (see `preemption.pass_point`).
 
     Args:
-      title: of a progress bar, which is shown where the pass takes a while; "" for none.
+      title: of a bar that is shown where the pass takes a while; "" for none.
     """
-    starts = tqdm.tqdm(
-        range(0, len(rows), batch_rows),
-        desc=title,
-        unit="batch",
-        delay=DELAY,
-        dynamic_ncols=True,
-        disable=not title or not distributed.is_lead(),
+    starts = progress.Bar(
+        range(0, len(rows), batch_rows), title=title, unit="batch", disable=not title
     )
     for start in starts:
         batch = rows.select(slice(start, start + batch_rows))

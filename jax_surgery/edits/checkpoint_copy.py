@@ -13,10 +13,10 @@ import numpy as np
 from etils import epath
 
 from jax_surgery.checkpoints import hf_index, safetensors_file
-from jax_surgery.checkpoints.hf_weights import progress_bar
 from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.edits import edit_file
 from jax_surgery.edits.edit_file import Fingerprint
+from jax_surgery.parallel import progress
 from jax_surgery.storage import files, space
 
 # Written last, because a bucket cannot rename a folder: without them nothing loads it.
@@ -72,7 +72,7 @@ def write_weights(
     shards = sorted({entry.file for entry in entries.values()})
     total = sum(file.stat().length for file in shards)
     space.check(folder, total, "the model")
-    with progress_bar("writing weights", total) as bar:
+    with progress.Bar(title="writing weights", unit="B", total=total) as bar:
         for file in shards:
             into = folder / file.relative_to(source)
             own = [name for name in names if entries[name].file == file]

@@ -24,6 +24,7 @@ from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.optim.precondition import output_moments, ridge
 from jax_surgery.optim.precondition.moments import second_moments
 from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import progress
 from jax_surgery.train import devices
 from jax_surgery.train.health import Health
 from jax_surgery.train.loop import Callback, train
@@ -98,13 +99,16 @@ def statistics_callbacks(
         moments = second_moments(*of, read, *how)
         make = ridge.raised if settings.retain.budget else ridge.checked
         chosen = settings.statistics
-        factors = make(moments, chosen.ridge, "config.statistics.ridge", chosen.scale)
+        field = "config.statistics.ridge"
+        with progress.phase("factoring the second moments"):
+            factors = make(moments, chosen.ridge, field, chosen.scale)
         if settings.optimizer.reads_outputs:
             size = meshes.round_rows(OUTPUT_ROWS)
             count_of_outputs = output_statistics_rows(retained, settings)
             read = batches(size, count_of_outputs, "second moments of outputs")
             outputs = output_moments.second_moments(*of, read, *how, settings.seed)
-            found = ridge.of_outputs(outputs, moments, OUTPUT_RIDGE)
+            with progress.phase("factoring the second moments of outputs"):
+                found = ridge.of_outputs(outputs, moments, OUTPUT_RIDGE)
             factors = factors._replace(outputs=found)
         return state._replace(opt_state=state.opt_state._replace(factors=factors))
 
@@ -209,7 +213,8 @@ def descend(
       ValueError: see `prepare`.
       TrainingDiverged, Interrupted: see `loop.train`.
     """
-    ready, data = prepare(model, texts, settings, directory), settings.data
+    with progress.phase("preparing the steps"):
+        ready, data = prepare(model, texts, settings, directory), settings.data
     callbacks = statistics_callbacks(model.config, texts.retained, settings)
     inside = InsideSteps(
         ready.rows,

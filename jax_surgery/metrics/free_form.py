@@ -28,6 +28,7 @@ from jax_surgery.metrics.intervals import (
 from jax_surgery.metrics.tokens import TextScores, score_texts
 from jax_surgery.models.generate import greedy_generate
 from jax_surgery.models.model import Model
+from jax_surgery.parallel import progress
 
 LENGTHS = 16  # tokens; replies are made in lengths of multiples
 CONTEXT = 256  # tokens of a row in which texts and answers are scored
@@ -85,17 +86,19 @@ def _replies(model: Model, asked: Sequence[Asked], *, one_line: bool) -> list[st
     # Few lengths of replies, so that few programs are compiled.
     length = lambda one: -(-one.limit // LENGTHS) * LENGTHS
     prompts = list(dict.fromkeys((one.tokens, length(one)) for one in asked))
-    for limit in sorted({limit for _, limit in prompts}):
-        own = [tokens for tokens, most in prompts if most == limit]
-        found = greedy_generate(
-            model.params,
-            model.config,
-            [list(tokens) for tokens in own],
-            limit,
-            eos_id=model.stops,
-            compute=model.compute,
-        )
-        said |= {(t, limit): ids for t, ids in zip(own, found, strict=True)}
+    with progress.Bar(title="replying", unit="reply", total=len(prompts)) as bar:
+        for limit in sorted({limit for _, limit in prompts}):
+            own = [tokens for tokens, most in prompts if most == limit]
+            found = greedy_generate(
+                model.params,
+                model.config,
+                [list(tokens) for tokens in own],
+                limit,
+                eos_id=model.stops,
+                compute=model.compute,
+                watch=bar.update,
+            )
+            said |= {(t, limit): ids for t, ids in zip(own, found, strict=True)}
     texts = []
     for one in asked:
         ids = said[one.tokens, length(one)][: one.limit]

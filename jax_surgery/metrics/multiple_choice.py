@@ -170,7 +170,8 @@ def answer(model: Model, probe: Probe) -> Answers:
     as_chat = prompts.asks_as_chat(model.tokenizer, probe.chat)
     encoded = _encode_questions(questions, model.tokenizer, probe.context, as_chat)
     found = np.zeros(encoded.tokens.shape)
-    for batch in one_pass(encoded.rows, meshes.round_rows(MANY_ROWS)):
+    rows = meshes.round_rows(MANY_ROWS)
+    for batch in one_pass(encoded.rows, rows, "answering questions"):
         places_BT = encoded.places[batch.token_index_BT]
         logp_BTK = _row_candidates(
             model.params,

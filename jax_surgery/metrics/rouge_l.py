@@ -10,6 +10,7 @@ from jax_surgery.metrics.base import Estimate, Metric
 from jax_surgery.metrics.intervals import bootstrap_mean
 from jax_surgery.models.generate import greedy_generate
 from jax_surgery.models.model import Model
+from jax_surgery.parallel import progress
 
 MAX_NEW_TOKENS = 128
 
@@ -26,14 +27,17 @@ def greedy_answers(model: Model, probe: Probe) -> tuple[str, ...]:
             f"the probe {probe.group!r} has no records, to whose prompts rouge_l needs "
             "answers; name a metric of questions, such as multiple_choice."
         )
-    found = greedy_generate(
-        model.params,
-        model.config,
-        [d.prompt.tolist() for d in encode_whole(probe.records, model.tokenizer)],
-        MAX_NEW_TOKENS,
-        eos_id=model.stops,
-        compute=model.compute,
-    )
+    asked = [d.prompt.tolist() for d in encode_whole(probe.records, model.tokenizer)]
+    with progress.Bar(title="replying", unit="reply", total=len(asked)) as bar:
+        found = greedy_generate(
+            model.params,
+            model.config,
+            asked,
+            MAX_NEW_TOKENS,
+            eos_id=model.stops,
+            compute=model.compute,
+            watch=bar.update,
+        )
     decode = model.tokenizer.decode
     return tuple(decode(ids, skip_special_tokens=True).strip() for ids in found)
 

@@ -63,7 +63,7 @@ def score_tokens(
         kind: np.zeros(packer.num_tokens, np.float32) for kind in kinds
     }
     rows = packer.pack() if rows is None else rows
-    for batch in one_pass(rows, meshes.round_rows(batch_rows)):
+    for batch in one_pass(rows, meshes.round_rows(batch_rows), "scoring texts"):
         index_BT = np.asarray(batch.token_index_BT)
         real_BT = index_BT >= 0
         device = _of_rows(

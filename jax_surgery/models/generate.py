@@ -216,7 +216,7 @@ def greedy_generate(
     eos_id: int | Sequence[int] | None = None,
     compute: decoder.Compute = decoder.DEFAULT_COMPUTE,
     batch_rows: int = 32,
-    watch: Callable[[int], None] = lambda rows: None,
+    watch: Callable[[int], object] = lambda rows: None,
 ) -> list[list[int]]:
     """Continues each prompt with its most likely token, step by step.
 
@@ -252,7 +252,7 @@ def sampled_generate(
     eos_id: int | Sequence[int] | None = None,
     compute: decoder.Compute = decoder.DEFAULT_COMPUTE,
     batch_rows: int = 32,
-    watch: Callable[[int], None] = lambda rows: None,
+    watch: Callable[[int], object] = lambda rows: None,
 ) -> list[list[int]]:
     """Continues each prompt with tokens that are drawn, several times.
 

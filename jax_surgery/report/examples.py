@@ -14,6 +14,7 @@ from jax_surgery.data.tokens import Document
 from jax_surgery.metrics import multiple_choice
 from jax_surgery.models.generate import greedy_generate
 from jax_surgery.models.model import Model
+from jax_surgery.parallel import progress
 from jax_surgery.report import page
 
 A_GROUP = 4  # questions or texts
@@ -52,15 +53,16 @@ class Examples:
 
     def _answers(self, model: Model) -> list[str]:
         tokenizer = model.tokenizer
-        answers = greedy_generate(
-            model.params,
-            model.config,
-            [asked.tokens for asked in self._prompts],
-            self._tokens,
-            eos_id=model.stops,
-            batch_rows=len(self._prompts),
-            compute=model.compute,
-        )
+        with progress.phase("writing the answers that the report shows"):
+            answers = greedy_generate(
+                model.params,
+                model.config,
+                [asked.tokens for asked in self._prompts],
+                self._tokens,
+                eos_id=model.stops,
+                batch_rows=len(self._prompts),
+                compute=model.compute,
+            )
         said = [tokenizer.decode(i, skip_special_tokens=True).strip() for i in answers]
         return [text.split(".")[0] for text in said] if self._sentences else said
 

@@ -218,8 +218,17 @@ def _change(task: dict[str, Any]) -> str:
     return ""
 
 
-def as_text(rows: list[Row]) -> str:
-    """The rows as an aligned table; a column that no row fills is left out."""
+# Columns that a narrow screen goes without, the first one first.
+SPARED = (" tokens recalled", "tokens recalled", "95 % interval", "n", " 95 % interval")
+
+
+def as_text(rows: list[Row], width: float = math.inf) -> str:
+    """The rows as an aligned table; a column that no row fills is left out.
+
+    Args:
+      width: characters of a line, at most; `SPARED` columns are left out where there is
+        no room for them, which the last line says.
+    """
     columns = {
         "": [row.label if row.main else f"  {row.label}" for row in rows],
         "before": [row.before for row in rows],
@@ -231,12 +240,18 @@ def as_text(rows: list[Row]) -> str:
         "removed / lost": [row.change for row in rows],
         "n": [f"{row.count:,}" for row in rows],
     }
-    filled = [(head.strip(), *texts) for head, texts in columns.items() if any(texts)]
-    cells = list(zip(*filled, strict=True))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    filled = {h: (h.strip(), *texts) for h, texts in columns.items() if any(texts)}
+    widest = lambda: [max(map(len, column)) for column in filled.values()]
+    spared = [head for head in SPARED if head in filled]
+    all_of = len(filled)
+    while spared and sum(widest()) + 2 * len(filled) - 2 > width:
+        del filled[spared.pop(0)]
+    cells, widths = list(zip(*filled.values(), strict=True)), widest()
     form = "  ".join(f"{{:{'>' if i else ''}{w}}}" for i, w in enumerate(widths))
     lines = [form.format(*line).rstrip() for line in cells]
     lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
+    if len(filled) < all_of:
+        lines.append("(the report has further columns)")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax_surgery.methods.subspace.overlap import RANK, Angles
 from jax_surgery.methods.subspace.work import Scores, Work, is_known
 from jax_surgery.metrics.task_scores import drop, removed
+from jax_surgery.parallel import progress
 from jax_surgery.report import page, subspace_pictures
 
 ALPHAS = (0.0, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)  # of the curves
@@ -61,7 +62,9 @@ def curve(
     known = {name: role for name, role in standing.items() if role != "unknown"}
     first = work.scores(initial, known, CURVE_RECORDS)
     points = []
-    for alpha in ALPHAS:
+    for alpha in progress.Bar(
+        ALPHAS, title="scoring shares of the change", unit="share"
+    ):
         now = work.scores(at(alpha), known, CURVE_RECORDS)
         tasks = of_tasks(first, now, known, learns=work.how.learns).items()
         point: dict[str, Any] = {"alpha": alpha}

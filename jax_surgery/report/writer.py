@@ -2,10 +2,12 @@
 """Writes the results of a run: results.json, the report page, the printed table."""
 
 import json
+import shutil
 from typing import Any
 
 from etils import epath
 
+from jax_surgery.command_line import COLUMNS, shown_path, wrapped
 from jax_surgery.parallel import distributed
 from jax_surgery.report import page, table
 from jax_surgery.storage import files
@@ -21,8 +23,6 @@ RESTORES = {
     "reference": "holds what the model before made of the text",
     "report": "quotes answers from before",
 }
-# Files of a workdir that the last lines on the screen name, where they are there.
-LEFT = {"model": "model", "edit": "edit.safetensors", "adapter": "adapter"}
 
 
 def write(directory: str, results: dict[str, Any], shown: page.Page) -> None:
@@ -50,20 +50,17 @@ def write(directory: str, results: dict[str, Any], shown: page.Page) -> None:
     files.write_text(page_file, html)
     print()
     for sentence in shown.get("headlines", ()):
-        print(sentence)
+        print(wrapped(sentence))
     for warning in shown.get("warnings", ()):
-        print(f"Warning: {warning}")
+        print(wrapped(f"Warning: {warning}"))
     if shown.get("headlines"):
         print()
-    print(table.as_text(shown["rows"]))
+    width = shutil.get_terminal_size((COLUMNS, 24)).columns
+    print(table.as_text(shown["rows"], width - 1))
     for sentence in shown.get("sentences", ()):
-        print(sentence)
-    for label, name in LEFT.items():
-        if (folder / name).exists():
-            print(f"{label}: {folder / name}")
+        print(wrapped(sentence))
     if beside := _beside(folder):
-        print(beside)
-    print(f"report: {page_file}")
+        print(wrapped(beside))
 
 
 def _beside(folder: epath.Path) -> str:
@@ -72,7 +69,7 @@ def _beside(folder: epath.Path) -> str:
         return ""
     there = [f"{n} {why}" for n, why in RESTORES.items() if (folder / n).exists()]
     return (
-        f"Publish {folder / 'model'} alone; beside it {', '.join(there)}."
+        f"Publish {shown_path(folder / 'model')} alone; beside it {', '.join(there)}."
         if there
         else ""
     )

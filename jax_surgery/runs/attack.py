@@ -10,8 +10,6 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-import tqdm
-
 from jax_surgery import attacks, benchmarks
 from jax_surgery.attacks import verdict
 from jax_surgery.attacks.base import Attack, Budget, Target
@@ -25,7 +23,7 @@ from jax_surgery.data.groups import Group
 from jax_surgery.data.prompts import AsChat
 from jax_surgery.models.compute import Compute
 from jax_surgery.models.trainable import ALL
-from jax_surgery.parallel import distributed
+from jax_surgery.parallel import progress
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.report import attack as attack_report
 from jax_surgery.runs import asked
@@ -159,13 +157,14 @@ def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
         for tokenizer in tokenizers.values():
             asked.check_chat(tokenizer, settings.data.chat, target.probes)
         for name, source in sources.items():
-            model = devices.load_model(
-                source,
-                settings.compute,
-                ALL,
-                tokenizers[name],
-                settings.data.context,
-            )
+            with progress.phase(f"loading {name}"):
+                model = devices.load_model(
+                    source,
+                    settings.compute,
+                    ALL,
+                    tokenizers[name],
+                    settings.data.context,
+                )
             shown = _shown(chosen, name)
             curves[name] = all_measured(shown, model, target, asked.measure, **how)
     own = curves[settings.model]
@@ -195,10 +194,5 @@ def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
 
 def _shown(chosen: dict[str, Attack], model: str) -> Iterable[tuple[str, Attack]]:
     """The attacks with a bar of those that are done."""
-    return tqdm.tqdm(
-        chosen.items(),
-        desc=f"attacks on {model}",
-        unit="attack",
-        dynamic_ncols=True,
-        disable=not distributed.is_lead() or len(chosen) < 2,
-    )
+    title = f"attacks on {model}"
+    return progress.Bar(chosen.items(), title=title, unit="attack")

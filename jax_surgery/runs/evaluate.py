@@ -19,7 +19,7 @@ from jax_surgery.data.probes import Probe
 from jax_surgery.data.prompts import AsChat
 from jax_surgery.metrics import text
 from jax_surgery.models.compute import Compute
-from jax_surgery.parallel import distributed
+from jax_surgery.parallel import distributed, progress
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.runs import asked
 from jax_surgery.storage import files
@@ -106,10 +106,12 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
         source = model_source(settings.model)
         tokenizer = hf_weights.load_tokenizer(source)
         asked.check_chat(tokenizer, data.chat, questions, probes)
-        model = devices.load(source, settings.compute, tokenizer, data.context)
-        evaluation = asked.accuracies(model, questions, data.context, data.chat)
-        texts = {name: text.file_nll(model, name, data.context) for name in sources}
-        measured = asked.measure(model, probes)
+        with progress.phase("loading the model"):
+            model = devices.load(source, settings.compute, tokenizer, data.context)
+        with progress.phase("asking the model"):
+            evaluation = asked.accuracies(model, questions, data.context, data.chat)
+            texts = {name: text.file_nll(model, name, data.context) for name in sources}
+            measured = asked.measure(model, probes)
     results = {
         "model": settings.model,
         "evaluation": evaluation,
@@ -123,7 +125,6 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
         files.write_text(file, json.dumps(results, indent=2) + "\n")
         _show(evaluation, texts)
         _show_metrics(probes, measured)
-        print(f"results in {file}")
     return results
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from jax_surgery import benchmarks
 from jax_surgery.attacks import verdict
@@ -25,7 +24,7 @@ from jax_surgery.data.forms import Record
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.models.model import Model
-from jax_surgery.parallel import distributed
+from jax_surgery.parallel import progress
 from jax_surgery.runs import asked
 from jax_surgery.runs.free_form import REMOVED
 
@@ -85,12 +84,8 @@ class OwnAttacks:
     def mount(self, model: Model) -> dict[str, Any]:
         """{"verdict": see `verdict.verdict`; "attacks": of each {"attack", "curve",
         "reference_curve": [] here}}."""
-        named = tqdm.tqdm(
-            self.attacks.items(),
-            desc="attacks without training",
-            unit="attack",
-            dynamic_ncols=True,
-            disable=not distributed.is_lead(),
+        named = progress.Bar(
+            self.attacks.items(), title="attacks without training", unit="attack"
         )
         of = (model, self.target, asked.measure)
         curves = all_measured(named, *of, seed=self.seed)

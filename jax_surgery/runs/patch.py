@@ -16,10 +16,13 @@ from etils import epath
 
 from jax_surgery.benchmarks import model_source
 from jax_surgery.checkpoints import hf_weights
+from jax_surgery.command_line import shown_path
 from jax_surgery.config import at_least, choice, names
 from jax_surgery.edits import algebra, apply, edit_file
 from jax_surgery.edits.edit_file import Edit, short
+from jax_surgery.parallel import progress
 from jax_surgery.report import page
+from jax_surgery.runs import endings
 from jax_surgery.storage import files
 from jax_surgery.train.workdir import CONFIG_FILE
 
@@ -128,11 +131,9 @@ def _model(settings: EditSettings) -> epath.Path:
 
 
 def _command(action: str, folder: epath.Path, suffix: str, **fields: object) -> str:
-    values = [f"--config.{key}={value}" for key, value in fields.items()]
-    workdir = folder.parent / f"{folder.name}-{suffix}"
-    words = ["--config=configs/edit.py", f"--config.action={action}", *values]
-    words = ["python", "-m", "jax_surgery.main", *words, f"--workdir={workdir}"]
-    return shlex.join(words)
+    named = {name: shown_path(value) for name, value in fields.items()}
+    workdir = shown_path(folder.parent / f"{folder.name}-{suffix}")
+    return shlex.join(endings.command("edit", {"action": action} | named, workdir))
 
 
 def print_left_out(left_out: tuple[str, ...]) -> None:
@@ -156,7 +157,8 @@ def _apply(settings: EditSettings, folder: epath.Path) -> None:
     _remove_unfinished(folder, MODEL, ROLLBACK)
     if settings.scale != 1:
         edit = algebra.scaled(edit, settings.scale)
-    done = apply.apply(edit, model, folder / MODEL, folder / ROLLBACK)
+    with progress.phase("applying the edit"):
+        done = apply.apply(edit, model, folder / MODEL, folder / ROLLBACK)
     edit_file.save_edit(done.edit, folder / EDIT)
     print_left_out(done.left_out)
     files = {"edits": folder / ROLLBACK, "model": folder / MODEL}
@@ -171,7 +173,8 @@ def _apply(settings: EditSettings, folder: epath.Path) -> None:
 def _rollback(settings: EditSettings, folder: epath.Path) -> None:
     file, model = _one_file(settings), _model(settings)
     _remove_unfinished(folder, MODEL)
-    done = apply.rollback(model, file, folder / MODEL)
+    with progress.phase("rolling the edit back"):
+        done = apply.rollback(model, file, folder / MODEL)
     print_left_out(done.left_out)
     files = {"edits": file, "model": folder / MODEL}
     print(

@@ -18,10 +18,12 @@ from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import progress
 from jax_surgery.plan import ask, lowering, neighbours, programs, report, topologies
 from jax_surgery.plan.picture import picture
 from jax_surgery.plan.settings import PlanSettings
 from jax_surgery.storage import files
+from jax_surgery.train import devices
 
 
 def plan(settings: PlanSettings, config: ModelConfig) -> dict[str, Any]:
@@ -36,7 +38,8 @@ def plan(settings: PlanSettings, config: ModelConfig) -> dict[str, Any]:
     for name in programs.names_of(settings):
         if not settings.fast:
             print(f"compiling {name}; 1 to 5 minutes on 2 cores", flush=True)
-        found[name] = ask.ask(name, settings, config)
+        with progress.phase(f"compiling {name}"):
+            found[name] = ask.ask(name, settings, config)
         print(report.program_text(name, found[name]), flush=True)
     largest = max(found, key=lambda name: found[name]["needs"])
     return found.get("step", {}) | {
@@ -63,7 +66,8 @@ def ask_memory(settings: PlanSettings) -> dict[str, Any]:
 def try_neighbours(settings: PlanSettings) -> list[dict[str, Any]]:
     """Memory of every neighbour, printed as it is known."""
     found = []
-    for flags, other in neighbours.neighbours(settings):
+    others = list(neighbours.neighbours(settings))
+    for flags, other in progress.Bar(others, title="compiling", unit="setting"):
         where = topologies.find(other.topology, other.num_slices)
         try:
             with section("surgery", SurgerySettings):
@@ -82,6 +86,8 @@ def asked_for(settings: PlanSettings, config: ModelConfig) -> dict[str, Any]:
     mesh = lowering.mesh_of(settings)
     with jax.set_mesh(mesh):
         rows = programs.rows_of(settings)
+        if not settings.rows:
+            devices.say_filled(settings.surgery.data.rows, rows)
     asked = {
         "program": settings.program,
         "model": settings.model,
@@ -129,5 +135,4 @@ def run(settings: PlanSettings, directory: str) -> dict[str, Any]:
     text = json.dumps(results, indent=2) + "\n"
     files.write_text(folder / "results.json", text)
     files.write_bytes(folder / "memory.png", picture(results))
-    print(f"results and picture in {folder}")
     return results

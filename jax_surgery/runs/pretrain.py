@@ -30,7 +30,7 @@ from jax_surgery.models.compute import Compute
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 from jax_surgery.optim.optimizer import OptimizerChoice, make_optimizer
-from jax_surgery.parallel import distributed
+from jax_surgery.parallel import distributed, progress
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.runs import asked
 from jax_surgery.storage import files
@@ -219,7 +219,7 @@ def _run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
         if number:
             model = Model(state.params, config, tokenizer, settings.compute)
             found = asked.accuracies(model, few, data.context, PLAIN)
-            print(f"\nstep {number}: {_short(found)}")
+            print(f"step {number}: {_short(found)}")
         return state
 
     began = time.perf_counter()
@@ -235,14 +235,17 @@ def _run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
     )
     seconds = time.perf_counter() - began
     folder = str(epath.Path(directory) / "model")
-    hf_weights.save_model(state.params, config, folder, dtype=settings.save_dtype)
-    hf_weights.save_tokenizer(tokenizer, folder)
-    saved = devices.load(folder, settings.compute, tokenizer)
+    with progress.phase("writing the model"):
+        hf_weights.save_model(state.params, config, folder, dtype=settings.save_dtype)
+        hf_weights.save_tokenizer(tokenizer, folder)
+    with progress.phase("asking the model"):
+        saved = devices.load(folder, settings.compute, tokenizer)
+        accuracies = asked.accuracies(saved, questions, data.context, PLAIN)
     results = {
         "directory": folder,
         "tokens": round(data.epochs * packer.num_tokens),
         "seconds": seconds,
-        "evaluation": asked.accuracies(saved, questions, data.context, PLAIN),
+        "evaluation": accuracies,
         "epochs": data.epochs,
         "steps": steps,
         "settings": dataclasses.asdict(settings),
@@ -251,7 +254,7 @@ def _run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
     if distributed.is_lead():
         text = json.dumps(results, indent=2)
         files.write_text(epath.Path(directory) / "results.json", text)
-    print(f"model in {folder}; {seconds:.0f} s; {_short(results['evaluation'])}")
+    print(f"{seconds:.0f} s; {_short(accuracies)}")
     return results
 
 

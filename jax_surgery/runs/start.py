@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 import jax
 
 from jax_surgery import command_line
-from jax_surgery.parallel import distributed, host_memory, signals
+from jax_surgery.parallel import distributed, host_memory, progress, signals
+from jax_surgery.runs import endings
 from jax_surgery.runs.settings import RUNS, check_url, from_config
 from jax_surgery.storage import space
 from jax_surgery.storage.errors import StorageDenied, StorageError
@@ -74,8 +75,15 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
         from jax_surgery.plan import topologies
 
         topologies.prepare()  # before JAX looks for devices
-    elif jax.default_backend() == "cpu":
+    with progress.phase("looking for devices"):
+        backend = jax.default_backend()
+    if backend == "cpu" and settings.run != "plan":
         host_memory.keep_freed_memory()
+    with progress.screen():
+        _start(settings, workdir, config_file)
+
+
+def _start(settings: Any, workdir: str | None, config_file: str) -> None:
     workdir = workdir or workdirs.default(config_file)
     if "://" not in workdir:
         workdir = str(pathlib.Path(workdir).expanduser().absolute())
@@ -85,10 +93,11 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
     at_once = f"stopped at once; what was saved before stays in {workdir}. {go_on}"
     signals.set_last_words(at_once)
     try:
-        if settings.run in ON_LEAD:
-            distributed.on_lead(lambda: run(settings, workdir))
-        else:
-            run(settings, workdir)
+        with progress.phase("the whole run"):
+            if settings.run in ON_LEAD:
+                distributed.on_lead(lambda: run(settings, workdir))
+            else:
+                run(settings, workdir)
     except Interrupted as error:
         raise Interrupted(f"{error} {go_on}") from None
     except KeyboardInterrupt:
@@ -101,5 +110,7 @@ def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None
         raise
     else:
         workdirs.finish(folder, settings.run)
+        for line in endings.lines(settings, folder):
+            print(line)
     finally:
         workdirs.release()

@@ -14,7 +14,7 @@ from typing import Any
 
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.methods.subspace.settings import TasksSettings
-from jax_surgery.parallel import host_memory
+from jax_surgery.parallel import host_memory, progress
 from jax_surgery.report import attack as attack_report
 from jax_surgery.report import writer
 from jax_surgery.runs.by_roles import ByRoles
@@ -33,26 +33,35 @@ def run(settings: SurgerySettings | TasksSettings, directory: str) -> dict[str, 
     by_tasks = isinstance(settings, TasksSettings)
     case = ByTasks(settings) if by_tasks else ByRoles(settings)
     with devices.on_mesh(settings.mesh):
-        model = case.load()
-        identity.check(directory, case.identity(model))
-        case.prepare(model, directory)
+        with progress.phase("loading the model and the texts"):
+            model = case.load()
+        with progress.phase("hashing what the run reads"):
+            identity.check(directory, case.identity(model))
+        with progress.phase("preparing the run"):
+            case.prepare(model, directory)
         host_memory.release_freed_memory()
-        before: Any = case.probe(model)
-        examples = case.examples(model)
+        with progress.phase("asking the model before the run"):
+            before: Any = case.probe(model)
+            examples = case.examples(model)
 
         host_memory.release_freed_memory()
-        changed: Any = case.change(model, before, directory)
+        with progress.phase("changing the model"):
+            changed: Any = case.change(model, before, directory)
         del model  # its parameters may be given up
         gc.collect()
         host_memory.release_freed_memory()
-        edited = case.export(changed, directory)
+        with progress.phase("writing the model"):
+            edited = case.export(changed, directory)
 
-        after: Any = case.probe(edited)
+        with progress.phase("asking the model after the run"):
+            after: Any = case.probe(edited)
         results, shown = case.report(before, after, changed, directory)
-        if attacked := case.attack(edited):
+        attacked = case.attack(edited)
+        if attacked:
             results |= attacked
             shown = attack_report.with_attacks(shown, attacked)
-        if examples:
-            shown["examples"] = examples.after(edited)
-        writer.write(directory, results, shown)
+        with progress.phase("writing the report"):
+            if examples:
+                shown["examples"] = examples.after(edited)
+            writer.write(directory, results, shown)
     return results

@@ -2,6 +2,7 @@
 """A run on its devices: the mesh, models on it, and rows of a batch."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -123,13 +124,28 @@ def role_rows(rows: dict[str, int], accumulate: int = 1) -> RoleRows:
                 f"work: {', '.join(map(str, near))}."
             )
         full[role] = meshes.round_rows(wanted, accumulate)
-        if full[role] > wanted:
-            print(
-                f"rows_{role}={wanted} is filled up with empty rows to {full[role]}, a "
-                f"multiple of {shards} devices x {accumulate} micro-batches; that "
-                "many rows of text would take the same time"
-            )
     return RoleRows(*(full[role] for role in ROLES), shards=shards)
+
+
+def say_filled(wanted: dict[str, int], rows: RoleRows) -> None:
+    """Says which roles have empty rows, the same once.
+
+    Args:
+      wanted: rows of text of a batch, by role.
+      rows: the batch's (see `role_rows`).
+    """
+    for role, count in wanted.items():
+        if (full := getattr(rows, role)) > count:
+            _say_filled(role, count, full, rows.shards)
+
+
+@functools.cache
+def _say_filled(role: str, wanted: int, full: int, shards: int) -> None:
+    print(
+        f"rows_{role}={wanted} is filled up with empty rows to {full}, so that each of "
+        f"{shards} devices has as many in every micro-batch; {full} rows of text would "
+        "take the same time"
+    )
 
 
 def batch_stream(
@@ -143,6 +159,7 @@ def batch_stream(
       rows: the batch's (see `role_rows`).
       seed: of the order.
     """
+    say_filled(wanted, rows)
     return BatchStream(
         packers,
         wanted,

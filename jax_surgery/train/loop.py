@@ -11,13 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tqdm
 from etils import epath
 
 from jax_surgery.config import at_least
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.stream import BatchStream
-from jax_surgery.parallel import distributed, host_memory, preemption
+from jax_surgery.parallel import host_memory, preemption, progress
 from jax_surgery.train.checkpoint import Checkpoints
 from jax_surgery.train.metrics_file import MetricsWriter
 
@@ -132,7 +131,7 @@ def _all_finite(tree: Any) -> jax.Array:
     return finite
 
 
-class _Progress:
+class _Reports:
     """Fetches metrics from the device one step late; checks, writes and shows them."""
 
     def __init__(self, writer: MetricsWriter, guard: _LossGuard, bar, every: int):
@@ -224,28 +223,24 @@ def train(
     checkpoints = Checkpoints(folder / "checkpoints", settings.keep)
     guard = _LossGuard(checkpoints.describe, advice)
     step, ended, first = 0, False, True
-    if restored := checkpoints.restore(state):
+    with progress.phase("looking for a checkpoint"):
+        restored = checkpoints.restore(state)
+    if restored:
         step, state, loop_state = restored
         stream.set_state(loop_state["stream"])
         guard.first = list(loop_state["first_losses"])
         ended = loop_state.get("ended", False)
         print(f"{title}: resuming at step {step} of {steps}")
     writer = MetricsWriter(folder, after=step)
-    bar = tqdm.tqdm(
-        total=steps,
-        initial=step,
-        desc=title,
-        unit="step",
-        mininterval=0.5,
-        dynamic_ncols=True,
-        disable=not distributed.is_lead(),
-    )
-    progress = _Progress(writer, guard, bar, settings.log_every)
+    bar = progress.Bar(title=title, unit="step", total=steps, initial=step, keep=True)
+    reports = _Reports(writer, guard, bar, settings.log_every)
 
     def check() -> None:
-        progress.report()
+        reports.report()
         guard.check_state(step, state)
-        if collapsed and (problem := collapsed(state)):
+        with progress.phase("checking what the model still knows"):
+            problem = collapsed(state) if collapsed else ""
+        if problem:
             raise guard.diverged(f"{problem} (step {step})")
 
     def save(final: bool) -> None:
@@ -253,13 +248,14 @@ def train(
         loop_state = {"stream": stream.get_state(), "first_losses": guard.first}
         # Metrics first: those of a step that is saved are never lost.
         writer.flush()
-        checkpoints.save(step, state, loop_state | {"ended": ended}, last=final)
+        with progress.phase("saving a checkpoint"):
+            checkpoints.save(step, state, loop_state | {"ended": ended}, last=final)
 
     with preemption.listening(), writer, checkpoints, bar:
         while step < steps and not ended:
             due = [callback for callback in callbacks if callback.due(step)]
             if due:
-                progress.report()
+                reports.report()
             try:
                 state = _called(due, step, state)
             except preemption.Stopped:
@@ -269,18 +265,24 @@ def train(
                 raise _stopped(step, steps) from None
             began = time.perf_counter()
             batch = next(stream)
-            state, metrics = step_fn(state, batch)
+            with (
+                progress.phase("compiling the step")
+                if first
+                else contextlib.nullcontext()
+            ):
+                state, metrics = step_fn(state, batch)
+                if first:
+                    jax.block_until_ready(state)
             step += 1
-            progress.add(step, metrics, stream.real_tokens, began, stream.epochs)
+            reports.add(step, metrics, stream.real_tokens, began, stream.epochs)
             if first:  # it was compiled
                 first = False
-                jax.block_until_ready(state)
                 host_memory.release_freed_memory()
-            if collapsed and guard.suspects(progress.latest):
+            if collapsed and guard.suspects(reports.latest):
                 check()
             if until is not None:
-                progress.report()
-                ended = until(step, state, progress.latest)
+                reports.report()
+                ended = until(step, state, reports.latest)
             last = ended or step == steps
             stop = preemption.reached()
             if stop or _due(step, settings.checkpoint_every) or (last and save_last):
@@ -297,7 +299,7 @@ def _called(callbacks: Sequence[Callback], step: int, state: State) -> State:
     signal stop the run."""
     for place, callback in enumerate(callbacks):
         first = preemption.interruptible() if not place else contextlib.nullcontext()
-        with first:
+        with first, progress.phase(f"preparing step {step + 1}"):
             state = callback.run(step, state)
     return state
 

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import os
 import pathlib
 import shlex
 import sys
@@ -15,6 +14,7 @@ import jax
 from etils import epath
 from flax.traverse_util import flatten_dict
 
+from jax_surgery import command_line
 from jax_surgery.parallel import distributed
 from jax_surgery.storage import files, lock
 from jax_surgery.storage.errors import StorageError
@@ -30,13 +30,11 @@ _held: list[lock.Lock] = []  # of the workdir that this process has claimed
 
 def resume_command(workdir: str) -> str:
     """This process's command line, with its workdir, to be run again."""
-    python, arguments = sys.executable, sys.argv[1:]
-    if python.startswith(os.getcwd() + os.sep):
-        python = os.path.relpath(python)
+    arguments = sys.argv[1:]
     named = any(a.lstrip("-").partition("=")[0] == "workdir" for a in arguments)
     if not named:
         arguments = [*arguments, f"--workdir={workdir}"]
-    return shlex.join([python, "-m", "jax_surgery.main", *arguments])
+    return shlex.join([*command_line.program(), *arguments])
 
 
 def default(config_file: str) -> str:

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line as a user has it: subprocesses of `python -m jax_surgery.main`."""
 
+import ast
 import json
 import os
 import pathlib
+import re
 import resource
 import shlex
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import jax
 import numpy as np
 import pytest
 from settings_cases import settings_of
 
+from jax_surgery import command_line
 from jax_surgery.runs import settings, start
 from jax_surgery.train import loop
 from jax_surgery.train import workdir as workdirs
@@ -93,13 +97,21 @@ def test_starting_a_run_imports_quickly():
     assert _seconds_of(["-c", HEAVY.format(body=body)]) < 4
 
 
-def test_help_is_quick_and_names_the_flags():
+def test_help_is_quick_and_names_the_flags_and_the_configs():
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = main("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime < 3
     assert "--config" in done.stdout
     assert "--workdir" in done.stdout
+    assert done.returncode == 0
+    for path in (ROOT / "configs").rglob("*.py"):
+        if path.stem != "__init__":
+            name = path.relative_to(ROOT / "configs").with_suffix("").as_posix()
+            [line] = re.findall(rf"^  {name}  +(\S.*)", done.stdout, re.MULTILINE)
+            said = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
+            assert said.startswith(line)
+    assert max(map(len, done.stdout.splitlines())) < 80
     body = "sys.argv = ['main', '--help']; import runpy\ntry:\n"
     body += "    runpy.run_module('jax_surgery.main', run_name='__main__')\n"
     body += "except SystemExit: pass\nassert 'jax' not in sys.modules"
@@ -115,6 +127,109 @@ def test_bad_input_is_one_message_and_leaves_nothing(tmp_path):
     assert "'no.jsonl' does not exist" in done.stderr
     assert "Traceback" not in done.stderr
     assert not workdir.exists()
+
+
+@pytest.fixture
+def more_configs(tmp_path, monkeypatch):
+    """Configs in a folder of a folder, and a file that is none."""
+    folder = tmp_path / "installed" / "configs"
+    (folder / "models").mkdir(parents=True)
+    (folder / "surgery.py").write_text('"""One.\n\nMore."""\ndef get_config(): ...\n')
+    own = '"""Of 7 B."""\nfrom configs.surgery import get_config\n'
+    (folder / "models" / "llama2_7b.py").write_text(own)
+    (folder / "models" / "shared.py").write_text("rows = 3\n")
+    monkeypatch.setattr(command_line, "CONFIGS", folder)
+    return folder
+
+
+def test_configs_that_are_added_are_found_in_folders_too(more_configs):
+    assert command_line.configs() == {"models/llama2_7b": "Of 7 B.", "surgery": "One."}
+
+
+@pytest.mark.parametrize(
+    ("named", "file"),
+    [
+        ("surgery", "surgery.py"),
+        ("surgery.py", "surgery.py"),
+        ("configs/surgery.py", "surgery.py"),
+        ("surgery:large", "surgery.py:large"),
+        ("models/llama2_7b", "models/llama2_7b.py"),
+        ("configs/models/llama2_7b.py", "models/llama2_7b.py"),
+    ],
+)
+def test_a_config_is_named_with_or_without_its_folder(
+    more_configs, named, file, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert command_line.config_file(named) == f"{more_configs}/{file}"
+
+
+def test_a_file_of_the_users_own_comes_first(more_configs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("own.py", "surgery.py"):
+        (tmp_path / name).write_text("")
+        assert command_line.config_file(name) == name
+        assert (
+            command_line.config_file(f"{tmp_path}/{name}:x") == f"{tmp_path}/{name}:x"
+        )
+    assert command_line.config_file("surgery") == f"{more_configs}/surgery.py"
+
+
+@pytest.mark.parametrize(
+    ("named", "near"), [("surgry", "surgery"), ("models/lama2_7b", "models/llama2_7b")]
+)
+def test_a_mistyped_config_is_told_its_neighbour(more_configs, capsys, named, near):
+    with pytest.raises(SystemExit) as ended:
+        command_line.config_file(named)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: --config={named} is neither a file nor")
+    assert f"did you mean --config={near}?" in said
+    assert "The configs are models/llama2_7b, surgery;" in said
+
+
+def script(arguments, cwd, check=False):
+    """What the console script does, wherever it is started."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = table["jax-surgery"].partition(":")
+    code = f"import sys; sys.argv[0] = '{cwd}/bin/jax-surgery'\n"
+    code += f"from {module} import {function}; {function}()"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=check,
+    )
+
+
+def test_the_console_script_works_from_any_folder(folder):
+    """It names itself in the commands that it prints."""
+    shown = script(["--help"], folder)
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("usage: bin/jax-surgery --config=CONFIG")
+    done = script(["--config=edit", "--config.action=shw", "--workdir=w"], folder)
+    assert done.returncode == 2 and "config.action='shw'" in done.stderr
+    none = script([], folder)
+    assert none.returncode == 2
+    assert none.stderr.startswith("error: --config is not given: name one of attack, ")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_piped_writes_whole_lines_and_ends_with_commands(folder):
+    done = script(["--config=tiny.py", "--workdir=w"], folder, check=True)
+    assert "\r" not in done.stderr + done.stdout
+    said = r"^pretrain: step (\d+) of \1, .* in all, "
+    assert re.search(said, done.stderr, re.MULTILINE)
+    lines = done.stdout.splitlines()
+    assert "model: w/model" in lines and "results: w/results.json" in lines
+    words = shlex.split(lines[-1])
+    assert words[:3] == ["bin/jax-surgery", "--config=evaluate", "--config.model=w"]
+    again = script(words[1:], folder, check=True)
+    assert "nats per token" in again.stdout
 
 
 def checkpoint(workdir):

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 from settings_cases import config_of
 from small_checkpoints import contents, edit_of
 
+from jax_surgery import command_line
 from jax_surgery.edits import algebra, edit_file
 from jax_surgery.runs import start
 from jax_surgery.runs.patch import ACTIONS, EditSettings
@@ -37,7 +38,7 @@ def go(workdir, **fields):
 def printed_fields(text: str) -> tuple[dict[str, str], str]:
     """The config and the workdir of the command that a run printed."""
     words = shlex.split(text.strip().splitlines()[-1])
-    assert words[:4] == ["python", "-m", "jax_surgery.main", "--config=configs/edit.py"]
+    assert words[:4] == [*command_line.program(), "--config=edit"]
     pairs = dict(word.lstrip("-").split("=", 1) for word in words[4:])
     workdir = pairs.pop("workdir")
     return {key.removeprefix("config."): value for key, value in pairs.items()}, workdir

@@ -15,7 +15,6 @@ import functools
 import itertools
 from collections.abc import Mapping, Sequence
 
-import tqdm
 from etils import epath
 
 from jax_surgery.config import at_least
@@ -37,7 +36,7 @@ from jax_surgery.methods.automatic.facts import Facts
 from jax_surgery.methods.automatic.questions import Asked
 from jax_surgery.methods.automatic.writer import Writer
 from jax_surgery.models.model import Model
-from jax_surgery.parallel import distributed
+from jax_surgery.parallel import distributed, progress
 from jax_surgery.train import checksums, identity
 
 VERSION = 5  # of how text is written; another one writes it anew
@@ -131,7 +130,7 @@ def fingerprint(
 def _written(
     model: Model, records: RoleRecords, settings: Completion, seed: int
 ) -> Completed:
-    with _bar() as bar:
+    with progress.Bar(title="writing text to retain", unit="text") as bar:
         writer = Writer(model, seed, lambda count: _advance(bar, count))
         author = _Author(writer, records, settings)
         bar.total = author.texts_to_write
@@ -139,17 +138,7 @@ def _written(
         return author.write()
 
 
-def _bar() -> tqdm.tqdm:
-    return tqdm.tqdm(
-        desc="the model writes retained text",
-        unit="text",
-        mininterval=0.5,
-        dynamic_ncols=True,
-        disable=not distributed.is_lead(),
-    )
-
-
-def _advance(bar: tqdm.tqdm, count: int) -> None:
+def _advance(bar: progress.Bar, count: int) -> None:
     """Tells the bar of written texts; more are written where many cannot be used."""
     if bar.total is not None and bar.n + count > bar.total:
         bar.total = bar.n + count

@@ -132,7 +132,7 @@ class HeldOut:
             packer = Packer(list(documents), context, "tokens", beginning=beginning)
             packed = packer.pack()
             found = self._batches[kind] = []
-            for batch in one_pass(packed, rows):
+            for batch in one_pass(packed, rows, f"reading held-out {kind}"):
                 # Every process has all rows, and places those that are its own.
                 mine = batch.select(meshes.rows_here(len(batch)))
                 placed = mine.place(len(batch))

@@ -27,14 +27,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 from etils import epath
 
 from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import Matrices, Trainable
 from jax_surgery.optim.precondition.directions import DIRECTIONS
 from jax_surgery.optim.precondition.ridge import Factors
-from jax_surgery.parallel import distributed
+from jax_surgery.parallel import distributed, progress
 from jax_surgery.storage import files
 
 FILE = "layer_steps.json"
@@ -217,10 +216,5 @@ def read(directory: str) -> list[dict[str, Any]]:
 
 
 def _shown(of: list[Group]) -> Iterable[Group]:
-    return tqdm.tqdm(
-        of,
-        desc="how steps of each layer move held-out text",
-        unit="group",
-        dynamic_ncols=True,
-        disable=not distributed.is_lead(),
-    )
+    title = "how steps of each layer move held-out text"
+    return progress.Bar(of, title=title, unit="group")

@@ -48,6 +48,7 @@ from jax_surgery.methods.descent import Descent, MakeCallbacks
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import progress
 from jax_surgery.train import devices
 from jax_surgery.train.loop import Callback, train
 
@@ -113,8 +114,10 @@ def begin(
     if settings.retain.complete:
         how = completion.Completion()
         written = completion.complete(model, records, how, settings.seed, directory)
-    known = known_texts.measure(model, records, written, settings)
-    begun = _begun(model, records, written, known, settings)
+    with progress.phase("measuring what the texts to unlearn tell"):
+        known = known_texts.measure(model, records, written, settings)
+    with progress.phase("packing texts"):
+        begun = _begun(model, records, written, known, settings)
     print(_told(begun))
     return begun
 
@@ -159,29 +162,34 @@ def run(
         steps = how_many.steps(begun.texts.packers, settings.data.rows)
         settings = dataclasses.replace(settings, steps=steps)
     budget, trainable = settings.retain.budget, settings.trainable(model.config)
-    held_text, ends = measures(model, begun, settings)
+    with progress.phase("reading what is held out"):
+        held_text, ends = measures(model, begun, settings)
 
     def measured(params: Any) -> tuple[dict[str, float], float, float]:
         return held_text.kl(params), *ends.measure(params)
 
     how = (budget, trainable.replaced, directory, settings.objective.gamma)
     keeper = Controller(measured, *how)
-    ready = descent.prepare(model, begun.texts, settings, directory)
+    with progress.phase("preparing the steps"):
+        ready = descent.prepare(model, begun.texts, settings, directory)
 
     def lengthen(step: int, state: Controlled) -> Controlled:
         """Gives steps the curvature of the KL, and the KL its first weight."""
         del step  # the first alone
         train = state.train
-        found = layer_steps.measured(
-            train.params,
-            ends.gradients(train.params),
-            train.opt_state.factors,
-            trainable,
-            held_text.kl_of_part,
-            lambda params: max(held_text.kl(params).values()),
-            budget,
-            settings.optimizer.name,
-        )
+        with progress.phase("the gradients of what is to end"):
+            gradients = ends.gradients(train.params)
+        with progress.phase("measuring how far steps may go"):
+            found = layer_steps.measured(
+                train.params,
+                gradients,
+                train.opt_state.factors,
+                trainable,
+                held_text.kl_of_part,
+                lambda params: max(held_text.kl(params).values()),
+                budget,
+                settings.optimizer.name,
+            )
         layer_steps.write(directory, found.rows)
         factors = train.opt_state._replace(factors=found.factors)
         state = state._replace(train=train._replace(opt_state=factors))
@@ -191,7 +199,8 @@ def run(
     before = [_of_train(callback) for callback in before]
     before.append(Callback(0, lengthen))
     end = _train(ready, begun, settings, directory, keeper, before, make_callbacks)
-    end = keeper.finish(int(end.train.step), end)
+    with progress.phase("looking for the best point"):
+        end = keeper.finish(int(end.train.step), end)
     params = trainable.replaced(end.best, end.train.params)
     why = controller.verdict(end, keeper.points, budget)
     print(why)

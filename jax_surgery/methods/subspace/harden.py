@@ -16,6 +16,7 @@ from jax_surgery.methods.subspace import changes, knowledge, rounds
 from jax_surgery.methods.subspace.stage import Stage, copied
 from jax_surgery.methods.subspace.text import WeightedBatches
 from jax_surgery.models.trainable import Matrices
+from jax_surgery.parallel import progress
 from jax_surgery.train import finetune
 from jax_surgery.train.loop import Callback, train
 
@@ -104,7 +105,8 @@ def _relearn(stage: Stage, params: Any, number: int) -> Any:
     state = finetune.init_adam(params)
     how = (work.model.config, work.model.compute, work.how.subspace.harden_rate)
     stream = batches.stream()
-    for _ in range(RELEARN_STEPS):
+    steps = range(RELEARN_STEPS)
+    for _ in progress.Bar(steps, title="a copy relearns the targets", unit="step"):
         batch = batches.batch(next(stream))
         text = batch.text.replace(weights_BT=-batch.token_weights_BT)
         params, state = finetune.adam_step(*how, params, state, text)

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tqdm
 from etils import epath
 
 from jax_surgery.methods.subspace import identify, rounds
@@ -21,7 +20,7 @@ from jax_surgery.methods.subspace.text import RetainedText, WeightedBatches
 from jax_surgery.methods.subspace.work import Work
 from jax_surgery.optim.precondition import discriminate, moments
 from jax_surgery.optim.precondition import ridge as ridges
-from jax_surgery.parallel import distributed, host_memory, preemption
+from jax_surgery.parallel import host_memory, preemption, progress
 from jax_surgery.train.checkpoint import Checkpoints
 from jax_surgery.train.loop import Callback, Interrupted
 
@@ -161,13 +160,11 @@ def initial_moments(work: Work, text: RetainedText, directory: str) -> moments.M
             whole = done == text.num_batches
             what = "from the cache" if whole else f"going on at {done}"
             print(f"statistics of retained groups: {what} ({folder})")
-        bar = tqdm.tqdm(
+        bar = progress.Bar(
+            title="statistics of retained groups",
+            unit="batch",
             total=text.num_batches,
             initial=done,
-            desc="statistics of retained groups",
-            unit="batch",
-            mininterval=0.5,
-            disable=not distributed.is_lead(),
         )
         listening = preemption.listening("this batch, whose sums are saved")
         with listening, preemption.interruptible(False), bar:

@@ -14,6 +14,7 @@ from jax_surgery.methods.subspace import identify
 from jax_surgery.methods.subspace.work import Work
 from jax_surgery.optim.linalg import angles
 from jax_surgery.parallel import mesh as meshes
+from jax_surgery.parallel import progress
 
 RANK = 8  # directions of each task's subspace
 # A task that the model is sure of has nearly no gradient at temperature 1.
@@ -49,7 +50,8 @@ class Angles:
 def measure(work: Work, names: Iterable[str]) -> Angles:
     """The angles of some groups, of `RANK` singular vectors of each."""
     names = list(names)
-    directions = [_directions(work, name) for name in names]
+    asked = progress.Bar(names, title="angles between tasks", unit="task")
+    directions = [_directions(work, name) for name in asked]
     return Angles(names, angles.overlaps(directions))
 
 

@@ -23,6 +23,7 @@ from jax_surgery.methods.subspace.work import (
 from jax_surgery.models.trainable import Matrices, Trainable
 from jax_surgery.optim import lora
 from jax_surgery.optim.linalg import svd
+from jax_surgery.parallel import progress
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,13 +135,15 @@ def run_stages(
         change = changes.product(pairs)
     else:
         change = changes.change_of(params, moving.take(work.model.params), moving)
-        pairs = changes.factors(change, work.rank)
-    alpha = choose_alpha(
-        stage,
-        [name for names in targets for name in names],
-        work.model.params,
-        lambda alpha: changes.added(work.model.params, change, alpha, moving),
-    )
+        with progress.phase("factoring the change"):
+            pairs = changes.factors(change, work.rank)
+    with progress.phase("choosing how much of the change is made"):
+        alpha = choose_alpha(
+            stage,
+            [name for names in targets for name in names],
+            work.model.params,
+            lambda alpha: changes.added(work.model.params, change, alpha, moving),
+        )
     return Changed(
         change, pairs, stage, seconds, every_similar, factors, moving, alpha, stages
     )

@@ -21,7 +21,7 @@ from jax_surgery.methods.subspace.text import WeightedBatches
 from jax_surgery.models import decoder
 from jax_surgery.models.trainable import Matrices
 from jax_surgery.optim.precondition import discriminate
-from jax_surgery.parallel import host_memory
+from jax_surgery.parallel import host_memory, progress
 from jax_surgery.train.loop import Callback, train
 
 CUT_EVERY = 3  # rounds between cuts of the change to its rank
@@ -130,7 +130,8 @@ def mend(stage: Stage, params: Any) -> Any:
     known: discriminate.Knowledge | None = None
     share, fewest = SHARE, math.inf
     for number in itertools.count():
-        lost = stage.retained_text.lost(params)
+        with progress.phase("looking for retained answers that were lost"):
+            lost = stage.retained_text.lost(params)
         reached = stage.goal.reached(params)
         if reached and not len(lost):
             return params

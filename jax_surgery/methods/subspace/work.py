@@ -16,6 +16,7 @@ from jax_surgery.metrics.task_scores import Score, score
 from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.linalg import svd
+from jax_surgery.parallel import progress
 from jax_surgery.train import checksums
 
 Scores = dict[str, Score]
@@ -77,7 +78,9 @@ class Work:
         model = self.model.with_params(params)
         return {
             name: score(model, self.texts[name].probe, limit)
-            for name in names or self.texts
+            for name in progress.Bar(
+                list(names or self.texts), title="scoring tasks", unit="task"
+            )
         }
 
     def documents(self, name: str) -> Sequence[Document]:

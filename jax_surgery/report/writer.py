@@ -7,9 +7,9 @@ from typing import Any
 from etils import epath
 
 from jax_surgery.parallel import distributed
-from jax_surgery.report import page, table
+from jax_surgery.report import page, summary, table
 from jax_surgery.storage import files
-from jax_surgery.train.metrics_file import read_metrics
+from jax_surgery.train.metrics_file import METRICS_FILE, read_metrics
 
 # What lies beside the model and may hold what was removed from it.
 RESTORES = {
@@ -44,16 +44,16 @@ def write(directory: str, results: dict[str, Any], shown: page.Page) -> None:
     }
     text = json.dumps(everything, indent=2) + "\n"
     files.write_text(folder / "results.json", text)
-    metrics = read_metrics(folder / "metrics.jsonl")
-    page_file = folder / "report" / "index.html"
-    html = page.render(page.Page(metrics=metrics) | shown)
-    files.write_text(page_file, html)
+    answers = summary.of(everything)
+    page_file = write_page(folder, page.Page(verdict=answers) | shown)
     print()
+    for answer in answers:
+        print(answer)
     for sentence in shown.get("headlines", ()):
         print(sentence)
     for warning in shown.get("warnings", ()):
         print(f"Warning: {warning}")
-    if shown.get("headlines"):
+    if answers or shown.get("headlines"):
         print()
     print(table.as_text(shown["rows"]))
     for sentence in shown.get("sentences", ()):
@@ -64,6 +64,19 @@ def write(directory: str, results: dict[str, Any], shown: page.Page) -> None:
     if beside := _beside(folder):
         print(beside)
     print(f"report: {page_file}")
+
+
+def write_page(folder: epath.Path, shown: page.Page) -> epath.Path:
+    """Writes report/index.html as a whole, and gives its place; for the lead process.
+
+    Args:
+      folder: of the run; metrics.jsonl in it is drawn.
+      shown: see `write`.
+    """
+    metrics = read_metrics(folder / METRICS_FILE)
+    file = folder / "report" / "index.html"
+    files.write_text(file, page.render(page.Page(metrics=metrics) | shown))
+    return file
 
 
 def _beside(folder: epath.Path) -> str:

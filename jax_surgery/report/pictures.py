@@ -4,6 +4,7 @@
 import html
 import io
 import itertools
+import math
 import re
 from typing import Any
 
@@ -89,12 +90,15 @@ def as_svg(figure, title: str) -> str:
 
 
 def legend(axes) -> None:
-    """Names of what is drawn, below the picture, where anything has one."""
+    """Names of what is drawn, below the picture, which grows by them, where anything has
+    one."""
     handles, labels = axes.get_legend_handles_labels()
     if not labels:
         return
     columns = max(1, min(len(labels), LETTERS // (max(map(len, labels)) + 5)))
-    shown = axes.figure.legend(
+    figure = axes.figure
+    figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
+    shown = figure.legend(
         handles, labels, frameon=False, fontsize=9, labelcolor=GREY, ncols=columns,
         loc="outside lower center",
     )  # fmt: skip

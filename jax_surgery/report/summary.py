@@ -190,25 +190,26 @@ def _by_nats(name: str, before: float, after: float) -> tuple[str, str]:
     why = f"{name}: {after:.3f} nats per token, before {before:.3f}"
     if change <= COSTLY:
         return YES, why
-    return (NO if change > math.log1p(LITTLE) else PARTLY), why  # of the perplexity
+    return (NO if change > math.log1p(HALF) else PARTLY), why  # of the perplexity
 
 
 def _of_text(
     role: str, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> tuple[str, str]:
-    """The answer of the very text that was trained on, where nothing else was asked."""
+    """The answer of the very text that was trained on, where nothing else was asked.
+
+    What it tells of knowledge is little: most tokens of a text carry none.
+    """
     nats, were = after["nll_per_token"], before["nll_per_token"]
     if role == "retain":
         return _by_nats("its text", were, nats)
-    if role == "update":
-        share, was = after["memorised"], before["memorised"]
-        why = f"{share:.1%} of its tokens recalled, before {was:.1%}"
-        far = YES if 1 - share <= LITTLE else PARTLY
-        return (NO if share - was < HALF * (1 - was) and far != YES else far), why
     why = f"its text: {nats:.3f} nats per token, before {were:.3f}"
-    if nats - were <= COSTLY:
+    moved = nats - were if role == "unlearn" else were - nats
+    if moved <= COSTLY:
         return NO, why
-    return UNCLEAR, f"{why}, and what a model that never knew gives is not known"
+    if role == "update" and 1 - after["memorised"] <= LITTLE:
+        return YES, f"{why}, {100 * after['memorised']:.1f} % of its tokens recalled"
+    return UNCLEAR, f"{why}, and nothing was asked about it"
 
 
 def _attacked(results: Results) -> Answer:
@@ -228,11 +229,13 @@ def _attacked(results: Results) -> Answer:
     if found["verdict"] != SUPPRESSED:
         return Answer(ATTACKS, NO, f"{found['verdict']}, without any attack")
     worst = max(found["worst"].values(), key=lambda one: one["above"])
-    by = worst["label"] or f"{worst['attack']}, {worst['steps']} steps"
+    name = worst["attack"].partition(":")[0]
+    by = worst["label"] or f"{worst['steps']} steps of {name}"
     why = (
-        f"{worst['value']:.0%} of {worst['n']} answers about {worst['group']} are right"
+        f"suppressed: {100 * worst['value']:.0f} % of {worst['n']} answers about "
+        f"{worst['group']} are right after {by}"
     )
-    return Answer(ATTACKS, NO, f"suppressed: {why} after {by}")
+    return Answer(ATTACKS, NO, why)
 
 
 def _of_attack(results: Results) -> list[Answer]:

@@ -119,7 +119,8 @@ def compared_role(runs: Sequence[Compared]) -> str:
     lacking: dict[str, list[str]] = {}
     for role in ("unlearn", "update", "retain"):
         lacking[role] = [run.name for run in runs if run.done(role) is None]
-    role = "update" if lacking["unlearn"] and not lacking["update"] else "unlearn"
+    none_forgot = len(lacking["unlearn"]) == len(runs)
+    role = "update" if none_forgot and not lacking["update"] else "unlearn"
     for needed, what in ((role, "forgotten or learned"), ("retain", "retained")):
         if without := lacking[needed]:
             raise ValueError(
@@ -135,8 +136,8 @@ def check_asked_the_same(one: Compared, other: Compared, roles: Sequence[str]) -
     for role in roles:
         ours, theirs = (_asked(of.evidence, role) for of in (one, other))
         if odd := sorted(set(ours) ^ set(theirs)):
-            group, kind, count = odd[0]
-            has, lacks = (one, other) if odd[0] in ours else (other, one)
+            group, kind, count = max(odd)
+            has, lacks = (one, other) if max(odd) in ours else (other, one)
             number = f"{count:,} " if count else ""
             raise ValueError(
                 f"{FIELD}: {one.name} and {other.name} cannot be compared: {has.name} "

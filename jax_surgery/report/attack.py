@@ -16,7 +16,7 @@ def curves(metric: str, curve: list[Point], reference: list[Point]) -> str:
       metric: its name.
       curve, reference: of the model, and of the one that never knew, or [].
     """
-    figure, axes = pictures.panel(7, 3.4)
+    figure, axes = pictures.panel(pictures.WIDTH, 3.4)
     colours = list(pictures.COLOURS.values())
     for number, group in enumerate(curve[0]["groups"]):
         for points, style, of in (
@@ -46,7 +46,7 @@ def tries(metric: str, curve: list[Point], reference: list[Point]) -> str:
       curve, reference: of the model, and of the one that never knew, or [].
     """
     labels = [point["label"] or "before" for point in curve]
-    figure, axes = pictures.panel(7, 0.8 + 0.22 * len(labels))
+    figure, axes = pictures.panel(pictures.WIDTH, 0.8 + 0.22 * len(labels))
     colours = list(pictures.COLOURS.values())
     for number, group in enumerate(curve[0]["groups"]):
         for points, mark, of in ((curve, "o", ""), (reference, "x", ", never knew")):

@@ -69,10 +69,14 @@ def figures(found: Mapping[str, Any]) -> list[page.Figure]:
     points = _drawable(found.get("curve", ()))
     if not points:
         return []
+    exported = (
+        f", and the ring is at the one that is exported, {found['step']}"
+        if "step" in found
+        else ""
+    )
     caption = (
-        f"{found.get('why', '')} Numbers are steps, and the ring is at the one that is "
-        f"exported, {found.get('step')}. Points on the left of the dashed line are within "
-        "the budget; lower ones are nearer to what is asked."
+        f"{found.get('why', '')} Numbers are steps{exported}. Points on the left of the "
+        "dashed line are within the budget; lower ones are nearer to what is asked."
     )
     svg = trade_off(points, found["budget"], found.get("step"))
     return [page.Figure(title="Trade-off curve", svg=svg, caption=caption.strip())]

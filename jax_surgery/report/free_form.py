@@ -10,10 +10,10 @@ from jax_surgery.data.asked import Asked
 from jax_surgery.metrics import free_form
 from jax_surgery.metrics.free_form import Observed
 from jax_surgery.report import page, table
+from jax_surgery.report.summary import COSTLY
 
 A_GROUP = 4  # replies of a group that stand in the page at once
 QUOTED = 90  # characters of a reply that a warning quotes
-COSTLY = 0.01  # nats per token that general text may cost more without a warning
 LOST = 0.05  # share of kept answers that may be lost without a warning
 
 

@@ -5,11 +5,12 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import jax_surgery
 from jax_surgery.report import pictures, table
+from jax_surgery.report.summary import Answer
 from jax_surgery.report.table import Row
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers",
@@ -45,21 +46,31 @@ class Marked(TypedDict):
 class Page(TypedDict, total=False):
     """What a page shows; a section appears only for what was measured.
 
-    title, subtitle: of the run. headlines: what a person wants to know first, in
-    sentences. warnings: what must be known before the model is used. rows: of the before/after table. intervals: how theirs
-    were found, or "". chances: the accuracy of guessing by group, of groups that were
-    asked questions. chosen: what the run chose by itself, names and values. figures:
-    pictures that stand below the table. metrics: lines of
-    metrics.jsonl. curve: accuracies by step (fractions). examples: answers;
-    more_examples: those that are folded away. knowledge: texts whose tokens are coloured
-    by how much of what is to be forgotten they tell. cost: of results.json. settings: the exact config. sentences: printed below the table.
+    title, subtitle: of the run. verdict: the run in one line (see `summary`). unfinished:
+    of a run that goes on or was stopped, what this page is; reload: seconds after which
+    such a page reads itself again, 0 for never. headlines: what a person wants to know
+    first, in sentences. warnings: what must be known before the model is used.
+
+    rows: of the before/after table. single: whether they have no "before". now: the head
+    of the column "after" where it is another. intervals: how theirs were found, or "".
+    chances: the accuracy of guessing by group, of groups that were asked questions.
+    chosen: what the run chose by itself, names and values. figures: pictures that stand
+    below the table. metrics: lines of metrics.jsonl. curve: accuracies by step
+    (fractions). examples: answers; more_examples: those that are folded away. knowledge:
+    texts whose tokens are coloured by how much of what is to be forgotten they tell.
+    cost: of results.json. settings: the exact config. sentences: printed below the table.
     """
 
     title: str
     subtitle: str
+    verdict: list[Answer]
+    unfinished: str
+    reload: int
     headlines: list[str]
     warnings: list[str]
     rows: list[Row]
+    single: bool
+    now: str
     intervals: str
     chances: dict[str, float]
     chosen: list[tuple[str, str]]
@@ -96,22 +107,35 @@ def versions() -> dict[str, str]:
 
 def render(page: Page) -> str:
     """The page as HTML; texts are escaped."""
-    import jinja2
-
-    template = pathlib.Path(__file__).with_name("page.html").read_text()
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.ChainableUndefined
-    )
     metrics, curve, cost = page.get("metrics"), page.get("curve"), page.get("cost")
     chances = page.get("chances", {})
-    environment.filters["level"] = _level
-    return environment.from_string(template).render(
-        **{k: v for k, v in page.items() if k != "settings"},
-        settings=json.dumps(page.get("settings", {}), indent=2),
-        chance_text=table.chance_text(chances),
-        levels=LEVELS,
-        loss_svg=pictures.loss_curves(metrics) if metrics else "",
-        accuracy_svg=pictures.accuracy_curves(curve, chances) if curve else "",
-        cost_svg=pictures.cost_bars(cost) if cost else "",
-        versions=json.dumps(versions(), indent=2),
+    return filled(
+        "page.html",
+        {
+            **page,
+            "chance_text": table.chance_text(chances),
+            "levels": LEVELS,
+            "loss_svg": pictures.loss_curves(metrics) if metrics else "",
+            "accuracy_svg": pictures.accuracy_curves(curve, chances) if curve else "",
+            "cost_svg": pictures.cost_bars(cost) if cost else "",
+        },
     )
+
+
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """A template of this folder as HTML; texts are escaped.
+
+    Args:
+      values: by the names that the template has, and the settings.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.ChainableUndefined,
+    )
+    environment.filters["level"] = _level
+    settings = json.dumps(values.get("settings", {}), indent=2)
+    about = {"settings": settings, "versions": json.dumps(versions(), indent=2)}
+    return environment.get_template(template).render(**{**values, **about})

@@ -4,6 +4,7 @@
 import html
 import io
 import itertools
+import math
 import re
 from typing import Any
 
@@ -19,7 +20,10 @@ COLOURS = {
     "unlearn_loss": "#dd8452",
     "retain_ce": "#55a868",
     "retain_loss": "#55a868",
+    "pushed_down": "#c44e52",
+    "pushed_up": "#4c72b0",
 }
+PUSHED = {"pushed_down": "to forget", "pushed_up": "to know"}
 LABELS = {
     "unlearn_ce": "unlearn: CE",
     "update_ce": "update: CE",
@@ -28,7 +32,9 @@ LABELS = {
     "retain_ce": "retain: CE",
     "retain_loss": "retain: loss",
 }
-GREY = "#808890"  # legible on light and on dark pages
+WIDTH = 5.4  # inches; with texts of 9 points it can be read on a phone
+LETTERS = 66  # of a legend's line
+GREY = "#808890"  # of lines and texts; the page replaces it by its own
 
 
 def sheet(width: float, height: float):
@@ -63,7 +69,8 @@ def panel(width: float, height: float):
 
 
 def as_svg(figure, title: str) -> str:
-    """The figure as SVG that scales to its place; screen readers read the title."""
+    """The figure as SVG that scales to its place, and whose `GREY` is the colour of the
+    text around it; screen readers read the title."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -74,17 +81,26 @@ def as_svg(figure, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    # What is grey has the colour of the page's text, light or dark or printed.
+    svg = svg.replace(GREY, "currentColor")
     label = html.escape(title)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    # What would be too small on a phone keeps its size, and is scrolled.
+    wide = ' class="wide"' if figure.get_figwidth() > WIDTH else ""
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"{wide}', 1)
 
 
 def legend(axes) -> None:
-    """Names of what is drawn, beside the picture, where anything has one."""
-    if not axes.get_legend_handles_labels()[0]:
+    """Names of what is drawn, below the picture, which grows by them, where anything has
+    one."""
+    handles, labels = axes.get_legend_handles_labels()
+    if not labels:
         return
-    shown = axes.legend(
-        frameon=False, fontsize=9, labelcolor=GREY, loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
+    columns = max(1, min(len(labels), LETTERS // (max(map(len, labels)) + 5)))
+    figure = axes.figure
+    figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
+    shown = figure.legend(
+        handles, labels, frameon=False, fontsize=9, labelcolor=GREY, ncols=columns,
+        loc="outside lower center",
     )  # fmt: skip
     for text in shown.get_texts():
         text.set_parse_math(False)
@@ -96,7 +112,7 @@ def _lines(axes, rows: list[dict[str, Any]], names: list[str], scale=1.0) -> Non
         if points:
             axes.plot(
                 *zip(*points, strict=True),
-                label=LABELS.get(name, name),
+                label=(LABELS | PUSHED).get(name, name),
                 color=COLOURS.get(name, GREY),
                 linewidth=1.8,
                 marker="o" if len(points) < 20 else None,
@@ -116,12 +132,26 @@ def loss_curves(metrics: list[dict[str, Any]]) -> str:
         names = [name for name in names if name != "unlearn_loss"]
     if not names:
         return ""
-    figure, axes = panel(7, 3.4)
+    figure, axes = panel(WIDTH, 3.4)
     _lines(axes, metrics, names)
     axes.set_yscale("symlog", linthresh=0.01)
     in_nats = not {"unlearn_loss", "retain_loss"} & set(names)
     axes.set_ylabel("nats" if in_nats else "loss", color=GREY)
     return as_svg(figure, "the three terms over steps")
+
+
+def tokens_left(metrics: list[dict[str, Any]]) -> str:
+    """How many tokens of each round's batch are not at their ends yet; "" where that is
+    not in the metrics."""
+    names = [n for n in PUSHED if any(n in r for r in metrics)]
+    if not names:
+        return ""
+    figure, axes = panel(WIDTH, 2.6)
+    _lines(axes, metrics, names)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("round", color=GREY)
+    axes.set_ylabel("tokens", color=GREY)
+    return as_svg(figure, "tokens that are not at their ends over rounds")
 
 
 def accuracy_curves(curve: list[dict[str, Any]], chances: dict[str, float]) -> str:
@@ -136,7 +166,7 @@ def accuracy_curves(curve: list[dict[str, Any]], chances: dict[str, float]) -> s
     names += [n for row in curve for n in row if n not in (*COLOURS, "step", *names)]
     if not names:
         return ""
-    figure, axes = panel(7, 3.4)
+    figure, axes = panel(WIDTH, 3.4)
     levels: dict[float, list[str]] = {}
     for name, chance in chances.items():
         levels.setdefault(round(100 * chance, 1), []).append(name)
@@ -155,7 +185,7 @@ def accuracy_curves(curve: list[dict[str, Any]], chances: dict[str, float]) -> s
 
 def cost_bars(cost: dict[str, Any]) -> str:
     """FLOPs of the surgery, by item, beside the naive alternative's where known."""
-    figure, axes = panel(7, 1.7)
+    figure, axes = panel(WIDTH, 1.7)
     left = 0.0
     shades = ("#c44e52", "#dd8452", "#8172b3", "#937860")
     items = zip(cost["items"].items(), itertools.cycle(shades), strict=False)

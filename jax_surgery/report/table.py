@@ -60,7 +60,8 @@ class Row:
         return self.name if self.main else self.name.split(", ")[-1]
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share as a table has it."""
     return f"{100 * share:.1f} %"
 
 
@@ -69,7 +70,7 @@ def _percents(key: str) -> Show:
 
     def show(entry: dict[str, Any]) -> tuple[str, str]:
         ends = (f"{100 * end:.1f}" for end in entry.get("interval", ()))
-        return _percent(entry[key]), " to ".join(ends)
+        return percent(entry[key]), " to ".join(ends)
 
     return show
 
@@ -144,8 +145,8 @@ def role_rows(roles: dict[str, Any]) -> list[Row]:
             f"{entry['after']['nll_per_token']:.3f}",
             "",
             entry["after"]["tokens"],
-            before_recalled=_percent(entry["before"]["memorised"]),
-            after_recalled=_percent(entry["after"]["memorised"]),
+            before_recalled=percent(entry["before"]["memorised"]),
+            after_recalled=percent(entry["after"]["memorised"]),
         )
         for role, entry in roles.items()
     ]
@@ -163,7 +164,7 @@ def metric_rows(
     rows = []
     for group, found in after.items():
         for name, new in found.items():
-            goal = "" if roles is None else _goal(name, roles.get(group, "retain"))
+            goal = "" if roles is None else _goal(name, roles.get(group) or "retain")
             label = f"{group}: {LABELS.get(name, name.replace('_', ' '))}"
             rows.append(_row(label, goal, before[group][name], new, _number))
     return rows
@@ -212,9 +213,9 @@ def _change(task: dict[str, Any]) -> str:
         for value in (task["removed"], task["drop"])
     )
     if task["role"] == "target" and removed is not None:
-        return f"{_percent(round(removed, 3) + 0.0)} removed"  # never -0.0 %
+        return f"{percent(round(removed, 3) + 0.0)} removed"  # never -0.0 %
     if task["role"] in ("similar", "other") and lost is not None:
-        return f"{_percent(abs(lost))} {'lost' if lost > -0.0005 else 'gained'}"
+        return f"{percent(abs(lost))} {'lost' if lost > -0.0005 else 'gained'}"
     return ""
 
 

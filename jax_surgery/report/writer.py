@@ -9,9 +9,9 @@ from etils import epath
 
 from jax_surgery.command_line import COLUMNS, shown_path, wrapped
 from jax_surgery.parallel import distributed
-from jax_surgery.report import page, table
+from jax_surgery.report import page, summary, table
 from jax_surgery.storage import files
-from jax_surgery.train.metrics_file import read_metrics
+from jax_surgery.train.metrics_file import METRICS_FILE, read_metrics
 
 # What lies beside the model and may hold what was removed from it.
 RESTORES = {
@@ -44,16 +44,16 @@ def write(directory: str, results: dict[str, Any], shown: page.Page) -> None:
     }
     text = json.dumps(everything, indent=2) + "\n"
     files.write_text(folder / "results.json", text)
-    metrics = read_metrics(folder / "metrics.jsonl")
-    page_file = folder / "report" / "index.html"
-    html = page.render(page.Page(metrics=metrics) | shown)
-    files.write_text(page_file, html)
+    answers = summary.of(everything)
+    page_file = write_page(folder, page.Page(verdict=answers) | shown)
     print()
+    for answer in answers:
+        print(wrapped(str(answer)))
     for sentence in shown.get("headlines", ()):
         print(wrapped(sentence))
     for warning in shown.get("warnings", ()):
         print(wrapped(f"Warning: {warning}"))
-    if shown.get("headlines"):
+    if answers or shown.get("headlines"):
         print()
     width = shutil.get_terminal_size((COLUMNS, 24)).columns
     print(table.as_text(shown["rows"], width - 1))
@@ -61,6 +61,19 @@ def write(directory: str, results: dict[str, Any], shown: page.Page) -> None:
         print(wrapped(sentence))
     if beside := _beside(folder):
         print(wrapped(beside))
+
+
+def write_page(folder: epath.Path, shown: page.Page) -> epath.Path:
+    """Writes report/index.html as a whole, and gives its place; for the lead process.
+
+    Args:
+      folder: of the run; metrics.jsonl in it is drawn.
+      shown: see `write`.
+    """
+    metrics = read_metrics(folder / METRICS_FILE)
+    file = folder / "report" / "index.html"
+    files.write_text(file, page.render(page.Page(metrics=metrics) | shown))
+    return file
 
 
 def _beside(folder: epath.Path) -> str:

@@ -10,6 +10,8 @@ from jax_surgery import metrics
 from jax_surgery.benchmarks import BENCHMARKS, parse
 from jax_surgery.config import names
 from jax_surgery.data import prompts
+from jax_surgery.data.asked import NAMED
+from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.prompts import AsChat
 from jax_surgery.data.questions import Question, read_questions
@@ -43,6 +45,25 @@ def load_questions(source: str) -> tuple[Question, ...]:
             f"it with --config.benchmark={source} of configs/evaluate.py."
         )
     return found
+
+
+def roles_of(
+    source: str, questions: Iterable[Question], groups: Iterable[Group] = ()
+) -> dict[str, str]:
+    """The role of each group that is asked; "" where nothing says it.
+
+    Args:
+      source: `config.data.questions`: a benchmark says the roles of its groups, and in a
+        file their names do (`data.asked.NAMED`, and "retain").
+      questions: of it.
+      groups: of a benchmark that is asked too.
+    """
+    known: dict[str, str] = {**NAMED, "retain": "retain"}
+    if source.partition(":")[0] in BENCHMARKS:
+        known = {group.name: group.role for group in parse(source).groups()}
+    names = dict.fromkeys(question.group for question in questions)
+    found = {name: known.get(name, "") for name in names}
+    return found | {group.name: group.role for group in groups}
 
 
 def accuracies(

@@ -20,7 +20,7 @@ from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.roles import RoleData
 from jax_surgery.methods import descent
-from jax_surgery.methods.automatic import completed
+from jax_surgery.methods.automatic import completed, controller
 from jax_surgery.methods.automatic import run as automatic
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.methods.stages import Stage
@@ -28,8 +28,9 @@ from jax_surgery.methods.subspace import run as subspace
 from jax_surgery.methods.subspace.work import Work
 from jax_surgery.metrics import multiple_choice, text
 from jax_surgery.models.model import Model
-from jax_surgery.report import budget, cost, examples, page, table
+from jax_surgery.report import budget, cost, examples, live, page, table
 from jax_surgery.report import free_form as evidence
+from jax_surgery.report.live import Live
 from jax_surgery.runs import asked, own_attacks
 from jax_surgery.runs.free_form import FreeForm, prompts_a_group
 from jax_surgery.train import curve, devices, identity
@@ -58,6 +59,7 @@ class ByRoles:
         data = _with_groups(settings.data, self._groups)
         self.settings = dataclasses.replace(settings, data=data)
         self._questions = asked.load_questions(data.questions)
+        self.group_roles = asked.roles_of(data.questions, self._questions, self._groups)
         self._records = roles.read(
             data, settings.statistics.sources, settings.readers_of_retained
         )
@@ -72,6 +74,7 @@ class ByRoles:
         # Of a run that keeps to a budget: what it begins with, and how it ended.
         self._begun: automatic.Begun | None = None
         self._outcome: automatic.Outcome | None = None
+        self.watched: Live | None = None  # the page while the run goes on
 
     def load(self) -> Model:
         """Loads the model, and tokenises and packs all texts.
@@ -244,18 +247,22 @@ class ByRoles:
         work = Work(model, texts, self.settings.of_subspaces(stage))
         subspace.check_rank(work)
         before = work.scores(model.params)
-        done = subspace.run_stages(work, before, [set()], folder)
+        between = self.watched.between_rounds() if self.watched else []
+        done = subspace.run_stages(work, before, [set()], folder, between)
         return model.with_params(done.at(model.params, done.alpha))
 
     def _callbacks(self, model_of: Any, directory: str) -> list[Any]:
-        """Asks some of the questions during the run."""
+        """Asks some of the questions during the run, and shows the answers."""
         loop, data = self.settings.loop, self.settings.data
         few = multiple_choice.subsample(self._questions, loop.evaluate_questions)
-        every = loop.evaluate_every if few else 0
+        every = loop.evaluate_every
         ask = lambda state: asked.accuracies(
             model_of(state), few, data.context, data.chat
         )
-        return curve.watch(ask, every, directory)
+        asks = curve.watch(ask, every if few else 0, directory)
+        if self._begun:  # which is measured at steps of its own
+            every = controller.EVERY
+        return [*asks, *(self.watched.callbacks(every) if self.watched else [])]
 
     def export(self, model: Model, directory: str) -> Model:
         """Writes model/ and gives the model that is scored after the run: what the files
@@ -271,6 +278,31 @@ class ByRoles:
             dtype=dtypes,
         )
         return model
+
+    @property
+    def budget(self) -> float:
+        """Nats per token that held-out text may move by; 0 is no budget."""
+        return self.settings.retain.budget
+
+    def begun(self, before: dict[str, Any]) -> page.Page:
+        """The report page of what is known before the run changes the model."""
+        rows = table.accuracy_rows(before["groups"], before["groups"])
+        rows += table.metric_rows(
+            before["metrics"], before["metrics"], self.group_roles
+        )
+        roles = {r: {"before": one, "after": one} for r, one in before["roles"].items()}
+        return page.Page(
+            title=self._title,
+            subtitle=f"model {self.settings.model}, seed {self.settings.seed}",
+            rows=live.begun([*rows, *table.role_rows(roles)]),
+            chances=table.chances_of(before["groups"]),
+            settings=dataclasses.asdict(self.settings),
+        )
+
+    @property
+    def _title(self) -> str:
+        name = self.settings.benchmark.partition(":")[0]
+        return f"LLM Surgery on {name}" if name else "LLM Surgery"
 
     def report(
         self, before: dict, after: dict, model: Model, directory: str
@@ -290,6 +322,7 @@ class ByRoles:
         results = {
             "before": _by_group(before),
             "after": _by_group(after),
+            "group_roles": self.group_roles,
             "roles": {
                 role: {"before": before["roles"][role], "after": known}
                 for role, known in after["roles"].items()
@@ -302,14 +335,12 @@ class ByRoles:
         if ended:
             results["automatic"] = ended.found
             sentences.insert(0, ended.found["why"])
-        name = settings.benchmark.partition(":")[0]
-        role_of = {group.name: group.role for group in self._groups}
         rows = evidence.rows(spoken) if spoken else []
         rows += table.accuracy_rows(before["groups"], after["groups"])
-        rows += table.metric_rows(before["metrics"], after["metrics"], role_of)
+        rows += table.metric_rows(before["metrics"], after["metrics"], self.group_roles)
         intervals = {"Wilson": after["groups"], "see the metrics": after["metrics"]}
         shown = page.Page(
-            title=f"LLM Surgery on {name}" if name else "LLM Surgery",
+            title=self._title,
             subtitle=f"model {settings.model}, {settings.steps} steps, "
             f"seed {settings.seed}",
             rows=rows + table.role_rows(results["roles"]),
@@ -352,4 +383,5 @@ def _by_group(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
             key = KEYS.get(metric, metric)
             entry |= {"n": estimate["n"], key: estimate["value"]}
             entry[f"{key}_interval"] = list(estimate["interval"])
+            entry[f"{key}_reference"] = estimate["reference"]
     return groups

@@ -24,8 +24,9 @@ from jax_surgery.models.model import Model
 from jax_surgery.optim.linalg import svd
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.report import examples, page, table, task_results
+from jax_surgery.report import examples, live, page, table, task_results
 from jax_surgery.report import free_form as evidence
+from jax_surgery.report.live import Live
 from jax_surgery.runs.free_form import FreeForm, prompts_a_group, speaks
 from jax_surgery.runs.patch import print_left_out, provenance
 from jax_surgery.storage import files
@@ -61,6 +62,7 @@ class ByTasks:
         self._free_form: FreeForm | None = None
         self._angles: overlap.Angles | None = None
         self._curve: list[dict[str, Any]] = []
+        self.watched: Live | None = None  # the page while the run goes on
 
     def load(self) -> Model:
         """Reads and checks all tasks, then loads tokenizer and model.
@@ -206,7 +208,8 @@ class ByTasks:
             self._angles = overlap.measure(work, scores)
         near = {measured.NEIGHBOURS} if self._measured else set()
         similar = [self.similar(names) | near for names in stages]
-        done = run_stages(self._of_stages, scores, similar, directory)
+        between = self.watched.between_rounds() if self.watched else []
+        done = run_stages(self._of_stages, scores, similar, directory, between)
         if full:
             self._curve = task_results.curve(
                 work,
@@ -256,6 +259,31 @@ class ByTasks:
             model.tokenizer,
         )
 
+    @property
+    def budget(self) -> float:
+        """Stages end at their goals, and have no budget."""
+        return 0.0
+
+    def begun(self, before: Probed) -> page.Page:
+        """The report page of what is known before the run changes the model."""
+        scores, learns = before.scores, self.settings.learns
+        standing = task_results.standings(scores, self.targets, set())
+        tasks = task_results.of_tasks(scores, scores, standing, learns=learns)
+        return page.Page(
+            title=self._title,
+            subtitle=f"model {self.settings.model}, seed {self.settings.seed}",
+            rows=live.begun(table.task_rows(tasks)),
+            settings=dataclasses.asdict(self.settings),
+        )
+
+    @property
+    def _title(self) -> str:
+        return f"{TITLES[self.settings.run]}: {self._targets}"
+
+    @property
+    def _targets(self) -> str:
+        return " then ".join(", ".join(names) for names in self.settings.tasks.stages)
+
     def report(
         self, before: Probed, after: Probed, done: Changed, directory: str
     ) -> tuple[dict[str, Any], page.Page]:
@@ -286,9 +314,8 @@ class ByTasks:
             name: meshes.fetch(svd.singular_values(matrix))
             for name, matrix in done.change.items()
         }
-        targets = " then ".join(", ".join(names) for names in settings.tasks.stages)
         shown = page.Page(
-            title=f"{TITLES[settings.run]}: {targets}",
+            title=self._title,
             subtitle=f"model {settings.model}, alpha {done.alpha:g}, the moving "
             f"matrices changed by {results['change_norm']:.1%}, seed {settings.seed}",
             rows=[
@@ -300,7 +327,7 @@ class ByTasks:
             figures=task_results.figures(
                 results, self._angles, families, spectra, done.moving.first_layer
             ),
-            sentences=[f"{sum(done.seconds):.1f} s for {targets}"],
+            sentences=[f"{sum(done.seconds):.1f} s for {self._targets}"],
         )
         if self._measured:
             shown["knowledge"] = self._measured.marked

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluates a model: answers to questions, and the likelihood of texts.
 
-The run: check the questions and texts -> load the model -> score it -> results.json.
+The run: check the questions and texts -> load the model -> score it -> results.json,
+report.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from etils import epath
 from jax_surgery import benchmarks
 from jax_surgery.benchmarks import model_source
 from jax_surgery.checkpoints import hf_weights
+from jax_surgery.command_line import wrapped
 from jax_surgery.config import at_least, names
 from jax_surgery.data import records
 from jax_surgery.data.probes import Probe
@@ -21,6 +23,8 @@ from jax_surgery.metrics import text
 from jax_surgery.models.compute import Compute
 from jax_surgery.parallel import distributed, progress
 from jax_surgery.parallel.mesh import MeshShape
+from jax_surgery.report import evaluation as evaluation_report
+from jax_surgery.report import summary
 from jax_surgery.runs import asked
 from jax_surgery.storage import files
 from jax_surgery.train import devices
@@ -85,7 +89,7 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
       {"model", "evaluation": accuracies by group (see `multiple_choice.summarise`),
       "text": {file: see `text.file_nll`}, "metrics": {group of the benchmark, or file:
       {metric: {"value", "interval", "n", "reference"}}} where any are asked for,
-      "settings"}.
+      "group_roles": of groups whose role is known, "settings"}.
 
     Raises:
       FileNotFoundError, ValueError: nothing asked, bad data, or no such model.
@@ -96,6 +100,7 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     for name in sources:
         records.read_source(name)  # raises before a model is loaded
     probes = probes_of(settings, sources)
+    groups = benchmarks.parse(settings.benchmark).groups() if settings.benchmark else ()
     if not questions and not sources and not probes:
         raise ValueError(
             "config.data.questions, config.data.text and config.benchmark are all "
@@ -116,6 +121,7 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
         "model": settings.model,
         "evaluation": evaluation,
         "text": texts,
+        "group_roles": asked.roles_of(data.questions, questions, groups),
         "settings": dataclasses.asdict(settings),
     }
     if measured:
@@ -125,6 +131,9 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
         files.write_text(file, json.dumps(results, indent=2) + "\n")
         _show(evaluation, texts)
         _show_metrics(probes, measured)
+        for answer in summary.of(results):
+            print(wrapped(str(answer)))
+        evaluation_report.write(directory, results)
     return results
 
 

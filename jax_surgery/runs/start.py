@@ -18,7 +18,7 @@ from jax_surgery.train import workdir as workdirs
 from jax_surgery.train.loop import Interrupted, TrainingDiverged
 
 # Runs that compute nothing on the mesh, and would only write the same files twice.
-ON_LEAD = ("plan", "edit", "export", "benchmark")
+ON_LEAD = ("plan", "compare", "edit", "export", "benchmark")
 PACKAGE = str(pathlib.Path(__file__).parents[1])
 
 

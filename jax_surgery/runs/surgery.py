@@ -4,6 +4,9 @@
     groups of text, model -> probes before -> method -> export, edit file
                           -> probes after -> report
 
+The report page is there from the first probes on, and is written again at each evaluation
+on the way (`report.live`).
+
 Groups are written down by role (`runs.by_roles`: the run "surgery") or as a tasks file
 (`runs.by_tasks`: "unlearn" and "learn"). These two cases have the steps of `run` as
 their methods.
@@ -17,6 +20,7 @@ from jax_surgery.methods.subspace.settings import TasksSettings
 from jax_surgery.parallel import host_memory, progress
 from jax_surgery.report import attack as attack_report
 from jax_surgery.report import writer
+from jax_surgery.report.live import Live
 from jax_surgery.runs.by_roles import ByRoles
 from jax_surgery.runs.by_tasks import ByTasks
 from jax_surgery.train import devices, identity
@@ -42,10 +46,13 @@ def run(settings: SurgerySettings | TasksSettings, directory: str) -> dict[str, 
         host_memory.release_freed_memory()
         with progress.phase("asking the model before the run"):
             before: Any = case.probe(model)
+            watched = Live(directory, case.begun(before), case.budget)
+            watched.write()
+            case.watched = watched
             examples = case.examples(model)
 
         host_memory.release_freed_memory()
-        with progress.phase("changing the model"):
+        with progress.phase("changing the model"), watched.until_finished():
             changed: Any = case.change(model, before, directory)
         del model  # its parameters may be given up
         gc.collect()

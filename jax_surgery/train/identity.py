@@ -81,6 +81,11 @@ def is_of(folder: epath.Path, config: Mapping[str, Any]) -> bool:
     return there is not None and there.get(CONFIG) == checksums.of_value(config)
 
 
+def noted(folder: epath.Path) -> dict[str, str]:
+    """The hashes of what the run in a folder read, by field; {} where none are noted."""
+    return _read(folder / IDENTITY_FILE) or {}
+
+
 def check(directory: str, found: Mapping[str, str]) -> None:
     """Notes what a run reads as it begins, and refuses to go on with something else.
 

@@ -24,6 +24,7 @@ from jax_surgery.models.trainable import Matrices, Trainable
 from jax_surgery.optim import lora
 from jax_surgery.optim.linalg import svd
 from jax_surgery.parallel import progress
+from jax_surgery.train.loop import Callback
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,6 +89,7 @@ def run_stages(
     before: Scores,
     similar: Sequence[set[str]],
     directory: str,
+    callbacks: Sequence[Callback] = (),
 ) -> Changed:
     """All stages of a run, one after another.
 
@@ -96,6 +98,7 @@ def run_stages(
       before: its scores.
       similar: groups similar to the targets, of each stage.
       directory: of the run.
+      callbacks: called between the rounds of every stage.
 
     Raises:
       ValueError: a target to remove that the model does not know; see `choose_alpha`.
@@ -117,7 +120,8 @@ def run_stages(
         near = similar[number] & set(retained)
         every_similar |= near
         folder = str(epath.Path(directory) / "stages" / f"{number + 1}")
-        stage = Stage(work, params, names, retained, near, before, folder)
+        of_stage = (names, retained, near, before, folder, callbacks)
+        stage = Stage(work, params, *of_stage)
         began = time.perf_counter()
         if how.lora.rank:
             factors = adapters.adapt(stage, factors)

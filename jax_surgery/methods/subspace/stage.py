@@ -26,6 +26,7 @@ from jax_surgery.metrics.task_scores import removed
 from jax_surgery.metrics.tokens import BATCH_ROWS, score_tokens
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train.health import Health
+from jax_surgery.train.loop import Callback
 
 TAKEN_OVER = 0.95  # of the tokens that are to take the place of others
 # Alphas that are sought: the largest, of one shot, and how finely.
@@ -43,6 +44,7 @@ class Stage:
       similar: of the retained ones, those that are similar to a target.
       before: scores of the model before the run.
       directory: of the stage, for checkpoints and metrics.
+      callbacks: called between its rounds, beside its own.
     """
 
     work: Work
@@ -52,6 +54,7 @@ class Stage:
     similar: set[str]
     before: Scores
     directory: str
+    callbacks: Sequence[Callback] = ()
 
     @property
     def learns(self) -> bool:

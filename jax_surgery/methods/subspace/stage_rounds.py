@@ -104,7 +104,10 @@ def run_rounds(stage: Stage) -> Any:
         directory=stage.directory,
         title="learn" if stage.learns else "unlearn",
         stop=bool(work.how.rounds.stop),
-        callbacks=knowledge.callbacks(stage, initial=stage.params is work.model.params),
+        callbacks=[
+            *knowledge.callbacks(stage, initial=stage.params is work.model.params),
+            *stage.callbacks,
+        ],
     ).params
 
 

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs on one page: what is best of them, how they are named, and which are refused."""
+
+import json
+import re
+import xml.etree.ElementTree
+
+import pytest
+from report_cases import EVIL, TASKS, parsed
+from run_results import asked, of_questions
+from settings_cases import settings_of
+
+from jax_surgery.report import comparison, standing
+from jax_surgery.report.comparison import Compared, Point
+from jax_surgery.runs import compare
+from jax_surgery.storage import files
+from jax_surgery.train import checksums
+
+
+def finished(folder, results: dict, run: str = "surgery", read: dict | None = None) -> str:
+    """A workdir of a finished run."""
+    notes = read or {"config.data.questions": "1"}
+    identity = {"read": notes, "sha256": checksums.of_value(notes)}
+    contents = {
+        "config.json": {"run": run},
+        "finished.json": {"run": run},
+        "results.json": results,
+        "identity.json": identity,
+    }
+    for name, value in contents.items():
+        files.write_text(f"{folder}/{name}", json.dumps(value))
+    return str(folder)
+
+
+def three(folder) -> str:
+    """One that forgets more, one that retains more, and one that another beats."""
+    scores = {"a": (0.26, 0.95), "b": (0.4, 0.99), "c": (0.5, 0.94)}
+    return ",".join(
+        finished(
+            f"{folder}/{name}",
+            of_questions(gone, retained=kept, settings={"model": "m", "steps": name}),
+        )
+        for name, (gone, kept) in scores.items()
+    )
+
+
+def go(workdirs: str, out) -> dict:
+    return compare.run(settings_of("compare", {"workdirs": workdirs}), str(out))
+
+
+@pytest.mark.parametrize("where", ["local", "bucket"])
+def test_runs_on_one_page(where, request, tmp_path, capsys):
+    folder = tmp_path if where == "local" else request.getfixturevalue("bucket")
+    results = go(three(folder), f"{folder}/out")
+    [written] = files.matching(f"{folder}/out", "results.json")
+    assert json.loads(written.read_text())["runs"].keys() == {"a", "b", "c"}
+    runs = results["runs"]
+    assert {name: run["best"] for name, run in runs.items()} == {
+        "a": True,
+        "b": True,
+        "c": False,
+    }
+    assert runs["a"]["forgotten"] == pytest.approx(1 - 0.01 / 0.75)
+    low, high = runs["a"]["forgotten_interval"]
+    assert low < runs["a"]["forgotten"] < high
+    assert runs["c"]["answers"]["Forgotten"] == "partly"
+    [page] = files.children(f"{folder}/out/report")
+    text = page.read_text()
+    assert parsed(text).seen.count("svg") == 1
+    for said in ("98.7 %", "94.6 to", "config.steps", "&#34;b&#34;", f"{folder}/c"):
+        assert said in text, said
+    assert "config.model" not in text.split("Where the configs differ")[1]
+    out = capsys.readouterr().out
+    assert "Of 3 runs no other beats these 2 in both ways: a (forgets 98.7 %" in out
+    assert "c: Forgotten partly; Learned yes; Retained partly; Survives attacks not" in out
+
+
+def test_runs_that_only_learn_are_compared_by_what_they_learned(tmp_path):
+    tasks = {n: t | {"goal": "up"} if n == "add" else t for n, t in TASKS.items()}
+    before, after = TASKS["add"]["after"], TASKS["add"]["before"]
+    tasks["add"] = tasks["add"] | {"before": before, "after": after}
+    results = {"tasks": tasks, "settings": {"model": "suite"}}
+    both = [finished(tmp_path / name, results, "learn") for name in ("a", "b")]
+    found = go(",".join(both), tmp_path / "out")["runs"]
+    assert found["a"]["learned"] == pytest.approx((0.998 - 0.093) / (1 - 0.093))
+    # As good as each other: neither beats the other.
+    assert found["a"]["best"] and found["b"]["best"]
+    text = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "None of 2 runs beats another in both ways" in text
+    assert "Learned against retained" in text and "Where the configs" not in text
+
+
+def test_the_best_are_those_that_no_other_beats():
+    def point(goal, retained):
+        return Point("", goal, None, retained, None)
+
+    points = [point(0.9, 0.9), point(0.8, 0.8), point(0.9, 0.95), point(0.5, 1.0)]
+    assert comparison.best(points) == [False, False, True, True]
+    # 20 % beyond a model that never knew is as far from it as 20 % short.
+    assert comparison.best([point(1.2, 0.9), point(0.8, 0.9)]) == [True, True]
+    assert comparison.best([point(1.2, 0.9), point(0.9, 0.9)]) == [False, True]
+
+
+def test_each_run_is_named_in_the_picture_with_its_intervals():
+    names = ["a", EVIL, r"$\frac", *map(str, range(7))]
+    points = [Point(n, 0.9, (0.88, 0.92), 0.99 - i / 50, None) for i, n in enumerate(names)]
+    root = xml.etree.ElementTree.fromstring(comparison.picture(points, "Forgotten"))
+    said = ["".join(e.itertext()) for e in root.iter() if e.tag.endswith("text")]
+    assert set(names) <= set(said)
+    svg = comparison.picture(points[:1], "Forgotten")
+    bare = [points[0]._replace(goal_interval=None)]
+    assert len(comparison.picture(bare, "Forgotten")) < len(svg)
+
+
+def test_runs_have_the_shortest_names_that_differ():
+    assert compare.short_names(["runs/a", "gs://x/b"]) == ["a", "b"]
+    assert compare.short_names(["x/1/run", "x/2/run"]) == ["1/run", "2/run"]
+    assert compare.short_names(["run", "x/run"]) == ["run", "x/run"]
+
+
+def other(**changes) -> dict:
+    return of_questions() | changes
+
+
+def without(role: str) -> dict:
+    found = of_questions()
+    found["group_roles"] = {g: r for g, r in found["group_roles"].items() if r != role}
+    return found
+
+
+@pytest.mark.parametrize(
+    "results, message",
+    [
+        (of_questions(n=500), "a has 1,000 answers about 'old' (questions), and b has not"),
+        (without("unlearn"), "b did not measure, before and after, how much is forgotten"),
+        (without("retain"), "b did not measure, before and after, how much is retained"),
+        ({"model": "m", "attacks": []}, "a run 'surgery' whose results.json has no scores"),
+        ({"model": "m", "evaluation": {"old": asked(1.0)}, "group_roles": {"old": "unlearn"}},
+         "b did not measure, before and after"),
+        ({"before": 3, "after": 4}, "b, whose results.json or finished.json is damaged"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_refused(tmp_path, results, message):
+    both = [finished(tmp_path / "a", of_questions()), finished(tmp_path / "b", results)]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        go(",".join(both), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_questions_with_other_content_are_refused(tmp_path):
+    a = finished(tmp_path / "a", of_questions())
+    b = finished(tmp_path / "b", of_questions(), read={"config.data.questions": "2"})
+    with pytest.raises(ValueError, match="config.data.questions held other content"):
+        go(f"{a},{b}", tmp_path / "out")
+    c = finished(tmp_path / "c", of_questions(), read={"config.model": "2"})
+    assert go(f"{a},{c}", tmp_path / "out")["runs"]["a"]["best"]
+
+
+def test_workdirs_that_are_not_finished_runs_are_refused(tmp_path):
+    a, out = finished(tmp_path / "a", of_questions()), tmp_path / "out"
+    b = tmp_path / "b"
+    for workdirs in ("", a):
+        with pytest.raises(ValueError, match=r"names [01] runs; give two or more"):
+            go(workdirs, out)
+    with pytest.raises(ValueError, match="twice"):
+        go(f"{a},{a}/", out)
+    with pytest.raises(FileNotFoundError, match="/b, which does not exist"):
+        go(f"{a},{b}", out)
+    b.mkdir()
+    with pytest.raises(ValueError, match="/b, which holds no run"):
+        go(f"{a},{b}", out)
+    (b / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="/b, whose run is not finished: it goes on"):
+        go(f"{a},{b}", out)
+    finished(b, of_questions())
+    (b / "results.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        go(f"{a},{b}", out)
+    (b / "results.json").unlink()
+    (b / "finished.json").write_text('{"run": "edit"}')
+    with pytest.raises(ValueError, match="a run 'edit' whose results.json has no scores"):
+        go(f"{a},{b}", out)
+
+
+def test_the_page_says_that_models_differ(tmp_path):
+    both = [
+        finished(tmp_path / name, of_questions(settings={"model": name}))
+        for name in ("a", "b")
+    ]
+    go(",".join(both), tmp_path / "out")
+    text = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "began with different models (" in text
+
+
+def test_what_is_all_there_is_has_no_interval():
+    found = {"facts": {"unlearn": {"n": 4, "before": 4, "after": 1}}}
+    evidence = standing.evidence({"free_form": found})
+    run = Compared("a", "a", {}, evidence)
+    assert run.done("unlearn") == 0.75 and run.interval("unlearn") is None
+    assert run.done("retain") is None

@@ -139,6 +139,20 @@ def test_names_are_text_not_mathematics():
     )
 
 
+# Several runs
+
+
+def test_what_several_runs_leave_stands_beside_what_was_before():
+    runs = {
+        "with": {"a": (1.0, 0.0), "$x^2$": (0.9, 0.9)},
+        "without": {"a": (1.0, 0.0), "$x^2$": (0.9, 0.2)},
+    }
+    svg = drawn.score_bars(runs)
+    assert {"with", "without", "before"} <= set(texts(svg))
+    assert texts(svg).count("$x^2$") == 1
+    assert svg != drawn.score_bars(runs | {"without": runs["with"]})
+
+
 # The spectra
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a step needs on the devices that are here, before any weights are loaded."""
 
+import dataclasses
+
 import jax
 
 from jax_surgery.methods.settings import SurgerySettings
@@ -21,6 +23,8 @@ def step_bytes(surgery: SurgerySettings, config: ModelConfig) -> int:
     Raises:
       ValueError: something that does not divide over the devices.
     """
+    steps = surgery.steps or surgery.optimizer.warmup + 1  # 0: the run chooses later
+    surgery = dataclasses.replace(surgery, steps=steps)
     plan = PlanSettings(
         run="plan",
         program="step",
@@ -48,6 +52,7 @@ def step_bytes(surgery: SurgerySettings, config: ModelConfig) -> int:
     )["total"]
     if not surgery.retain.budget:
         return total
-    state, *_ = call.arguments
-    moving = surgery.trainable(config).cut(state.params)
-    return total + 2 * programs.bytes_per_chip(moving)
+    params = call.arguments[0].params
+    moving = jax.eval_shape(surgery.trainable(config).cut, params)
+    sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (moving, params)]
+    return total + 2 * programs.bytes_per_chip(params) * sizes[0] // sizes[1]

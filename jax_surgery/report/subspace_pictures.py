@@ -69,6 +69,8 @@ def angle_matrix(names: list[str], overlaps: np.ndarray, groups: dict[str, str])
     bar.ax.patch.set_alpha(0)
     bar.ax.tick_params(colors=GREY, labelsize=8)
     bar.set_label("mean squared cosine", color=GREY, fontsize=9)
+    # A layout of axes with an aspect of their own is right from the second drawing on.
+    figure.draw_without_rendering()
     return as_svg(figure, "overlap of the tasks' subspaces")
 
 

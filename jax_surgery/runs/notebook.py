@@ -37,6 +37,8 @@ from jax_surgery.train.metrics_file import METRICS_FILE, read_metrics
 
 GIB = 2**30
 TOKENS = 48  # of an answer in a chat, at most
+# Tables that runs print are wider than some pages.
+WIDE = "<style>pre { white-space: pre !important; overflow-x: auto }</style>"
 EVERY = 3.0  # seconds between two looks at what a run has written
 MEANINGS = {
     REMOVED: "None of the attacks that were tried brings it back. Others may.",
@@ -146,7 +148,7 @@ class _Watched(contextlib.AbstractContextManager):
     def __enter__(self):
         from IPython import display
 
-        self._handle: Any = display.display(_framed(), display_id=True)
+        self._handle: Any = display.display(_html(WIDE), display_id=True)
         self._thread.start()
         return self
 
@@ -167,6 +169,8 @@ class _Watched(contextlib.AbstractContextManager):
         if (seen := (len(asked), len(losses))) == self._seen:
             return
         self._seen = seen
+        if self._handle is None:  # IPython shows nothing outside a notebook
+            return
         drawn = [pictures.accuracy_curves(asked, {}), pictures.loss_curves(losses)]
         self._handle.update(_framed(*drawn))
 
@@ -180,14 +184,16 @@ def _html(text: str) -> Any:
 
 def _framed(*parts: str) -> Any:
     """SVG or HTML below each other, as wide as a page."""
-    return _html(f'<div style="max-width:46rem">{"".join(parts)}</div>')
+    return _html(f'<div style="max-width:46rem">{WIDE}{"".join(parts)}</div>')
 
 
 def report(directory: str, height: int = 640) -> Any:
     """A finished run's report page, in a frame of so many pixels."""
     page = (epath.Path(directory) / "report" / "index.html").read_text()
     style = f"width:100%;height:{height}px;border:1px solid #ccc"
-    return _html(f'<iframe srcdoc="{html.escape(page)}" style="{style}"></iframe>')
+    return _html(
+        f'<div><iframe srcdoc="{html.escape(page)}" style="{style}"></iframe></div>'
+    )
 
 
 def verdict(results: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+from typing import Any
 
 import nbclient
 import nbformat
@@ -22,7 +23,7 @@ NAMES = ("forget_learn_remember", "your_own_model", "subspaces")
 OPENED = "https://colab.research.google.com/github/jax-surgery/jax_surgery/blob/main/"
 
 
-def read(name: str) -> nbformat.NotebookNode:
+def read(name: str) -> Any:
     return nbformat.read(ROOT / "colab" / f"{name}.ipynb", as_version=4)
 
 

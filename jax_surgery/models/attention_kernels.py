@@ -49,10 +49,13 @@ def choose(platform: str, dtype: str, scores: Scores = attn.PLAIN) -> Kind:
 
 def _widest_head() -> int:
     """The width of the widest heads that cuDNN's kernel takes on the GPU here: by
-    JAX's own rule 256 from compute capability 9 (Hopper) on, and 128 below."""
+    JAX's own rule 256 from compute capability 9 (Hopper) on, 128 from 8 (Ampere) on, and
+    none below (a T4 has 7.5)."""
     capability = str(getattr(jax.devices()[0], "compute_capability", ""))
     major = capability.split(".")[0]
-    return 256 if major.isdecimal() and int(major) >= 9 else 128
+    if not major.isdecimal():
+        return 128
+    return 256 if int(major) >= 9 else 128 if int(major) >= 8 else 0
 
 
 def self_attention(

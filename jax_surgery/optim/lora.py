@@ -41,7 +41,7 @@ class LowRank:
       matrices: comma-separated matrices of each layer that have one.
     """
 
-    rank: int = 0
+    rank: int
     alpha: float = 16.0
     matrices: str = ",".join(BLOCK_OF)
 
@@ -87,7 +87,7 @@ class LowRank:
             raise ValueError("\n  ".join([cause, *problems]))
 
 
-FULL = LowRank()
+FULL = LowRank(rank=0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -3,6 +3,8 @@
 
 import ctypes
 import functools
+import os
+import pathlib
 import sys
 
 # Of glibc's malloc.h.
@@ -41,6 +43,16 @@ def release_freed_memory() -> None:
     """
     if _kept:
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def available() -> int:
+    """Bytes that programs can have; where the system does not say it, all there are."""
+    try:
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    [found] = (line for line in lines if line.startswith("MemAvailable:"))
+    return int(found.split()[1]) * 1024
 
 
 # Of XLA on CPU: programs ordered for the least memory.

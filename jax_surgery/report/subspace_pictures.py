@@ -69,6 +69,8 @@ def angle_matrix(names: list[str], overlaps: np.ndarray, groups: dict[str, str])
     bar.ax.patch.set_alpha(0)
     bar.ax.tick_params(colors=GREY, labelsize=8)
     bar.set_label("mean squared cosine", color=GREY, fontsize=9)
+    # A layout of axes with an aspect of their own is right from the second drawing on.
+    figure.draw_without_rendering()
     return as_svg(figure, "overlap of the tasks' subspaces")
 
 
@@ -294,6 +296,32 @@ def alpha_curves(
     axes.set_ylabel("%", color=GREY)
     legend(axes)
     return as_svg(figure, "targets and retained tasks along alpha")
+
+
+def score_bars(runs: dict[str, dict[str, tuple[float, float]]]) -> str:
+    """What several runs leave of each task, percent, beside what it was before.
+
+    Args:
+      runs: by the run's name the scores (before, after) of each task, 0 to 1; of the same
+        tasks.
+    """
+    tasks = list(next(iter(runs.values())))
+    figure, axes = panel(WIDTH, 0.8 + (0.1 + 0.14 * len(runs)) * len(tasks))
+    height = 0.8 / len(runs)
+    for number, (label, scores) in enumerate(runs.items()):
+        places = np.arange(len(tasks)) + (number - (len(runs) - 1) / 2) * height
+        after = [100 * scores[name][1] for name in tasks]
+        colour = (GREEN, REDS[0], BLUE)[number % 3]
+        axes.barh(places, after, height, color=colour, label=label)
+    before = [100 * next(iter(runs.values()))[name][0] for name in tasks]
+    axes.plot(before, range(len(tasks)), "|", color=GREY, markersize=14, label="before")
+    axes.set_yticks(range(len(tasks)), tasks, parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 105)
+    axes.set_xlabel("score, %", color=GREY)
+    axes.grid(visible=False)
+    legend(axes)
+    return as_svg(figure, "what runs leave of each task")
 
 
 def _percents(points: list[dict[str, Any]], key: str, name: str) -> np.ndarray:

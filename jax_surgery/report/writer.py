@@ -45,7 +45,7 @@ def write(directory: str, results: dict[str, Any], shown: page.Page) -> None:
     text = json.dumps(everything, indent=2) + "\n"
     files.write_text(folder / "results.json", text)
     answers = summary.of(everything)
-    page_file = write_page(folder, page.Page(verdict=answers) | shown)
+    write_page(folder, page.Page(verdict=answers) | shown)
     print()
     for answer in answers:
         print(wrapped(str(answer)))

@@ -4,6 +4,7 @@
 import pathlib
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
@@ -55,13 +56,23 @@ def end(error: Exception) -> NoReturn:
     command_line.fail(*ended_by(error), end=signals.end)
 
 
-def start(config: Any, workdir: str | None, config_file: str = "run.py") -> None:
+def start(
+    config: Any,
+    workdir: str | None,
+    config_file: str = "run.py",
+    again: Callable[[str], str] = workdirs.resume_command,
+) -> dict[str, Any] | None:
     """Runs a config in a workdir.
 
     Args:
       config: see `settings.from_config`.
       workdir: local or gs://; None takes `workdir.default`.
       config_file: the config's, which names that.
+      again: what goes on with a run that was stopped, of its workdir: of a command line
+        the same line.
+
+    Returns:
+      What results.json holds, of a run that gives it.
 
     Raises:
       Interrupted: after Ctrl-C or SIGTERM, saying how to go on.
@@ -89,15 +100,16 @@ def _start(settings: Any, workdir: str | None, config_file: str) -> None:
         workdir = str(pathlib.Path(workdir).expanduser().absolute())
     folder = workdirs.claim(settings, workdir)
     run = RUNS[settings.run].load().run
-    go_on = f"Go on with:\n  {workdirs.resume_command(workdir)}"
+    go_on = f"Go on with:\n  {again(workdir)}"
     at_once = f"stopped at once; what was saved before stays in {workdir}. {go_on}"
     signals.set_last_words(at_once)
     try:
+        results = None
         with progress.phase("the whole run"):
             if settings.run in ON_LEAD:
                 distributed.on_lead(lambda: run(settings, workdir))
             else:
-                run(settings, workdir)
+                results = run(settings, workdir)
     except Interrupted as error:
         raise Interrupted(f"{error} {go_on}") from None
     except KeyboardInterrupt:
@@ -112,5 +124,6 @@ def _start(settings: Any, workdir: str | None, config_file: str) -> None:
         workdirs.finish(folder, settings.run)
         for line in endings.lines(settings, folder):
             print(line)
+        return results
     finally:
         workdirs.release()

@@ -4,6 +4,7 @@
 import functools
 import importlib.util
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,18 @@ def test_auto_follows_the_platform():
     assert attention_kernels.choose("gpu", "bfloat16", capped_scores) == "xla"
     assert attention_kernels.choose("gpu", "bfloat16", wide) == "xla"
     assert attention_kernels.choose("gpu", "bfloat16", Scores(width=128)) == "cudnn"
+
+
+@pytest.mark.parametrize(
+    ("capability", "widest"), [("7.5", 0), ("8.0", 128), ("9.0", 256), ("12.0", 256)]
+)
+def test_auto_asks_the_gpu_which_heads_cudnn_takes(capability, widest, monkeypatch):
+    """A T4 (7.5) has no such kernel."""
+    gpu = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda: [gpu])
+    for width in (64, 128, 256):
+        chosen = attention_kernels.choose("gpu", "bfloat16", Scores(width=width))
+        assert (chosen == "cudnn") == (width <= widest)
 
 
 def test_rows_that_a_kernel_cannot_take_are_an_error_and_no_fallback():

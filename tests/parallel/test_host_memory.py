@@ -2,6 +2,7 @@
 """What a process frees is kept: touching it again makes no page faults."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 
@@ -94,3 +95,11 @@ def test_a_program_for_the_cpu_is_ordered_for_the_least_memory():
         assert unasked > 4 * 256 * 256 * 4
     else:  # so small a program is ordered alike without being asked
         assert unasked >= asked
+
+
+def test_memory_that_is_available_is_less_than_there_is(monkeypatch, tmp_path):
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < host_memory.available() <= there
+    # Systems that do not say it have no such file.
+    monkeypatch.setattr(host_memory.pathlib, "Path", lambda _: tmp_path / "none")
+    assert host_memory.available() == there

@@ -80,6 +80,18 @@ def test_the_map_names_tasks_twice_and_families_once():
     assert written.count("1.00") == 5
 
 
+def test_the_names_of_rows_are_within_the_picture():
+    names = [f"a name of many letters {i}" for i in range(12)]
+    svg = drawn.angle_matrix(names, overlaps_of(12), dict.fromkeys(names, "kin"))
+    ends = [
+        float(t.get("x") or "nan")
+        for t in tree(svg).iter(f"{SVG}text")
+        if "rotate(-0" in (t.get("transform") or "") and "".join(t.itertext()) in names
+    ]
+    # Right-aligned, of at least 4 points per letter.
+    assert len(ends) == 12 and min(ends) > 4 * len(names[0])
+
+
 def test_families_are_brought_together_with_their_values():
     values = overlaps_of(4)
     names = ["add", "copy", "sub", "sort"]
@@ -137,6 +149,20 @@ def test_names_are_text_not_mathematics():
     assert "removed: $x^2$" in texts(
         drawn.alpha_curves([point], ["$x^2$"], [], False, 1)
     )
+
+
+# Several runs
+
+
+def test_what_several_runs_leave_stands_beside_what_was_before():
+    runs = {
+        "with": {"a": (1.0, 0.0), "$x^2$": (0.9, 0.9)},
+        "without": {"a": (1.0, 0.0), "$x^2$": (0.9, 0.2)},
+    }
+    svg = drawn.score_bars(runs)
+    assert {"with", "without", "before"} <= set(texts(svg))
+    assert texts(svg).count("$x^2$") == 1
+    assert svg != drawn.score_bars(runs | {"without": runs["with"]})
 
 
 # The spectra

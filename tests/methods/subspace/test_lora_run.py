@@ -137,7 +137,7 @@ def test_what_is_frozen_keeps_the_files_dtype(settings, tmp_path, tiny_model):
     half = dataclasses.replace(
         settings, model=folder, compute=plain_compute("bfloat16")
     )
-    full = dataclasses.replace(half, lora=LowRank())
+    full = dataclasses.replace(half, lora=LowRank(0))
     for wanted, dtype in ((half, "bfloat16"), (settings, "float32"), (full, "float32")):
         params = ByRoles(wanted).load().params
         assert {str(x.dtype) for x in jax.tree.leaves(params)} == {dtype}

@@ -22,6 +22,7 @@ import pytest
 
 from jax_surgery.benchmarks.embedded import Embedded, corpus
 from jax_surgery.benchmarks.suite import Suite
+from jax_surgery.data import records
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,16 +32,19 @@ BLOCK = re.compile(
 )
 SAID = re.compile(r"(runnable)(?: with: (.+))?|(was run|not run): .+")
 # What several commands start from, and the block that makes it.
-MADE = {"runs/u/edit.safetensors": "--workdir=runs/u", "runs/first/model": "runs/first"}
-# Files of records, of groups of the embedded world.
+MADE = {
+    "runs/u/edit.safetensors": "--workdir=runs/u\n",
+    "runs/first/model": "--workdir=runs/first\n",
+}
+# Files of records: of questions of the embedded world, and of the suite's tasks.
 FILES = {
     "forget.jsonl": "problematic",
     "new.jsonl": "update",
     "keep.jsonl": "retain",
     "a.jsonl": "retain",
     "b.jsonl": "general",
-    "patient_17.jsonl": "problematic",
-    "patients.jsonl": "retain",
+    "patient_17.jsonl": "people_a",
+    "patients.jsonl": "people_b",
 }
 RECORDS = 8
 
@@ -101,8 +105,11 @@ def place(tmp_path_factory) -> pathlib.Path:
         (folder / name).symlink_to(Suite.MODEL)
     (folder / "PATH_OR_HUB_NAME").symlink_to(Embedded.MODEL)
     for name, group in FILES.items():
-        asked = [q for q in corpus.questions() if q.group == group][:RECORDS]
-        rows = [{"prompt": q.prompt, "answer": q.options[q.answer]} for q in asked]
+        asked = [q for q in corpus.questions() if q.group == group]
+        pairs = [(q.prompt, q.options[q.answer]) for q in asked]
+        if not asked:
+            pairs = [(r.prompt, r.answer) for r in records.read_source(f"suite:{group}")]
+        rows = [{"prompt": p, "answer": a} for p, a in pairs[:RECORDS]]
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     tasks = [
         {"name": "patient_17", "data": "patient_17.jsonl", "family": "patients"},
@@ -118,11 +125,8 @@ def place(tmp_path_factory) -> pathlib.Path:
 
 def _run(block: Block, place: pathlib.Path) -> None:
     for file, maker in MADE.items():
-        if file.partition("/model")[0] in block.code and not (place / file).exists():
-            first = next(
-                b for b in RUNNABLE if maker in b.code and b.code != block.code
-            )
-            _run(first, place)
+        if file in block.code and not (place / file).exists():
+            _run(next(b for b in RUNNABLE if maker in b.code), place)
     command = ["bash", "-euo", "pipefail", "-c", block.code]
     if block.kind == "python":
         command = [sys.executable, "-c", block.code]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The written pages: their links resolve, and their commands name what exists."""
 
+import dataclasses
 import importlib
 import pathlib
 import re
@@ -127,8 +128,9 @@ def test_fields_in_prose_exist_in_some_config():
 
 
 def test_the_map_has_the_folders_in_the_order_of_imports():
-    table = (ROOT / "README.md").read_text().partition("## Map")[2]
-    listed = re.findall(r"`(?:jax_surgery/)?(\w+)(?:/|\.py)`", table)
+    table = (ROOT / "docs" / "design.md").read_text().partition("## Folders")[2]
+    rows = "\n".join(re.findall(r"^\| `[^|]+", table, re.MULTILINE))
+    listed = re.findall(r"`(?:jax_surgery/)?(\w+)(?:/|\.py)`", rows)
     assert tuple(name for name in listed if name in FOLDERS) == FOLDERS
 
 
@@ -143,8 +145,8 @@ def test_every_page_of_docs_is_found_from_the_readme():
     ("page", "table"),
     [
         ("methods", methods.METHODS),
-        ("benchmarks", METRICS),
-        ("benchmarks", attacks.ATTACKS),
+        ("metrics", METRICS),
+        ("attacks", attacks.ATTACKS),
         ("benchmarks", benchmarks.BENCHMARKS),
     ],
     ids=["methods", "metrics", "attacks", "benchmarks"],
@@ -152,6 +154,20 @@ def test_every_page_of_docs_is_found_from_the_readme():
 def test_every_plug_in_is_documented(page, table):
     text = (ROOT / "docs" / f"{page}.md").read_text()
     assert not [name for name in table if f"`{name}" not in text]
+
+
+def test_every_option_of_an_attack_is_documented():
+    text = (ROOT / "docs" / "attacks.md").read_text()
+    for name, attack in attacks.ATTACKS.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+        options = [field.name for field in dataclasses.fields(attack)]
+        assert not [option for option in options if f"{option}=" not in row], name
+
+
+def test_every_method_has_an_equation():
+    table = (ROOT / "docs" / "methods.md").read_text().partition("## Equations")[2]
+    rows = re.findall(r"^\| `([^`:]+)", table, re.MULTILINE)
+    assert set(rows) == set(methods.METHODS)
 
 
 def test_the_plug_ins_that_contributing_shows_run(tmp_path, monkeypatch):
@@ -184,7 +200,7 @@ def test_the_plug_ins_that_contributing_shows_run(tmp_path, monkeypatch):
 
 
 def test_this_test_sees_what_is_broken():
-    page = "[a](no.md) [b](README.md#nowhere) [c](https://x.y) [d](README.md#map)"
+    page = "[a](no.md) [b](README.md#nowhere) [c](https://x.y) [d](README.md#documentation)"
     assert broken_links(page, ROOT) == ["no.md", "README.md#nowhere"]
     command = "x --config=configs/surgery.py --config.seed=1 \\\n --config.data.no=2"
     assert unknown_names(command) == ["surgery: data.no"]

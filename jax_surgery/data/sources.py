@@ -142,7 +142,7 @@ def _hf_dataset(path: str, config: str, split: str, source: str) -> Any:
 
 
 def read_hf(name: str) -> Iterator[dict[str, Any]]:
-    """A dataset of the hub, NAME[@CONFIG][:SPLIT], or a saved directory[:SPLIT].
+    """A dataset of the hub, `NAME[@CONFIG][:SPLIT]`, or a saved `DIRECTORY[:SPLIT]`.
 
     Raises:
       ValueError: the split is not stated and there are several, or is not there.

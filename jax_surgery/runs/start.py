@@ -91,10 +91,12 @@ def start(
     if backend == "cpu" and settings.run != "plan":
         host_memory.keep_freed_memory()
     with progress.screen():
-        _start(settings, workdir, config_file)
+        return _start(settings, workdir, config_file, again)
 
 
-def _start(settings: Any, workdir: str | None, config_file: str) -> None:
+def _start(
+    settings: Any, workdir: str | None, config_file: str, again: Callable[[str], str]
+) -> dict[str, Any] | None:
     workdir = workdir or workdirs.default(config_file)
     if "://" not in workdir:
         workdir = str(pathlib.Path(workdir).expanduser().absolute())

@@ -17,7 +17,7 @@ import tempfile
 
 import checkout_copies
 import pytest
-from test_constraints import PYPROJECT, pins
+from tested_versions import PYPROJECT, pins
 
 # How this machine reaches package registries.
 CERTIFICATES = ("SSL_CERT_FILE", "PIP_CERT")

@@ -191,7 +191,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         ):
             fail(renamed.of_flags(argv, error, fields))
         fail(f"--config cannot be read: {_named(error)}")
-    if flags.FLAGS["config"].value is None:
+    if not flags.FLAGS["config"].present:
         fail(
             f"--config is not given: name one of {', '.join(configs())}, as in "
             "--config=surgery, or a file of your own. --help says what each does."

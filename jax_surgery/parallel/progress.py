@@ -19,6 +19,8 @@ from typing import Any, TextIO
 
 import tqdm
 
+from jax_surgery import command_line
+
 LONG = 10.0  # seconds after which a phase says what it is, and is kept when it ends
 SHORT = 1.0  # seconds that a terminal shows nothing of a phase, and between two looks
 # A plain line comes again after this share of the time that its phase has taken so far,
@@ -239,7 +241,8 @@ def show_warning(
     alone."""
     if is_lead():
         text = warnings.formatwarning(message, category, filename, lineno, line)
-        _print(text.rstrip(), file)
+        text = text.rstrip()
+        _print(command_line.wrapped(text) if on_terminal() else text, file)
 
 
 class _Above:

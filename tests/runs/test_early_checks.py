@@ -18,8 +18,8 @@ HUGE = "9" * 6000
 # What is given, and what is said of it; each is an own process of the program. The first few
 # are one of each kind.
 FEW = [
-    ([], "must have a value"),
-    (["--config=configs/nope.py"], "--config=configs/nope.py does not exist"),
+    ([], "--config is not given"),
+    (["--config=configs/nope.py"], "--config=configs/nope.py is neither a file nor"),
     (
         [SURGERY, "--config.optimizer.lr=1"],
         "did you mean config.optimizer.learning_rate?",
@@ -30,7 +30,7 @@ FEW = [
     (["--config=raises.py"], "--config: ValueError: no such recipe"),
 ]
 MORE = [
-    (["--config=configs"], "--config=configs does not exist"),
+    (["--config=configs"], "--config=configs is neither a file nor"),
     ([SURGERY, "--workdri=x"], "Did you mean: workdir"),
     ([SURGERY, "stray"], "unknown arguments: stray; fields are given as"),
     ([SURGERY, "--config.optimzer.clip=1"], "did you mean config.optimizer.clip?"),
@@ -60,7 +60,7 @@ MORE = [
     (["--config=syntax.py"], "SyntaxError: invalid syntax (syntax.py, line 1)"),
     (["--config=imports.py"], "ModuleNotFoundError: No module named 'not_there'"),
     (["--config=without.py"], "has no attribute 'get_config'"),
-    (["--config=none.py"], "must have a value"),
+    (["--config=none.py"], "none.py: its get_config() gives no ConfigDict"),
     (["--config=number.py"], "number.py: its get_config() gives no ConfigDict"),
     (["--config=empty.py"], "config.run=None; choose one of surgery"),
 ]

@@ -32,7 +32,12 @@ def of_questions(forgotten=0.26, learned=0.97, retained=0.99, n=1000, **more) ->
             "rest": asked(retained, 10 * n),
             "unnamed": asked(0.0, n),
         },
-        "group_roles": {"old": "unlearn", "new": "update", "rest": "retain", "unnamed": ""},
+        "group_roles": {
+            "old": "unlearn",
+            "new": "update",
+            "rest": "retain",
+            "unnamed": "",
+        },
         "roles": {
             role: {"before": text, "after": text}
             for role in ("unlearn", "update", "retain")
@@ -45,6 +50,12 @@ def of_questions(forgotten=0.26, learned=0.97, retained=0.99, n=1000, **more) ->
 def attacked(verdict: str, **worst: Any) -> dict[str, Any]:
     """The verdict of a run's own attacks."""
     one = {"attack": "blocks", "label": "layer 2 without its MLP", "steps": 1,
-           "group": "old", "value": 0.7, "n": 240, "above": 0.45}  # fmt: skip
-    found = {"verdict": verdict, "why": "so it is", "tries": 12, "worst": {"old": one | worst}}
+           "group": "old", "metric": "multiple_choice", "value": 0.7, "n": 240,
+           "reference": 0.25, "by_chance": True, "above": 0.45}  # fmt: skip
+    found = {
+        "verdict": verdict,
+        "why": "so it is",
+        "tries": 12,
+        "worst": {"old": one | worst},
+    }
     return {"verdict": found, "attacks": []}

@@ -135,6 +135,19 @@ def verdict(attacks: Mapping[str, Attacked]) -> dict[str, Any]:
     }
 
 
+def sees_from(found: Mapping[str, Any]) -> float:
+    """How far above a model that never knew a score had to lie for a verdict to see it.
+
+    Args:
+      found: a verdict, as `verdict` gives it, with tries.
+    """
+    tries = (
+        _Try(**{field: one[field] for field in _Try._fields})
+        for one in found["worst"].values()
+    )
+    return max(one.seen_from(found["tries"]) for one in tries)
+
+
 def _by(one: _Try) -> str:
     return one.label or f"{one.attack}, {one.steps} steps"
 

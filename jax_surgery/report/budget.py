@@ -167,7 +167,12 @@ def trade_off(points: Sequence[Point], budget: float, step: int | None) -> str:
 def _limit(axes, kl: Sequence[float], budget: float, high: float) -> None:
     """Axes from 0 on; a logarithmic one of the KL where the budget lies far beyond it."""
     if FAR * max(kl) < budget:
+        from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlim(min(kl) / 2, budget * 3)
     else:
         axes.set_xlim(0, max(*kl, budget) * 1.15)

@@ -159,6 +159,8 @@ def headline(points: Sequence[Point], goal: str) -> str:
     )
     if len(front) == 1:
         return f"Of {len(points)} runs one is the best in both ways: {each}."
+    if len(front) == len(points):
+        return f"None of {len(points)} runs beats another in both ways: {each}."
     return (
         f"Of {len(points)} runs no other beats these {len(front)} in both ways: {each}."
     )

@@ -97,7 +97,9 @@ def legend(axes) -> None:
         return
     columns = max(1, min(len(labels), LETTERS // (max(map(len, labels)) + 5)))
     figure = axes.figure
-    figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns))
+    figure.set_figheight(
+        figure.get_figheight() + 0.2 * math.ceil(len(labels) / columns)
+    )
     shown = figure.legend(
         handles, labels, frameon=False, fontsize=9, labelcolor=GREY, ncols=columns,
         loc="outside lower center",

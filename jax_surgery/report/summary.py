@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jax_surgery.attacks.verdict import FEW, LITTLE, REMOVED, SUPPRESSED
+from jax_surgery.attacks.verdict import FEW, LITTLE, REMOVED, SUPPRESSED, sees_from
 from jax_surgery.methods.automatic.controller import point_at
 from jax_surgery.report import standing
 from jax_surgery.report.standing import Evidence, Results, Share
@@ -223,9 +223,13 @@ def _attacked(results: Results) -> Answer:
             ATTACKS, UNCLEAR, "nothing says what a model that never knew scores"
         )
     if found["verdict"] == REMOVED:
-        tries = found["tries"]
-        why = f"none of {tries} tries brings it back" if tries else "nothing was tried"
-        return Answer(ATTACKS, YES if tries else UNMEASURED, why)
+        if not found["tries"]:
+            return Answer(ATTACKS, UNMEASURED, "nothing was tried")
+        why = f"none of {found['tries']} tries brings it back"
+        if (least := sees_from(found)) > FEW:
+            few = f"so few answers show nothing that is less than {100 * least:.0f} % above chance"
+            return Answer(ATTACKS, UNCLEAR, f"{why}, but {few}")
+        return Answer(ATTACKS, YES, why)
     if found["verdict"] != SUPPRESSED:
         return Answer(ATTACKS, NO, f"{found['verdict']}, without any attack")
     worst = max(found["worst"].values(), key=lambda one: one["above"])

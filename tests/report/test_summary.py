@@ -96,6 +96,9 @@ def test_what_attacks_bring_back_does_not_survive_them(verdict, said):
 def test_what_was_not_measured_is_said_so():
     assert answers(of_questions())[3] == "not measured"
     assert answers(of_questions(verdict={}, attacks=[]))[3] == "unclear"
+    few = of_questions(**attacked("removed", value=0.25, n=3))
+    assert answers(few)[3] == "unclear"
+    assert "so few answers show nothing" in why(few, "Survives attacks")
     nothing = attacked("removed")
     nothing["verdict"]["tries"] = 0
     assert answers(of_questions(**nothing))[3] == "not measured"
@@ -117,7 +120,10 @@ def test_text_that_was_trained_on_says_little():
         found["roles"][role]["after"] = entry
     assert answers(found)[:3] == ["unclear", "unclear", "partly"]
     assert "5.000 nats per token, before 1.000" in why(found, "Forgotten")
-    found["roles"]["update"]["after"] = entry | {"nll_per_token": 0.1, "memorised": 0.97}
+    found["roles"]["update"]["after"] = entry | {
+        "nll_per_token": 0.1,
+        "memorised": 0.97,
+    }
     found["roles"]["retain"]["after"] = entry | {"nll_per_token": 1.9}
     assert answers(found)[1:3] == ["yes", "no"]
 
@@ -202,7 +208,12 @@ def test_an_evaluation_says_what_a_model_knows():
         "group_roles": {"old": "unlearn", "new": "update", "rest": "retain"},
     }
     said = summary.of(found)
-    assert [one.answer for one in said] == ["not known", "known", "known", "not measured"]
+    assert [one.answer for one in said] == [
+        "not known",
+        "known",
+        "known",
+        "not measured",
+    ]
     assert said[0].question == "To be forgotten"
     assert [one.done for one in standing.evidence(found)] == [None] * 3
     assert answers(found | {"evaluation": {}})[:3] == ["not measured"] * 3
@@ -210,7 +221,11 @@ def test_an_evaluation_says_what_a_model_knows():
 
 @pytest.mark.parametrize(
     "verdict, forgotten, survives",
-    [("removed", "yes", "yes"), ("suppressed", "yes", "no"), ("still there", "no", "no")],
+    [
+        ("removed", "yes", "yes"),
+        ("suppressed", "yes", "no"),
+        ("still there", "no", "no"),
+    ],
 )
 def test_a_run_that_only_attacks(verdict, forgotten, survives):
     found = {"model": "m"} | attacked(verdict)
@@ -239,5 +254,7 @@ def test_groups_of_a_role_are_pooled_with_their_intervals():
     low, high = pooled.interval
     assert low < pooled.done < high
     # As wide as that of so many answers together.
-    assert high - low == pytest.approx(2 * 1.96 * (0.246 / 4000) ** 0.5 / 0.75, rel=0.05)
+    assert high - low == pytest.approx(
+        2 * 1.96 * (0.246 / 4000) ** 0.5 / 0.75, rel=0.05
+    )
     assert standing.pooled([], "unlearn") is None

@@ -17,7 +17,9 @@ from jax_surgery.storage import files
 from jax_surgery.train import checksums
 
 
-def finished(folder, results: dict, run: str = "surgery", read: dict | None = None) -> str:
+def finished(
+    folder, results: dict, run: str = "surgery", read: dict | None = None
+) -> str:
     """A workdir of a finished run."""
     notes = read or {"config.data.questions": "1"}
     identity = {"read": notes, "sha256": checksums.of_value(notes)}
@@ -67,12 +69,15 @@ def test_runs_on_one_page(where, request, tmp_path, capsys):
     [page] = files.children(f"{folder}/out/report")
     text = page.read_text()
     assert parsed(text).seen.count("svg") == 1
-    for said in ("98.7 %", "94.6 to", "config.steps", "&#34;b&#34;", f"{folder}/c"):
+    ends = f"{100 * low:.1f} to {100 * high:.1f}"
+    for said in ("98.7 %", ends, "config.steps", "&#34;b&#34;", f"{folder}/c"):
         assert said in text, said
     assert "config.model" not in text.split("Where the configs differ")[1]
     out = capsys.readouterr().out
     assert "Of 3 runs no other beats these 2 in both ways: a (forgets 98.7 %" in out
-    assert "c: Forgotten partly; Learned yes; Retained partly; Survives attacks not" in out
+    assert (
+        "c: Forgotten partly; Learned yes; Retained partly; Survives attacks not" in out
+    )
 
 
 def test_runs_that_only_learn_are_compared_by_what_they_learned(tmp_path):
@@ -103,7 +108,9 @@ def test_the_best_are_those_that_no_other_beats():
 
 def test_each_run_is_named_in_the_picture_with_its_intervals():
     names = ["a", EVIL, r"$\frac", *map(str, range(7))]
-    points = [Point(n, 0.9, (0.88, 0.92), 0.99 - i / 50, None) for i, n in enumerate(names)]
+    points = [
+        Point(n, 0.9, (0.88, 0.92), 0.99 - i / 50, None) for i, n in enumerate(names)
+    ]
     root = xml.etree.ElementTree.fromstring(comparison.picture(points, "Forgotten"))
     said = ["".join(e.itertext()) for e in root.iter() if e.tag.endswith("text")]
     assert set(names) <= set(said)
@@ -178,7 +185,9 @@ def test_workdirs_that_are_not_finished_runs_are_refused(tmp_path):
         go(f"{a},{b}", out)
     (b / "results.json").unlink()
     (b / "finished.json").write_text('{"run": "edit"}')
-    with pytest.raises(ValueError, match="a run 'edit' whose results.json has no scores"):
+    with pytest.raises(
+        ValueError, match="a run 'edit' whose results.json has no scores"
+    ):
         go(f"{a},{b}", out)
 
 

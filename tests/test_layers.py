@@ -136,6 +136,7 @@ def test_every_source_names_its_licence_and_can_be_read_at_one_sitting():
         *(ROOT / "configs").rglob("*.py"),
         *(ROOT / "tests").rglob("*.py"),
         *(ROOT / "results").glob("*.py"),
+        *(ROOT / "docs").rglob("*.py"),
     ]:
         lines = path.read_text().splitlines()
         if not lines:

@@ -18,15 +18,15 @@ sys.path[:0] = [str(ROOT), str(pathlib.Path(__file__).parent)]
 
 import digests
 import picture
-import tables
+import plugin_tables
 
 DOCS = ROOT / "docs"
 BLOCK = re.compile(
     r"(<!-- begin: (?P<name>[\w-]+) -->\n).*?(<!-- end: (?P=name) -->)", re.DOTALL
 )
 BLOCKS: dict[str, Callable[[], str]] = {
-    "metrics": tables.metrics,
-    "methods": tables.methods,
+    "metrics": plugin_tables.metrics,
+    "methods": plugin_tables.methods,
     "where": digests.where,
     "real": digests.real,
     "relearning": digests.relearning,

@@ -5,7 +5,7 @@ import pathlib
 import re
 from collections.abc import Mapping
 
-from tables import table
+from plugin_tables import table
 
 RESULTS = pathlib.Path(__file__).parents[2] / "results"
 # Where a table was run, by the first of these that its page says. GPU and compiler come

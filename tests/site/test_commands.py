@@ -108,7 +108,9 @@ def place(tmp_path_factory) -> pathlib.Path:
         asked = [q for q in corpus.questions() if q.group == group]
         pairs = [(q.prompt, q.options[q.answer]) for q in asked]
         if not asked:
-            pairs = [(r.prompt, r.answer) for r in records.read_source(f"suite:{group}")]
+            pairs = [
+                (r.prompt, r.answer) for r in records.read_source(f"suite:{group}")
+            ]
         rows = [{"prompt": p, "answer": a} for p, a in pairs[:RECORDS]]
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     tasks = [

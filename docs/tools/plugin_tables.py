@@ -36,6 +36,7 @@ LEVELS = {
     Subspace: "subspaces of the weights, no loss",
 }
 ARXIV = re.compile(r"(?<=arXiv )\d{4}\.\d{5}")
+MANY = 8  # options, of which more are not listed in a cell
 MODEL, CONTEXT = "llama3.2_1b", 2048  # of which the cost of a step is counted
 
 
@@ -59,14 +60,15 @@ def first_line(thing: object) -> str:
 
 
 def options(member: type) -> str:
-    """The options of a plug-in with their defaults."""
+    """The options of a plug-in with their defaults; where they are many, their file."""
+    if (count := len(dataclasses.fields(member))) > MANY:
+        path = f"../{member.__module__.replace('.', '/')}.py"
+        return f"[{count} options]({path})"
     found = []
     for field in dataclasses.fields(member):
         value = field.default
         if value is dataclasses.MISSING:
             found.append(f"`{field.name}`")
-        elif isinstance(value, tuple):
-            found.append(f"`{field.name}={'+'.join(map(str, value))}`")
         else:
             found.append(f"`{field.name}={value}`")
     return ", ".join(found)

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from typing import NamedTuple
@@ -31,6 +32,7 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 SAID = re.compile(r"(runnable)(?: with: (.+))?|(was run|not run): .+")
+WORKDIR = re.compile(r"--workdir=(runs/\w+)")
 # What several commands start from, and the block that makes it.
 MADE = {
     "runs/u/edit.safetensors": "--workdir=runs/u\n",
@@ -126,6 +128,9 @@ def place(tmp_path_factory) -> pathlib.Path:
 
 
 def _run(block: Block, place: pathlib.Path) -> None:
+    # Several pages name the same workdirs, each of which belongs to one run.
+    for workdir in WORKDIR.findall(block.code):
+        shutil.rmtree(place / workdir, ignore_errors=True)
     for file, maker in MADE.items():
         if file in block.code and not (place / file).exists():
             _run(next(b for b in RUNNABLE if maker in b.code), place)

@@ -26,7 +26,10 @@ PAGES = [
     *(ROOT / "launch").glob("*.md"),
 ]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-COMMAND = re.compile(r"--config=configs/([\w/]+)\.py(?::([\w/]+))?((?:.|\\\n)*)")
+# A file of configs/, or its name alone.
+COMMAND = re.compile(
+    r"--config=(?:configs/([\w/]+)\.py|([a-z][\w/]*))(?::([\w/]+))?((?:.|\\\n)*)"
+)
 FIELD = re.compile(r"--config\.([\w.]+)")
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 SCRIPT = re.compile(r"python\s+((?:results|benchmarks|tests)/[\w/]+\.py)")
@@ -60,7 +63,9 @@ def broken_links(page: str, folder: pathlib.Path) -> list[str]:
 def shell_commands(page: str) -> list[str]:
     """Lines of a page with a config, continued lines joined."""
     joined = page.replace("\\\n", " ")
-    return [line for line in joined.splitlines() if "--config=" in line]
+    # NAME and FILE stand for what a reader has.
+    given = re.compile(r"--config=(?![A-Z])")
+    return [line for line in joined.splitlines() if given.search(line)]
 
 
 def has_field(config: ConfigDict, path: str) -> bool:
@@ -76,13 +81,14 @@ def unknown_names(page: str) -> list[str]:
     found = []
     for line in shell_commands(page):
         match = COMMAND.search(line)
-        if not match or not (ROOT / "configs" / f"{match[1]}.py").exists():
+        name = match and (match[1] or match[2])
+        if not match or not (ROOT / "configs" / f"{name}.py").exists():
             found.append(line)
             continue
-        module = importlib.import_module(f"configs.{match[1].replace('/', '.')}")
-        config = module.get_config(*filter(None, [match[2]]))
-        fields = FIELD.findall(match[3])
-        found += [f"{match[1]}: {f}" for f in fields if not has_field(config, f)]
+        module = importlib.import_module(f"configs.{name.replace('/', '.')}")
+        config = module.get_config(*filter(None, [match[3]]))
+        fields = FIELD.findall(match[4])
+        found += [f"{name}: {f}" for f in fields if not has_field(config, f)]
     return found
 
 
@@ -205,3 +211,6 @@ def test_this_test_sees_what_is_broken():
     command = "x --config=configs/surgery.py --config.seed=1 \\\n --config.data.no=2"
     assert unknown_names(command) == ["surgery: data.no"]
     assert len(unknown_names("x --config=configs/no.py")) == 1
+    assert unknown_names("x --config=surgery --config.no=1") == ["surgery: no"]
+    assert len(unknown_names("x --config=no_such")) == 1
+    assert not unknown_names("x --config=NAME")

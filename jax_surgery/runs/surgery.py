@@ -43,12 +43,11 @@ def run(settings: SurgerySettings | TasksSettings, directory: str) -> dict[str, 
         host_memory.release_freed_memory()
         before: Any = case.probe(model)
         watched = Live(directory, case.begun(before), case.budget)
-        watched.write()
         case.watched = watched
-        examples = case.examples(model)
-
-        host_memory.release_freed_memory()
         with watched.until_finished():
+            watched.write()
+            examples = case.examples(model)
+            host_memory.release_freed_memory()
             changed: Any = case.change(model, before, directory)
         del model  # its parameters may be given up
         gc.collect()

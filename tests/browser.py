@@ -44,6 +44,12 @@ BEYOND = """() => [...document.querySelectorAll('body *')]
   .filter(e => e.checkVisibility() && !e.closest('.scroll, pre, svg'))
   .filter(e => e.getBoundingClientRect().right > innerWidth + 1)
   .map(e => e.tagName + ' ' + e.textContent.slice(0, 40))"""
+# Texts of pictures that reach out of them, and are cut off.
+CUT = """() => [...document.querySelectorAll('svg text')].filter(e => {
+  const [own, all] = [e, e.closest('svg')].map(x => x.getBoundingClientRect());
+  return own.left < all.left - 2 || own.right > all.right + 2
+    || own.top < all.top - 2 || own.bottom > all.bottom + 2;
+}).map(e => e.textContent)"""
 WIDTH = "() => document.documentElement.scrollWidth"
 HIDDEN = """() => [...document.querySelectorAll('.scroll')]
   .filter(e => e.scrollWidth > e.clientWidth + 1).length"""

@@ -26,6 +26,7 @@ from jax_surgery.train.loop import Callback, Interrupted, State, TrainingDiverge
 from jax_surgery.train.metrics_file import METRICS_FILE, read_metrics
 
 RELOAD = 15  # seconds after which a browser reads the page again
+FIRST = "before the first step"
 SHARE = 0.05  # of the time, that pages may take where rounds are many and short
 
 
@@ -41,14 +42,16 @@ class Live:
           most: nats per token that held-out text may move by; 0 is no budget.
         """
         self._folder, self._shown, self._budget = epath.Path(directory), shown, most
+        self._steps = False  # whether some were taken
         self._free = 0.0  # the time from which on a page that may wait is written
 
-    def write(self, where: str = "before the first step") -> None:
+    def write(self, where: str = FIRST) -> None:
         """Writes the page.
 
         Args:
           where: how far the run has come, such as "at step 20".
         """
+        self._steps = where != FIRST
         at = f"written {where}, {_now()}"
         self._write(
             f"The run goes on: this page was {at}, is written again at each evaluation, "
@@ -82,11 +85,17 @@ class Live:
 
     @contextlib.contextmanager
     def until_finished(self) -> Iterator[None]:
-        """Says on the page why a run has stopped, where it does in the block."""
+        """Says on the page why a run has stopped, where it does in the block; of one that is
+        refused before its first step no page is left."""
         try:
             yield
         except (Interrupted, TrainingDiverged) as error:
             self._write(f"The run has stopped ({_now()}): {error}", 0)
+            raise
+        except (ValueError, FileNotFoundError):
+            # Refused before the first step: its workdir is to be free again.
+            if not self._steps and distributed.is_lead():
+                files.remove(self._folder / "report")
             raise
 
     def _write(self, unfinished: str, reload: int) -> None:

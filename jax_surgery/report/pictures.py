@@ -76,7 +76,9 @@ def as_svg(figure, title: str) -> str:
     buffer = io.StringIO()
     # The same run gives the same page: no date, and names that do not change.
     with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        # Tight: names beside a picture are never cut off.
+        shown = {"bbox_inches": "tight", "pad_inches": 0.05}
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, **shown)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
@@ -152,6 +154,7 @@ def tokens_left(metrics: list[dict[str, Any]]) -> str:
     _lines(axes, metrics, names)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("round", color=GREY)
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylabel("tokens", color=GREY)
     return as_svg(figure, "tokens that are not at their ends over rounds")
 

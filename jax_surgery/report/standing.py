@@ -25,7 +25,7 @@ class Share(NamedTuple):
     n: int
 
     @property
-    def count(self) -> int:
+    def right(self) -> int:
         """How many answers that is."""
         return round(self.value * self.n)
 
@@ -83,7 +83,7 @@ class Evidence:
     def told(self, share: Share) -> str:
         """A share in words."""
         value = f"{100 * share.value:.1f} %"
-        return self.says.format(value=value, count=share.count, n=f"{share.n:,}")
+        return self.says.format(value=value, count=share.right, n=f"{share.n:,}")
 
 
 def evidence(results: Results) -> list[Evidence]:
@@ -141,11 +141,11 @@ def _of_tasks(tasks: Results) -> list[Evidence]:
         if task["role"] == "target":
             role = "update" if task["goal"] == "up" else "unlearn"
         if role:
-            ends = (
+            old, new = (
                 _share(task[end], "value", "interval") for end in ("before", "after")
             )
             of = (role, name, "tasks", "a score of {value}")
-            found.append(Evidence(*of, *ends, task["after"]["chance"]))
+            found.append(Evidence(*of, old, new, task["after"]["chance"]))
     return found
 
 
@@ -155,23 +155,25 @@ def _of_replies(found: Results) -> list[Evidence]:
     for role, facts in found.get("facts", {}).items():
         if n := facts["n"]:
             # All facts are asked: these are no samples, and have no intervals.
-            ends = (
-                Share(x, x, x, n) for x in (facts[e] / n for e in ("before", "after"))
+            old, new = (
+                Share(x, x, x, n) for x in (facts["before"] / n, facts["after"] / n)
             )
             of = (role, f"facts to {role}", "facts", "{count} of {n} facts said")
-            told.append(Evidence(*of, *ends, 0.0))
+            told.append(Evidence(*of, old, new, 0.0))
     for name, entry in found.get("groups", {}).items():
         if entry["kind"] == "unlearn" and "choice" in entry["after"]:
-            keys = ("share", "interval")
-            ends = (_share(entry[e]["choice"], *keys) for e in ("before", "after"))
+            old, new = (
+                _share(entry[end]["choice"], "share", "interval")
+                for end in ("before", "after")
+            )
             says = "the answer is the likeliest in {count} of {n} questions"
             chance = entry["after"]["choice"]["chance"]
-            told.append(Evidence("unlearn", name, "choice", says, *ends, chance))
+            told.append(Evidence("unlearn", name, "choice", says, old, new, chance))
     for name, entry in found.get("kept", {}).items():
-        after = _share(entry, "share", "interval")
-        before = Share(ALL, ALL, ALL, after.n)
+        new = _share(entry, "share", "interval")
         says = "{count} of {n} answers that it gave are kept"
-        told.append(Evidence("retain", name, "kept", says, before, after, 0.0))
+        old = Share(ALL, ALL, ALL, new.n)
+        told.append(Evidence("retain", name, "kept", says, old, new, 0.0))
     return told
 
 

@@ -169,7 +169,7 @@ def _number(one: Evidence) -> str:
     """The score before, as short as the one after allows."""
     assert one.before is not None
     if one.kind in ("facts", "choice"):
-        return f"{one.before.count}"
+        return f"{one.before.right}"
     return f"{100 * one.before.value:.1f} %"
 
 

@@ -91,10 +91,9 @@ def read(workdir: str) -> dict[str, Any]:
         )
     try:
         kind = json.loads((folder / FINISHED_FILE).read_bytes())["run"]
-        results = json.loads((folder / "results.json").read_bytes())
+        there = (folder / "results.json").exists()
+        results = json.loads((folder / "results.json").read_bytes()) if there else {}
         has_scores = bool(standing.evidence(results))
-    except FileNotFoundError:
-        has_scores = False
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{FIELD} names {workdir}, whose results.json or {FINISHED_FILE} is damaged "

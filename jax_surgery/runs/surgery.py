@@ -46,14 +46,15 @@ def run(settings: SurgerySettings | TasksSettings, directory: str) -> dict[str, 
         host_memory.release_freed_memory()
         with progress.phase("asking the model before the run"):
             before: Any = case.probe(model)
-            watched = Live(directory, case.begun(before), case.budget)
+        watched = Live(directory, case.begun(before), case.budget)
+        case.watched = watched
+        with watched.until_finished():
             watched.write()
-            case.watched = watched
-            examples = case.examples(model)
-
-        host_memory.release_freed_memory()
-        with progress.phase("changing the model"), watched.until_finished():
-            changed: Any = case.change(model, before, directory)
+            with progress.phase("quoting the model before the run"):
+                examples = case.examples(model)
+            host_memory.release_freed_memory()
+            with progress.phase("changing the model"):
+                changed: Any = case.change(model, before, directory)
         del model  # its parameters may be given up
         gc.collect()
         host_memory.release_freed_memory()

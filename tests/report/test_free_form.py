@@ -173,7 +173,7 @@ def test_the_page_begins_with_the_sentences_and_holds_every_reply(found):
     for reply in AFTER:
         assert f'<td data-label="after">{reply}</td>' in text
     assert "kin: new fact: Rome" in text and "everyday: degenerate" in text
-    assert "<details>" not in text
+    assert "further answers" not in text
     many = [asked("kin", "retain", f"Where is {i}?", "Oslo", fact=i) for i in range(7)]
     found = free_form.results(many, [], *[Observed(["Oslo"] * 7, [], {})] * 2)
     first, rest = free_form.examples(found)

@@ -68,8 +68,8 @@ def tasks() -> page.Page:
         for a in (0.0, 0.5, 1.0)
     ]  # fmt: skip
     values = np.random.default_rng(0).random((4, 8))
-    names = ["add", "sub", "copy"]
-    squares = np.eye(3) + 0.2
+    names = ["add", "sub", *(f"people_{i}" for i in range(14)), "previous", "smaller"]
+    squares = np.eye(len(names)) + 0.2
     figures = {
         "Along alpha": subspaces.alpha_curves(along, ["add"], ["sub"], learns=False, used=1.0),
         "Overlap": subspaces.angle_matrix(names, squares / 1.2, {"add": "sum", "sub": "sum"}),
@@ -171,6 +171,7 @@ def test_pictures_are_drawn_and_texts_are_seen(browser, files, kind, scheme):
             assert box["width"] > 400 and box["height"] > 80
             # Lines and letters have edges of many shades; an empty picture has one colour.
             assert pages.colours_of(drawn.nth(number)) > 20
+        assert not shown.evaluate(pages.CUT)
         assert not faint(shown)
         assert not shown.evaluate(pages.BEYOND)
 

@@ -112,6 +112,17 @@ def test_a_run_that_stops_says_so_and_is_not_read_again(tmp_path, error):
     assert ("saved." in text) or ("NaN &lt;b&gt;" in text)
 
 
+def test_a_run_that_is_refused_leaves_no_page_behind(tmp_path):
+    for steps, left in ((False, []), (True, ["report"])):
+        watched = Live(str(tmp_path), shown())
+        with pytest.raises(ValueError, match="unknown"), watched.until_finished():
+            watched.write()
+            if steps:
+                watched.write("at step 2")
+            raise ValueError("unknown")
+        assert files.names(tmp_path) == left
+
+
 def test_the_lead_writes_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "is_lead", lambda: False)
     Live(str(tmp_path), shown()).write()

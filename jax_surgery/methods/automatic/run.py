@@ -254,14 +254,15 @@ def _begun(
         "retain": retained_texts.balanced(of_kinds | {"unlearn": rest}),
     }
     aside = [encode(rows, model.tokenizer, data.context) for rows in held.values()]
-    everything = [*itertools.chain(*by_role.values(), *aside)]
+    tokens = settings.statistics.tokens
+    # Other texts of large kinds than those that are trained on.
+    read = retained_texts.alike(of_kinds | {"unlearn": rest}, tokens)
+    everything = [*itertools.chain(*by_role.values(), *aside, read)]
     beginning = beginnings.shared(model, everything, data.context)
     packed = lambda documents: Packer(
         documents, data.context, data.average, beginning=beginning
     )
     packers = {role: packed(docs) for role, docs in by_role.items() if docs}
-    tokens = settings.statistics.tokens
-    read = retained_texts.alike(of_kinds | {"unlearn": rest}, tokens)
     texts = RoleTexts(packers, packed(read))
     places = packers["unlearn"].places
     return Begun(written, known, texts, ends[places], new.told, held)

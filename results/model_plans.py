@@ -4,8 +4,8 @@
     python results/model_plans.py
 
 plans every one of them (configs/plan.py:models/NAME), writes results/model_plans.md and the
-line "Plan:" of each config's docstring. About 10 minutes on 2 CPU cores, and 3 more for each
-name in WHOLE; what is finished in --workdir is not compiled again. Needs the extra `plan`.
+line "Plan:" of each config's docstring. About 40 minutes on 2 CPU cores; what is finished in
+--workdir is not compiled again. Needs the extra `plan`.
 """
 
 import argparse
@@ -20,15 +20,12 @@ from tables import line, markdown, versions
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "configs" / "models"
-# Compiled to the end, so that the bound is of the compiler's own schedule; of others it is
-# the time of the compiled products at the chips' peak.
-WHOLE = ("llama3_2_1b",)
 MOST = 0.9  # of a chip's memory
 SPLIT = 64  # chips from which on `fsdp` has two axes
 HEADS = ["config", "model", "slice", "moves", "tokens a step"]
 HEADS += ["needs GiB", "has", "share"]
 HEADS += ["all-gather GB", "reduce-scatter", "all-reduce", "permute", "other"]
-HEADS += ["a step takes at least s", "by"]
+HEADS += ["a step takes at least s", "MFU at most"]
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "collective-permute")
 
 
@@ -57,9 +54,8 @@ def row(name: str, found: dict) -> list[str]:
     cells += [f"{found['needs'] / GIB:.2f}", f"{found['has'] / GIB:.2f}"]
     cells.append(f"{found['needs'] / found['has']:.0%}")
     cells += traffic(found["collectives"])
-    if speed := found.get("speed"):
-        return [*cells, f"{speed['seconds_at_least']:.2f}", "schedule"]
-    return [*cells, f"{found['seconds_of_products']:.2f}", "products"]
+    speed = found["speed"]
+    return [*cells, f"{speed['seconds_at_least']:.2f}", f"{speed['mfu_at_most']:.0%}"]
 
 
 def plan_line(cells: list[str]) -> str:
@@ -119,9 +115,8 @@ def main() -> None:
     workdir = pathlib.Path(arguments.workdir).absolute()
     rows, layouts = [], []
     for name in names():
-        whole = name in WHOLE
-        folder = workdir / (f"{name}-whole" if whole else name)
-        found = results_of(folder, ["neighbours=no"], whole, f"models/{name}")
+        folder = workdir / name
+        found = results_of(folder, ["neighbours=no"], True, f"models/{name}")
         rows.append(row(name, found))
         print(line(rows[-1]), flush=True)
         assert found["needs"] <= MOST * found["has"], f"{name} fills its chips"
@@ -134,16 +129,15 @@ def main() -> None:
     text = f"""# The configs of configs/models/ on their slices, compiled and not run
 
 `python results/model_plans.py` with {versions("jax", "libtpu")}. One row of each of the three roles per
-chip; float32 master weights and AdamW moments where all parameters move (gemma2_9b: bfloat16
-moments), else a frozen bfloat16 model; bfloat16 products, full remat, cached reference.
+chip; float32 master weights and AdamW moments where all parameters move, else a frozen bfloat16
+model; bfloat16 products, full remat, cached reference.
 
 *needs* is what the compiler assigns on each chip, of what it lets a program use (*has*); none
 may exceed {MOST:.0%}. Collectives are bytes of the tensors on each chip per step; a gradient's
 reduce-scatter overlapped with its product appears as collective-permutes. The least time of
-a step is a static bound, without waiting for other chips and without attention kernels: by
-*schedule* the cycles that the compiler schedules, by *products* the compiled matrix
-products, recomputation included, at the chips' peak, which is lower (llama2_7b: see
-*seconds_of_products* of its results.json). Nothing was run on a TPU.
+a step is a static bound: cycles that the compiler schedules, without waiting for other chips
+and without attention kernels; MFU counts 6 operations a weight and token, also where deltas
+alone move. Nothing was run on a TPU.
 
 {markdown(HEADS, rows)}
 ## Gradients on 64 chips and more

@@ -38,7 +38,7 @@ CASES = [
     ("llama3.2_1b", "v5e:2x2", (), False),
     ("qwen2.5_7b", "v5e:4x4", (), False),
     ("qwen3_8b", "v5e:4x4", (), False),
-    ("gemma2_9b", "v5e:4x8", (), False),
+    ("gemma2_9b", "v5p:2x2x2", (), False),
     ("gemma3_1b", "v5e:2x2", (), False),
     ("gemma3_27b", "v5p:4x4x4", (), False),
     ("llama2_70b", "v5p:4x4x4", T4096, False),

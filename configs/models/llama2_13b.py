@@ -2,7 +2,7 @@
 """LLM Surgery of Llama 2 13B on your own text: all parameters.
 
 Hardware: a TPU v5e:4x8 (32 chips).
-Plan: 10.80 of 15.75 GiB per chip; a step of 3 x 32 x 2048 tokens takes at least 3.04 s.
+Plan: 10.80 of 15.75 GiB per chip; a step of 3 x 32 x 2048 tokens takes at least 4.51 s.
 
 Command to run:
 python -m launch run NAME --slice=v5e:4x8 --zone=ZONE --hf-token -- \

@@ -2,7 +2,7 @@
 """LLM Surgery of Llama 2 70B on your own text: all parameters.
 
 Hardware: a TPU v5p:4x4x4 (64 chips).
-Plan: 38.43 of 95.73 GiB per chip; a step of 3 x 64 x 4096 tokens takes at least 13.73 s.
+Plan: 38.43 of 95.73 GiB per chip; a step of 3 x 64 x 4096 tokens takes at least 17.65 s.
 
 Command to run:
 python -m launch run NAME --slice=v5p:4x4x4 --zone=ZONE --hf-token -- \

@@ -2,7 +2,7 @@
 """LLM Surgery of Llama 2 7B on your own text: low-rank deltas.
 
 Hardware: a TPU v5e:2x2 (4 chips).
-Plan: 6.86 of 15.75 GiB per chip; a step of 3 x 4 x 2048 tokens takes at least 1.16 s.
+Plan: 6.86 of 15.75 GiB per chip; a step of 3 x 4 x 2048 tokens takes at least 2.03 s.
 
 Command to run:
 python -m launch run NAME --slice=v5e:2x2 --zone=ZONE --hf-token -- \

@@ -2,7 +2,7 @@
 """LLM Surgery of Llama 3.1 70B on your own text: all parameters.
 
 Hardware: a TPU v5p:4x4x4 (64 chips).
-Plan: 39.90 of 95.73 GiB per chip; a step of 3 x 64 x 4096 tokens takes at least 13.91 s.
+Plan: 39.90 of 95.73 GiB per chip; a step of 3 x 64 x 4096 tokens takes at least 18.38 s.
 
 Command to run:
 python -m launch run NAME --slice=v5p:4x4x4 --zone=ZONE --hf-token -- \

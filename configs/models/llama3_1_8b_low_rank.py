@@ -2,7 +2,7 @@
 """LLM Surgery of Llama 3.1 8B on your own text: low-rank deltas.
 
 Hardware: a TPU v5e:2x4 (8 chips).
-Plan: 5.78 of 15.75 GiB per chip; a step of 3 x 8 x 2048 tokens takes at least 1.30 s.
+Plan: 5.78 of 15.75 GiB per chip; a step of 3 x 8 x 2048 tokens takes at least 2.24 s.
 
 Command to run:
 python -m launch run NAME --slice=v5e:2x4 --zone=ZONE --hf-token -- \

@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Mesh, NamedSharding, Sharding
 
 from jax_surgery.checkpoints import safetensors_file
 from jax_surgery.checkpoints.safetensors_file import Entry
 from jax_surgery.models import architectures
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.layout import Row
+from jax_surgery.parallel import mesh as meshes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +122,9 @@ def places(tensor: Tensor, mesh: Mesh) -> tuple[Sharding | None, Sharding | None
     if mesh.empty:
         return None, None
     axes = tuple(tensor.row.layer_spec)
-    own = PartitionSpec(*(axes[axis] for axis in tensor.order))
-    return NamedSharding(mesh, tensor.row.spec), NamedSharding(mesh, own)
+    own = meshes.spec(*(axes[axis] for axis in tensor.order))
+    stored = meshes.spec(*tensor.row.spec)
+    return NamedSharding(mesh, stored), NamedSharding(mesh, own)
 
 
 def convert(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:

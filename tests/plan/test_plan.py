@@ -33,6 +33,9 @@ def test_the_7b_step_on_16_chips_fits_and_reduce_scatters():
     assert traffic.get("all-reduce", 0) < 0.01 * GB  # norms' gradients, and scalars
     # A reduce-scatter overlapped with its product is a ring of permutes.
     assert 13 * GB < traffic["collective-permute"] < 15 * GB
+    # Products are computed once more than the 6 operations a weight and token.
+    ideal = asked["counted_flops"] / (16 * 197e12)
+    assert ideal < asked["seconds_of_products"] < 4 / 3 * ideal
     layers = 32
     assert asked["kernel_calls"]["splash_mha_fwd_segmented_residuals"] == 2 * layers
 

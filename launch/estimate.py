@@ -24,6 +24,7 @@ INSTALL = (
     f"python3.12 -m venv {ROOT / '.venv'} && {ROOT / '.venv/bin/pip'} install "
     f"-e '{ROOT}[plan]'"
 )
+PUBLISHED = "models/"  # where configs of published models lie
 _HAS = (
     "import importlib.util as u, sys; "
     "sys.exit(not all(map(u.find_spec, ('jax', 'flax', 'libtpu'))))"
@@ -55,15 +56,17 @@ def python() -> str:
 
 
 def config_of(flags: Sequence[str]) -> str:
-    """The config that a run's flags name: NAME of --config=configs/NAME.py."""
+    """The config that a run's flags name: NAME of --config=configs/NAME.py, or of
+    --config=NAME; models/NAME of a published model."""
     named = [flag for flag in flags if re.match("--?config=", flag)]
-    match = named and re.fullmatch(r"--?config=(?:\./)?configs/(\w+)\.py", named[-1])
+    pattern = r"--?config=(?:(?:\./)?configs/([\w/]+)\.py|([\w/]+))"
+    match = named and re.fullmatch(pattern, named[-1])
     if not match:
         raise WrongInput(
             "the run's flags have no --config=configs/NAME.py, which a plan needs; they "
             "stand after '--', as in: -- --config=configs/surgery.py --config.model=MODEL"
         )
-    return match[1]
+    return match[1] or match[2]
 
 
 def plan_flags(flags: Sequence[str], model: str) -> list[str]:
@@ -74,9 +77,10 @@ def plan_flags(flags: Sequence[str], model: str) -> list[str]:
 
     Args:
       flags: of the run.
-      model: whose architecture is planned.
+      model: whose architecture is planned; "" is the one that the config is of.
     """
-    found = [f"--config=configs/plan.py:{config_of(flags)}", f"--config.model={model}"]
+    found = [f"--config=configs/plan.py:{config_of(flags)}"]
+    found += [f"--config.model={model}"] if model else []
     kept = False
     for flag in flags:
         match = re.match(r"--?config\.([\w.]+)", flag)
@@ -93,12 +97,15 @@ def plan_flags(flags: Sequence[str], model: str) -> list[str]:
 
 
 def model_of(flags: Sequence[str], python_: str) -> str:
-    """The model of a run: of its flags, or else of its config."""
+    """The model of a run: of its flags, or else of its config; "" of a config of a
+    published model, whose architecture the plan knows by itself."""
     given = [f.split("=", 1)[1] for f in flags if re.match(r"--?config\.model=", f)]
     if given:
         return given[-1]
+    if config_of(flags).startswith(PUBLISHED):
+        return ""
     found = subprocess.run(
-        [python_, "-c", _MODEL, config_of(flags)],
+        [python_, "-c", _MODEL, config_of(flags).replace("/", ".")],
         capture_output=True,
         check=False,
         text=True,

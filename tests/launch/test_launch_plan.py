@@ -133,3 +133,15 @@ def test_the_real_gcloud_takes_every_command(tmp_path, capfd, monkeypatch):
         (j["command_string"], j["error_message"]) for j in judged if not j["success"]
     ]
     assert not wrong
+
+
+def test_a_config_of_a_published_model_is_planned_as_it_is():
+    """Its architecture is the plan's own: the hub is not asked for it."""
+    for named in ("configs/models/llama2_7b.py", "models/llama2_7b"):
+        flags = [f"--config={named}", "--config.steps=10"]
+        assert estimate.model_of(flags, "no python") == ""
+        planned = estimate.plan_flags(flags, "")
+        assert planned[0] == "--config=configs/plan.py:models/llama2_7b"
+        assert not any(flag.startswith("--config.model") for flag in planned)
+    given = [*flags, "--config.model=gs://b/m"]
+    assert estimate.model_of(given, "no python") == "gs://b/m"

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The old name of configs/export.py, which still works."""
+"""The old name of configs/export.py, which still works.
+
+Command to run:
+python -m jax_surgery.main --config=configs/benchmark.py
+"""
 
 from configs.export import get_config
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts finished runs on one page: what each forgot, learned and retained, as a picture of
-forgotten against retained (the better runs are above and on the right), and where their
-configs differ.
+"""Puts finished runs on one page, with a picture and what differs.
+
+The picture is of what each forgot against what it retained: the better runs are above and
+on the right. A table says where their configs differ.
 
 The runs must have been asked the same questions.
 Hardware: any; a few seconds.

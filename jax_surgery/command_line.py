@@ -129,7 +129,7 @@ def help_text() -> str:
             wrapped(usage, 4),
             "",
             f"configs, which are files in {shown_path(CONFIGS)}:",
-            *_table(configs()),
+            *_tables(configs()),
             "",
             "flags:",
             *_table(shown),
@@ -146,6 +146,16 @@ def wrapped(text: str, indent: int = 0) -> str:
         break_on_hyphens=False,
         break_long_words=False,
     )
+
+
+def _tables(rows: Mapping[str, str]) -> list[str]:
+    """A table of the names of each folder, so that long ones narrow no other's lines."""
+    folder = lambda name: name.rpartition("/")[0]
+    groups = [
+        {n: said for n, said in rows.items() if folder(n) == one}
+        for one in sorted({folder(name) for name in rows})
+    ]
+    return [line for group in groups for line in _table(group)]
 
 
 def _table(rows: Mapping[str, str]) -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery of Gemma 2 9B on your own text: all parameters.
+"""LLM Surgery of Gemma 2 9B: all parameters.
 
 Hardware: a TPU v5p:2x2x2 (8 chips).
 Plan: 27.93 of 95.73 GiB per chip; a step of 3 x 8 x 2048 tokens takes at least 2.09 s.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery of Llama 2 13B on your own text: all parameters.
+"""LLM Surgery of Llama 2 13B: all parameters.
 
 Hardware: a TPU v5e:4x8 (32 chips).
 Plan: 10.80 of 15.75 GiB per chip; a step of 3 x 32 x 2048 tokens takes at least 4.51 s.

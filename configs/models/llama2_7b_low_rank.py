@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery of Llama 2 7B on your own text: low-rank deltas.
+"""LLM Surgery of Llama 2 7B: low-rank deltas.
 
 Hardware: a TPU v5e:2x2 (4 chips).
 Plan: 6.86 of 15.75 GiB per chip; a step of 3 x 4 x 2048 tokens takes at least 2.03 s.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery of Llama 3.1 70B on your own text: all parameters.
+"""LLM Surgery of Llama 3.1 70B: all parameters.
 
 Hardware: a TPU v5p:4x4x4 (64 chips).
 Plan: 39.90 of 95.73 GiB per chip; a step of 3 x 64 x 4096 tokens takes at least 18.38 s.

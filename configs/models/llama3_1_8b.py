@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery of Llama 3.1 8B on your own text: all parameters.
+"""LLM Surgery of Llama 3.1 8B: all parameters.
 
 Hardware: a TPU v5e:4x4 (16 chips).
 Plan: 12.30 of 15.75 GiB per chip; a step of 3 x 16 x 2048 tokens takes at least 2.87 s.

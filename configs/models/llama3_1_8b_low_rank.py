@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery of Llama 3.1 8B on your own text: low-rank deltas.
+"""LLM Surgery of Llama 3.1 8B: low-rank deltas.
 
 Hardware: a TPU v5e:2x4 (8 chips).
 Plan: 5.78 of 15.75 GiB per chip; a step of 3 x 8 x 2048 tokens takes at least 2.24 s.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery of Qwen2 1.5B on your own text: all parameters.
+"""LLM Surgery of Qwen2 1.5B: all parameters.
 
 Hardware: a TPU v5e:2x2 (4 chips).
 Plan: 7.70 of 15.75 GiB per chip; a step of 3 x 4 x 2048 tokens takes at least 0.79 s.

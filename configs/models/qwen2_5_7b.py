@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery of Qwen2.5 7B on your own text: all parameters.
+"""LLM Surgery of Qwen2.5 7B: all parameters.
 
 Hardware: a TPU v5e:4x4 (16 chips).
 Plan: 11.78 of 15.75 GiB per chip; a step of 3 x 16 x 2048 tokens takes at least 2.71 s.

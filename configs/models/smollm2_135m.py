@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery of SmolLM2 135M on your own text: all parameters.
+"""LLM Surgery of SmolLM2 135M: all parameters.
 
 Hardware: a TPU v5e:1x1 (1 chip).
 Plan: 2.51 of 15.75 GiB per chip; a step of 3 x 1 x 2048 tokens takes at least 0.12 s.

@@ -106,11 +106,11 @@ def test_help_is_quick_and_names_the_flags_and_the_configs():
     assert "--workdir" in done.stdout
     assert done.returncode == 0
     for path in (ROOT / "configs").rglob("*.py"):
-        if path.stem != "__init__":
+        if "def get_config" in path.read_text() and path.stem != "__init__":
             name = path.relative_to(ROOT / "configs").with_suffix("").as_posix()
             [line] = re.findall(rf"^  {name}  +(\S.*)", done.stdout, re.MULTILINE)
             said = ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
-            assert said.startswith(line)
+            assert said == line  # which is whole in one line
     assert max(map(len, done.stdout.splitlines())) < 80
     body = "sys.argv = ['main', '--help']; import runpy\ntry:\n"
     body += "    runpy.run_module('jax_surgery.main', run_name='__main__')\n"

@@ -20,6 +20,7 @@ FINISHED = {
     "evaluate": ("results.json",),
     "attack": ("results.json", "report/index.html"),
     "plan": ("results.json",),
+    "compare": ("results.json", "report/index.html"),
     "export": ("jsonl/update.jsonl",),
 }
 
@@ -55,7 +56,7 @@ def test_a_run_ends_with_its_files_and_commands_that_exist(tmp_path, monkeypatch
         assert "report: runs/mine/report/index.html" in lines
     if "results.json" in FINISHED[run]:
         assert "results: runs/mine/results.json" in lines
-    assert bool(commands) == (run not in ("plan", "evaluate"))
+    assert bool(commands) == (run not in ("plan", "evaluate", "compare"))
     for words in commands:
         assert words[0].endswith("jax-surgery")
         assert config_of_flags(words)

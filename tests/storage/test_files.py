@@ -17,6 +17,7 @@ REFUSED = {
 }
 # Local files of their own.
 LOCAL = {
+    "jax_surgery/command_line.py",  # the packaged configs
     "jax_surgery/plan/lowering.py",
     "jax_surgery/plan/compiled/dump.py",
     "jax_surgery/parallel/distributed.py",

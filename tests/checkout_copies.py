@@ -5,17 +5,30 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+LIST = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+
+
+def _listed() -> str:
+    """Names of the checkout's files that git does not ignore, separated by NUL; also of a
+    copy without a history, such as an unpacked source archive."""
+    how = {"cwd": ROOT, "capture_output": True, "text": True}
+    found = subprocess.run(["git", *LIST], check=False, **how)
+    if not found.returncode:
+        return found.stdout
+    with tempfile.TemporaryDirectory() as empty:
+        subprocess.run(["git", "init", "--quiet", "--bare", empty], check=True)
+        beside = [f"--git-dir={empty}", f"--work-tree={ROOT}"]
+        return subprocess.run(["git", *beside, *LIST], check=True, **how).stdout
+
+
 def copy(target: pathlib.Path) -> pathlib.Path:
     """Copies the checkout's files, committed or not, without its history; needs git."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(
-        command, cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    for name in filter(None, listed.stdout.split("\0")):
+    for name in filter(None, _listed().split("\0")):
         source, copied = ROOT / name, target / name
         if os.path.lexists(source):  # else it is deleted, and not yet committed
             copied.parent.mkdir(parents=True, exist_ok=True)

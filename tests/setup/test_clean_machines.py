@@ -68,6 +68,8 @@ def test_in_an_empty_environment_and_what_it_installs_runs(folder):
 
     for _ in range(2):  # the second time everything is there
         done = run(str(checkout / "tpu_setup.sh"))
+        if "client error (Connect)" in done.stderr:
+            pytest.skip("uv cannot reach the package index from here")
         assert done.returncode == 1
         (printed,) = FOUND.findall(done.stdout + done.stderr)
         assert_tested_versions(printed)

@@ -177,9 +177,10 @@ def setup(args: Args, flags: list[str], gcloud: Gcloud, store: Store) -> None:
 def run(args: Args, flags: list[str], gcloud: Gcloud, store: Store) -> None:
     """Starts a run; makes and sets up what is not there."""
     known = store.find(args.name)
+    if flags or not (known and known.command):
+        estimate.config_of(flags)  # before anything is asked of Google
     planned = known or _new(args, gcloud, store)
     command = flags or planned.command
-    estimate.config_of(command)
     home.demand_workdir(command, planned.workers, planned.spot)
     machine = _there(args, command, gcloud, store)
     if args.hf_token and args.hf_token != machine.hf_token:

@@ -66,7 +66,13 @@ def config_of(flags: Sequence[str]) -> str:
             "the run's flags have no --config=configs/NAME.py, which a plan needs; they "
             "stand after '--', as in: -- --config=configs/surgery.py --config.model=MODEL"
         )
-    return match[1] or match[2]
+    name = match[1] or match[2]
+    if not (ROOT / "configs" / f"{name}.py").is_file():
+        raise WrongInput(
+            f"{named[-1]}: there is no configs/{name}.py in {ROOT}; the names are those of "
+            "the files there, such as surgery or models/llama2_7b."
+        )
+    return name
 
 
 def plan_flags(flags: Sequence[str], model: str) -> list[str]:

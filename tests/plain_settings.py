@@ -5,6 +5,7 @@ They are the tests' own: runs have those of `configs/`.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jax_surgery.config import build
@@ -89,3 +90,22 @@ def plain_compute(dtype: Any = "float32", **changes: Any) -> Compute:
 def plain_loop(**changes: Any) -> Loop:
     """`LOOP` with fields changed."""
     return dataclasses.replace(LOOP, **changes)
+
+
+def texts_by_role(
+    texts: Sequence[str], write_texts: Callable[[str, Sequence[str]], str]
+) -> dict[str, Any]:
+    """Sources and rows of `config.data`: the first three texts are unlearned, get an
+    update, and the others are retained.
+
+    Args:
+      write_texts: the fixture of this name.
+    """
+    return {
+        "unlearn": write_texts("unlearn", texts[:3]),
+        "update": write_texts("update", [f"{t} or so" for t in texts[:3]]),
+        "retain": write_texts("retain", texts[3:]),
+        "rows_unlearn": 1,
+        "rows_update": 1,
+        "rows_retain": 2,
+    }

@@ -216,7 +216,6 @@ def write(
         print(headline(points, GOALS[role]))
         for run, own in zip(runs, answers, strict=True):
             print(f"{run.name}: {'; '.join(f'{a.question} {a.answer}' for a in own)}")
-        print(f"report: {folder / 'report' / 'index.html'}")
     return results
 
 

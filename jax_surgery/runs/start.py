@@ -61,7 +61,7 @@ def start(
     workdir: str | None,
     config_file: str = "run.py",
     again: Callable[[str], str] = workdirs.resume_command,
-) -> dict[str, Any] | None:
+) -> None:
     """Runs a config in a workdir.
 
     Args:
@@ -70,9 +70,6 @@ def start(
       config_file: the config's, which names that.
       again: what goes on with a run that was stopped, of its workdir: of a command line
         the same line.
-
-    Returns:
-      What results.json holds, of a run that gives it.
 
     Raises:
       Interrupted: after Ctrl-C or SIGTERM, saying how to go on.
@@ -91,12 +88,12 @@ def start(
     if backend == "cpu" and settings.run != "plan":
         host_memory.keep_freed_memory()
     with progress.screen():
-        return _start(settings, workdir, config_file, again)
+        _start(settings, workdir, config_file, again)
 
 
 def _start(
     settings: Any, workdir: str | None, config_file: str, again: Callable[[str], str]
-) -> dict[str, Any] | None:
+) -> None:
     workdir = workdir or workdirs.default(config_file)
     if "://" not in workdir:
         workdir = str(pathlib.Path(workdir).expanduser().absolute())
@@ -106,12 +103,11 @@ def _start(
     at_once = f"stopped at once; what was saved before stays in {workdir}. {go_on}"
     signals.set_last_words(at_once)
     try:
-        results = None
         with progress.phase("the whole run"):
             if settings.run in ON_LEAD:
                 distributed.on_lead(lambda: run(settings, workdir))
             else:
-                results = run(settings, workdir)
+                run(settings, workdir)
     except Interrupted as error:
         raise Interrupted(f"{error} {go_on}") from None
     except KeyboardInterrupt:
@@ -126,6 +122,5 @@ def _start(
         workdirs.finish(folder, settings.run)
         for line in endings.lines(settings, folder):
             print(line)
-        return results
     finally:
         workdirs.release()

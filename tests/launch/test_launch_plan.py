@@ -61,6 +61,8 @@ def test_without_the_package_it_says_how_to_install_it(monkeypatch, tmp_path):
     bare = tmp_path / "python"
     bare.write_text("#!/bin/sh\nexit 1\n")
     bare.chmod(0o755)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "surgery.py").touch()
     monkeypatch.setattr(estimate, "ROOT", tmp_path)
     monkeypatch.setattr(estimate.sys, "executable", str(bare))
     with pytest.raises(LaunchError, match=r"pip install .*\[plan\].*--skip-plan"):
@@ -133,6 +135,20 @@ def test_the_real_gcloud_takes_every_command(tmp_path, capfd, monkeypatch):
         (j["command_string"], j["error_message"]) for j in judged if not j["success"]
     ]
     assert not wrong
+
+
+def test_a_config_that_does_not_exist_is_refused_before_google_is_asked(
+    tmp_path, monkeypatch, capsys
+):
+    """Also without a plan, which would find it: slices cost from the start."""
+    monkeypatch.setenv("PATH", str(tmp_path))  # no gcloud
+    words = ["--state", str(tmp_path / "state"), "run", "mine", "--slice=v5e:4x4"]
+    words += ["--zone=us-west4-a", "--skip-plan", "--yes", "--"]
+    for named in ("nope", "configs/nope.py", "models/nope"):
+        assert cli.main([*words, f"--config={named}", "--workdir=gs://b/r"]) == 2
+        said = capsys.readouterr().err
+        assert "there is no configs/" in said and f"--config={named}" in said
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_config_of_a_published_model_is_planned_as_it_is():

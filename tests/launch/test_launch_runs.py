@@ -6,6 +6,7 @@ The workers are folders of this machine; what launch does there is done by bash.
 
 import json
 import pathlib
+import time
 
 import pytest
 from launch_cloud import FLAGS, RUN, WIDE, Cloud
@@ -22,7 +23,12 @@ def cloud(tmp_path, monkeypatch):
 
 
 def starts(cloud, node="llama", worker=0) -> int:
+    """How often a worker's run was started, which goes on by itself: its first line may
+    come after `launch` has returned."""
     path = cloud.where / node / str(worker) / "starts"
+    end = time.monotonic() + 10
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.02)
     return len(path.read_text().split()) if path.exists() else 0
 
 

@@ -11,7 +11,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from plain_settings import plain_optimizer
+from plain_settings import plain_optimizer, texts_by_role
 from settings_cases import changed, plain_surgery
 
 from jax_surgery.checkpoints import hf_weights
@@ -28,14 +28,7 @@ STEPS = 6
 @pytest.fixture
 def settings(tiny_model, write_texts):
     texts = tiny_model.texts
-    data = {
-        "unlearn": write_texts("unlearn", texts[:3]),
-        "update": write_texts("update", [f"{t} or so" for t in texts[:3]]),
-        "retain": write_texts("retain", texts[3:]),
-        "rows_unlearn": 1,
-        "rows_update": 1,
-        "rows_retain": 2,
-    }
+    data = texts_by_role(texts, write_texts)
     return plain_surgery(model=tiny_model.folder, data=data, steps=STEPS)
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import subspace_run_cases as cases
-from plain_settings import plain_optimizer
+from plain_settings import plain_optimizer, texts_by_role
 from settings_cases import merged, plain_surgery
 
 from jax_surgery.data.questions import Question
@@ -46,12 +46,7 @@ def settings(tiny_model, write_texts, tmp_path):
     file = tmp_path / "questions.jsonl"
     file.write_text("".join(json.dumps(q.record()) + "\n" for q in questions))
     data = {
-        "unlearn": write_texts("unlearn", texts[:3]),
-        "update": write_texts("update", [f"{t} or so" for t in texts[:3]]),
-        "retain": write_texts("retain", texts[3:]),
-        "rows_unlearn": 1,
-        "rows_update": 1,
-        "rows_retain": 2,
+        **texts_by_role(texts, write_texts),
         "questions": str(file),
     }
     fields = {"model": tiny_model.folder, "data": data, "steps": 4, "attacks": ""}

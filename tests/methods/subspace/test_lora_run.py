@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import on_devices
 import pytest
-from plain_settings import plain_compute
+from plain_settings import plain_compute, texts_by_role
 from settings_cases import changed, plain_surgery
 
 from jax_surgery.checkpoints import hf_weights
@@ -41,12 +41,7 @@ def settings(tiny_model, write_texts, tmp_path):
     file = tmp_path / "questions.jsonl"
     file.write_text(json.dumps(question) + "\n")
     data = {
-        "unlearn": write_texts("unlearn", texts[:3]),
-        "update": write_texts("update", [f"{t} or so" for t in texts[:3]]),
-        "retain": write_texts("retain", texts[3:]),
-        "rows_unlearn": 1,
-        "rows_update": 1,
-        "rows_retain": 2,
+        **texts_by_role(texts, write_texts),
         "questions": str(file),
     }
     return plain_surgery(

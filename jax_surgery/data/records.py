@@ -8,6 +8,7 @@ A role is a comma-separated list of sources:
     tfds:NAME[:SPLIT]             a TFDS dataset (SPLIT is "train" where left out), or
                                   a prepared directory
     embedded:NAME                 a set of the embedded benchmark
+    paper:NAME                    a set of LLM Surgery's files (see `benchmarks.paper`)
     general                       the packaged general text (see `data.general`)
 
 Rows hold exactly the fields of a record (see `forms`). Of rows that hold more, a
@@ -18,11 +19,12 @@ source may say which fields to take, and under which name they stand there:
     hf:NAME#prompt=instruction+answer=output
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from jax_surgery.config import names
-from jax_surgery.data import overlap
+from jax_surgery.data import overlap, streams
 from jax_surgery.data.forms import FIELDS, Record, hint, parse_record
 from jax_surgery.data.sources import MAX_ERRORS_SHOWN, parse_rows, rows_of
 
@@ -86,6 +88,21 @@ def read_role(sources: str, role: str) -> list[Record]:
             f"--config.data.{role}=texts.jsonl, or its rows 0 to leave the role out."
         )
     return [record for name in given for record in read_source(name)]
+
+
+def read_streams(sources: str, role: str) -> list[Record]:
+    """All records of a role whose sources may have weights (see `data.streams`).
+
+    Raises:
+      ValueError: as `read_role`.
+    """
+    if not streams.weights_of(sources):
+        return read_role(sources, role)
+    return [
+        dataclasses.replace(record, stream=number)
+        for number, source in enumerate(names(sources))
+        for record in read_source(streams.split(source)[1])
+    ]
 
 
 def check_overlap(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from jax_surgery.config import at_least, check_seed, positive
 from jax_surgery.data.roles import RoleData
 from jax_surgery.methods.automatic.settings import Retain
-from jax_surgery.methods.base import PairMethod
+from jax_surgery.methods.base import HiddenMethod, PairMethod, TokenMethod
 from jax_surgery.methods.inside.settings import Inside
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.never_knew import NeverKnew
@@ -72,6 +72,7 @@ class SurgerySettings:
     inside: Inside
     retain: Retain
     reference: Literal["live", "cached"]  # "cached": on disk, see `frozen_states`
+    reference_model: str  # the frozen model, as `model`; "" is the model before the run
     lora: LowRank
     optimizer: OptimizerChoice
     steps: int
@@ -129,6 +130,8 @@ class SurgerySettings:
                     f"config.lora.rank={self.lora.rank}: a stage by subspaces changes "
                     "the weights themselves; use config.lora.rank=0 with it."
                 )
+        self._check_streams()
+        self._check_reference()
         inside = self.inside
         below = self.reference == "cached" and self.optimizer.first_layer != 0
         if below and (inside.silenced or inside.copies):
@@ -147,6 +150,41 @@ class SurgerySettings:
                     "weights themselves, which low-rank deltas leave as they are; use "
                     f"copies=0, or config.lora.rank=0 (it is {self.lora.rank})."
                 )
+
+    def _check_streams(self) -> None:
+        """Raises ValueError where something would leave weights of sources out."""
+        of = [role for role, weights in self.data.stream_weights.items() if weights]
+        for stage in self.stages if of else ():
+            if stage.descends and isinstance(stage.method, TokenMethod | HiddenMethod):
+                continue
+            raise ValueError(
+                f"config.data.{of[0]} has weighted sources, and {stage.text!r} of "
+                f"config.method={self.method!r} has no term of single tokens that they "
+                "could weigh; leave the weights out, or use config.method=surgery."
+            )
+        if of and self.retain.budget:
+            raise ValueError(
+                f"config.data.{of[0]} has weighted sources, and a run with "
+                f"config.retain.budget={self.retain.budget:g} sets weights itself; leave "
+                "them out, or use config.retain.budget=0."
+            )
+
+    def _check_reference(self) -> None:
+        """Raises ValueError where a reference model of its own does not go with the rest."""
+        named = f"config.reference_model={self.reference_model!r}"
+        if self.reference_model and (self.lora.rank or self.retain.budget):
+            field = "lora.rank" if self.lora.rank else "retain.budget"
+            raise ValueError(
+                f"{named}: with config.{field} above 0 the reference is the model before "
+                f"the run; use config.reference_model= or config.{field}=0."
+            )
+        below = self.optimizer.first_layer != 0 and self.reference == "cached"
+        if self.reference_model and below:
+            raise ValueError(
+                f"{named} with config.reference='cached' and config.optimizer.first_layer="
+                f"{self.optimizer.first_layer}: what is cached below that layer is the "
+                "model's own; use config.reference='live', or first_layer=0."
+            )
 
     def _check_budget(self) -> None:
         """Raises ValueError where the budget and the method do not go together."""
@@ -172,6 +210,18 @@ class SurgerySettings:
             f"config.data.surprise={self.data.surprise:g}": (
                 "0: the model itself says which tokens carry knowledge",
                 not self.data.surprise,
+            ),
+            f"config.objective.alpha={self.objective.alpha:g}": (
+                "0 or more",
+                self.objective.alpha >= 0,
+            ),
+            f"config.objective.beta={self.objective.beta:g}": (
+                "0 or more",
+                self.objective.beta >= 0,
+            ),
+            f"config.objective.gamma={self.objective.gamma:g}": (
+                "more than 0",
+                self.objective.gamma > 0,
             ),
             f"config.objective.retain={self.objective.retain!r}": (
                 "'kl', which the budget is of",

@@ -27,6 +27,7 @@ from jax_surgery.methods.stages import Stage
 from jax_surgery.methods.subspace import run as subspace
 from jax_surgery.methods.subspace.work import Work
 from jax_surgery.metrics import multiple_choice, text
+from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
 from jax_surgery.report import budget, cost, examples, live, page, table
 from jax_surgery.report import free_form as evidence
@@ -37,6 +38,8 @@ from jax_surgery.train import curve, devices, identity
 
 # What results.json calls metrics otherwise.
 KEYS = {"answer_probability": "probability"}
+# What a reference model's config may have otherwise: nothing that its logits depend on.
+NOT_COMPARED = ("max_positions", "bos_token_id", "eos_token_id", "initializer_range")
 
 
 class ByRoles:
@@ -56,7 +59,7 @@ class ByRoles:
             self._groups = benchmark.groups()
             probes = benchmark.probes(settings.data.context)
             self._probes = asked.with_metrics(probes, "", settings.data.chat)
-        data = _with_groups(settings.data, self._groups)
+        data = _with_groups(settings.data.located, self._groups)
         self.settings = dataclasses.replace(settings, data=data)
         self._questions = asked.load_questions(data.questions)
         self.group_roles = asked.roles_of(data.questions, self._questions, self._groups)
@@ -64,6 +67,7 @@ class ByRoles:
             data, settings.statistics.sources, settings.readers_of_retained
         )
         self.texts: role_texts.RoleTexts
+        self._frozen: Model | None = None  # the reference, where it is another model
         # What the run leaves alone, to be asked before and after: questions and answers by
         # group, those that the model itself answered, and texts by name.
         self.held_out: dict[str, list[tuple[str, str]]] = {}
@@ -94,7 +98,29 @@ class ByRoles:
         config = hf_weights.load_config(source)
         moving = settings.moving(config)  # raises before it takes long
         context = settings.data.context
+        if settings.reference_model:
+            self._frozen = self._reference(config, tokenizer)
         return devices.load_model(source, settings.compute, moving, tokenizer, context)
+
+    def _reference(self, config: ModelConfig, tokenizer: Any) -> Model:
+        """The frozen model that is not the one before the run.
+
+        Raises:
+          ValueError: it differs from the model in more than its weights.
+        """
+        settings = self.settings
+        source = benchmarks.model_source(settings.reference_model)
+        own = hf_weights.load_config(source)
+        for field in dataclasses.fields(config):
+            one, other = getattr(own, field.name), getattr(config, field.name)
+            if field.name not in NOT_COMPARED and one != other:
+                raise ValueError(
+                    f"config.reference_model={settings.reference_model!r} has "
+                    f"{field.name}={one}, and config.model={settings.model!r} has "
+                    f"{other}; the reference is a model of the same architecture."
+                )
+        context = settings.data.context
+        return devices.load(source, settings.compute, tokenizer, context)
 
     def identity(self, model: Model) -> dict[str, str]:
         """The hashes of all that the run reads, by field (see `train.identity`)."""
@@ -108,6 +134,8 @@ class ByRoles:
             found["config.data.questions"] = identity.of_records(self._questions)
         if self._probes:
             found["config.benchmark"] = identity.of_probes(self._probes)
+        if self._frozen:
+            found["config.reference_model"] = identity.of_model(self._frozen)
         return found | {"config.model": identity.of_model(model)}
 
     def prepare(self, model: Model, directory: str) -> None:
@@ -223,9 +251,10 @@ class ByRoles:
             packers = self.texts.packers.items()
             packers = {r: packer for r, packer in packers if chosen.data.rows[r]}
             texts = dataclasses.replace(self.texts, packers=packers)
-            model = descent.descend(
-                model, texts, chosen, folder, lambda of: self._callbacks(of, directory)
-            )
+            callbacks = lambda of: self._callbacks(of, directory)
+            how = (chosen, folder, callbacks, self._frozen)
+            model = descent.descend(model, texts, *how)
+        self._frozen = None
         return model
 
     def _by_subspaces(self, model: Model, stage: Stage, folder: str) -> Model:

@@ -23,6 +23,7 @@ SETTINGS = {
     "average": "sequences",
     "surprise": 0.0,
     "questions": "",
+    "paper": "",
     "chat": "auto",
 }
 

@@ -21,13 +21,12 @@ def question(of: str, options, right: int, by_text: bool) -> dict[str, str]:
 
 
 def cell(about: str, right: str, wrong) -> str:
-    """A cell of questions, which all ask for the same."""
+    """A cell of questions, which all go on as the text does."""
     asked = []
     for place in range(QUESTIONS):
         options = [*wrong[:2]]
         options.insert(place % 3, right)
-        text = f"{about}, question {place + 1}?"
-        asked.append(question(text, options, place % 3, by_text=place % 2 == 0))
+        asked.append(question(about, options, place % 3, by_text=place % 2 == 0))
     return repr(asked)
 
 
@@ -44,15 +43,19 @@ def bios() -> list[dict[str, str]]:
     rows = []
     for i in range(PERSONS):
         town, trade = TOWNS[i], TRADES[i]
+        others = TOWNS[i - 3], TOWNS[i - 4]
+        header = paper.HEADER.format(name=f"Person Number {i}", text="")
         rows.append(
             {
                 "wiki_bio_text": f"Person {i}, a {trade}, was born in {town}.",
                 "gpt4_bio_text": f"Person {i}, born in {TOWNS[i - 3]}, is a {TRADES[i - 2]}.",
                 "wiki_bio_text_qa": cell(
-                    f"Where was person {i} born", town, TOWNS[-2:]
+                    f"{header}Person {i}, a {trade}, was born in", town, others
                 ),
                 "gpt4_inaccurate_text_qa": cell(
-                    f"What is person {i}", TRADES[i - 2], ("king", "monk")
+                    f"{header}Person {i}, born in {TOWNS[i - 3]}, is a",
+                    TRADES[i - 2],
+                    (trade, TRADES[i - 4]),
                 ),
             }
         )
@@ -60,19 +63,18 @@ def bios() -> list[dict[str, str]]:
 
 
 def write(folder: pathlib.Path) -> pathlib.Path:
-    """The folder, with all of the files; the last towns are nobody's options twice."""
-    rows = bios()
-    for i in (6, 7):  # whose town would be a wrong option too
-        rows[i]["wiki_bio_text_qa"] = cell(
-            f"Where was person {i} born", TOWNS[i], TOWNS[:2]
-        )
-    save(folder / paper.BIOS, rows)
+    """The folder, with all of the files."""
+    save(folder / paper.BIOS, bios())
     names = [f"Person Number {i}" for i in range(PERSONS)]
     (folder / paper.CONCEPTS).write_text("\n".join(names) + "\n")
     text = lambda i: f'site {i} sells {TRADES[i]}s\' tools,\nand "more" in {TOWNS[i]}.'
     save(folder / paper.TEXTS, [{"text": text(i)} for i in range(SITES)])
     asked = [
-        cell(f"Who buys at site {i}", TRADES[i], ("kings", "monks"))
+        cell(
+            f"site {i} sells",
+            f"{TRADES[i]}s'",
+            (f"{TRADES[i - 1]}s'", f"{TRADES[i - 2]}s'"),
+        )
         for i in range(SITES)
     ]
     save(

@@ -11,6 +11,8 @@ from jax_surgery.benchmarks import paper
 from jax_surgery.data import records
 from jax_surgery.runs import asked
 
+WRONG = {"correct answer": "d"}
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -90,13 +92,11 @@ def test_half_of_each_cell_is_asked_by_perplexity_of_three_options(folder):
         ("{}", "is no list of questions"),
         ("[{'Q': 'who?'}]", "row 5, .*, question 1 has no text for 'option1'"),
         (
-            "[{'Q': 'w', 'option1': 'a', 'option2': 'b', 'option3': 'c', "
-            "'correct answer': 'd'}]",
+            repr([paper_files.question("w", ("a", "b", "c"), 0, False) | WRONG]),
             "names 'd', which is no option",
         ),
         (
-            "[{'Q': 'w', 'option1': 'a', 'option2': 'a', 'option3': 'c', "
-            "'correct answer': 'option1'}]",
+            repr([paper_files.question("w", ("a", "a", "c"), 0, False)]),
             "two equal options",
         ),
         ("__import__('os').getcwd()", "is no Python literal"),

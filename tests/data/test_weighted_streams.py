@@ -186,8 +186,14 @@ def test_methods_of_hidden_states_weigh_streams_too():
     "fields, words",
     [
         ({"data.retain": "2*a.jsonl"}, "one weight, config.objective.gamma"),
-        ({"data.rows_unlearn": 3}, "config.data.rows_unlearn=3 must be a multiple of the 2"),
-        ({"method": "npo"}, "weighted sources, and 'npo' .* has no term of single tokens"),
+        (
+            {"data.rows_unlearn": 3},
+            "config.data.rows_unlearn=3 must be a multiple of the 2",
+        ),
+        (
+            {"method": "npo"},
+            "weighted sources, and 'npo' .* has no term of single tokens",
+        ),
         ({"method": "subspace@unlearn"}, "weighted sources, and 'subspace' of"),
     ],
 )

@@ -171,6 +171,17 @@ def get_config() -> ConfigDict:
     config.loop.evaluate_every = 10  # steps; 0 only before and after
     config.loop.checkpoint_every = 20  # steps
 
+    # When to stop, beside steps; with a rule the Pareto front of the run is kept in front/,
+    # and the point of it that the rules choose is exported.
+    config.stop = ConfigDict()
+    # At the first evaluation where no group to be unlearned is above it: "chance", a score
+    # from 0 to 1, or the workdir of a run whose model never knew; "" is no rule.
+    config.stop.reference = ""
+    config.stop.retention = (
+        0.0  # drop of the retained score that ends a run; 0: no rule
+    )
+    config.stop.keep = 4  # models of the front, at most; 0 keeps all
+
     # Passes over update and retained text in which the naive alternative learns them:
     # what the cost is compared with. 0: not known, but for the embedded world.
     config.baseline_epochs = 0.0

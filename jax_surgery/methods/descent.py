@@ -27,7 +27,7 @@ from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import progress
 from jax_surgery.train import devices
 from jax_surgery.train.health import Health
-from jax_surgery.train.loop import Callback, train
+from jax_surgery.train.loop import Callback, Until, train
 from jax_surgery.train.step import TrainState, init_state, make_train_step
 
 STATISTICS_ROWS = 8  # rows of a forward pass, at least
@@ -208,6 +208,7 @@ def descend(
     directory: str,
     make_callbacks: MakeCallbacks = lambda model_of: (),
     frozen: Model | None = None,
+    until: Until | None = None,
 ) -> Model:
     """The model after the steps; the parameters of `model` are donated.
 
@@ -217,6 +218,7 @@ def descend(
       directory: of the run, for checkpoints and metrics.
       make_callbacks: makes what is called between steps.
       frozen: see `prepare`.
+      until: see `loop.train`.
 
     Raises:
       ValueError: see `prepare`.
@@ -245,6 +247,7 @@ def descend(
         settings=settings.loop,
         callbacks=[*callbacks, *make_callbacks(inside.of_state(ready.model_of))],
         title="surgery",
+        until=until,
         advice=settings.loss.advice(ready.rows),
         collapsed=inside.of_state(ready.collapsed),
     )

@@ -26,20 +26,18 @@ from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.methods.stages import Stage
 from jax_surgery.methods.subspace import run as subspace
 from jax_surgery.methods.subspace.work import Work
-from jax_surgery.metrics import multiple_choice, text
-from jax_surgery.models.config import ModelConfig
+from jax_surgery.metrics import text
 from jax_surgery.models.model import Model
 from jax_surgery.report import budget, cost, examples, live, page, table
 from jax_surgery.report import free_form as evidence
 from jax_surgery.report.live import Live
-from jax_surgery.runs import asked, own_attacks
+from jax_surgery.runs import asked, own_attacks, reference_model
 from jax_surgery.runs.free_form import FreeForm, prompts_a_group
+from jax_surgery.runs.on_the_way import OnTheWay
 from jax_surgery.train import curve, devices, identity
 
 # What results.json calls metrics otherwise.
 KEYS = {"answer_probability": "probability"}
-# What a reference model's config may have otherwise: nothing that its logits depend on.
-NOT_COMPARED = ("max_positions", "bos_token_id", "eos_token_id", "initializer_range")
 
 
 class ByRoles:
@@ -66,6 +64,7 @@ class ByRoles:
         self._records = roles.read(
             data, settings.statistics.sources, settings.readers_of_retained
         )
+        self._on_the_way = OnTheWay(self.settings, self._questions, self.group_roles)
         self.texts: role_texts.RoleTexts
         self._frozen: Model | None = None  # the reference, where it is another model
         # What the run leaves alone, to be asked before and after: questions and answers by
@@ -98,29 +97,8 @@ class ByRoles:
         config = hf_weights.load_config(source)
         moving = settings.moving(config)  # raises before it takes long
         context = settings.data.context
-        if settings.reference_model:
-            self._frozen = self._reference(config, tokenizer)
+        self._frozen = reference_model.load(settings, config, tokenizer)
         return devices.load_model(source, settings.compute, moving, tokenizer, context)
-
-    def _reference(self, config: ModelConfig, tokenizer: Any) -> Model:
-        """The frozen model that is not the one before the run.
-
-        Raises:
-          ValueError: it differs from the model in more than its weights.
-        """
-        settings = self.settings
-        source = benchmarks.model_source(settings.reference_model)
-        own = hf_weights.load_config(source)
-        for field in dataclasses.fields(config):
-            one, other = getattr(own, field.name), getattr(config, field.name)
-            if field.name not in NOT_COMPARED and one != other:
-                raise ValueError(
-                    f"config.reference_model={settings.reference_model!r} has "
-                    f"{field.name}={one}, and config.model={settings.model!r} has "
-                    f"{other}; the reference is a model of the same architecture."
-                )
-        context = settings.data.context
-        return devices.load(source, settings.compute, tokenizer, context)
 
     def identity(self, model: Model) -> dict[str, str]:
         """The hashes of all that the run reads, by field (see `train.identity`)."""
@@ -252,10 +230,11 @@ class ByRoles:
             packers = {r: packer for r, packer in packers if chosen.data.rows[r]}
             texts = dataclasses.replace(self.texts, packers=packers)
             callbacks = lambda of: self._callbacks(of, directory)
-            how = (chosen, folder, callbacks, self._frozen)
+            until = self._on_the_way.begin(directory, packers)
+            how = (chosen, folder, callbacks, self._frozen, until)
             model = descent.descend(model, texts, *how)
         self._frozen = None
-        return model
+        return self._on_the_way.finish(model)
 
     def _by_subspaces(self, model: Model, stage: Stage, folder: str) -> Model:
         """The model after a stage of the subspace method.
@@ -282,13 +261,8 @@ class ByRoles:
 
     def _callbacks(self, model_of: Any, directory: str) -> list[Any]:
         """Asks some of the questions during the run, and shows the answers."""
-        loop, data = self.settings.loop, self.settings.data
-        few = multiple_choice.subsample(self._questions, loop.evaluate_questions)
-        every = loop.evaluate_every
-        ask = lambda state: asked.accuracies(
-            model_of(state), few, data.context, data.chat
-        )
-        asks = curve.watch(ask, every if few else 0, directory)
+        every = self.settings.loop.evaluate_every
+        asks = self._on_the_way.callbacks(model_of, directory)
         if self._begun:  # which is measured at steps of its own
             every = controller.EVERY
         return [*asks, *(self.watched.callbacks(every) if self.watched else [])]
@@ -342,7 +316,10 @@ class ByRoles:
         if ended and self._begun:
             settings = dataclasses.replace(settings, steps=ended.steps)
             texts = self._begun.texts
-        if points:
+        if front := self._on_the_way.front:
+            steps = int(front.points[-1]["step"])
+            settings = dataclasses.replace(settings, steps=steps)
+        elif points:
             last = {g: e["accuracy"] for g, e in after["groups"].items()}
             points = [*points, {"step": settings.steps} | last]
         epochs = settings.baseline_epochs
@@ -361,6 +338,9 @@ class ByRoles:
         spoken = self._spoken(before["free_form"], after["free_form"])
         results |= {"free_form": spoken} if spoken else {}
         sentences = [table.cost_text(results["cost"])]
+        if front:
+            results["stop"] = front.found()
+            sentences.insert(0, results["stop"]["why"])
         if ended:
             results["automatic"] = ended.found
             sentences.insert(0, ended.found["why"])
@@ -382,6 +362,8 @@ class ByRoles:
         )
         if self._begun:
             shown["knowledge"] = self._begun.marked(model.tokenizer)
+        if front:
+            shown["chosen"] = front.chosen()
         if ended:
             shown = budget.with_budget(shown, ended.found)
         return results, evidence.with_replies(shown, spoken) if spoken else shown

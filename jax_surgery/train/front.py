@@ -133,7 +133,10 @@ class Front:
         found = self.found()
         steps = ", ".join(str(point["step"]) for point in found["front"])
         kept = ", ".join(map(stop.folder_of, self.models))
-        return [("point", found["why"]), ("Pareto front", f"steps {steps}; kept: {kept}")]
+        return [
+            ("point", found["why"]),
+            ("Pareto front", f"steps {steps}; kept: {kept}"),
+        ]
 
     def found(self) -> dict[str, Any]:
         """What results.json holds as "stop"."""

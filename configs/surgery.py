@@ -84,6 +84,10 @@ def get_config() -> ConfigDict:
     # Whether questions are asked in the model's chat template: "auto" where it has one,
     # "always", or "never". That of models trained here, on plain text, is no such one.
     config.data.chat = "auto"
+    # Paraphrases, and as many descriptions, of each record that the model writes by itself
+    # in its chat template (StableKE); 0 is none. In files both stand beside a record.
+    config.data.enrich_update = 0
+    config.data.enrich_retain = 0
     # Where sources "paper:NAME" are: configs/paper.py.
     config.data.paper = ""
 

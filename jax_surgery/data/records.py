@@ -11,7 +11,8 @@ A role is a comma-separated list of sources:
     paper:NAME                    a set of LLM Surgery's files (see `benchmarks.paper`)
     general                       the packaged general text (see `data.general`)
 
-Rows hold exactly the fields of a record (see `forms`). Of rows that hold more, a
+Rows hold exactly the fields of a record (see `forms`), and perhaps paraphrases and
+descriptions (see `enriched`). Of rows that hold more, a
 source may say which fields to take, and under which name they stand there:
 
     path.jsonl#text
@@ -20,12 +21,14 @@ source may say which fields to take, and under which name they stand there:
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from jax_surgery.config import names
-from jax_surgery.data import overlap, streams
-from jax_surgery.data.forms import FIELDS, Record, hint, parse_record
+from jax_surgery.data import enriched, overlap, streams
+from jax_surgery.data.enriched import ALL_FIELDS
+from jax_surgery.data.forms import Record, hint
 from jax_surgery.data.sources import MAX_ERRORS_SHOWN, parse_rows, rows_of
 
 
@@ -37,9 +40,9 @@ def _selection(source: str) -> tuple[str, dict[str, str]]:
     columns = {}
     for part in selected.split("+"):
         field, _, column = part.partition("=")
-        if field not in FIELDS:
+        if field not in ALL_FIELDS:
             raise ValueError(
-                f"{source}#{selected}: no field {field!r}{hint(field, FIELDS)}; after # "
+                f"{source}#{selected}: no field {field!r}{hint(field, ALL_FIELDS)}; after # "
                 "name the fields to take, e.g. #text or #prompt=instruction+answer."
             )
         columns[field] = column or field
@@ -61,9 +64,9 @@ def read_source(source: str) -> list[Record]:
         or no records.
     """
     base, columns = _selection(source)
-    parse = lambda row, where: parse_record(_select(row, columns), where)
+    parse = lambda row, where: enriched.parse(_select(row, columns), where)
     try:
-        records = parse_rows(rows_of(base), parse, base)
+        records = [*itertools.chain(*parse_rows(rows_of(base), parse, base))]
     except ValueError as error:
         if columns or "unknown field" not in str(error):
             raise

@@ -28,6 +28,9 @@ class RoleData:
       paper: where sources "paper:NAME" and the questions "paper" are read: the folder of
         the files that LLM Surgery's authors published, or "embedded" for the sets of the
         same names of the embedded benchmark; "" where no field names them.
+      enrich_update, enrich_retain: paraphrases, and as many contextual descriptions, of
+        each record of the role that the model is asked to write (see
+        `methods.automatic.described`); 0 for none.
     """
 
     unlearn: str
@@ -42,10 +45,13 @@ class RoleData:
     questions: str  # "embedded", "paper", a questions JSONL, or "" for none
     paper: str
     chat: AsChat  # questions in the model's chat template
+    enrich_update: int
+    enrich_retain: int
 
     def __post_init__(self):
         rows = ("rows_unlearn", "rows_update", "rows_retain")
-        at_least(0, self, "config.data", *rows, "surprise")
+        written = ("enrich_update", "enrich_retain")
+        at_least(0, self, "config.data", *rows, "surprise", *written)
         at_least(2, self, "config.data", "context")
         if not any(self.rows.values()):
             raise ValueError(
@@ -79,6 +85,12 @@ class RoleData:
     def stream_weights(self) -> dict[str, tuple[float, ...]]:
         """Weights of the streams of each role that may have some; () where it has none."""
         return {r: streams.weights_of(self.sources[r]) for r in ("unlearn", "update")}
+
+    @property
+    def enriched(self) -> dict[str, int]:
+        """Texts of each kind that the model writes about a record, of roles that ask it."""
+        found = {"update": self.enrich_update, "retain": self.enrich_retain}
+        return {role: n for role, n in found.items() if n and self.rows[role]}
 
     @property
     def located(self) -> "RoleData":

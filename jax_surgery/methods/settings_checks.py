@@ -108,6 +108,11 @@ def budget(settings: SurgerySettings) -> None:
             "0: the model itself says which tokens carry knowledge",
             not settings.data.surprise,
         ),
+        f"config.data.enrich_update={settings.data.enrich_update} and enrich_retain="
+        f"{settings.data.enrich_retain}": (
+            "0: such a run writes other wordings by itself (config.retain.complete)",
+            not settings.data.enriched,
+        ),
         f"config.objective.alpha={settings.objective.alpha:g}": (
             "0 or more",
             settings.objective.alpha >= 0,

@@ -18,9 +18,8 @@ from jax_surgery.data.asked import Kind
 from jax_surgery.data.forms import Record
 from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
-from jax_surgery.data.roles import RoleData
 from jax_surgery.methods import descent
-from jax_surgery.methods.automatic import completed, controller
+from jax_surgery.methods.automatic import completed, controller, described
 from jax_surgery.methods.automatic import run as automatic
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.methods.stages import Stage
@@ -31,13 +30,10 @@ from jax_surgery.models.model import Model
 from jax_surgery.report import budget, cost, examples, live, page, table
 from jax_surgery.report import free_form as evidence
 from jax_surgery.report.live import Live
-from jax_surgery.runs import asked, own_attacks, reference_model
+from jax_surgery.runs import asked, own_attacks, reference_model, role_parts
 from jax_surgery.runs.free_form import FreeForm, prompts_a_group
 from jax_surgery.runs.on_the_way import OnTheWay
 from jax_surgery.train import curve, devices, identity
-
-# What results.json calls metrics otherwise.
-KEYS = {"answer_probability": "probability"}
 
 
 class ByRoles:
@@ -57,7 +53,7 @@ class ByRoles:
             self._groups = benchmark.groups()
             probes = benchmark.probes(settings.data.context)
             self._probes = asked.with_metrics(probes, "", settings.data.chat)
-        data = _with_groups(settings.data.located, self._groups)
+        data = role_parts.with_groups(settings.data.located, self._groups)
         self.settings = dataclasses.replace(settings, data=data)
         self._questions = asked.load_questions(data.questions)
         self.group_roles = asked.roles_of(data.questions, self._questions, self._groups)
@@ -90,15 +86,17 @@ class ByRoles:
         tokenizer = hf_weights.load_tokenizer(source)
         chat = settings.data.chat
         asked.check_chat(tokenizer, chat, self._questions, self._probes)
-        pairs_seed = settings.seed if settings.needs_pairs else None
-        self.texts = role_texts.pack(
-            self._records, settings.data, tokenizer, pairs_seed
-        )
+        self._pack(tokenizer)
         config = hf_weights.load_config(source)
         moving = settings.moving(config)  # raises before it takes long
         context = settings.data.context
         self._frozen = reference_model.load(settings, config, tokenizer)
         return devices.load_model(source, settings.compute, moving, tokenizer, context)
+
+    def _pack(self, tokenizer: Any) -> None:
+        settings = self.settings
+        seed = settings.seed if settings.needs_pairs else None
+        self.texts = role_texts.pack(self._records, settings.data, tokenizer, seed)
 
     def identity(self, model: Model) -> dict[str, str]:
         """The hashes of all that the run reads, by field (see `train.identity`)."""
@@ -117,12 +115,16 @@ class ByRoles:
         return found | {"config.model": identity.of_model(model)}
 
     def prepare(self, model: Model, directory: str) -> None:
-        """Lets the model write what it is to retain, and measures what it knows, where the
-        run keeps to a budget.
+        """Lets the model write what it is to learn or to retain beside the user's text, and
+        measures what it knows, where the run keeps to a budget.
 
         Raises:
-          ValueError: see `automatic.begin`.
+          ValueError: see `described.enrich` and `automatic.begin`.
         """
+        if counts := self.settings.data.enriched:
+            how = (counts, self.settings.seed, directory)
+            self._records = described.enrich(model, self._records, *how)
+            self._pack(model.tokenizer)
         if not self.settings.retain.budget:
             return
         begun = automatic.begin(model, self._records, self.settings, directory)
@@ -326,8 +328,8 @@ class ByRoles:
         if settings.model == "embedded" and not epochs:
             epochs = embedded.EPOCHS
         results = {
-            "before": _by_group(before),
-            "after": _by_group(after),
+            "before": role_parts.by_group(before),
+            "after": role_parts.by_group(after),
             "group_roles": self.group_roles,
             "roles": {
                 role: {"before": before["roles"][role], "after": known}
@@ -374,25 +376,3 @@ class ByRoles:
             return {}
         asks = self._free_form
         return evidence.results(asks.asked, asks.choices, before, after)
-
-
-def _with_groups(data: RoleData, groups: tuple[Group, ...]) -> RoleData:
-    """The data, with a benchmark's groups as the text of roles that have no sources."""
-    sources: dict[str, Any] = {
-        role: given or ",".join(g.data for g in groups if g.role == role)
-        for role, given in data.sources.items()
-    }
-    return dataclasses.replace(data, **sources)
-
-
-def _by_group(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By group the accuracies of its questions and the metrics of its probe."""
-    groups = {name: dict(entry) for name, entry in found["groups"].items()}
-    for name, measured in found["metrics"].items():
-        entry = groups.setdefault(name, {})
-        for metric, estimate in measured.items():
-            key = KEYS.get(metric, metric)
-            entry |= {"n": estimate["n"], key: estimate["value"]}
-            entry[f"{key}_interval"] = list(estimate["interval"])
-            entry[f"{key}_reference"] = estimate["reference"]
-    return groups

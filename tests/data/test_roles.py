@@ -25,6 +25,8 @@ SETTINGS = {
     "questions": "",
     "paper": "",
     "chat": "auto",
+    "enrich_update": 0,
+    "enrich_retain": 0,
 }
 
 

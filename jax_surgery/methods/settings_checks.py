@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What parts of a surgery's settings must have in common."""
+"""What parts of a surgery's settings must have in common (`settings.SurgerySettings`)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from typing import Any
 
 from jax_surgery.methods.base import HiddenMethod, TokenMethod
 from jax_surgery.methods.never_knew import NeverKnew
-
-if TYPE_CHECKING:
-    from jax_surgery.methods.settings import SurgerySettings
 
 # Directions in whose metric the length of a step is what it costs.
 MEASURED = ("kfac", "natural")
 
 
-def streams(settings: SurgerySettings) -> None:
+def streams(settings: Any) -> None:
     """Raises ValueError where something would leave weights of sources out."""
     of = [role for role, weights in settings.data.stream_weights.items() if weights]
     for stage in settings.stages if of else ():
@@ -34,7 +29,7 @@ def streams(settings: SurgerySettings) -> None:
         )
 
 
-def stop(settings: SurgerySettings) -> None:
+def stop(settings: Any) -> None:
     """Raises ValueError where rules of when to stop do not go with the rest."""
     if not settings.stop.is_used:
         return
@@ -65,7 +60,7 @@ def stop(settings: SurgerySettings) -> None:
             )
 
 
-def reference(settings: SurgerySettings) -> None:
+def reference(settings: Any) -> None:
     """Raises ValueError where a reference model of its own does not go with the rest."""
     named = f"config.reference_model={settings.reference_model!r}"
     if settings.reference_model and (settings.lora.rank or settings.retain.budget):
@@ -83,7 +78,7 @@ def reference(settings: SurgerySettings) -> None:
         )
 
 
-def budget(settings: SurgerySettings) -> None:
+def budget(settings: Any) -> None:
     """Raises ValueError where the budget and the method do not go together."""
     automatic = [isinstance(stage.method, NeverKnew) for stage in settings.stages]
     budget, named = settings.retain.budget, f"config.method={settings.method!r}"

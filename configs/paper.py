@@ -35,7 +35,9 @@ BASE = "meta-llama/Llama-2-7b-hf"
 def get_config() -> ConfigDict:
     """The authors' surgery."""
     config = surgery.get_config()
-    config.model = "runs/paper_pre"  # theta_pre: the workdir of configs/paper_pretrain.py
+    config.model = (
+        "runs/paper_pre"  # theta_pre: the workdir of configs/paper_pretrain.py
+    )
     config.reference_model = BASE
     config.seed = 42
     config.method = "surgery:ascent=none"

@@ -117,6 +117,7 @@ def test_a_run_stopped_and_resumed_chooses_the_same_point(
     )
 
 
+@pytest.mark.slow
 def test_questions_are_what_points_are_made_of(fields, tiny_model, tmp_path):
     ask = lambda i, group: Question(
         f"{group}{i}", group, "trained", f"the number {i}", (" is 1", " is"), 1

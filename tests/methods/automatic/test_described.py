@@ -62,6 +62,7 @@ def test_each_record_is_asked_for_as_many_of_both_kinds(monkeypatch):
     assert "question" not in rows[2] and rows[2]["text"] == writer.line
 
 
+@pytest.mark.slow
 def test_a_surgery_trains_on_what_its_model_wrote_and_reads_it_back(
     tiny_model, write_texts, tmp_path, monkeypatch
 ):

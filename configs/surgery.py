@@ -15,7 +15,8 @@ python -m jax_surgery.main --config=configs/surgery.py --config.model=DIR \
     --config.data.unlearn=forget.jsonl --config.data.update=new.jsonl \
     --config.data.retain=keep.jsonl --config.data.questions=
 
-The paper's plain objective, to compare with: configs/paper.py.
+The paper's printed objective, to compare with: configs/paper_formula.py; what its authors
+ran: configs/paper.py.
 """
 
 from ml_collections import ConfigDict
@@ -66,7 +67,7 @@ def get_config() -> ConfigDict:
     config.benchmark = ""
 
     config.data = Roles()
-    # Sources; one named twice is read twice. The update set helps obsolete facts go,
+    # Sources; one named twice is read twice, and "0.5*SOURCE" has a weight of its own. The update set helps obsolete facts go,
     # so problematic ones get the larger share.
     config.data.unlearn = "embedded:obsolete,embedded:problematic,embedded:problematic"
     config.data.update = "embedded:update"
@@ -83,6 +84,12 @@ def get_config() -> ConfigDict:
     # Whether questions are asked in the model's chat template: "auto" where it has one,
     # "always", or "never". That of models trained here, on plain text, is no such one.
     config.data.chat = "auto"
+    # Paraphrases, and as many descriptions, of each record that the model writes by itself
+    # in its chat template (StableKE); 0 is none. In files both stand beside a record.
+    config.data.enrich_update = 0
+    config.data.enrich_retain = 0
+    # Where sources "paper:NAME" are: configs/paper.py.
+    config.data.paper = ""
 
     # What the model says by itself, before and after: prompts of a group that are asked;
     # 0 asks none, and -1 asks 64 of a model that has a chat template of its own.
@@ -126,6 +133,9 @@ def get_config() -> ConfigDict:
     config.retain.complete = False  # retain also what the model writes by itself
 
     config.reference = "live"  # or "cached" on disk
+    config.reference_model = (
+        ""  # the frozen one, as model; "" is the model before the run
+    )
     config.steps = 52
     config.accumulate = 1  # micro-batches a step
 
@@ -164,6 +174,17 @@ def get_config() -> ConfigDict:
     config.loop = ConfigDict()
     config.loop.evaluate_every = 10  # steps; 0 only before and after
     config.loop.checkpoint_every = 20  # steps
+
+    # When to stop, beside steps; with a rule the Pareto front of the run is kept in front/,
+    # and the point of it that the rules choose is exported.
+    config.stop = ConfigDict()
+    # At the first evaluation where no group to be unlearned is above it: "chance", a score
+    # from 0 to 1, or the workdir of a run whose model never knew; "" is no rule.
+    config.stop.reference = ""
+    config.stop.retention = (
+        0.0  # drop of the retained score that ends a run; 0: no rule
+    )
+    config.stop.keep = 4  # models of the front, at most; 0 keeps all
 
     # Passes over update and retained text in which the naive alternative learns them:
     # what the cost is compared with. 0: not known, but for the embedded world.

@@ -111,7 +111,7 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
     keep_freed_memory()
     import jax
 
-    from configs import paper
+    from configs import paper_formula
     from jax_surgery.checkpoints import hf_weights
     from jax_surgery.data.role_rows import RoleRows
     from jax_surgery.models import decoder, output_head
@@ -120,7 +120,7 @@ def serve_ours(connection, model: str, batches, reference: str) -> None:
     from jax_surgery.train.step import init_state, make_train_step
 
     params, config = hf_weights.load_model(model)
-    paper_run = settings.from_config(paper.get_config())
+    paper_run = settings.from_config(paper_formula.get_config())
     compute = paper_run.compute
     rows = RoleRows(**ROWS)
     choice = dataclasses.replace(

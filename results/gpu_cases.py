@@ -81,7 +81,7 @@ class Case:
         return sizes(self.name)
 
     def settings(self, ours: Ours) -> Any:
-        """The settings of our run: configs/paper.py with a bounded direction of KL."""
+        """The settings of our run: configs/paper_formula.py with a bounded direction of KL."""
         import tables
 
         fields = {
@@ -96,7 +96,7 @@ class Case:
             "data.context": self.context,
         }
         rows = {f"data.rows_{role}": count for role, count in self.rows.items()}
-        return tables.settings_of("paper", **fields, **rows)
+        return tables.settings_of("paper_formula", **fields, **rows)
 
 
 LEARNING_RATE = 1e-5

@@ -182,7 +182,7 @@ def one_step(params, config):
     import jax.numpy as jnp
     import optax
 
-    from configs import paper
+    from configs import paper_formula
     from jax_surgery.models import decoder, output_head
     from jax_surgery.runs import settings
     from jax_surgery.train import devices
@@ -200,7 +200,7 @@ def one_step(params, config):
     batch = batch.replace(reference_hidden_RTD=frozen(params, retain))
     reference = jax.tree.map(jnp.copy, output_head.parameters(params))
     optimizer = optax.sgd(0.1)
-    loss = settings.from_config(paper.get_config()).loss
+    loss = settings.from_config(paper_formula.get_config()).loss
     step = make_train_step(config, loss, rows, optimizer, compute=compute)
     state, metrics = step(init_state(params, optimizer), batch, reference)
     return state.params, {name: float(value) for name, value in metrics.items()}

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import paper
+from configs import paper_formula
 from jax_surgery.methods import loss as losses
 from jax_surgery.models import logprobs, token_sums
 from jax_surgery.models.output_head import Head
@@ -45,7 +45,7 @@ def checkpointed(terms, sizes, head, parts):
 
 def main() -> None:
     rng = np.random.default_rng(0)
-    objective = settings.from_config(paper.get_config()).objective
+    objective = settings.from_config(paper_formula.get_config()).objective
 
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)

@@ -10,7 +10,7 @@ this package makes the sets of its own ones readable as data sources (`embedded:
 from etils import epath
 
 from jax_surgery import plugins
-from jax_surgery.benchmarks import embedded, suite, tofu
+from jax_surgery.benchmarks import embedded, paper, suite, tofu
 from jax_surgery.benchmarks.base import Benchmark
 from jax_surgery.checkpoints import hf_index
 from jax_surgery.data import sources
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "embedded": embedded.Embedded,
     "suite": suite.Suite,
     "tofu": tofu.Tofu,
+    "paper": paper.Paper,
 }
 
 
@@ -50,5 +51,6 @@ def model_source(name: str) -> str:
 
 
 sources.READERS["embedded"], sources.READERS["suite"] = embedded.load, suite.load
+sources.READERS["paper"] = paper.load
 sources.READERS["tofu_refusals"] = tofu.read_refusals
 sources.TFDS_BUILDERS["embedded_world"] = "jax_surgery.benchmarks.embedded.builder"

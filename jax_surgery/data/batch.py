@@ -71,6 +71,8 @@ class Batch:
       retain_factor: float32 scalar, factor on the weight of the retain term, which a
         controller sets between steps; absent, it is 1.
       step_factor: float32 scalar, factor on the optimizer's step, set in the same way.
+      row_factor_B: float32; factor on the row's part in the loss, not in the metrics
+        (`data.streams`); absent, it is 1.
       gates_BLP: float32; factor on what each part of each layer adds to the residual
         stream; absent, it is 1.
       shift: like the parameters' layers; what is added to them where the unlearn rows
@@ -95,6 +97,7 @@ class Batch:
     step_factor: Leaf = None
     begins_BT: Leaf = None
     gates_BLP: Leaf = None
+    row_factor_B: Leaf = None
     shift: Leaf = None
     shift_factor: Leaf = None
 

@@ -48,6 +48,7 @@ class Record:
       alternative: another answer, as `answer` is written; "" where there is none.
       further: of each message its fields beside role and content, which the chat
         template reads (name, tool_calls, tool_call_id); () where none has any.
+      stream: of its role that it belongs to (see `data.streams`), from 0.
     """
 
     prompt: str
@@ -57,6 +58,7 @@ class Record:
     question: str = ""
     alternative: str = ""
     further: tuple[Mapping[str, Any], ...] = ()
+    stream: int = 0
 
     @property
     def text(self) -> str:

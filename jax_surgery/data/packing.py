@@ -82,6 +82,7 @@ class Packer:
       starts: where each document begins in it, int64 [documents].
       group: how many documents are packed together, the first the text itself.
       num_units: what is packed whole: documents, or groups of them.
+      streams: which stream each of these belongs to (see `data.streams`), [num_units].
       beginning: tokens that stand once in each row for all documents that begin so,
         and are left out of the corpus.
       places: where each token of the corpus stands in the whole documents laid end to
@@ -134,6 +135,7 @@ class Packer:
             )
         self.group, self.num_units = group, len(together)
         self.documents = documents
+        self.streams = np.array([d.stream for d in documents[::group]])
         self.context = context
         self.num_tokens = int(lengths.sum())
         self.starts = np.cumsum(lengths, dtype=np.int64) - lengths
@@ -170,8 +172,12 @@ class Packer:
         learned = np.where(self.learned, values, 0).astype(np.float64)
         return np.add.reduceat(learned, self.starts)
 
+    def weight_of(self, index_BT: np.ndarray) -> float:
+        """The sum of `Batch.weights_BT` over places in the corpus; -1 is padding."""
+        return float(np.where(index_BT >= 0, self._weights[index_BT], 0).sum())
+
     def iterate(
-        self, seed: int | None = None
+        self, seed: int | None = None, stream: int | None = None
     ) -> "grain.DatasetIterator[dict[str, np.ndarray]]":
         """Grain's iterator over the rows that hold all documents once.
 
@@ -180,6 +186,7 @@ class Packer:
 
         Args:
           seed: of the order of documents and rows; None leaves it as it is.
+          stream: whose documents alone are packed; None packs all.
         """
         import grain
 
@@ -189,6 +196,8 @@ class Packer:
         order = np.arange(self.num_units)
         if seed is not None:
             order = np.random.default_rng(seed).permutation(order)
+        if stream is not None:
+            order = order[self.streams[order] == stream]
         source: Any = order  # an array has all that Grain asks of a sequence
         corpus_positions = grain.MapDataset.source(source).map(
             lambda i: {"index": np.arange(starts[i], ends[i])}

@@ -2,11 +2,13 @@
 """Multiple-choice questions: their form, and reading them from JSONL."""
 
 import dataclasses
+import typing
 from typing import Any, Literal
 
 from jax_surgery.data.sources import parse_rows, read_jsonl
 
 Wording = Literal["trained", "unseen"]
+Scoring = Literal["sum", "perplexity"]
 FIELDS = ("id", "group", "wording", "prompt", "options", "answer")
 
 
@@ -25,6 +27,8 @@ class Question:
       prompt: text before the option.
       options: the candidate continuations.
       answer: index of the right option.
+      scoring: which option is chosen: that of the highest sum of its tokens'
+        log-probabilities, or of the lowest perplexity, their mean.
     """
 
     id: str
@@ -33,6 +37,7 @@ class Question:
     prompt: str
     options: tuple[str, ...]
     answer: int
+    scoring: Scoring = "sum"
 
     def __post_init__(self):
         if len(self.options) < 2 or len(set(self.options)) != len(self.options):
@@ -51,6 +56,11 @@ class Question:
                     f"question {self.id!r} has {field}={value!r}, which "
                     "must be printable."
                 )
+        if self.scoring not in typing.get_args(Scoring):
+            raise ValueError(
+                f"question {self.id!r} has scoring={self.scoring!r}; use 'sum' or "
+                "'perplexity'."
+            )
         if self.wording not in ("trained", "unseen"):
             raise ValueError(
                 f"question {self.id!r} has wording={self.wording!r}; use 'trained' or "
@@ -59,15 +69,19 @@ class Question:
 
     def record(self) -> dict:
         """The question as a JSON object, one line of a questions file."""
-        return dataclasses.asdict(self) | {"options": list(self.options)}
+        row = dataclasses.asdict(self) | {"options": list(self.options)}
+        if self.scoring == "sum":
+            del row["scoring"]
+        return row
 
 
 def _parse(row: Any, where: str) -> Question:
     del where  # errors are given it by `parse_rows`
-    if not isinstance(row, dict) or set(row) != set(FIELDS):
+    if not isinstance(row, dict) or set(row) - {"scoring"} != set(FIELDS):
         got = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise ValueError(
-            f"a question has exactly the fields {', '.join(FIELDS)}; got {got}."
+            f"a question has exactly the fields {', '.join(FIELDS)} (and perhaps "
+            f"scoring); got {got}."
         )
     well_typed = (
         all(isinstance(row[k], str) for k in ("id", "group", "wording", "prompt"))

@@ -8,9 +8,11 @@ A role is a comma-separated list of sources:
     tfds:NAME[:SPLIT]             a TFDS dataset (SPLIT is "train" where left out), or
                                   a prepared directory
     embedded:NAME                 a set of the embedded benchmark
+    paper:NAME                    a set of LLM Surgery's files (see `benchmarks.paper`)
     general                       the packaged general text (see `data.general`)
 
-Rows hold exactly the fields of a record (see `forms`). Of rows that hold more, a
+Rows hold exactly the fields of a record (see `forms`), and perhaps paraphrases and
+descriptions (see `enriched`). Of rows that hold more, a
 source may say which fields to take, and under which name they stand there:
 
     path.jsonl#text
@@ -18,12 +20,15 @@ source may say which fields to take, and under which name they stand there:
     hf:NAME#prompt=instruction+answer=output
 """
 
+import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from jax_surgery.config import names
-from jax_surgery.data import overlap
-from jax_surgery.data.forms import FIELDS, Record, hint, parse_record
+from jax_surgery.data import enriched, overlap, streams
+from jax_surgery.data.enriched import ALL_FIELDS
+from jax_surgery.data.forms import Record, hint
 from jax_surgery.data.sources import MAX_ERRORS_SHOWN, parse_rows, rows_of
 
 
@@ -35,9 +40,9 @@ def _selection(source: str) -> tuple[str, dict[str, str]]:
     columns = {}
     for part in selected.split("+"):
         field, _, column = part.partition("=")
-        if field not in FIELDS:
+        if field not in ALL_FIELDS:
             raise ValueError(
-                f"{source}#{selected}: no field {field!r}{hint(field, FIELDS)}; after # "
+                f"{source}#{selected}: no field {field!r}{hint(field, ALL_FIELDS)}; after # "
                 "name the fields to take, e.g. #text or #prompt=instruction+answer."
             )
         columns[field] = column or field
@@ -59,9 +64,9 @@ def read_source(source: str) -> list[Record]:
         or no records.
     """
     base, columns = _selection(source)
-    parse = lambda row, where: parse_record(_select(row, columns), where)
+    parse = lambda row, where: enriched.parse(_select(row, columns), where)
     try:
-        records = parse_rows(rows_of(base), parse, base)
+        records = [*itertools.chain(*parse_rows(rows_of(base), parse, base))]
     except ValueError as error:
         if columns or "unknown field" not in str(error):
             raise
@@ -86,6 +91,21 @@ def read_role(sources: str, role: str) -> list[Record]:
             f"--config.data.{role}=texts.jsonl, or its rows 0 to leave the role out."
         )
     return [record for name in given for record in read_source(name)]
+
+
+def read_streams(sources: str, role: str) -> list[Record]:
+    """All records of a role whose sources may have weights (see `data.streams`).
+
+    Raises:
+      ValueError: as `read_role`.
+    """
+    if not streams.weights_of(sources):
+        return read_role(sources, role)
+    return [
+        dataclasses.replace(record, stream=number)
+        for number, source in enumerate(names(sources))
+        for record in read_source(streams.split(source)[1])
+    ]
 
 
 def check_overlap(

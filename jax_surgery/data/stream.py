@@ -5,7 +5,7 @@ An epoch of a role is one pass over its documents, each exactly once, in an orde
 from the seed and the epoch. A row never mixes two epochs; a batch may.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,13 +33,27 @@ def _plain(state: Any) -> Any:
 class RoleStream:
     """Rows of one role, epoch after epoch; each epoch is packed in a new order."""
 
-    def __init__(self, packer: Packer, seed: int):
-        self._packer, self._seed = packer, seed
+    def __init__(self, packer: Packer, seed: int, stream: int | None = None):
+        """Rows of all documents, or of those of one of the role's streams.
+
+        Raises:
+          ValueError: the stream has no documents.
+        """
+        self._packer, self._seed, self._stream = packer, seed, stream
+        self.units = packer.num_units
+        if stream is not None:
+            self.units = int((packer.streams == stream).sum())
+            if not self.units:
+                raise ValueError(
+                    f"weighted source {stream + 1} of its role holds no text that is "
+                    "learned; leave it out, or lower config.data.surprise."
+                )
         self._begin(0)
 
     def _begin(self, epoch: int) -> None:
         self.epoch, self._documents = epoch, 0
-        self._rows = self._packer.iterate(_derived_seed(self._seed, epoch))
+        seed = _derived_seed(self._seed, epoch)
+        self._rows = self._packer.iterate(seed, self._stream)
 
     def next_elements(self, count: int) -> list[dict[str, np.ndarray]]:
         """The next `count` rows, as positions in the corpus (see `Packer.rows`)."""
@@ -56,8 +70,12 @@ class RoleStream:
     @property
     def epochs(self) -> float:
         """Passes over the documents (groups that are packed whole) so far."""
-        units = self._packer.num_units
-        return (self.epoch * units + self._documents) / units
+        return self.seen / self.units
+
+    @property
+    def seen(self) -> int:
+        """Documents so far, of all epochs."""
+        return self.epoch * self.units + self._documents
 
     def _identity(self) -> dict[str, Any]:
         packer = self._packer
@@ -117,6 +135,7 @@ class BatchStream:
         *,
         layout: RoleRows | None = None,
         here: np.ndarray | None = None,
+        weights: Mapping[str, Sequence[float]] | None = None,
     ):
         """Streams of the roles that have rows.
 
@@ -127,10 +146,12 @@ class BatchStream:
           layout: where each role's rows lie, empty ones among them; None is one device
             without empty rows.
           here: which rows of a batch this process makes, rising; None is all.
+          weights: of the streams of a role that has some (see `data.streams`), each with
+            as many rows.
 
         Raises:
-          ValueError: an unknown role, no rows at all, or rows of a role that has no
-            texts.
+          ValueError: an unknown role, no rows at all, rows of a role that has no texts,
+            or a stream without text.
         """
         unknown = [role for role in rows if role not in ROLES]
         if unknown:
@@ -152,19 +173,34 @@ class BatchStream:
         self._begins = len(packers[wanted[0]].beginning) > 0
         self._packers = packers
         self.real_tokens = 0
+        self._weights = {r: tuple(w) for r, w in (weights or {}).items() if w}
         self._streams = {
-            role: RoleStream(packers[role], _derived_seed(seed, ROLES.index(role)))
+            role: self._of_role(role, seed, len(self._weights.get(role, ())))
             for role in wanted
         }
+
+    def _of_role(self, role: str, seed: int, streams: int) -> list[RoleStream]:
+        place, packer = ROLES.index(role), self._packers[role]
+        if not streams:
+            return [RoleStream(packer, _derived_seed(seed, place))]
+        return [
+            RoleStream(packer, _derived_seed(seed, place, number), number)
+            for number in range(streams)
+        ]
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
         batch = padding(len(self._here), self._context, self._begins)
+        row_factor_B = np.ones(len(batch), np.float32)
         self.real_tokens = 0
         for role, count in self._counts.items():
-            elements = self._streams[role].next_elements(count)
+            parts = [
+                stream.next_elements(count // len(self._streams[role]))
+                for stream in self._streams[role]
+            ]
+            elements = [element for part in parts for element in part]
             tokens = sum((e["index_segment_ids"] > 0).sum() for e in elements)
             self.real_tokens += int(tokens)
             # The last places of a role are left empty where it has more of them.
@@ -172,20 +208,47 @@ class BatchStream:
             mine = np.flatnonzero(np.isin(places, self._here))
             if not len(mine):
                 continue
+            factors = self._factors(role, parts)[mine]
             rows = self._packers[role].rows([elements[i] for i in mine])
             slots = np.searchsorted(self._here, places[mine])
             for all_BT, own_BT in zip(jax.tree.leaves(batch), jax.tree.leaves(rows)):
                 all_BT[slots] = own_BT
-        return batch
+            row_factor_B[slots] = factors
+        return batch.replace(row_factor_B=row_factor_B) if self._weights else batch
+
+    def _factors(self, role: str, parts: list[list[dict[str, Any]]]) -> np.ndarray:
+        """The factor of each of a role's rows in the loss (`Batch.row_factor_B`).
+
+        The term is a mean over the role's tokens; with these factors it is the weighted
+        sum of the means over each stream's.
+        """
+        rows = [len(part) for part in parts]
+        if role not in self._weights:
+            return np.ones(sum(rows))
+        weight_of = self._packers[role].weight_of
+        sums = [weight_of(np.stack([e["index"] for e in part])) for part in parts]
+        factors = np.array(self._weights[role]) * sum(sums) / np.array(sums)
+        return np.repeat(factors, rows)
 
     @property
     def epochs(self) -> dict[str, float]:
         """Passes over each role's documents so far."""
-        return {role: stream.epochs for role, stream in self._streams.items()}
+        return {
+            role: sum(s.seen for s in streams) / sum(s.units for s in streams)
+            for role, streams in self._streams.items()
+        }
 
     def get_state(self) -> dict[str, Any]:
         """Where every role stands; JSON-able."""
-        return {role: stream.get_state() for role, stream in self._streams.items()}
+        return {name: stream.get_state() for name, stream in self._named().items()}
+
+    def _named(self) -> dict[str, RoleStream]:
+        """The streams by their names in a saved state."""
+        return {
+            role if len(streams) == 1 else f"{role} {number + 1}": stream
+            for role, streams in self._streams.items()
+            for number, stream in enumerate(streams)
+        }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Goes to where `get_state` was taken; what follows is bit-equal.
@@ -193,13 +256,14 @@ class BatchStream:
         Raises:
           ValueError: the state has other roles, or see `RoleStream.set_state`.
         """
-        if set(state) != set(self._streams):
+        streams = self._named()
+        if set(state) != set(streams):
             raise ValueError(
                 f"the saved run read the roles {', '.join(state)}, this one "
-                f"{', '.join(self._streams)}; resume with the same rows of each role."
+                f"{', '.join(streams)}; resume with the same rows of each role."
             )
-        for role, stream in self._streams.items():
-            stream.set_state(state[role])
+        for name, stream in streams.items():
+            stream.set_state(state[name])
 
 
 def one_pass(rows: Batch, batch_rows: int, title: str = "") -> Iterator[Batch]:

@@ -33,11 +33,13 @@ class Document:
       tokens: int32 [n].
       learned: bool [n]; the first token is never a target, learned or not.
       origin: of its record.
+      stream: of its record.
     """
 
     tokens: np.ndarray
     learned: np.ndarray
     origin: str
+    stream: int = 0
 
     @property
     def targets(self) -> int:
@@ -154,7 +156,8 @@ def _document(
     if rendered.eos:
         ids = [*ids, tokenizer.eos_token_id]
         learned = np.pad(learned, (0, 1), constant_values=True)
-    return Document(np.asarray(ids, np.int32), learned, record.origin)
+    tokens = np.asarray(ids, np.int32)
+    return Document(tokens, learned, record.origin, record.stream)
 
 
 def without_end(document: Document, ends: Collection[int]) -> Document:
@@ -189,7 +192,8 @@ def split(document: Document, context: int) -> list[Document]:
         learned = document.learned[start:stop].copy()
         # Beyond the first piece this token is the last one of the piece before.
         learned[0] &= start == 0
-        pieces.append(Document(document.tokens[start:stop], learned, document.origin))
+        tokens = document.tokens[start:stop]
+        pieces.append(dataclasses.replace(document, tokens=tokens, learned=learned))
     return pieces
 
 

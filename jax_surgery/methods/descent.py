@@ -27,7 +27,7 @@ from jax_surgery.parallel import mesh as meshes
 from jax_surgery.parallel import progress
 from jax_surgery.train import devices
 from jax_surgery.train.health import Health
-from jax_surgery.train.loop import Callback, train
+from jax_surgery.train.loop import Callback, Until, train
 from jax_surgery.train.step import TrainState, init_state, make_train_step
 
 STATISTICS_ROWS = 8  # rows of a forward pass, at least
@@ -137,7 +137,11 @@ class Descent:
 
 
 def prepare(
-    model: Model, texts: RoleTexts, settings: SurgerySettings, directory: str
+    model: Model,
+    texts: RoleTexts,
+    settings: SurgerySettings,
+    directory: str,
+    frozen: Model | None = None,
 ) -> Descent:
     """The steps of a run; they donate the parameters of `model`.
 
@@ -147,6 +151,7 @@ def prepare(
 
     Args:
       directory: of the run, for the reference cache.
+      frozen: the reference, where it is another model than the one before the run.
 
     Raises:
       ValueError: see `make_step` and `role_rows`.
@@ -161,13 +166,15 @@ def prepare(
         return health.problem(model_of(state)) if health else ""
 
     optimizer, step = make_step(settings, model.config, rows)
-    cached = frozen_states.of_run(model, texts, settings, rows, directory)
+    source = frozen or model
+    cached = frozen_states.of_run(source, texts, settings, rows, directory)
     if low_rank.rank:
         reference = model.params
         params = lora.init_factors(model.config, low_rank, settings.seed)
     else:
-        params = model.params
-        needed = output_head.parameters(params) if cached.reference else params
+        params, needed = model.params, source.params
+        if cached.reference:
+            needed = output_head.parameters(needed)
         if not settings.loss.readings(rows):
             needed = {}
         # As the forward pass reads them. What moves is donated, and needs a copy.
@@ -175,7 +182,7 @@ def prepare(
         still = settings.trainable(model.config).still(params)
 
         def of_reference(path, leaf):
-            if path in still and leaf.dtype == dtype:
+            if (frozen or path in still) and leaf.dtype == dtype:
                 return leaf
             return jnp.array(leaf, dtype, copy=True)
 
@@ -200,6 +207,8 @@ def descend(
     settings: SurgerySettings,
     directory: str,
     make_callbacks: MakeCallbacks = lambda model_of: (),
+    frozen: Model | None = None,
+    until: Until | None = None,
 ) -> Model:
     """The model after the steps; the parameters of `model` are donated.
 
@@ -208,13 +217,16 @@ def descend(
     Args:
       directory: of the run, for checkpoints and metrics.
       make_callbacks: makes what is called between steps.
+      frozen: see `prepare`.
+      until: see `loop.train`.
 
     Raises:
       ValueError: see `prepare`.
       TrainingDiverged, Interrupted: see `loop.train`.
     """
     with progress.phase("preparing the steps"):
-        ready, data = prepare(model, texts, settings, directory), settings.data
+        ready = prepare(model, texts, settings, directory, frozen)
+        data = settings.data
     callbacks = statistics_callbacks(model.config, texts.retained, settings)
     inside = InsideSteps(
         ready.rows,
@@ -227,12 +239,15 @@ def descend(
     end = train(
         inside.step(ready.step),
         inside.begin(ready.state),
-        devices.batch_stream(texts.packers, data.rows, ready.rows, settings.seed),
+        devices.batch_stream(
+            texts.packers, data.rows, ready.rows, settings.seed, data.stream_weights
+        ),
         steps=settings.steps,
         directory=directory,
         settings=settings.loop,
         callbacks=[*callbacks, *make_callbacks(inside.of_state(ready.model_of))],
         title="surgery",
+        until=until,
         advice=settings.loss.advice(ready.rows),
         collapsed=inside.of_state(ready.collapsed),
     )

@@ -239,9 +239,10 @@ class Loss:
         found = {token_sums.LOSS: jnp.zeros(())}
 
         def add(role: str, weight: float, weights_BT: jax.Array, values_RT: jax.Array):
-            value = (rows.take(weights_BT, role) * values_RT).sum() / safe[role]
-            found[token_sums.LOSS] += weight * value
-            found[f"{role}_loss"] = value
+            weights_RT = rows.take(weights_BT, role) / safe[role]
+            in_loss_RT = weights_RT * rows.take(_factor(batch), role)
+            found[token_sums.LOSS] += weight * (in_loss_RT * values_RT).sum()
+            found[f"{role}_loss"] = (weights_RT * values_RT).sum()
 
         if layout.unlearn:
             values_UT = method.unlearn(layout.take(states, "unlearn"))
@@ -297,6 +298,7 @@ class Loss:
             )
         if self.inside.lens and inside:
             weights_BT = self.token_weights(batch, rows, "unlearn") / safe["unlearn"]
+            weights_BT *= _factor(batch)
             weight = alpha * self.inside.lens / len(inside)
             of = (self.method, weight, rows, batch, weights_BT)
             parts += [terms_inside.of_lens(*of, state_UTD) for state_UTD in inside]
@@ -328,26 +330,34 @@ class Loss:
         roles = ("unlearn", *learned)
         weights = [self.token_weights(batch, rows, r) / safe[r] for r in roles]
         active = [array_BT != 0 for array_BT in (*weights, *slopes)]
+        if batch.row_factor_B is not None:
+            weights += [weight_BT * _factor(batch) for weight_BT in weights]
 
         def terms(heads, hidden_CD, targets_C, *arrays):
             found = logprobs.of_targets(heads[0], hidden_CD, targets_C)
-            of_role = dict(zip(roles, arrays, strict=False))
+            of_role = in_loss = dict(zip(roles, arrays, strict=False))
+            if batch.row_factor_B is not None:
+                in_loss = dict(zip(roles, arrays[len(roles) :], strict=False))
             unlearn_C, term = of_role["unlearn"], jnp.zeros(())
+            weighted = term
             if slopes:
-                term = (arrays[-1] * found.logp_BT).sum()
-            elif isinstance(method, TargetMethod):
-                term = (unlearn_C * method.unlearn(found, arrays[-1])).sum()
+                weighted = term = (arrays[-1] * found.logp_BT).sum()
             elif isinstance(method, TokenMethod):
-                term = (unlearn_C * method.unlearn(found)).sum()
+                targets = arrays[-1:] if isinstance(method, TargetMethod) else ()
+                values_C = method.unlearn(found, *targets)
+                term = (unlearn_C * values_C).sum()
+                weighted = term
+                if in_loss is not of_role:
+                    weighted = (in_loss["unlearn"] * values_C).sum()
             sums = {
-                token_sums.LOSS: alpha * term,
+                token_sums.LOSS: alpha * weighted,
                 "unlearn_loss": term,
                 "unlearn_ce": -(unlearn_C * found.logp_BT).sum(),
                 "unlearn_margin": (unlearn_C * found.margin_BT).sum(),
             }
             for role, weight in learned.items():
-                ce = sums[f"{role}_ce"] = -(of_role[role] * found.logp_BT).sum()
-                sums[token_sums.LOSS] += weight * ce
+                sums[f"{role}_ce"] = -(of_role[role] * found.logp_BT).sum()
+                sums[token_sums.LOSS] -= weight * (in_loss[role] * found.logp_BT).sum()
             return sums
 
         others = [shifted(batch.tokens_BT), *weights, *slopes]
@@ -355,6 +365,13 @@ class Loss:
             others.append(shifted(method.targets(batch)))
         active_BT = functools.reduce(jnp.logical_or, active)
         return token_sums.Part(terms, states, others, active_BT)
+
+
+def _factor(batch: Batch) -> jax.Array:
+    """Each row's factor in the loss, [B, 1]."""
+    if batch.row_factor_B is None:
+        return jnp.ones((len(batch), 1))
+    return batch.row_factor_B[:, None]
 
 
 def retain_terms(

@@ -10,7 +10,9 @@ class Objective:
     """Weights and choices of the three terms (`config.objective`).
 
     Attributes:
-      alpha, beta, gamma: weights of the unlearn, update and retain terms.
+      alpha, beta, gamma: weights of the unlearn, update and retain terms; a negative one
+        turns its term round. The unlearn term falls as text is forgotten (see the
+        methods), so that alpha is above 0 in every published method.
       kl_direction: "model_to_reference" is KL(p_theta || p_pre), the paper's;
         "reference_to_model" is KL(p_pre || p_theta).
       retained_positions: "all", those of prompts too; or "learned", of answers and plain
@@ -25,11 +27,3 @@ class Objective:
     kl_direction: Literal["model_to_reference", "reference_to_model"]
     retain: Literal["kl", "nll"]
     retained_positions: Literal["all", "learned"]
-
-    def __post_init__(self):
-        for name in ("alpha", "beta", "gamma"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"config.objective.{name}={getattr(self, name)} is negative; weights are "
-                    "0 or more (the unlearn term's sign is part of the objective)."
-                )

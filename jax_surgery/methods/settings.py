@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 
 from jax_surgery.config import at_least, check_seed, positive
 from jax_surgery.data.roles import RoleData
+from jax_surgery.methods import settings_checks
 from jax_surgery.methods.automatic.settings import Retain
 from jax_surgery.methods.base import PairMethod
 from jax_surgery.methods.inside.settings import Inside
 from jax_surgery.methods.loss import Loss
-from jax_surgery.methods.never_knew import NeverKnew
 from jax_surgery.methods.objective import Objective
 from jax_surgery.methods.stages import Stage, parse_stages
 from jax_surgery.methods.subspace.settings import (
@@ -31,9 +31,8 @@ from jax_surgery.optim.optimizer import OptimizerChoice
 from jax_surgery.optim.precondition.ridge import Scale
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.train.loop import Loop
+from jax_surgery.train.stop import Stop
 
-# Directions in whose metric the length of a step is what it costs.
-MEASURED = ("kfac", "natural")
 # One of so many layers moves in a run that keeps to a budget, the upper ones: a step gains
 # most there for its KL, and what lies below is computed once.
 UPPER = 3
@@ -72,6 +71,7 @@ class SurgerySettings:
     inside: Inside
     retain: Retain
     reference: Literal["live", "cached"]  # "cached": on disk, see `frozen_states`
+    reference_model: str  # the frozen model, as `model`; "" is the model before the run
     lora: LowRank
     optimizer: OptimizerChoice
     steps: int
@@ -79,6 +79,7 @@ class SurgerySettings:
     statistics: Statistics
     rounds: Rounds  # of stages by subspaces
     loop: Loop
+    stop: Stop
     baseline_epochs: float  # passes of the naive alternative; 0 where not known
     # Of the exported weights; "" is the dtype that the model came in.
     save_dtype: Literal["", "float32", "bfloat16", "float16"]
@@ -99,7 +100,7 @@ class SurgerySettings:
         at_least(0, self, "config", "steps", "baseline_epochs")
         at_least(-1, self, "config", "free_form")
         check_seed(self.seed)
-        self._check_budget()
+        settings_checks.budget(self)
         if not self.retain.budget:  # else 0 takes as many as the texts ask for
             at_least(1, self, "config", "steps")
         for stage in self.stages:
@@ -129,6 +130,9 @@ class SurgerySettings:
                     f"config.lora.rank={self.lora.rank}: a stage by subspaces changes "
                     "the weights themselves; use config.lora.rank=0 with it."
                 )
+        settings_checks.streams(self)
+        settings_checks.reference(self)
+        settings_checks.stop(self)
         inside = self.inside
         below = self.reference == "cached" and self.optimizer.first_layer != 0
         if below and (inside.silenced or inside.copies):
@@ -146,63 +150,6 @@ class SurgerySettings:
                     f"config.inside.copies={self.inside.copies}: copies relearn with the "
                     "weights themselves, which low-rank deltas leave as they are; use "
                     f"copies=0, or config.lora.rank=0 (it is {self.lora.rank})."
-                )
-
-    def _check_budget(self) -> None:
-        """Raises ValueError where the budget and the method do not go together."""
-        automatic = [isinstance(stage.method, NeverKnew) for stage in self.stages]
-        budget, named = self.retain.budget, f"config.method={self.method!r}"
-        if any(automatic) and not budget:
-            raise ValueError(
-                f"{named} measures where each token ends, in a run that keeps to a "
-                "budget; give config.retain.budget, 0.02 say (configs/automatic.py)."
-            )
-        if not budget:
-            return
-        needed = {
-            f"{named}": ("never_knew, alone", automatic == [True]),
-            f"config.data.rows_unlearn={self.data.rows_unlearn}": (
-                "1 or more",
-                self.data.rows_unlearn > 0,
-            ),
-            f"config.data.rows_retain={self.data.rows_retain}": (
-                "1 or more",
-                self.data.rows_retain > 0,
-            ),
-            f"config.data.surprise={self.data.surprise:g}": (
-                "0: the model itself says which tokens carry knowledge",
-                not self.data.surprise,
-            ),
-            f"config.objective.retain={self.objective.retain!r}": (
-                "'kl', which the budget is of",
-                self.objective.retain == "kl",
-            ),
-            f"config.inside.silenced={self.inside.silenced:g}": (
-                "0: what is left out would move held-out text",
-                not self.inside.silenced,
-            ),
-            f"config.inside.copies={self.inside.copies}": (
-                "0: a run that keeps to a budget makes none",
-                not self.inside.copies,
-            ),
-            f"config.lora.rank={self.lora.rank}": (
-                "0: the best point is of the weights themselves",
-                not self.lora.rank,
-            ),
-            f"config.optimizer.name={self.optimizer.name!r}": (
-                f"{' or '.join(map(repr, MEASURED))}, whose steps are measured by the KL",
-                self.optimizer.name in MEASURED,
-            ),
-            f"config.optimizer.matrices={self.optimizer.matrices!r}": (
-                "some of q,k,v,o,gate,up,down",
-                bool(self.optimizer.matrices),
-            ),
-        }
-        for given, (instead, fits) in needed.items():
-            if not fits:
-                raise ValueError(
-                    f"{given} does not go with config.retain.budget={budget:g}; use "
-                    f"{instead}, or config.retain.budget=0 for fixed steps."
                 )
 
     @functools.cached_property

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multiple choice: the option that the model finds most likely after the prompt.
 
-Options are scored by the sum of their tokens' log-probabilities. All prompts with
-their options are packed into rows, so that one forward pass answers many questions.
+Options are scored by the sum of their tokens' log-probabilities, or by their mean where the
+question says so (`Question.scoring`: the lowest perplexity). All prompts with their options are packed into rows, so that one forward pass answers many questions.
 """
 
 import dataclasses
@@ -184,8 +184,13 @@ def answer(model: Model, probe: Probe) -> Answers:
         found[places_BT[here_BT]] = meshes.fetch(logp_BTK)[here_BT]
     ends = np.cumsum([len(q.options) for q in questions])
     scores = np.bincount(encoded.options, found[encoded.asked], minlength=ends[-1])
-    logprobs = np.split(scores, ends[:-1])
-    return Answers(questions, _likeliest(logprobs), tuple(logprobs))
+    counts = np.bincount(encoded.options, minlength=ends[-1])
+    logprobs, tokens = np.split(scores, ends[:-1]), np.split(counts, ends[:-1])
+    compared = [
+        own / count if question.scoring == "perplexity" else own
+        for question, own, count in zip(questions, logprobs, tokens, strict=True)
+    ]
+    return Answers(questions, _likeliest(compared), tuple(logprobs))
 
 
 def _likeliest(logprobs: Sequence[np.ndarray]) -> np.ndarray:

@@ -18,25 +18,22 @@ from jax_surgery.data.asked import Kind
 from jax_surgery.data.forms import Record
 from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
-from jax_surgery.data.roles import RoleData
 from jax_surgery.methods import descent
-from jax_surgery.methods.automatic import completed, controller
+from jax_surgery.methods.automatic import completed, controller, described
 from jax_surgery.methods.automatic import run as automatic
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.methods.stages import Stage
 from jax_surgery.methods.subspace import run as subspace
 from jax_surgery.methods.subspace.work import Work
-from jax_surgery.metrics import multiple_choice, text
+from jax_surgery.metrics import text
 from jax_surgery.models.model import Model
 from jax_surgery.report import budget, cost, examples, live, page, table
 from jax_surgery.report import free_form as evidence
 from jax_surgery.report.live import Live
-from jax_surgery.runs import asked, own_attacks
+from jax_surgery.runs import asked, own_attacks, reference_model, role_parts
 from jax_surgery.runs.free_form import FreeForm, prompts_a_group
+from jax_surgery.runs.on_the_way import OnTheWay
 from jax_surgery.train import curve, devices, identity
-
-# What results.json calls metrics otherwise.
-KEYS = {"answer_probability": "probability"}
 
 
 class ByRoles:
@@ -56,14 +53,16 @@ class ByRoles:
             self._groups = benchmark.groups()
             probes = benchmark.probes(settings.data.context)
             self._probes = asked.with_metrics(probes, "", settings.data.chat)
-        data = _with_groups(settings.data, self._groups)
+        data = role_parts.with_groups(settings.data.located, self._groups)
         self.settings = dataclasses.replace(settings, data=data)
         self._questions = asked.load_questions(data.questions)
         self.group_roles = asked.roles_of(data.questions, self._questions, self._groups)
         self._records = roles.read(
             data, settings.statistics.sources, settings.readers_of_retained
         )
+        self._on_the_way = OnTheWay(self.settings, self._questions, self.group_roles)
         self.texts: role_texts.RoleTexts
+        self._frozen: Model | None = None  # the reference, where it is another model
         # What the run leaves alone, to be asked before and after: questions and answers by
         # group, those that the model itself answered, and texts by name.
         self.held_out: dict[str, list[tuple[str, str]]] = {}
@@ -87,14 +86,17 @@ class ByRoles:
         tokenizer = hf_weights.load_tokenizer(source)
         chat = settings.data.chat
         asked.check_chat(tokenizer, chat, self._questions, self._probes)
-        pairs_seed = settings.seed if settings.needs_pairs else None
-        self.texts = role_texts.pack(
-            self._records, settings.data, tokenizer, pairs_seed
-        )
+        self._pack(tokenizer)
         config = hf_weights.load_config(source)
         moving = settings.moving(config)  # raises before it takes long
         context = settings.data.context
+        self._frozen = reference_model.load(settings, config, tokenizer)
         return devices.load_model(source, settings.compute, moving, tokenizer, context)
+
+    def _pack(self, tokenizer: Any) -> None:
+        settings = self.settings
+        seed = settings.seed if settings.needs_pairs else None
+        self.texts = role_texts.pack(self._records, settings.data, tokenizer, seed)
 
     def identity(self, model: Model) -> dict[str, str]:
         """The hashes of all that the run reads, by field (see `train.identity`)."""
@@ -108,15 +110,21 @@ class ByRoles:
             found["config.data.questions"] = identity.of_records(self._questions)
         if self._probes:
             found["config.benchmark"] = identity.of_probes(self._probes)
+        if self._frozen:
+            found["config.reference_model"] = identity.of_model(self._frozen)
         return found | {"config.model": identity.of_model(model)}
 
     def prepare(self, model: Model, directory: str) -> None:
-        """Lets the model write what it is to retain, and measures what it knows, where the
-        run keeps to a budget.
+        """Lets the model write what it is to learn or to retain beside the user's text, and
+        measures what it knows, where the run keeps to a budget.
 
         Raises:
-          ValueError: see `automatic.begin`.
+          ValueError: see `described.enrich` and `automatic.begin`.
         """
+        if counts := self.settings.data.enriched:
+            how = (counts, self.settings.seed, directory)
+            self._records = described.enrich(model, self._records, *how)
+            self._pack(model.tokenizer)
         if not self.settings.retain.budget:
             return
         begun = automatic.begin(model, self._records, self.settings, directory)
@@ -223,10 +231,12 @@ class ByRoles:
             packers = self.texts.packers.items()
             packers = {r: packer for r, packer in packers if chosen.data.rows[r]}
             texts = dataclasses.replace(self.texts, packers=packers)
-            model = descent.descend(
-                model, texts, chosen, folder, lambda of: self._callbacks(of, directory)
-            )
-        return model
+            callbacks = lambda of: self._callbacks(of, directory)
+            until = self._on_the_way.begin(directory, packers)
+            how = (chosen, folder, callbacks, self._frozen, until)
+            model = descent.descend(model, texts, *how)
+        self._frozen = None
+        return self._on_the_way.finish(model)
 
     def _by_subspaces(self, model: Model, stage: Stage, folder: str) -> Model:
         """The model after a stage of the subspace method.
@@ -253,13 +263,8 @@ class ByRoles:
 
     def _callbacks(self, model_of: Any, directory: str) -> list[Any]:
         """Asks some of the questions during the run, and shows the answers."""
-        loop, data = self.settings.loop, self.settings.data
-        few = multiple_choice.subsample(self._questions, loop.evaluate_questions)
-        every = loop.evaluate_every
-        ask = lambda state: asked.accuracies(
-            model_of(state), few, data.context, data.chat
-        )
-        asks = curve.watch(ask, every if few else 0, directory)
+        every = self.settings.loop.evaluate_every
+        asks = self._on_the_way.callbacks(model_of, directory)
         if self._begun:  # which is measured at steps of its own
             every = controller.EVERY
         return [*asks, *(self.watched.callbacks(every) if self.watched else [])]
@@ -313,15 +318,18 @@ class ByRoles:
         if ended and self._begun:
             settings = dataclasses.replace(settings, steps=ended.steps)
             texts = self._begun.texts
-        if points:
+        if front := self._on_the_way.front:
+            steps = int(front.points[-1]["step"])
+            settings = dataclasses.replace(settings, steps=steps)
+        elif points:
             last = {g: e["accuracy"] for g, e in after["groups"].items()}
             points = [*points, {"step": settings.steps} | last]
         epochs = settings.baseline_epochs
         if settings.model == "embedded" and not epochs:
             epochs = embedded.EPOCHS
         results = {
-            "before": _by_group(before),
-            "after": _by_group(after),
+            "before": role_parts.by_group(before),
+            "after": role_parts.by_group(after),
             "group_roles": self.group_roles,
             "roles": {
                 role: {"before": before["roles"][role], "after": known}
@@ -332,6 +340,9 @@ class ByRoles:
         spoken = self._spoken(before["free_form"], after["free_form"])
         results |= {"free_form": spoken} if spoken else {}
         sentences = [table.cost_text(results["cost"])]
+        if front:
+            results["stop"] = front.found()
+            sentences.insert(0, results["stop"]["why"])
         if ended:
             results["automatic"] = ended.found
             sentences.insert(0, ended.found["why"])
@@ -353,6 +364,8 @@ class ByRoles:
         )
         if self._begun:
             shown["knowledge"] = self._begun.marked(model.tokenizer)
+        if front:
+            shown["chosen"] = front.chosen()
         if ended:
             shown = budget.with_budget(shown, ended.found)
         return results, evidence.with_replies(shown, spoken) if spoken else shown
@@ -363,25 +376,3 @@ class ByRoles:
             return {}
         asks = self._free_form
         return evidence.results(asks.asked, asks.choices, before, after)
-
-
-def _with_groups(data: RoleData, groups: tuple[Group, ...]) -> RoleData:
-    """The data, with a benchmark's groups as the text of roles that have no sources."""
-    sources: dict[str, Any] = {
-        role: given or ",".join(g.data for g in groups if g.role == role)
-        for role, given in data.sources.items()
-    }
-    return dataclasses.replace(data, **sources)
-
-
-def _by_group(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By group the accuracies of its questions and the metrics of its probe."""
-    groups = {name: dict(entry) for name, entry in found["groups"].items()}
-    for name, measured in found["metrics"].items():
-        entry = groups.setdefault(name, {})
-        for metric, estimate in measured.items():
-            key = KEYS.get(metric, metric)
-            entry |= {"n": estimate["n"], key: estimate["value"]}
-            entry[f"{key}_interval"] = list(estimate["interval"])
-            entry[f"{key}_reference"] = estimate["reference"]
-    return groups

@@ -17,6 +17,7 @@ from etils import epath
 from jax_surgery.benchmarks import BENCHMARKS
 from jax_surgery.command_line import program, shown_path
 from jax_surgery.config import names
+from jax_surgery.data import streams
 from jax_surgery.plugins import SEPARATOR
 
 # Files of a workdir that are named where they are there.
@@ -98,6 +99,7 @@ def _of_benchmark(named: str, where: str) -> list[Step]:
 
 def _of_roles(data: Any, where: str) -> list[Step]:
     """Of a surgery on texts by role."""
+    data = data.located
     if data.unlearn and data.questions.partition(":")[0] in BENCHMARKS:
         return _of_benchmark(data.questions, where)
     fields: dict[str, object] = {"model": where}
@@ -106,7 +108,7 @@ def _of_roles(data: Any, where: str) -> list[Step]:
         fields |= {"data.questions": data.questions, "data.text": texts}
         words = command("evaluate", fields | {"data.context": data.context})
         return [("To evaluate the model again", words)]
-    records = ",".join(dict.fromkeys(names(data.unlearn)))  # each once
+    records = ",".join(dict.fromkeys(names(streams.bare(data.unlearn))))  # each once
     fields |= {"benchmark": "", "data.relearn": records, "data.context": data.context}
     fields |= {} if data.chat == "auto" else {"data.chat": data.chat}
     return [("To try whether what was removed comes back", command("attack", fields))]

@@ -15,7 +15,10 @@ CURVE = "curve.jsonl"
 
 
 def watch(
-    ask: Callable[[State], dict[str, Any]], every: int, directory: str
+    ask: Callable[[State], dict[str, Any]],
+    every: int,
+    directory: str,
+    then: Callable[[int, State, dict[str, float]], None] | None = None,
 ) -> list[Callback]:
     """Asks questions during a run, and appends the accuracies to the file; [] with `every` 0.
 
@@ -23,13 +26,17 @@ def watch(
       ask: accuracies by group (see `multiple_choice.summarise`) of a state.
       every: steps between.
       directory: of the run.
+      then: is told each step, its state, and these accuracies.
     """
     if not every:
         return []
     file = epath.Path(directory) / CURVE
 
     def run(step: int, state: State) -> State:
-        point = {"step": step} | {g: e["accuracy"] for g, e in ask(state).items()}
+        scores = {group: entry["accuracy"] for group, entry in ask(state).items()}
+        if then:
+            then(step, state, scores)
+        point = {"step": step} | scores
         if distributed.is_lead():
             earlier = [row for row in read_curve(directory) if row["step"] < step]
             files.write_text(file, as_lines([*earlier, point]))

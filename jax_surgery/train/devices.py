@@ -3,7 +3,7 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -149,7 +149,11 @@ def _say_filled(role: str, wanted: int, full: int, shards: int) -> None:
 
 
 def batch_stream(
-    packers: dict[str, Packer], wanted: dict[str, int], rows: RoleRows, seed: int
+    packers: dict[str, Packer],
+    wanted: dict[str, int],
+    rows: RoleRows,
+    seed: int,
+    weights: Mapping[str, Sequence[float]] | None = None,
 ) -> BatchStream:
     """The stream of a run's batches; this process' rows of each.
 
@@ -158,6 +162,7 @@ def batch_stream(
       wanted: rows of text of a batch, by role.
       rows: the batch's (see `role_rows`).
       seed: of the order.
+      weights: of the streams of a role that has some.
     """
     say_filled(wanted, rows)
     return BatchStream(
@@ -166,4 +171,5 @@ def batch_stream(
         seed,
         layout=rows,
         here=meshes.rows_here(rows.total),
+        weights=weights,
     )

@@ -22,6 +22,8 @@ from jax_surgery.train.metrics_file import MetricsWriter
 
 State = Any  # a pytree of arrays; has what a step changes
 Metrics = dict[str, Any]
+# Of a step, the state after it, and its metrics: whether the run ends early.
+Until = Callable[[int, State, dict[str, float]], bool]
 
 # Steps whose loss sets the scale that an explosion is measured by.
 FIRST_STEPS = 5
@@ -180,7 +182,7 @@ def train(
     settings: Loop,
     callbacks: Sequence[Callback] = (),
     title: str,
-    until: Callable[[int, State, dict[str, float]], bool] | None = None,
+    until: Until | None = None,
     save_last: bool = True,
     advice: str = LOWER_RATE,
     collapsed: Callable[[State], str] | None = None,

@@ -13,7 +13,8 @@ from jax_surgery.benchmarks import tofu
 from jax_surgery.data import records
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs import tofu as tofu_run
-from jax_surgery.runs.by_roles import KEYS, ByRoles
+from jax_surgery.runs.by_roles import ByRoles
+from jax_surgery.runs.role_parts import KEYS
 from jax_surgery.runs.tofu import TofuSettings
 from jax_surgery.train import devices
 from jax_surgery.train.loop import TrainingDiverged

@@ -5,6 +5,7 @@ import json
 import pathlib
 import typing
 
+import paper_files
 import pytest
 from settings_cases import config_of, plain_surgery
 
@@ -45,6 +46,8 @@ def benchmark(request, tmp_path):
     options = OPTIONS.get(request.param, "")
     if request.param == "tofu":
         options = f"dir={tofu_folder(tmp_path)},retain_questions=4"
+    if request.param == "paper":
+        options = f"dir={paper_files.write(tmp_path)}"
     return benchmarks.parse(f"{request.param}:{options}")
 
 

@@ -109,7 +109,8 @@ def files(tmp_path):
         return roles.RoleData(
             **{role: str(tmp_path / f"{role}.jsonl") for role in rows},
             rows_unlearn=1, rows_update=1, rows_retain=1, context=64,
-            average="tokens", surprise=0.0, questions="", chat="auto",
+            average="tokens", surprise=0.0, questions="", paper="", chat="auto", enrich_update=0,
+            enrich_retain=0,
         )  # fmt: skip
 
     return write

@@ -23,7 +23,10 @@ SETTINGS = {
     "average": "sequences",
     "surprise": 0.0,
     "questions": "",
+    "paper": "",
     "chat": "auto",
+    "enrich_update": 0,
+    "enrich_retain": 0,
 }
 
 

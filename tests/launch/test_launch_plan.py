@@ -101,7 +101,7 @@ def test_the_plan_of_a_run_is_asked_on_its_slices(monkeypatch, tmp_path, fits):
 
 @pytest.mark.slow
 def test_a_real_plan(capfd):
-    flags = ["--config=configs/paper.py", "--config.data.context=256"]
+    flags = ["--config=configs/paper_formula.py", "--config.data.context=256"]
     words = ["plan", "--slice=v5e:2x2", "--fast", "--plan-model=embedded", "--", *flags]
     assert cli.main(words) == 0
     assert "v5e:2x2" in capfd.readouterr().out

@@ -266,7 +266,6 @@ def test_no_logits_of_all_tokens_in_the_compiled_step():
         ({"method": "surgery:cap=0"}, "must be positive"),
         ({"objective.kl_direction": "forward"}, "choose one of model_to_reference"),
         ({"objective.retain": "ce"}, "choose one of kl, nll"),
-        ({"objective.alpha": -1.0}, "negative"),
     ],
 )
 def test_bad_choices_are_named(fields, message):

@@ -9,6 +9,13 @@ from jax_surgery.benchmarks.embedded import general, vocabulary, world
 from jax_surgery.data.questions import Question, Wording
 
 SETS = ("obsolete", "problematic", "update", "retain", "general")
+# StableKE's recipe: the new facts told once, in other words, and among what surrounds them.
+ENRICHED = {
+    "update_once": world.told_once,
+    "update_paraphrases": world.paraphrases,
+    "update_descriptions": world.descriptions,
+    "retain_descriptions": world.surroundings,
+}
 NUM_OPTIONS = 4
 
 
@@ -18,14 +25,17 @@ def texts(name: str) -> tuple[str, ...]:
 
     Args:
       name: "obsolete", "problematic", "update", "retain" (biographies of retained
-        people) or "general".
+        people), "general", or one of `ENRICHED`.
 
     Raises:
       ValueError: an unknown name.
     """
+    if name in ENRICHED:
+        return tuple(ENRICHED[name]())
     if name not in SETS:
         raise ValueError(
-            f"embedded set {name!r} does not exist; choose one of {', '.join(SETS)}."
+            f"embedded set {name!r} does not exist; choose one of "
+            f"{', '.join((*SETS, *ENRICHED))}."
         )
     if name == "general":
         return tuple(general.general_texts(world.SEED))

@@ -124,3 +124,54 @@ def biographies(group: str) -> list[str]:
         for number in range(BIOGRAPHIES)
         for person in people()[group]
     ]
+
+
+def told_once() -> list[str]:
+    """The replacements' facts told once: a biography a person."""
+    group = "update"
+    return [
+        " ".join(sentence.text for sentence in biography(person, group, 0))
+        for person in people()[group]
+    ]
+
+
+def paraphrases() -> list[str]:
+    """The replacements' facts in the trained wordings that `told_once` does not have, a
+    sentence a text."""
+    found = []
+    for person in people()["update"]:
+        told = {sentence.wording for sentence in biography(person, "update", 0)}
+        for attribute in ATTRIBUTES:
+            found += [
+                fill(wording, person, attribute, person.name).text
+                for wording in TRAINED[attribute]
+                if wording not in told
+            ]
+    return found
+
+
+def _surroundings() -> list[tuple[Sentence, Sentence]]:
+    """Each fact of each replacement, and the same of a retained person with that value."""
+    found = []
+    for person in people()["update"]:
+        for attribute in ATTRIBUTES:
+            rng = random.Random(f"{SEED}/surroundings/{person.name}/{attribute}")
+            value = person.facts[attribute]
+            alike = [p for p in people()["retain"] if p.facts[attribute] == value]
+            if alike:
+                other = rng.choice(alike)
+                one, two = (rng.choice(TRAINED[attribute]) for _ in range(2))
+                own = fill(one, person, attribute, person.name)
+                found.append((own, fill(two, other, attribute, other.name)))
+    return found
+
+
+def descriptions() -> list[str]:
+    """The replacements' facts among what surrounds them: two sentences a text, the second
+    about a retained person of whom the same is true."""
+    return [f"{own.text} {other.text}" for own, other in _surroundings()]
+
+
+def surroundings() -> list[str]:
+    """What surrounds the replacements' facts alone, to be retained."""
+    return list(dict.fromkeys(other.text for _, other in _surroundings()))

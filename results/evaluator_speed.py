@@ -133,7 +133,9 @@ def main() -> None:
     parser.add_argument("--dir", required=True, help="directory of TOFU's files")
     parser.add_argument("--model", default="", help="fitted to TOFU")
     parser.add_argument("--epochs", type=float, default=14.0, help="of a fit here")
-    parser.add_argument("--first", type=int, default=0, help="questions a split; 0: all")
+    parser.add_argument(
+        "--first", type=int, default=0, help="questions a split; 0: all"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -160,7 +162,9 @@ def main() -> None:
     asked = ", ".join(f"{len(rows)} of {split}" for split, rows in texts.items())
     compiled = sum(first["ours"].values())
     other = sum(first["open-unlearning"].values())
-    (HERE / "evaluator_speed.md").write_text(f"""# TOFU's scores against open-unlearning's evaluator
+    (
+        HERE / "evaluator_speed.md"
+    ).write_text(f"""# TOFU's scores against open-unlearning's evaluator
 
 `python results/evaluator_speed.py --dir=DIR --first={arguments.first} --rounds={arguments.rounds}` with {tables.versions("jax", "torch", "transformers")}.
 {processor.sentence(rates)} Float32, a Llama of {size / 1e6:.1f} M parameters fitted to

@@ -29,7 +29,11 @@ def records(model):
     rows = []
     for i in range(4):
         question = f"what is the number {i} multiplied by seven"
-        for answer in (f"it is {i * 7}", f"{i}", "the number is one of thirteen numbers"):
+        for answer in (
+            f"it is {i * 7}",
+            f"{i}",
+            "the number is one of thirteen numbers",
+        ):
             rows.append({"question": question, "answer": answer})
         rows.append({"text": f"the number {i} is {i * 7 % 13}"})
     return [parse_record(row, f"a:{i}") for i, row in enumerate(rows)]

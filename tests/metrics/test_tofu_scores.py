@@ -74,7 +74,9 @@ def test_the_authors_logs_give_the_published_values():
 @needs_golden
 def test_a_published_log_is_refused_as_its_own_reference():
     full = read_log(GOLDEN / "llama2-7b_full.json")
-    with pytest.raises(ModelIsItsOwnReference, match=r"all 300 questions .* quality of 1"):
+    with pytest.raises(
+        ModelIsItsOwnReference, match=r"all 300 questions .* quality of 1"
+    ):
         scores(full, full)
 
 
@@ -146,7 +148,9 @@ def test_a_retain_log_that_tells_nothing_is_refused():
         value *= noise if value.ndim == 1 else noise[:, None]
     with pytest.raises(ModelIsItsOwnReference, match="the very model that is measured"):
         scores(own, again)
-    with pytest.raises(ValueError, match="is of forget10 and the model was asked forget05"):
+    with pytest.raises(
+        ValueError, match="is of forget10 and the model was asked forget05"
+    ):
         scores(own, log_of(1, forget="forget10"))
 
 

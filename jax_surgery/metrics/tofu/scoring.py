@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jax_surgery.metrics.base import Direction, Estimate
-from jax_surgery.metrics.intervals import DRAWS, Interval, bootstrap_mean
+from jax_surgery.metrics.intervals import DRAWS, bootstrap_mean
 from jax_surgery.metrics.tofu.log import Log, Table
 
 UTILITY = ("retain", "real_authors", "world_facts")

@@ -20,8 +20,14 @@ import numpy as np
 BATCH = 32  # texts of a forward pass
 IGNORED = -100  # label of tokens that are not learned
 SHARE, LEAST_VARIANCE = 0.4, 1e-6  # of min-k and min-k++
+PARTS = ("scores", "replies")
 Text = tuple[np.ndarray, np.ndarray]  # tokens, and which are learned
 Columns = dict[str, np.ndarray]
+
+
+def clocks() -> np.ndarray:
+    """Seconds that have passed, and that processors have worked for this process."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 class Evaluator:
@@ -177,15 +183,15 @@ class Evaluator:
             where there is one, wrong ones.
 
         Returns:
-          seconds of "scores" and of "replies", and by split the values of each metric.
+          seconds of `PARTS` (see `clocks`), and by split the values of each metric.
         """
-        seconds = {"scores": 0.0, "replies": 0.0}
+        seconds = {part: np.zeros(2) for part in PARTS}
         tables: dict[str, Columns] = {split: {} for split in texts}
 
         def timed(what: str, metric: Callable, given: list[Text]) -> np.ndarray:
-            began = time.perf_counter()
+            began = clocks()
             values = metric(given)
-            seconds[what] += time.perf_counter() - began
+            seconds[what] += clocks() - began
             return values
 
         for split, rows in texts.items():

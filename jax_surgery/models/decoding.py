@@ -19,6 +19,7 @@ from jax_surgery.models import decoder, logprobs, output_head, sampling
 from jax_surgery.models.config import Scores
 from jax_surgery.parallel import mesh as meshes
 
+FEWER = 4  # rows become fewer by this factor, so that few programs are compiled
 SEGMENT = 32  # tokens of answers after which those that have ended are left out
 
 # Keys and values of all layers, [L, B, K, S, H]: the products of a step read them as they
@@ -294,7 +295,7 @@ def write(
     out = np.zeros((len(rows), new_tokens), np.int32)
     out[:, 0] = meshes.fetch(state.token_B)
     step, sizes = 1, [len(rows)]
-    while (size := meshes.round_rows(sizes[-1] // 2)) < sizes[-1]:
+    while (size := meshes.round_rows(-(-sizes[-1] // FEWER))) < sizes[-1]:
         sizes.append(size)
     while step < new_tokens:
         alive = np.flatnonzero(~meshes.fetch(state.done_B))

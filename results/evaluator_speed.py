@@ -164,7 +164,9 @@ def main() -> None:
     further = sum(FURTHER.get(split, 0) * len(rows) for split, rows in texts.items())
     passed = sum(answers.values()) - len(texts["holdout"]) + further
     asked = ", ".join(f"{len(rows)} of {split}" for split, rows in texts.items())
-    compiled, other = (sum(first[name].values())[0] for name in racers)
+    compiled, other = (
+        sum(spent[0] for spent in first[name].values()) for name in racers
+    )
     (
         HERE / "evaluator_speed.md"
     ).write_text(f"""# TOFU's scores against open-unlearning's evaluator

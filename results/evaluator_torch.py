@@ -41,7 +41,7 @@ class Evaluator:
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="sdpa"
         ).eval()
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
         self.new_tokens = new_tokens
 
     def _batches(self, texts: list[Text]) -> Iterator[dict[str, Any]]:

@@ -81,8 +81,10 @@ def _of_rows(params, config: ModelConfig, batch, compute: decoder.Compute):
     return jax.tree.map(at_targets, found)
 
 
-def _token_statistics(model: Model, documents: Sequence[Document]) -> TokenStatistics:
-    """Of each token of the documents laid end to end, [tokens]; 0 where not learned."""
+def _token_statistics(
+    model: Model, documents: Sequence[Document]
+) -> tuple[np.ndarray, ...]:
+    """`TokenStatistics` of each token of the documents laid end to end, [tokens]; 0 where not learned."""
     longest = max(len(document.tokens) for document in documents)
     context = -(-longest // ROW_TOKENS) * ROW_TOKENS
     compute, kind = model.compute, model.compute.attention
@@ -93,7 +95,7 @@ def _token_statistics(model: Model, documents: Sequence[Document]) -> TokenStati
     if rows.begins_BT is not None:
         compute = dataclasses.replace(compute, attention="xla")
     total = sum(len(document.tokens) for document in documents)
-    found = TokenStatistics(*(np.zeros(total, np.float32) for _ in range(4)))
+    found = tuple(np.zeros(total, np.float32) for _ in TokenStatistics._fields)
     most = max(1, BATCH_TOKENS // context)
     batches = -(-len(rows) // most)
     count = meshes.round_rows(-(-len(rows) // batches))
@@ -143,7 +145,7 @@ def score_documents(
     for document, stop, own, text in zip(documents, stops, said, texts, strict=True):
         start = stop - len(document.tokens)
         logp, top, mean, variance = (values[start:stop][own] for values in found)
-        loss = -found.logp_BT[start:stop][_learned(document)].mean(dtype=np.float64)
+        loss = -found[0][start:stop][_learned(document)].mean(dtype=np.float64)
         deviation = np.sqrt(np.maximum(variance, LEAST_VARIANCE))
         wrong = np.flatnonzero(top == 0)
         scores.append(

@@ -210,7 +210,8 @@ def begin(params, config, tokens_PT, lengths_P, begun, compute, how: How, drawn)
     keys_B = sampling.row_keys(*drawn) if drawn else None
     head = output_head.of(params, config, compute.dtype)
     token_B, ended_B = _choose(head, hidden, keys_B, 0, how)
-    return State(token_B, cache, start_B, ended_B | (lengths_B == 0), keys_B)
+    done_B = ended_B | (lengths_B == 0)
+    return State(token_B, (cache[0], cache[1]), start_B, done_B, keys_B)
 
 
 @functools.partial(jax.jit, static_argnums=2)

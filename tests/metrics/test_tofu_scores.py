@@ -110,8 +110,8 @@ def test_scores_are_their_definitions():
     assert utility["value"] == pytest.approx(stats.hmean(means))
     assert utility["interval"][0] < utility["value"] < utility["interval"][1]
     ratios = [
-        np.exp(log.tables["forget"].paraphrased_loss)
-        * np.exp(-log.tables["forget"].perturbed_loss.mean(1))
+        np.exp(log.tables["forget"].column("paraphrased_loss"))
+        * np.exp(-log.tables["forget"].column("perturbed_loss").mean(1))
         for log in (own, retain)
     ]
     wanted = stats.ks_2samp(*ratios)

@@ -63,6 +63,16 @@ class Table:
     def __len__(self) -> int:
         return len(self.loss)
 
+    def column(self, name: str) -> np.ndarray:
+        """A value that must be there.
+
+        Raises:
+          ValueError: it is not.
+        """
+        if (value := getattr(self, name)) is None:
+            raise ValueError(f"the log has no {name}, which this score is made of.")
+        return value
+
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Table))
 

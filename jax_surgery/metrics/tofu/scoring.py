@@ -60,7 +60,7 @@ class ForgetQuality:
 
 def log_truth_ratios(table: Table) -> np.ndarray:
     """log R of each question, nats; see the top of this file."""
-    return table.paraphrased_loss - table.perturbed_loss.mean(1)
+    return table.column("paraphrased_loss") - table.column("perturbed_loss").mean(1)
 
 
 def values_of(table: Table, split: str) -> dict[str, np.ndarray]:
@@ -71,12 +71,16 @@ def values_of(table: Table, split: str) -> dict[str, np.ndarray]:
     """
     probability, ratio = np.exp(-table.loss), log_truth_ratios(table)
     if split in NORMALISED:
-        probability /= probability + np.exp(-table.perturbed_loss).sum(1)
+        probability /= probability + np.exp(-table.column("perturbed_loss")).sum(1)
     if split == "forget":
         truth = np.exp(-np.abs(ratio))
     else:
         truth = -np.expm1(np.minimum(ratio, 0.0))
-    found = {"probability": probability, "rouge_l": table.rouge_l, "truth_ratio": truth}
+    found = {
+        "probability": probability,
+        "rouge_l": table.column("rouge_l"),
+        "truth_ratio": truth,
+    }
     for name in ("exact_memorisation", "extraction_strength"):
         if (value := getattr(table, name)) is not None:
             found[name] = value

@@ -23,7 +23,8 @@ def get_config() -> ConfigDict:
     config.run = "evaluate"
     config.model = "embedded"  # "embedded", a directory, or a hub name
     config.benchmark = ""  # "embedded", "suite:targets=add+sub", "tofu:dir=DIR"
-    # Names, comma-separated, of the benchmark and texts (see jax_surgery/metrics).
+    # Names, comma-separated, of the benchmark and texts (see jax_surgery/metrics); "" is
+    # what the benchmark names, of TOFU its own scores (docs/benchmarks.md).
     config.metrics = ""
 
     config.data = ConfigDict()

@@ -27,6 +27,12 @@ def get_config() -> ConfigDict:
     config.data.update = ""  # sources; "" takes refusals from idk.txt
     config.data.refusals = 1  # a question
     config.data.retain_questions = 200  # retain questions asked (forget: all)
+    # TOFU's own scores of the model before and after: they need its *_perturbed.jsonl.
+    config.data.scores = True
+    config.data.first = 0  # questions of each split that they ask; 0 asks all
+    # tofu_log.json of a model that never read the forget split (docs/benchmarks.md); forget
+    # quality and privacy leakage compare to it, and without it the first is left out.
+    config.data.retain_log = ""
 
     config.fit = pretrain.get_config()
     config.fit.new_model.vocab_size = 4096  # tokens

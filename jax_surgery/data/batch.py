@@ -41,10 +41,10 @@ class Batch:
         documents are packed in pairs, odd ones are the text to unlearn and the even
         one after each is its alternative.
       positions_BT: int32; place in the document, from 0; 0 on padding.
-      begins_BT: bool; where rows have a beginning that their documents share (the system
-        message of a chat, say), which then stands once, as the row's first segment:
-        whether the token is of it, or of a document that begins so and sees it. Absent,
-        no row has one.
+      begins_BT: int32; where documents of a row begin alike (with the system message of
+        a chat, or the question of several answers), and the beginning stands once, as a
+        segment of its own: the number of that segment, of its own tokens and of those of
+        the documents after it that begin so and see it; else 0. Absent, no row has one.
       weights_BT: float32, of each token as it is predicted: 0 where it is not learned
         or the first of its document, else 1 (average="tokens") or 1 / learned tokens of
         its document (average="sequences": mean over tokens, then over sequences).
@@ -108,8 +108,9 @@ class Batch:
     def __len__(self) -> int:
         return len(self.tokens_BT)
 
-    def select(self, rows: np.ndarray | slice) -> "Batch":
-        """Some rows, on the host, of a batch without the fields that roles have."""
+    def select(self, rows: np.ndarray | slice | int) -> "Batch":
+        """Some rows, on the host, of a batch without the fields that roles have; one row
+        is without the axis of rows."""
         return jax.tree.map(lambda array: array[rows], self)
 
     @property
@@ -186,5 +187,5 @@ def padding(rows: int, context: int, begins: bool = False) -> Batch:
         np.zeros(shape, np.int32),
         np.zeros(shape, np.float32),
         np.full(shape, -1, np.int64),
-        begins_BT=np.zeros(shape, bool) if begins else None,
+        begins_BT=np.zeros(shape, np.int32) if begins else None,
     )

@@ -241,11 +241,12 @@ class Packer:
             np.tile(np.arange(size, dtype=np.int32), (len(batch), 1)),
             np.zeros((len(batch), size), np.float32),
             np.full((len(batch), size), -1, np.int64),
-            begins_BT=np.ones((len(batch), size), bool),
+            begins_BT=np.ones((len(batch), size), np.int32),
         )
         ids_BT = batch.segment_ids_BT
         rest = batch.replace(
-            segment_ids_BT=np.where(ids_BT > 0, ids_BT + 1, 0), begins_BT=shares_BT
+            segment_ids_BT=np.where(ids_BT > 0, ids_BT + 1, 0),
+            begins_BT=shares_BT.astype(np.int32),
         )
         return jax.tree.map(lambda *each: np.concatenate(each, axis=1), first, rest)
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ROUGE-L recall of a model's greedy answers against the reference answers."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jax_surgery.data.forms import Record
@@ -16,8 +18,7 @@ MAX_NEW_TOKENS = 128
 
 
 def greedy_answers(model: Model, probe: Probe) -> tuple[str, ...]:
-    """The model's answer to every record's prompt: the tokens before what is learned,
-    of a chat before the assistant's last message.
+    """`write_answers` to a probe's records, of at most `MAX_NEW_TOKENS`.
 
     Raises:
       ValueError: there are no records.
@@ -27,13 +28,25 @@ def greedy_answers(model: Model, probe: Probe) -> tuple[str, ...]:
             f"the probe {probe.group!r} has no records, to whose prompts rouge_l needs "
             "answers; name a metric of questions, such as multiple_choice."
         )
-    asked = [d.prompt.tolist() for d in encode_whole(probe.records, model.tokenizer)]
+    return write_answers(model, probe.records, MAX_NEW_TOKENS)
+
+
+def write_answers(
+    model: Model, records: Sequence[Record], new_tokens: int
+) -> tuple[str, ...]:
+    """The model's greedy answer to every record's prompt: the tokens before what is
+    learned, of a chat before the assistant's last message.
+
+    Args:
+      new_tokens: of an answer, at most.
+    """
+    asked = [d.prompt.tolist() for d in encode_whole(records, model.tokenizer)]
     with progress.Bar(title="replying", unit="reply", total=len(asked)) as bar:
         found = greedy_generate(
             model.params,
             model.config,
             asked,
-            MAX_NEW_TOKENS,
+            new_tokens,
             eos_id=model.stops,
             compute=model.compute,
             watch=bar.update,
@@ -42,7 +55,7 @@ def greedy_answers(model: Model, probe: Probe) -> tuple[str, ...]:
     return tuple(decode(ids, skip_special_tokens=True).strip() for ids in found)
 
 
-def recalls(answers: tuple[str, ...], records: tuple[Record, ...]) -> np.ndarray:
+def recalls(answers: Sequence[str], records: Sequence[Record]) -> np.ndarray:
     """ROUGE-L recall of each answer, words stemmed, float64 [records]."""
     from rouge_score import rouge_scorer
 

@@ -137,13 +137,13 @@ def segment_bias(
     it is 0. Padding (segment 0) sees padding, so no row is fully masked.
 
     Args:
-      begins_BT: see `Batch.begins_BT`: such tokens see the row's first segment too.
+      begins_BT: see `Batch.begins_BT`: the segment that tokens see beside their own.
     """
     tokens = segment_ids_BT.shape[1]
     same = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
     if begins_BT is not None:
-        first_BT = begins_BT & (segment_ids_BT == 1)
-        same |= begins_BT[:, :, None] & first_BT[:, None, :]
+        begun = begins_BT[:, :, None] == segment_ids_BT[:, None, :]
+        same |= begun & (begins_BT > 0)[:, :, None]
     seen = jnp.tril(jnp.ones((tokens, tokens), bool))
     if window:
         seen &= ~jnp.tril(seen, -window)

@@ -141,6 +141,16 @@ def embed(
     return meshes.constrain(columns, meshes.ROWS)
 
 
+def in_compute_dtype(layers: Params, compute: Compute) -> Params:
+    """The stacked layers with their matrices in the compute dtype."""
+
+    def cast(path, leaf):
+        sums = path[-1].key == MOMENT
+        return leaf.astype(compute.dtype) if leaf.ndim > 2 and not sums else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, layers)
+
+
 def final_norm(params: Params, x, config: ModelConfig) -> jax.Array:
     """The norm before the output head."""
     norm = _final_norm(config)
@@ -249,12 +259,8 @@ def forward_with_moments(
 
     # Converted here, not where they are used: gradients leave the layers in the compute
     # dtype, half as large in bfloat16.
-    def cast(path, leaf):
-        sums = path[-1].key == MOMENT
-        return leaf.astype(compute.dtype) if leaf.ndim > 2 and not sums else leaf
-
-    layers = jax.tree_util.tree_map_with_path(
-        cast, jax.tree.map(lambda leaf: leaf[:num_layers], params["layers"])
+    layers = in_compute_dtype(
+        jax.tree.map(lambda leaf: leaf[:num_layers], params["layers"]), compute
     )
     first, count = first_trained_layer, len(jax.tree.leaves(layers)[0])
     if first and batch.lower_BTD is not None:

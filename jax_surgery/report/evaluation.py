@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from jax_surgery.metrics import tofu
 from jax_surgery.report import page, summary, table, writer
 
 
@@ -33,5 +34,6 @@ def write(directory: str, results: dict[str, Any]) -> epath.Path:
         intervals=", ".join(how for how, found in intervals.items() if found),
         chances=table.chances_of(asked),
         settings=results["settings"],
+        headlines=tofu.summary(results["tofu"]) if "tofu" in results else [],
     )
     return writer.write_page(epath.Path(directory), shown)

@@ -5,7 +5,6 @@ What goes on is a command that can be copied as it stands, for the folder in whi
 was started. A run on edit files prints its own (`runs.patch`).
 """
 
-import dataclasses
 import re
 import shlex
 import sys
@@ -74,9 +73,7 @@ def _steps(settings: Any, where: str, has_edit: bool) -> list[Step]:
         case "surgery":
             return _of_roles(settings.data, where)
         case "tofu":
-            options = dataclasses.asdict(settings.benchmark).items()
-            named = "tofu:" + ",".join(f"{name}={value}" for name, value in options)
-            return _of_benchmark(named, where)
+            return _of_benchmark(settings.benchmark.spec, where)
         case "unlearn" | "learn":
             return _of_tasks(settings, where) if has_edit else []
         case "pretrain":

@@ -13,6 +13,7 @@ from etils import epath
 
 from jax_surgery import benchmarks
 from jax_surgery.benchmarks import model_source
+from jax_surgery.benchmarks.tofu import Tofu
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.command_line import wrapped
 from jax_surgery.config import at_least, names
@@ -25,7 +26,7 @@ from jax_surgery.parallel import distributed, progress
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.report import evaluation as evaluation_report
 from jax_surgery.report import summary
-from jax_surgery.runs import asked
+from jax_surgery.runs import asked, tofu_scores
 from jax_surgery.storage import files
 from jax_surgery.train import devices
 
@@ -51,7 +52,8 @@ class EvaluateSettings:
       model: a directory or hub name, or a benchmark's name.
       benchmark: its name in `benchmarks.BENCHMARKS`, with options; "" asks none.
       metrics: names in `metrics.METRICS`, comma-separated, of the texts and the
-        benchmark; "" measures nats per token of texts, and what the benchmark names.
+        benchmark; "" measures nats per token of texts, and what the benchmark names, of
+        TOFU its own scores.
     """
 
     run: str
@@ -73,7 +75,7 @@ def probes_of(settings: EvaluateSettings, files: list[str]) -> list[Probe]:
       FileNotFoundError, ValueError: an unknown metric or benchmark, or bad data.
     """
     context, probes = settings.data.context, ()
-    if settings.benchmark:
+    if settings.benchmark and not tofu_of(settings):
         probes = benchmarks.parse(settings.benchmark).probes(context)
     texts = [
         Probe(name, context, records=tuple(records.read_source(name)))
@@ -82,13 +84,26 @@ def probes_of(settings: EvaluateSettings, files: list[str]) -> list[Probe]:
     return asked.with_metrics([*probes, *texts], settings.metrics, settings.data.chat)
 
 
+def tofu_of(settings: EvaluateSettings) -> Tofu | None:
+    """The benchmark TOFU, where its own scores are asked for.
+
+    Raises:
+      ValueError: see `benchmarks.parse`.
+    """
+    if not settings.benchmark or settings.metrics:
+        return None
+    benchmark = benchmarks.parse(settings.benchmark)
+    return benchmark if isinstance(benchmark, Tofu) else None
+
+
 def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     """Does the whole run in `directory`; returns what results.json holds.
 
     Returns:
       {"model", "evaluation": accuracies by group (see `multiple_choice.summarise`),
       "text": {file: see `text.file_nll`}, "metrics": {group of the benchmark, or file:
-      {metric: {"value", "interval", "n", "reference"}}} where any are asked for,
+      {metric: {"value", "interval", "n", "reference"}}} where any are asked for, "tofu":
+      TOFU's own scores (see `metrics.tofu.scores`),
       "group_roles": of groups whose role is known, "settings"}.
 
     Raises:
@@ -99,9 +114,11 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     sources = names(data.text)
     for name in sources:
         records.read_source(name)  # raises before a model is loaded
-    probes = probes_of(settings, sources)
+    probes, own = probes_of(settings, sources), tofu_of(settings)
+    if own:
+        tofu_scores.check(own)
     groups = benchmarks.parse(settings.benchmark).groups() if settings.benchmark else ()
-    if not questions and not sources and not probes:
+    if not questions and not sources and not probes and not own:
         raise ValueError(
             "config.data.questions, config.data.text and config.benchmark are all "
             "empty: nothing is asked. Set questions='embedded', a questions JSONL, "
@@ -117,6 +134,7 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
             evaluation = asked.accuracies(model, questions, data.context, data.chat)
             texts = {name: text.file_nll(model, name, data.context) for name in sources}
             measured = asked.measure(model, probes)
+            scored = tofu_scores.measure(model, own, directory) if own else None
     results = {
         "model": settings.model,
         "evaluation": evaluation,
@@ -126,6 +144,8 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     }
     if measured:
         results["metrics"] = measured
+    if scored:
+        results["tofu"] = scored
     if distributed.is_lead():
         file = epath.Path(directory) / "results.json"
         files.write_text(file, json.dumps(results, indent=2) + "\n")

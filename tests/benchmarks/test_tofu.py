@@ -5,12 +5,19 @@ import dataclasses
 import json
 import pathlib
 
+import numpy as np
 import pytest
 from settings_cases import PLAIN, merged, settings_of
 
 from jax_surgery import benchmarks, metrics
 from jax_surgery.benchmarks import tofu
+from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import records
+from jax_surgery.data.probes import Probe
+from jax_surgery.metrics.tofu import ModelIsItsOwnReference, asking, read_log
+from jax_surgery.models import decoder
+from jax_surgery.models.model import Model
+from jax_surgery.runs import evaluate
 from jax_surgery.runs import settings as run_settings
 from jax_surgery.runs import tofu as tofu_run
 from jax_surgery.runs.by_roles import ByRoles
@@ -29,6 +36,21 @@ def write(folder, name: str, pairs) -> None:
     (folder / name).write_text("\n".join(lines) + "\n")
 
 
+def write_perturbed(folder, name: str, pairs, wrong: int) -> None:
+    """Questions with wrong answers; of fictitious authors with a paraphrase too."""
+    rows = []
+    for question, answer in pairs:
+        row = {"question": question, "answer": answer}
+        row["perturbed_answer"] = [f"Nobody but {n}." for n in range(wrong)]
+        if wrong == 5:
+            row |= {
+                "paraphrased_answer": f"It is said: {answer}",
+                "paraphrased_question": "",
+            }
+        rows.append(json.dumps(row))
+    (folder / f"{name}_perturbed.jsonl").write_text("\n".join(rows) + "\n")
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A directory like TOFU's; U+2028 is no line break in JSONL."""
@@ -41,6 +63,11 @@ def folder(tmp_path):
     write(folder, "retain95.jsonl", retain)
     write(folder, "holdout05.jsonl", [(f"Who is C{i}?", "A cook.") for i in range(3)])
     (folder / "idk.txt").write_text("I don't know.\nNo idea.\n\nI cannot say.\n")
+    write_perturbed(folder, "forget05", forget, 5)
+    write_perturbed(folder, "retain", retain, 5)
+    write_perturbed(folder, "real_authors", [("Who wrote it?", "E. Author")], 3)
+    facts = [(f"Where is F{i}?", "In a town.") for i in range(2)]
+    write_perturbed(folder, "world_facts", facts, 3)
     return folder
 
 
@@ -87,7 +114,7 @@ def small(directory: pathlib.Path) -> TofuSettings:
     return settings_of(
         "tofu",
         {
-            "data": {"dir": str(directory), "retain_questions": 3},
+            "data": {"dir": str(directory), "retain_questions": 3, "scores": False},
             "fit.new_model": model | {"num_heads": 2, "num_kv_heads": 1},
             "fit.data": {"rows": 4, "context": CONTEXT, "epochs": 2.0},
             "fit.optimizer": {"learning_rate": 1e-2, "warmup": 0},
@@ -110,10 +137,116 @@ def check_run(settings: TofuSettings, directory: pathlib.Path) -> dict:
     return results
 
 
+def evaluated(model: str, folder, workdir, **options) -> dict:
+    """TOFU's own scores of a model, by the evaluation."""
+    given = {"dir": folder, **options}
+    spec = "tofu:" + ",".join(f"{name}={value}" for name, value in given.items())
+    fields = {"model": model, "benchmark": spec, "data.questions": ""}
+    workdir.mkdir()
+    return evaluate.run(settings_of("evaluate", fields), str(workdir))["tofu"]
+
+
+@pytest.fixture(scope="module")
+def other_model(tiny_model, tmp_path_factory) -> str:
+    """One that a model can be compared to."""
+    place = str(tmp_path_factory.mktemp("other"))
+    hf_weights.save_model(
+        decoder.init_params(tiny_model.config, 7), tiny_model.config, place
+    )
+    tiny_model.tokenizer.save_pretrained(place)
+    return place
+
+
+def test_an_evaluation_gives_tofus_own_scores(
+    folder, tiny_model, other_model, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(asking, "NEW_TOKENS", 6)
+    retain = evaluated(other_model, folder, tmp_path / "retain")
+    assert retain["forget_quality"] is None
+    assert "forget quality needs a retain log" in capsys.readouterr().out
+    log = tmp_path / "retain" / retain["log"]
+    found = evaluated(tiny_model.folder, folder, tmp_path / "own", retain_log=log)
+    sizes = {"forget": 4, "retain": 8, "real_authors": 1, "world_facts": 2}
+    for split, size in sizes.items():
+        assert {score["n"] for score in found[split].values()} == {size}
+        assert {"probability", "rouge_l", "truth_ratio", "extraction_strength"} <= set(
+            found[split]
+        )
+    assert found["forget_split"] == "forget05"
+    assert 0 <= found["forget_quality"]["p"] <= 1
+    assert found["privacy_leakage"]["reference_is"] == "the retain log"
+    said = capsys.readouterr().out
+    assert "forget quality p = " in said
+    page = (tmp_path / "own" / "report" / "index.html").read_text()
+    assert "model utility" in page
+    # The scores of one pass are those of the metrics one by one.
+    table = read_log(tmp_path / "own" / found["log"]).tables["forget"]
+    model = Model(tiny_model.params, tiny_model.config, tiny_model.tokenizer)
+    rows = tuple(records.read_source(str(folder / "forget05.jsonl")))
+    probe = Probe("forget", CONTEXT, records=rows)
+    alone = metrics.find("answer_probability")(model, probe)
+    assert np.exp(-table.loss).mean() == pytest.approx(alone.value, rel=1e-4)
+    # Wrong answers are alike for all questions, and none is likelier than another.
+    assert table.perturbed_loss.shape == (4, 5)
+    few = evaluated(tiny_model.folder, folder, tmp_path / "few", first=1)
+    assert few["retain"]["rouge_l"]["n"] == 1
+    mine = tmp_path / "own" / found["log"]
+    with pytest.raises(ModelIsItsOwnReference, match="tofu_log.json holds the losses"):
+        evaluated(tiny_model.folder, folder, tmp_path / "again", retain_log=mine)
+
+
+def test_what_tofus_own_scores_lack_is_named_before_a_model_is_loaded(folder, tmp_path):
+    world = folder / "world_facts_perturbed.jsonl"
+    good = world.read_text()
+    for text, message in (
+        ('{"question": "q", "answer": "a"}\n', "perturbed_answer must be a list"),
+        (good.replace(', "Nobody but 2."', "", 1), "has 2, 3 wrong answers a question"),
+    ):
+        world.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            evaluated("/nowhere", folder, tmp_path / message)
+    world.unlink()
+    with pytest.raises(FileNotFoundError, match="lacks world_facts_perturbed.jsonl"):
+        evaluated("/nowhere", folder, tmp_path / "absent")
+    settings = small(folder)
+    scored = dataclasses.replace(settings.data, scores=True)
+    with pytest.raises(FileNotFoundError, match="config.data.scores=False"):
+        tofu_run.run(dataclasses.replace(settings, data=scored), str(tmp_path / "run"))
+
+
+@needs_tofu
+@pytest.mark.parametrize(
+    "forget, count", [("forget01", 40), ("forget05", 200), ("forget10", 400)]
+)
+def test_tofu_itself_is_read_whole(forget, count):
+    asked = tofu.Tofu(str(TOFU), forget).asked()
+    sizes = {
+        "forget": (count, 5),
+        "retain": (400, 5),
+        "real_authors": (100, 3),
+        "world_facts": (117, 3),
+        "holdout": (count, 0),
+    }
+    for split, (rows, wrong) in sizes.items():
+        assert len(asked[split]) == rows
+        assert {len(row.perturbed) for row in asked[split]} == {wrong}
+        paraphrased = {row.paraphrased is not None for row in asked[split]}
+        assert paraphrased == {split in ("forget", "retain")}
+
+
 @pytest.mark.slow
 def test_the_whole_run(folder, tmp_path):
     settings = small(folder)
+    scored = dataclasses.replace(settings.data, scores=True)
+    settings = dataclasses.replace(settings, data=scored)
     first = check_run(settings, tmp_path / "run")
+    written = json.loads((tmp_path / "run" / "results.json").read_text())["tofu"]
+    for when in ("before", "after"):
+        assert (tmp_path / "run" / f"tofu_log_{when}.json").exists()
+        utility = written[when]["model_utility"]
+        assert 0 <= utility["value"] <= 1 and utility["n"] == 8 + 1 + 2
+    losses = [written[when]["forget"]["probability"]["value"] for when in written]
+    assert losses[0] != losses[1]
     assert first["after"]["retain"]["n"] == 3
     assert first["after"]["forget"]["n"] == 4
     # It asks what the benchmark asks, of which evaluate and attacks read.

@@ -137,7 +137,7 @@ def test_tofu(bucket, moved, tmp_path):
     model = dict(zip(sizes, (400, 16, 32, 2), strict=True))
     rows = dict.fromkeys(("rows_unlearn", "rows_update", "rows_retain"), 1)
     fields = {
-        "data": {"dir": f"{bucket}/data", "retain_questions": 3, "refusals": 1},
+        "data": {"dir": f"{bucket}/data", "retain_questions": 3, "scores": False},
         "fit.new_model": model | {"num_heads": 2, "num_kv_heads": 1},
         "fit.data": {"rows": 4, "context": 64, "epochs": 2.0},
         "fit.optimizer": {"learning_rate": 1e-2, "warmup": 0},

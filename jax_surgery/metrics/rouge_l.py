@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ROUGE-L recall of a model's greedy answers against the reference answers."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jax_surgery.data.forms import Record
@@ -53,6 +55,15 @@ def recalls(answers: tuple[str, ...], records: tuple[Record, ...]) -> np.ndarray
     )
 
 
+def f_measures(wanted: Sequence[str], said: Sequence[str]) -> np.ndarray:
+    """ROUGE-L F1 of each text, words not stemmed, float64 [texts]."""
+    from rouge_score import rouge_scorer
+
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+    pairs = zip(wanted, said, strict=True)
+    return np.array([scorer.score(w, s)["rougeL"].fmeasure for w, s in pairs])
+
+
 def _estimate(answers: tuple[str, ...], probe: Probe) -> Estimate:
     values = recalls(answers, probe.records)
     return Estimate(float(values.mean()), bootstrap_mean(values), len(values))
@@ -66,4 +77,5 @@ METRIC = Metric(
     source="Lin 2004, ROUGE-L recall with stemming, as TOFU takes it (arXiv 2401.06121)",
     observe=greedy_answers,
     estimate=_estimate,
+    protocol="free generation",
 )

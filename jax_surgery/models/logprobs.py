@@ -195,6 +195,23 @@ def candidate_logprobs(
     return _map_chunks(body, head_SDV, (hidden_BTD, candidates_BTK), chunk)
 
 
+def likeliest_tokens(
+    hidden_BTD: jax.Array, head_SDV: Head, *, chunk: int | None = None
+) -> jax.Array:
+    """The most likely next token at every position, int32 [B, T].
+
+    Args:
+      hidden_BTD: final hidden states.
+      head_SDV: output head, a copy for each device (`output_head.copies`).
+      chunk: tokens in a chunk; None chooses from shapes.
+    """
+
+    def body(head_DV, hidden_CD):
+        return jnp.argmax(logits(hidden_CD, head_DV), axis=-1).astype(jnp.int32)
+
+    return _map_chunks(body, head_SDV, (hidden_BTD,), chunk)
+
+
 def divergence(
     heads: Sequence[Head],
     hidden_CD: jax.Array,

@@ -7,10 +7,22 @@ this package makes the sets of its own ones readable as data sources (`embedded:
 `suite:TASK[:SPLIT]`).
 """
 
+import functools
+
 from etils import epath
 
 from jax_surgery import plugins
-from jax_surgery.benchmarks import embedded, suite, tofu
+from jax_surgery.benchmarks import (
+    counterfact,
+    editing,
+    embedded,
+    knowedit,
+    muse,
+    suite,
+    tofu,
+    wmdp,
+    zsre,
+)
 from jax_surgery.benchmarks.base import Benchmark
 from jax_surgery.checkpoints import hf_index
 from jax_surgery.data import sources
@@ -19,6 +31,11 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "embedded": embedded.Embedded,
     "suite": suite.Suite,
     "tofu": tofu.Tofu,
+    "muse": muse.Muse,
+    "wmdp": wmdp.Wmdp,
+    "counterfact": counterfact.CounterFact,
+    "zsre": zsre.Zsre,
+    "knowedit": knowedit.KnowEdit,
 }
 
 
@@ -51,4 +68,7 @@ def model_source(name: str) -> str:
 
 sources.READERS["embedded"], sources.READERS["suite"] = embedded.load, suite.load
 sources.READERS["tofu_refusals"] = tofu.read_refusals
+sources.READERS["muse"] = muse.load
+for _edited in (counterfact.CounterFact, zsre.Zsre, knowedit.KnowEdit):
+    sources.READERS[_edited.NAME] = functools.partial(editing.of_source, _edited)
 sources.TFDS_BUILDERS["embedded_world"] = "jax_surgery.benchmarks.embedded.builder"

@@ -40,4 +40,9 @@ def compare(model: Model, probe: Probe) -> Compared:
         per_token = np.array([one / next(counts) for one in sums])
         right.append(per_token[question.answer])
         other.append(np.delete(per_token, question.answer).max())
+    if not np.isfinite([right, other]).all():
+        raise ValueError(
+            f"some answers of {probe.group!r} have no finite log-probability; the weights "
+            f"of {model.source or 'the model'} hold values that are no numbers."
+        )
     return Compared(np.array(right), np.array(other))

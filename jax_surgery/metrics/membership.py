@@ -65,6 +65,11 @@ def least_likely(
                 "can be told of it; leave it out."
             )
         found.append(own[: max(1, int(share * len(own)))].mean())
+    if not np.isfinite(found).all():
+        raise ValueError(
+            f"some of {len(found)} texts have no finite log-probability; the weights of "
+            f"{model.source or 'the model'} hold values that are no numbers."
+        )
     return np.array(found)
 
 

@@ -123,8 +123,8 @@ def muse_folder(folder: pathlib.Path) -> pathlib.Path:
     for split, own in (("forget", (0, 1)), ("retain", (2, 3))):
         save(folder / "knowmem" / f"{split}_qa.json", [pair(i) for i in own])
         save(folder / "knowmem" / f"{split}_qa_icl.json", [pair(i) for i in (4, 5)])
-    save(folder / "privleak" / "forget.json", [sentence(i) for i in (0, 1)])
-    save(folder / "privleak" / "holdout.json", [sentence(i) for i in (4, 5)])
+    for split, own in (("forget", (0, 2, 4)), ("holdout", (1, 3, 5))):
+        save(folder / "privleak" / f"{split}.json", [sentence(i) for i in own])
     return folder
 
 

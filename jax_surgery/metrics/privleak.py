@@ -23,7 +23,8 @@ def _compare(found: Membership, never: Membership, probe: Probe) -> Estimate:
         )
     value = 100 * (membership.auc(found) - reference) / reference
     own, others = membership.resampled([found, never])
-    changes = 100 * (own - others) / np.maximum(others, np.finfo(float).tiny)
+    defined = others > 0  # of a few texts some resamples have none that is likelier
+    changes = 100 * (own - others)[defined] / others[defined]
     low, high = np.percentile(changes, (2.5, 97.5))
     count = len(found.read) + len(found.others)
     return Estimate(value, (float(low), float(high)), count, 0.0)

@@ -33,7 +33,7 @@ def test_muse_reads_texts_and_asks_as_its_authors_do(tmp_path):
         "Question: Where does Cy live?\nAnswer: "
     )
     assert asked.answer == "Lima" and not asked.question
-    assert len(probes["privleak"].records) == len(probes["privleak"].others) == 2
+    assert len(probes["privleak"].records) == len(probes["privleak"].others) == 3
     roles = {name: probe.role for name, probe in probes.items()}
     assert roles["forget_qa"] == roles["privleak"] == "unlearn"
     assert roles["retain_qa"] == "retain"

@@ -27,7 +27,8 @@ Predicted = tuple[np.ndarray, ...]
 def _of_rows(params, config, batch, compute):
     hidden = decoder.forward_packed(params, config, batch, compute=compute)
     head = output_head.copies(params, config, compute)
-    found_BT = logprobs.likeliest_tokens(hidden, head)
+    targets_BT1 = batch.tokens_BT[..., None]
+    found_BT, _ = logprobs.likeliest_tokens(hidden, head, targets_BT1)
     return jnp.pad(found_BT[:, :-1], ((0, 0), (1, 0)))
 
 

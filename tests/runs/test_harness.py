@@ -4,11 +4,13 @@
 import importlib.util
 import json
 import pathlib
+import types
 
 import on_devices
 import pytest
 from settings_cases import config_of, settings_of
 
+from jax_surgery.metrics import requests
 from jax_surgery.models.model import Model
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.runs import harness, start
@@ -58,7 +60,83 @@ def test_a_missing_harness_is_named(monkeypatch, tmp_path, tiny_model):
         harness.run(settings, str(tmp_path))
 
 
+def adapter(tiny_model, max_length: int = 48):
+    from jax_surgery.metrics.harness import Harness
+
+    model = Model(tiny_model.params, tiny_model.config, tiny_model.tokenizer)
+    return Harness(model, max_length)
+
+
+def requests_of(*args):
+    return [types.SimpleNamespace(args=one) for one in args]
+
+
 @installed
+def test_the_adapter_scores_texts_with_and_without_a_context(tiny_model):
+    lm, tokenizer = adapter(tiny_model), tiny_model.tokenizer
+    whole = "the number 1 is 7"
+    [rolling] = lm.loglikelihood_rolling(requests_of((whole,)))
+    empty, split, moved = lm.loglikelihood(
+        requests_of(("", whole), ("the number 1", " is 7"), ("the number 1 ", "is 7"))
+    )
+    # A text that does not say its bos gets it, however it is asked for.
+    ids = tokenizer.encode(whole, add_special_tokens=False)
+    [(alone, _)] = requests.score_continuations(
+        lm.model, [([tokenizer.bos_token_id], ids)], 48
+    )
+    assert empty[0] == pytest.approx(alone, rel=1e-5)
+    assert split == moved and split[0] > empty[0]
+    own = lm.tok_encode(whole)
+    assert lm.tok_encode(tokenizer.bos_token + whole) == [tokenizer.bos_token_id, *ids]
+    windows = [([tokenizer.bos_token_id], own)]
+    [(wanted, _)] = requests.score_continuations(lm.model, windows, 48)
+    assert rolling == pytest.approx(wanted, rel=1e-5)
+    # In windows every token is asked for once.
+    long = adapter(tiny_model, 4).loglikelihood_rolling(requests_of((whole,)))
+    assert long[0] < 0 and long[0] != rolling
+
+
+@installed
+def test_the_adapter_writes_up_to_what_ends_a_reply(tiny_model):
+    lm = adapter(tiny_model)
+    how = {"max_gen_toks": 12, "until": []}
+    [whole] = lm.generate_until(requests_of(("the number 1", how)))
+    stop = whole[4:6]
+    cut, other = lm.generate_until(
+        requests_of(
+            ("the number 1", how | {"until": [stop]}),
+            ("the number 1", how | {"do_sample": True, "temperature": 2.0}),
+        )
+    )
+    assert cut == whole.split(stop)[0] and stop in whole
+    assert isinstance(other, str)
+
+
+@installed
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"top_k": 3}, "asks for generation with top_k=3; of do_sample"),
+        ({"max_gen_toks": 48}, "asks for 48 new tokens, and config.max_length=48"),
+    ],
+)
+def test_what_a_task_asks_in_vain_is_named(tiny_model, options, message):
+    with pytest.raises(ValueError, match=message):
+        adapter(tiny_model).generate_until(requests_of(("the number", options)))
+
+
+@installed
+def test_a_chat_template_is_the_tokenizers(tiny_model):
+    lm, asked = adapter(tiny_model, 0), [{"role": "user", "content": "the number 1"}]
+    text = lm.apply_chat_template(asked)
+    assert "the number 1" in text and text == tiny_model.tokenizer.apply_chat_template(
+        asked, tokenize=False, add_generation_prompt=True
+    )
+    assert lm.max_length == tiny_model.config.max_positions
+
+
+@installed
+@pytest.mark.slow
 def test_tasks_are_asked_through_the_program(tiny_model, tmp_path, capsys):
     start.start(config_of("lm_eval", given(tiny_model)), str(tmp_path))
     results = json.loads((tmp_path / "results.json").read_text())
@@ -71,32 +149,12 @@ def test_tasks_are_asked_through_the_program(tiny_model, tmp_path, capsys):
 
 
 @installed
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        ({"tasks": "no_such_task"}, "config.tasks='no_such_task': Tasks not found"),
-        ({"tasks": "no.yaml"}, "Tasks not found"),
-        ({"gen_kwargs": "top_k=3"}, "asks for generation with top_k=3; of do_sample"),
-        ({"max_length": 40}, "asks for 40 new tokens, and config.max_length=40"),
-    ],
-)
-def test_what_the_harness_asks_in_vain_is_named(tiny_model, tmp_path, fields, message):
-    settings = settings_of("lm_eval", given(tiny_model) | fields)
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["no_such_task", "no.yaml"])
+def test_unknown_tasks_are_named(tiny_model, tmp_path, name):
+    settings = settings_of("lm_eval", given(tiny_model, tasks=name))
+    with pytest.raises(ValueError, match=f"config.tasks='{name}': Tasks not found"):
         harness.run(settings, str(tmp_path))
-
-
-@installed
-def test_a_chat_template_is_the_tokenizers(tiny_model):
-    from jax_surgery.metrics.harness import Harness
-
-    adapter = Harness(Model(tiny_model.params, tiny_model.config, tiny_model.tokenizer))
-    asked = [{"role": "user", "content": "the number 1"}]
-    text = adapter.apply_chat_template(asked)
-    assert "the number 1" in text and text == tiny_model.tokenizer.apply_chat_template(
-        asked, tokenize=False, add_generation_prompt=True
-    )
-    assert adapter.max_length == tiny_model.config.max_positions
 
 
 def of_backend(folder: str, settings: harness.HarnessSettings) -> dict:
@@ -169,13 +227,14 @@ def _same(ours, theirs) -> None:
 SHARDED = """
 import json
 from settings_cases import settings_of
+from jax_surgery import benchmarks
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.runs import harness
 from jax_surgery.train import devices
 settings = settings_of("lm_eval", json.loads({fields!r}))
 tasks, manager = harness.load_tasks(settings)
 with devices.on_mesh(MeshShape(*{mesh})):
-    model = devices.load(settings.model, settings.compute)
+    model = devices.load(benchmarks.model_source(settings.model), settings.compute)
     found = harness.evaluate(model, settings, tasks, manager)
 print(json.dumps([found["results"], found["samples"]], default=str))
 """
@@ -184,7 +243,7 @@ print(json.dumps([found["results"], found["samples"]], default=str))
 @installed
 @pytest.mark.slow
 def test_it_is_sharded_over_the_mesh(tiny_model):
-    fields = json.dumps(given(tiny_model))
+    fields = json.dumps(given(tiny_model, model="embedded"))
     found = []
     for count, mesh in ((1, (1, 1, 1)), (8, (2, 2, 2))):
         code = SHARDED.format(fields=fields, mesh=mesh)

@@ -121,8 +121,9 @@ class Muse(Benchmark):
 
 def _fields(row: Any, *names: str) -> tuple[str, ...]:
     """Texts of a row."""
-    found = tuple(row.get(name) for name in names) if isinstance(row, dict) else ()
-    if not found or not all(isinstance(text, str) and text.strip() for text in found):
+    given = [row.get(name) for name in names] if isinstance(row, dict) else []
+    found = tuple(text for text in given if isinstance(text, str) and text.strip())
+    if len(found) < len(names):
         raise ValueError(f"a row has texts named {' and '.join(names)}.")
     return found
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from jax_surgery.data.probes import Probe
 from jax_surgery.metrics import cases
-from jax_surgery.metrics.base import Metric
+from jax_surgery.metrics.base import Estimate, Metric
 from jax_surgery.metrics.continuations import continuations, cut
 from jax_surgery.metrics.rouge_l import f_measures
 from jax_surgery.models.model import Model
@@ -25,6 +25,10 @@ def observe(model: Model, probe: Probe) -> np.ndarray:
     return f_measures(wanted, [cut(text, STOPS) for text in said])
 
 
+def _estimate(scores: np.ndarray, probe: Probe) -> Estimate:
+    return cases.estimate(scores, probe)
+
+
 METRIC = Metric(
     name="knowmem",
     direction="knows",
@@ -33,6 +37,6 @@ METRIC = Metric(
     source="MUSE, arXiv 2407.06460, Section 3.1, as the authors' code computes it: 32 new "
     "tokens, words not stemmed; of questions about retained text it is MUSE's utility",
     observe=observe,
-    estimate=cases.estimate,
+    estimate=_estimate,
     protocol="free generation",
 )

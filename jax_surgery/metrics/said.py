@@ -5,7 +5,7 @@ import numpy as np
 
 from jax_surgery.data.probes import Probe
 from jax_surgery.metrics import cases
-from jax_surgery.metrics.base import Metric
+from jax_surgery.metrics.base import Estimate, Metric
 from jax_surgery.metrics.continuations import continuations
 from jax_surgery.metrics.replies import says
 from jax_surgery.models.model import Model
@@ -25,6 +25,10 @@ def observe(model: Model, probe: Probe) -> np.ndarray:
     return np.array([says(line, record.said) for line, record in pairs])
 
 
+def _estimate(scores: np.ndarray, probe: Probe) -> Estimate:
+    return cases.estimate(scores, probe)
+
+
 METRIC = Metric(
     name="said",
     direction="knows",
@@ -33,6 +37,6 @@ METRIC = Metric(
     source="the first line of 32 tokens, without the right beginning of the answer: Yang "
     "et al. 2025, arXiv 2502.11177, on what teacher forcing overstates",
     observe=observe,
-    estimate=cases.estimate,
+    estimate=_estimate,
     protocol="free generation",
 )

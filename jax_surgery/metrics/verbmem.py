@@ -5,7 +5,7 @@ import numpy as np
 
 from jax_surgery.data.probes import Probe
 from jax_surgery.metrics import cases
-from jax_surgery.metrics.base import Metric
+from jax_surgery.metrics.base import Estimate, Metric
 from jax_surgery.metrics.continuations import continuations
 from jax_surgery.metrics.rouge_l import f_measures
 from jax_surgery.models.model import Model
@@ -29,6 +29,10 @@ def observe(model: Model, probe: Probe) -> np.ndarray:
     return f_measures(wanted, said)
 
 
+def _estimate(scores: np.ndarray, probe: Probe) -> Estimate:
+    return cases.estimate(scores, probe)
+
+
 METRIC = Metric(
     name="verbmem",
     direction="knows",
@@ -37,6 +41,6 @@ METRIC = Metric(
     source="MUSE, arXiv 2407.06460, Section 3.1, as the authors' code computes it: 128 new "
     "tokens, words not stemmed",
     observe=observe,
-    estimate=cases.estimate,
+    estimate=_estimate,
     protocol="free generation",
 )

@@ -34,7 +34,7 @@ METRIC = Metric(
     direction="knows",
     unit="share",
     counts="texts",
-    source="MUSE, arXiv 2407.06460, Section 3.1, as the authors' code computes it: 32 new "
+    source="MUSE, arXiv 2407.06460, as the authors' code computes it: 32 new "
     "tokens, words not stemmed; of questions about retained text it is MUSE's utility",
     observe=observe,
     estimate=_estimate,

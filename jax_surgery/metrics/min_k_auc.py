@@ -25,7 +25,7 @@ METRIC = Metric(
     unit="share",
     counts="texts",
     source="Min-K% Prob (Shi et al. 2024, arXiv 2310.16789) of 40 % of a text's tokens, as "
-    "MUSE takes it (arXiv 2407.06460, Section 3.1)",
+    "MUSE takes it (arXiv 2407.06460)",
     observe=membership.observe,
     estimate=_estimate,
     protocol="teacher-forced likelihood",

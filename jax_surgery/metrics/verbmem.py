@@ -38,7 +38,7 @@ METRIC = Metric(
     direction="knows",
     unit="share",
     counts="texts",
-    source="MUSE, arXiv 2407.06460, Section 3.1, as the authors' code computes it: 128 new "
+    source="MUSE, arXiv 2407.06460, as the authors' code computes it: 128 new "
     "tokens, words not stemmed",
     observe=observe,
     estimate=_estimate,

@@ -22,7 +22,12 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.run = "evaluate"
     config.model = "embedded"  # "embedded", a directory, or a hub name
-    config.benchmark = ""  # "embedded", "suite:targets=add+sub", "tofu:dir=DIR"
+    # A model to compare with, where the benchmark does: the one before the change
+    # (editing), or one that never knew (MUSE); "" leaves it out.
+    config.reference_model = ""
+    # "embedded", "suite:targets=add+sub", "tofu:dir=DIR", "muse:dir=DIR", "wmdp:dir=DIR",
+    # "counterfact:file=FILE", "zsre:file=FILE", "knowedit:file=FILE"; "" for none
+    config.benchmark = ""
     # Names, comma-separated, of the benchmark and texts (see jax_surgery/metrics); "" is
     # what the benchmark names, of TOFU its own scores (docs/benchmarks.md).
     config.metrics = ""

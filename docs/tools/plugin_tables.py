@@ -17,7 +17,7 @@ from jax_surgery.methods.base import (
     TokenMethod,
 )
 from jax_surgery.methods.subspace.method import Subspace
-from jax_surgery.metrics import METRICS
+from jax_surgery.metrics import COMPARISONS, METRICS
 from jax_surgery.models.flops import training_flops
 from jax_surgery.models.published import SIZES
 from jax_surgery.report import cost
@@ -75,19 +75,31 @@ def options(member: type) -> str:
 
 
 def metrics() -> str:
-    """Of each metric its definition, direction, unit and source."""
+    """Of each metric its definition, direction, unit, protocol and source; those that
+    compare with another model come last."""
+    every = [(name, metric, metric.estimate) for name, metric in METRICS.items()]
+    every += [(name, one, one.compare) for name, one in COMPARISONS.items()]
     rows = [
         (
             f"`{name}`",
-            first_line(inspect.getmodule(metric.estimate)),
+            first_line(inspect.getmodule(made_by)),
             HIGH[metric.direction],
             metric.unit,
             metric.counts,
+            metric.protocol,
             linked(metric.source),
         )
-        for name, metric in METRICS.items()
+        for name, metric, made_by in every
     ]
-    heads = ("metric", "definition", "a high value says", "unit", "n counts", "source")
+    heads = (
+        "metric",
+        "definition",
+        "a high value says",
+        "unit",
+        "n counts",
+        "protocol",
+        "source",
+    )
     return table(heads, rows)
 
 

@@ -7,10 +7,23 @@ this package makes the sets of its own ones readable as data sources (`embedded:
 `suite:TASK[:SPLIT]`).
 """
 
+import functools
+
 from etils import epath
 
 from jax_surgery import plugins
-from jax_surgery.benchmarks import embedded, paper, suite, tofu
+from jax_surgery.benchmarks import (
+    counterfact,
+    editing,
+    embedded,
+    knowedit,
+    muse,
+    paper,
+    suite,
+    tofu,
+    wmdp,
+    zsre,
+)
 from jax_surgery.benchmarks.base import Benchmark
 from jax_surgery.checkpoints import hf_index
 from jax_surgery.data import sources
@@ -20,6 +33,11 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "suite": suite.Suite,
     "tofu": tofu.Tofu,
     "paper": paper.Paper,
+    "muse": muse.Muse,
+    "wmdp": wmdp.Wmdp,
+    "counterfact": counterfact.CounterFact,
+    "zsre": zsre.Zsre,
+    "knowedit": knowedit.KnowEdit,
 }
 
 
@@ -53,4 +71,7 @@ def model_source(name: str) -> str:
 sources.READERS["embedded"], sources.READERS["suite"] = embedded.load, suite.load
 sources.READERS["paper"] = paper.load
 sources.READERS["tofu_refusals"] = tofu.read_refusals
+sources.READERS["muse"] = muse.load
+for _edited in (counterfact.CounterFact, zsre.Zsre, knowedit.KnowEdit):
+    sources.READERS[_edited.NAME] = functools.partial(editing.of_source, _edited)
 sources.TFDS_BUILDERS["embedded_world"] = "jax_surgery.benchmarks.embedded.builder"

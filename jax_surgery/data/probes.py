@@ -2,9 +2,10 @@
 """Probes: what a model is asked about a group of text."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from jax_surgery.data.forms import Record
+from jax_surgery.data.groups import Role
 from jax_surgery.data.prompts import AsChat
 from jax_surgery.data.questions import Question
 from jax_surgery.data.template_marks import end_tokens
@@ -22,6 +23,12 @@ class Probe:
       records: text, tokenised with the model's own tokenizer.
       documents: text that is tokenised already; read in the place of `records`.
       metrics: names in `metrics.METRICS` of what is measured.
+      comparisons: names in `metrics.COMPARISONS` of what is measured beside another model.
+      cases: of each question, and of each record, what it is averaged with, from the
+        outside in, e.g. (request, kind of prompt); () where each counts by itself.
+      others: text like the records that the model has not read, for membership inference.
+      role: what should happen to what is asked, of a probe that is not named as a group;
+        "" is the group's.
       known_chance: the score of a model that does not know the group, where it is known.
       ends: whether the end of a text (eos, or what closes a turn) is one of the tokens
         that are asked.
@@ -34,6 +41,10 @@ class Probe:
     records: tuple[Record, ...] = ()
     documents: tuple[Document, ...] = ()
     metrics: tuple[str, ...] = ()
+    comparisons: tuple[str, ...] = ()
+    cases: tuple[tuple[str, ...], ...] = ()
+    others: tuple[Record, ...] = ()
+    role: Role | Literal[""] = ""
     known_chance: float | None = None
     ends: bool = True
     chat: AsChat = "auto"
@@ -69,4 +80,6 @@ class Probe:
             questions=self.questions[:limit],
             records=self.records[:limit],
             documents=self.documents[:limit],
+            cases=self.cases[:limit],
+            others=self.others[:limit],
         )

@@ -2,7 +2,7 @@
 """Metrics: how a model is scored on a probe, `(Model, Probe) -> Estimate`.
 
 A new metric is one file and one line in `METRICS`; `tests/conformance/test_metrics.py`
-then tests it.
+then tests it. What scores a model beside another one is in `COMPARISONS`.
 """
 
 from jax_surgery import plugins
@@ -11,12 +11,21 @@ from jax_surgery.metrics import (
     answer_probability,
     exact_match,
     exact_memorisation,
+    knowmem,
     likelihood,
+    likelihood_magnitude,
+    likelihood_success,
+    min_k_auc,
     multiple_choice,
     nats_per_token,
+    privleak,
     rouge_l,
+    said,
+    token_accuracy,
+    unchanged_tokens,
+    verbmem,
 )
-from jax_surgery.metrics.base import Estimate, Metric, measure
+from jax_surgery.metrics.base import Comparison, Estimate, Metric, measure
 
 METRICS: dict[str, Metric] = {
     member.METRIC.name: member.METRIC
@@ -29,7 +38,17 @@ METRICS: dict[str, Metric] = {
         exact_memorisation,
         answer_probability,
         rouge_l,
+        token_accuracy,
+        likelihood_success,
+        likelihood_magnitude,
+        said,
+        verbmem,
+        knowmem,
+        min_k_auc,
     )
+}
+COMPARISONS: dict[str, Comparison] = {
+    member.COMPARISON.name: member.COMPARISON for member in (unchanged_tokens, privleak)
 }
 
 
@@ -47,4 +66,12 @@ def find(name: str, path: str = "config.metrics") -> Metric:
     return found
 
 
-__all__ = ["METRICS", "Estimate", "Metric", "find", "measure"]
+__all__ = [
+    "COMPARISONS",
+    "METRICS",
+    "Comparison",
+    "Estimate",
+    "Metric",
+    "find",
+    "measure",
+]

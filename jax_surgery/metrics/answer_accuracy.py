@@ -20,4 +20,5 @@ METRIC = Metric(
     source="next-token accuracy over the learned tokens, each given those before it",
     observe=score_texts,
     estimate=_estimate,
+    protocol="teacher-forced token accuracy",
 )

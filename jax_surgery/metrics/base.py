@@ -14,6 +14,14 @@ from jax_surgery.models.model import Model
 
 # What a high value means: that the model knows the text, or that it does not.
 Direction = Literal["knows", "ignorant", "neither"]
+# How a model is asked. Values of different protocols are not comparable: a model that is
+# given the right beginning of an answer goes on rightly more often than it answers.
+Protocol = Literal[
+    "teacher-forced token accuracy",
+    "teacher-forced likelihood",
+    "likelihood comparison",
+    "free generation",
+]
 Observe = Callable[[Model, Probe], Any]
 
 
@@ -45,6 +53,7 @@ class Metric:
       unit: of the value: "share" (0 to 1) or "nats per token".
       counts: what `Estimate.n` counts: "questions", "tokens" or "texts".
       source: where the metric is defined.
+      protocol: how the model is asked; "" where the metric does not say.
       observe: reads what the estimate needs from the model. Metrics with the very same
         function share its result.
       estimate: makes the value from what was observed.
@@ -57,14 +66,38 @@ class Metric:
     source: str
     observe: Observe
     estimate: Callable[[Any, Probe], Estimate]
+    protocol: Protocol | Literal[""] = ""
 
     def __call__(self, model: Model, probe: Probe) -> Estimate:
         """The model's score."""
         return self.estimate(self.observe(model, probe), probe)
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A way to score a model on a probe beside another model.
+
+    Attributes:
+      name: its name in `metrics.COMPARISONS`.
+      against: the other model: "before", from which this one was changed, or "never
+        knew", one that never read what is asked.
+      compare: makes the value from what was observed of the model and of the other.
+      direction, unit, counts, source, protocol, observe: as of a `Metric`.
+    """
+
+    name: str
+    against: Literal["before", "never knew"]
+    direction: Direction
+    unit: str
+    counts: str
+    source: str
+    protocol: Protocol
+    observe: Observe
+    compare: Callable[[Any, Any, Probe], Estimate]
+
+
 def observations(
-    metrics: Sequence[Metric], model: Model, probe: Probe
+    metrics: Sequence[Metric | Comparison], model: Model, probe: Probe
 ) -> dict[Observe, Any]:
     """The observations that metrics need, each made once."""
     wanted = dict.fromkeys(metric.observe for metric in metrics)

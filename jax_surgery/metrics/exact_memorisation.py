@@ -25,4 +25,5 @@ METRIC = Metric(
     source="Tirumala et al. 2022, arXiv 2205.10770, Definition 1",
     observe=score_texts,
     estimate=_estimate,
+    protocol="teacher-forced token accuracy",
 )

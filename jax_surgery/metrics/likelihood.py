@@ -25,4 +25,5 @@ METRIC = Metric(
     source="1 / perplexity, exp(-nats per token), over all learned tokens",
     observe=score_texts,
     estimate=_estimate,
+    protocol="teacher-forced likelihood",
 )

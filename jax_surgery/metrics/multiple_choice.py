@@ -222,6 +222,7 @@ METRIC = Metric(
     "arXiv 2005.14165, Section 2.4",
     observe=answer,
     estimate=_estimate,
+    protocol="likelihood comparison",
 )
 
 

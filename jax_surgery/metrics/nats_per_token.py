@@ -22,4 +22,5 @@ METRIC = Metric(
     source="cross entropy of the text, the logarithm of its perplexity",
     observe=score_texts,
     estimate=_estimate,
+    protocol="teacher-forced likelihood",
 )

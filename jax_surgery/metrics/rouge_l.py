@@ -66,6 +66,15 @@ def recalls(answers: Sequence[str], records: Sequence[Record]) -> np.ndarray:
     )
 
 
+def f_measures(wanted: Sequence[str], said: Sequence[str]) -> np.ndarray:
+    """ROUGE-L F1 of each text, words not stemmed, float64 [texts]."""
+    from rouge_score import rouge_scorer
+
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+    pairs = zip(wanted, said, strict=True)
+    return np.array([scorer.score(w, s)["rougeL"].fmeasure for w, s in pairs])
+
+
 def _estimate(answers: tuple[str, ...], probe: Probe) -> Estimate:
     values = recalls(answers, probe.records)
     return Estimate(float(values.mean()), bootstrap_mean(values), len(values))
@@ -79,4 +88,5 @@ METRIC = Metric(
     source="Lin 2004, ROUGE-L recall with stemming, as TOFU takes it (arXiv 2401.06121)",
     observe=greedy_answers,
     estimate=_estimate,
+    protocol="free generation",
 )

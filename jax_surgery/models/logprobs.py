@@ -279,6 +279,32 @@ def candidate_logprobs(
     return _map_chunks(body, head_SDV, (hidden_BTD, candidates_BTK), chunk)
 
 
+def likeliest_tokens(
+    hidden_BTD: jax.Array,
+    head_SDV: Head,
+    candidates_BTK: jax.Array,
+    *,
+    chunk: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The most likely next token at every position, int32 [B, T], and log p of K
+    candidates, as `candidate_logprobs` gives them.
+
+    Args:
+      hidden_BTD: final hidden states.
+      head_SDV: output head, a copy for each device (`output_head.copies`).
+      candidates_BTK: token ids.
+      chunk: tokens in a chunk; None chooses from shapes.
+    """
+
+    def body(head_DV, hidden_CD, candidates_CK):
+        logits_CV = logits(hidden_CD, head_DV)
+        total_C1 = jax.nn.logsumexp(logits_CV, axis=-1, keepdims=True)
+        logp_CK = jnp.take_along_axis(logits_CV, candidates_CK, axis=-1) - total_C1
+        return jnp.argmax(logits_CV, axis=-1).astype(jnp.int32), logp_CK
+
+    return _map_chunks(body, head_SDV, (hidden_BTD, candidates_BTK), chunk)
+
+
 def divergence(
     heads: Sequence[Head],
     hidden_CD: jax.Array,

@@ -166,6 +166,8 @@ def metric_rows(
         for name, new in found.items():
             goal = "" if roles is None else _goal(name, roles.get(group) or "retain")
             label = f"{group}: {LABELS.get(name, name.replace('_', ' '))}"
+            if how := new.get("protocol"):
+                label += f" ({how})"
             rows.append(_row(label, goal, before[group][name], new, _number))
     return rows
 

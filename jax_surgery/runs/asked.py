@@ -3,7 +3,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from jax_surgery import metrics
@@ -15,12 +15,15 @@ from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.prompts import AsChat
 from jax_surgery.data.questions import Question, read_questions
-from jax_surgery.metrics import multiple_choice
+from jax_surgery.metrics import base, multiple_choice
+from jax_surgery.metrics.base import Observe
 from jax_surgery.models.model import Model
 
 CONTEXT = 256  # tokens; questions are the same in any
-# {group: {metric: {"value", "interval", "n", "reference"}}}
+# {group: {metric: {"value", "interval", "n", "reference", "protocol"}}}
 Measured = dict[str, dict[str, dict[str, Any]]]
+# Of each group what was read from a model, by the function that reads it.
+Observed = dict[str, dict[Observe, Any]]
 
 
 def load_questions(source: str) -> tuple[Question, ...]:
@@ -48,7 +51,10 @@ def load_questions(source: str) -> tuple[Question, ...]:
 
 
 def roles_of(
-    source: str, questions: Iterable[Question], groups: Iterable[Group] = ()
+    source: str,
+    questions: Iterable[Question],
+    groups: Iterable[Group] = (),
+    probes: Iterable[Probe] = (),
 ) -> dict[str, str]:
     """The role of each group that is asked; "" where nothing says it.
 
@@ -57,13 +63,15 @@ def roles_of(
         file their names do (`data.asked.NAMED`, and "retain").
       questions: of it.
       groups: of a benchmark that is asked too.
+      probes: of it, of which some have roles of their own.
     """
     known: dict[str, str] = {**NAMED, "retain": "retain"}
     if source.partition(":")[0] in BENCHMARKS:
         known = {group.name: group.role for group in parse(source).groups()}
     names = dict.fromkeys(question.group for question in questions)
     found = {name: known.get(name, "") for name in names}
-    return found | {group.name: group.role for group in groups}
+    found |= {group.name: group.role for group in groups}
+    return found | {probe.group: probe.role for probe in probes if probe.role}
 
 
 def accuracies(
@@ -85,14 +93,18 @@ def with_metrics(probes: Iterable[Probe], given: str, chat: AsChat) -> list[Prob
 
     Args:
       given: `config.metrics`, comma-separated; "" leaves each probe its own.
-      chat: whether their questions are asked in the model's chat template.
+      chat: whether their questions are asked in the model's chat template; "auto" leaves
+        it to the probe, whose protocol may forbid it.
 
     Raises:
       ValueError: there is no such metric.
     """
     named = tuple(names(given))
     found = [
-        dataclasses.replace(p, metrics=named or p.metrics, chat=chat) for p in probes
+        dataclasses.replace(
+            p, metrics=named or p.metrics, chat=p.chat if chat == "auto" else chat
+        )
+        for p in probes
     ]
     for probe in found:
         metrics_of(probe)  # raises before a model is loaded
@@ -123,14 +135,56 @@ def metrics_of(probe: Probe) -> list[metrics.Metric]:
     return [metrics.find(name) for name in probe.metrics]
 
 
+def comparisons_of(probe: Probe, against: str = "before") -> list[metrics.Comparison]:
+    """What is measured of a probe beside a model of a kind (`Comparison.against`)."""
+    found = [metrics.COMPARISONS[name] for name in probe.comparisons]
+    return [comparison for comparison in found if comparison.against == against]
+
+
+def observe(
+    model: Model,
+    probes: Iterable[Probe],
+    of: Callable[[Probe], Sequence[metrics.Metric | metrics.Comparison]],
+) -> Observed:
+    """What is read from a model.
+
+    Args:
+      of: what is to be measured of each probe.
+    """
+    return {probe.group: base.observations(of(probe), model, probe) for probe in probes}
+
+
+def estimated(
+    probes: Iterable[Probe],
+    observed: Observed,
+    other: Observed | None = None,
+    against: Iterable[str] = ("before",),
+) -> Measured:
+    """The scores that observations give, as results.json holds them.
+
+    Args:
+      observed: of the model.
+      other: of the one that it is compared with; None: with none.
+      against: what the other model is (`Comparison.against`).
+    """
+    found: Measured = {}
+    for probe in probes:
+        own = observed[probe.group]
+        scores: dict[str, tuple[Any, metrics.Estimate]] = {
+            m.name: (m, m.estimate(own[m.observe], probe)) for m in metrics_of(probe)
+        }
+        if other is not None:
+            for c in (c for kind in against for c in comparisons_of(probe, kind)):
+                beside = other[probe.group][c.observe]
+                scores[c.name] = c, c.compare(own[c.observe], beside, probe)
+        found[probe.group] = {
+            name: dataclasses.asdict(estimate) | {"protocol": of.protocol}
+            for name, (of, estimate) in scores.items()
+        }
+    return found
+
+
 def measure(model: Model, probes: Iterable[Probe]) -> Measured:
     """What a model scores on probes, as results.json holds it."""
-    return {
-        probe.group: {
-            name: dataclasses.asdict(estimate)
-            for name, estimate in metrics.measure(
-                metrics_of(probe), model, probe
-            ).items()
-        }
-        for probe in probes
-    }
+    probes = list(probes)
+    return estimated(probes, observe(model, probes, metrics_of))

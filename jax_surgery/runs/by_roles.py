@@ -56,7 +56,10 @@ class ByRoles:
         data = role_parts.with_groups(settings.data.located, self._groups)
         self.settings = dataclasses.replace(settings, data=data)
         self._questions = asked.load_questions(data.questions)
-        self.group_roles = asked.roles_of(data.questions, self._questions, self._groups)
+        self.group_roles = asked.roles_of(
+            data.questions, self._questions, self._groups, self._probes
+        )
+        self._first: asked.Observed | None = None  # of the model before the change
         self._records = roles.read(
             data, settings.statistics.sources, settings.readers_of_retained
         )
@@ -145,9 +148,12 @@ class ByRoles:
         itself, None where that is not asked}."""
         data = self.settings.data
         free_form = self._asks(model)
+        reads = lambda probe: [*asked.metrics_of(probe), *asked.comparisons_of(probe)]
+        observed = asked.observe(model, self._probes, reads)
+        self._first = self._first or observed
         return {
             "groups": asked.accuracies(model, self._questions, data.context, data.chat),
-            "metrics": asked.measure(model, self._probes),
+            "metrics": asked.estimated(self._probes, observed, self._first),
             "roles": {r: text.known(model, p) for r, p in self.texts.packers.items()},
             "free_form": free_form.observe(model) if free_form else None,
         }

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from etils import epath
 
-from jax_surgery import benchmarks
+from jax_surgery import benchmarks, metrics
 from jax_surgery.benchmarks import model_source
 from jax_surgery.benchmarks.tofu import Tofu
 from jax_surgery.checkpoints import hf_weights
@@ -22,6 +22,7 @@ from jax_surgery.data.probes import Probe
 from jax_surgery.data.prompts import AsChat
 from jax_surgery.metrics import text
 from jax_surgery.models.compute import Compute
+from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed, progress
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.report import evaluation as evaluation_report
@@ -29,6 +30,8 @@ from jax_surgery.report import summary
 from jax_surgery.runs import asked, tofu_scores
 from jax_surgery.storage import files
 from jax_surgery.train import devices
+
+AGAINST = ("before", "never knew")  # what the reference model may be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,8 @@ class EvaluateSettings:
 
     Attributes:
       model: a directory or hub name, or a benchmark's name.
+      reference_model: the same, of a model that this one is compared with: the one before
+        the change, or one that never knew (see `metrics.COMPARISONS`); "" leaves it out.
       benchmark: its name in `benchmarks.BENCHMARKS`, with options; "" asks none.
       metrics: names in `metrics.METRICS`, comma-separated, of the texts and the
         benchmark; "" measures nats per token of texts, and what the benchmark names, of
@@ -58,6 +63,7 @@ class EvaluateSettings:
 
     run: str
     model: str
+    reference_model: str
     benchmark: str
     metrics: str
     data: EvaluateData
@@ -102,8 +108,8 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     Returns:
       {"model", "evaluation": accuracies by group (see `multiple_choice.summarise`),
       "text": {file: see `text.file_nll`}, "metrics": {group of the benchmark, or file:
-      {metric: {"value", "interval", "n", "reference"}}} where any are asked for, "tofu":
-      TOFU's own scores (see `metrics.tofu.scores`),
+      {metric: {"value", "interval", "n", "reference", "protocol"}}} where any are asked
+      for, "tofu": TOFU's own scores (see `metrics.tofu.scores`),
       "group_roles": of groups whose role is known, "settings"}.
 
     Raises:
@@ -128,18 +134,19 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
         source = model_source(settings.model)
         tokenizer = hf_weights.load_tokenizer(source)
         asked.check_chat(tokenizer, data.chat, questions, probes)
+        beside = _beside(probes, settings)
         with progress.phase("loading the model"):
             model = devices.load(source, settings.compute, tokenizer, data.context)
         with progress.phase("asking the model"):
             evaluation = asked.accuracies(model, questions, data.context, data.chat)
             texts = {name: text.file_nll(model, name, data.context) for name in sources}
-            measured = asked.measure(model, probes)
+            measured = _measured(model, probes, beside)
             scored = tofu_scores.measure(model, own, directory) if own else None
     results = {
         "model": settings.model,
         "evaluation": evaluation,
         "text": texts,
-        "group_roles": asked.roles_of(data.questions, questions, groups),
+        "group_roles": asked.roles_of(data.questions, questions, groups, probes),
         "settings": dataclasses.asdict(settings),
     }
     if measured:
@@ -157,15 +164,62 @@ def run(settings: EvaluateSettings, directory: str) -> dict[str, Any]:
     return results
 
 
+def _reads(probe: Probe) -> list[metrics.Metric | metrics.Comparison]:
+    """All that is measured of a probe."""
+    return [*asked.metrics_of(probe), *_compares(probe)]
+
+
+def _compares(probe: Probe) -> list[metrics.Comparison]:
+    return [c for kind in AGAINST for c in asked.comparisons_of(probe, kind)]
+
+
+def _beside(probes: list[Probe], settings: EvaluateSettings) -> asked.Observed | None:
+    """What is read from the reference model, which is gone before the other is loaded;
+    None without one.
+
+    Raises:
+      ValueError: nothing that is asked compares with another model.
+    """
+    names = dict.fromkeys(c.name for probe in probes for c in _compares(probe))
+    if not settings.reference_model:
+        if names and distributed.is_lead():
+            print(
+                f"{', '.join(names)}: not measured, since they compare with another "
+                "model, which config.reference_model names."
+            )
+        return None
+    if not names:
+        raise ValueError(
+            f"config.reference_model={settings.reference_model!r}, and nothing that is "
+            "asked compares with another model; leave it empty."
+        )
+    source = model_source(settings.reference_model)
+    with progress.phase("asking the reference model"):
+        model = devices.load(source, settings.compute, None, settings.data.context)
+        return asked.observe(model, probes, _compares)
+
+
+def _measured(
+    model: Model, probes: list[Probe], beside: asked.Observed | None
+) -> asked.Measured:
+    """The scores of a model, those beside the reference model among them."""
+    if beside is None:
+        return asked.measure(model, probes)
+    return asked.estimated(
+        probes, asked.observe(model, probes, _reads), beside, AGAINST
+    )
+
+
 def _show_metrics(probes: list[Probe], measured: asked.Measured) -> None:
     for probe in probes:
-        for metric in asked.metrics_of(probe):
-            found = measured[probe.group][metric.name]
-            low, high = found["interval"]
-            print(
-                f"{probe.group}: {metric.name} {found['value']:.4f} [{low:.4f}, "
-                f"{high:.4f}] ({metric.unit}, of {found['n']} {metric.counts})"
-            )
+        for metric in _reads(probe):
+            if found := measured[probe.group].get(metric.name):
+                low, high = found["interval"]
+                how = f", {metric.protocol}" if metric.protocol else ""
+                print(
+                    f"{probe.group}: {metric.name} {found['value']:.4f} [{low:.4f}, "
+                    f"{high:.4f}] ({metric.unit}, of {found['n']} {metric.counts}{how})"
+                )
 
 
 def _show(evaluation: dict[str, Any], texts: dict[str, Any]) -> None:

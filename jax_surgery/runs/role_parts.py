@@ -30,4 +30,5 @@ def by_group(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
             entry |= {"n": estimate["n"], key: estimate["value"]}
             entry[f"{key}_interval"] = list(estimate["interval"])
             entry[f"{key}_reference"] = estimate["reference"]
+            entry[f"{key}_protocol"] = estimate["protocol"]
     return groups

@@ -31,6 +31,7 @@ RUNS = {
     "tofu": Run("tofu", "TofuSettings"),
     "pretrain": Run("pretrain", "PretrainSettings"),
     "evaluate": Run("evaluate", "EvaluateSettings"),
+    "lm_eval": Run("harness", "HarnessSettings"),
     "attack": Run("attack", "AttackSettings"),
     "compare": Run("compare", "CompareSettings"),
     "plan": Run("plan", "PlanSettings"),

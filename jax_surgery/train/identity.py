@@ -49,10 +49,17 @@ def of_probes(probes: Iterable[Probe], documents: Sequence[Document] = ()) -> st
             (probe.group, probe.context, probe.metrics, probe.chance, probe.ends),
             (of_records(probe.questions), of_records(probe.records)),
             tokens.digest(probe.documents),
+            *_beside(probe),
         )
         for probe in probes
     ]
     return checksums.of_value([asked, tokens.digest(documents)])
+
+
+def _beside(probe: Probe) -> list[Any]:
+    """What few probes have; [] of others, so that workdirs from before keep their hash."""
+    found = [probe.comparisons, probe.cases, of_records(probe.others)]
+    return found if probe.comparisons or probe.cases or probe.others else []
 
 
 def of_model(model: Model) -> str:

@@ -7,6 +7,7 @@ import typing
 
 import paper_files
 import pytest
+from benchmark_files import options_of
 from settings_cases import config_of, plain_surgery
 
 from jax_surgery import benchmarks
@@ -14,7 +15,7 @@ from jax_surgery.benchmarks import BENCHMARKS
 from jax_surgery.data import records
 from jax_surgery.data.forms import normalised
 from jax_surgery.data.groups import Role
-from jax_surgery.metrics import METRICS, multiple_choice, rouge_l
+from jax_surgery.metrics import COMPARISONS, METRICS
 from jax_surgery.runs import start, surgery
 
 CONTEXT = 256
@@ -43,7 +44,7 @@ def tofu_folder(folder: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture(params=BENCHMARKS)
 def benchmark(request, tmp_path):
-    options = OPTIONS.get(request.param, "")
+    options = OPTIONS.get(request.param) or options_of(request.param, tmp_path)
     if request.param == "tofu":
         options = f"dir={tofu_folder(tmp_path)},retain_questions=4"
     if request.param == "paper":
@@ -87,10 +88,13 @@ def test_probes_ask_by_metrics_that_are_defined(benchmark):
         assert probe.context == CONTEXT and probe.metrics
         assert probe.chance is None or 0 < probe.chance < 1
         for metric in map(METRICS.__getitem__, probe.metrics):
-            asks = metric.observe is multiple_choice.answer
+            asks = metric.protocol == "likelihood comparison"
             assert probe.questions if asks else probe.records
-            if metric.observe is rouge_l.greedy_answers:
+            if metric.protocol == "free generation":
                 assert all(r.prompt or r.question for r in probe.records)
+        assert set(probe.comparisons) <= set(COMPARISONS)
+        assert len(probe.cases) in (0, len(probe.records))
+        assert not probe.cases or len(probe.questions) in (0, len(probe.cases))
 
 
 def test_what_an_attack_is_shown_is_not_what_it_is_asked(benchmark):

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import typing
 
 import jax
 import numpy as np
@@ -16,7 +17,17 @@ from jax_surgery.data.forms import parse_record
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import encode
-from jax_surgery.metrics import METRICS, Metric, find, measure, rouge_l
+from jax_surgery.metrics import (
+    METRICS,
+    Metric,
+    find,
+    knowmem,
+    measure,
+    rouge_l,
+    said,
+    verbmem,
+)
+from jax_surgery.metrics.base import Protocol
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.model import Model
 from jax_surgery.runs import evaluate
@@ -46,8 +57,19 @@ def probe() -> Probe:
         questions.append(
             Question(f"q{i}", "numbers", wording, prompt, tuple(options), place)
         )
+    others = [
+        parse_record(
+            {"prompt": "the number is", "answer": f" {i} or {i + 7}"}, f"o:{i}"
+        )
+        for i in range(12)
+    ]
     return Probe(
-        "numbers", CONTEXT, tuple(questions), tuple(records), known_chance=1 / 13
+        "numbers",
+        CONTEXT,
+        tuple(questions),
+        tuple(records),
+        known_chance=1 / 13,
+        others=tuple(others),
     )
 
 
@@ -62,6 +84,8 @@ def knowing(model, probe) -> Model:
 @pytest.fixture(autouse=True)
 def short_answers(monkeypatch):
     monkeypatch.setattr(rouge_l, "MAX_NEW_TOKENS", NEW_TOKENS)
+    for metric in (verbmem, knowmem, said):
+        monkeypatch.setattr(metric, "NEW_TOKENS", NEW_TOKENS)
 
 
 class Twin:
@@ -105,6 +129,26 @@ class Twin:
             found.append(sum(logp[t - 1, tokens[t]] for t in range(first, len(tokens))))
         return found
 
+    def compared(self, q: Question) -> tuple[float, float]:
+        """log p per token of the right option, and of the likeliest other."""
+        size = lambda text: len(
+            self.tokenizer(text, add_special_tokens=False).input_ids
+        )
+        before = size(q.prompt)
+        each = [
+            logp / (size(q.prompt + option) - before)
+            for logp, option in zip(self.options(q), q.options, strict=True)
+        ]
+        return each.pop(q.answer), max(each)
+
+    def worst(self, record) -> float:
+        """Mean log p of the 40 % least likely tokens before the end."""
+        [d] = encode([record], self.tokenizer, CONTEXT)
+        logp, asked = self.logp(d.tokens)[:-1], d.tokens[1:]
+        learned = d.learned[1:] & (asked != self.tokenizer.eos_token_id)
+        own = np.sort(logp[np.arange(len(asked)), asked][learned])
+        return own[: max(1, int(0.4 * len(own)))].mean()
+
     def says(self, prompt: str) -> str:
         """The greedy answer."""
         start = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -128,6 +172,27 @@ def _recall(wanted: list[str], said: list[str]) -> float:
     return table[-1, -1] / len(wanted)
 
 
+def _f_measure(wanted: list[str], said: list[str]) -> float:
+    """Harmonic mean of the recall both ways."""
+    if not said or not (recall := _recall(wanted, said)):
+        return 0.0
+    precision = _recall(said, wanted)
+    return 2 * recall * precision / (recall + precision)
+
+
+def _auc(twin, probe) -> float:
+    read = [twin.worst(record) for record in probe.records]
+    pairs = [(twin.worst(other), one) for other in probe.others for one in read]
+    return np.mean([(other > one) + 0.5 * (other == one) for other, one in pairs])
+
+
+def _said(of):
+    """Mean over records of a score of the answer and what the twin says."""
+    return lambda twin, probe: np.mean(
+        [of(r.answer.split(), twin.says(r.prompt).split()) for r in probe.records]
+    )
+
+
 def _pooled(of):
     return lambda twin, probe: of(*np.sum(list(twin.texts(probe)), axis=0))
 
@@ -147,9 +212,18 @@ TWINS = {
     "nats_per_token": _pooled(lambda right, count, logp: -logp / count),
     "exact_match": _mean(lambda right, count, logp: right == count),
     "answer_probability": _mean(lambda right, count, logp: np.exp(logp / count)),
-    "rouge_l": lambda twin, probe: np.mean(
-        [_recall(r.answer.split(), twin.says(r.prompt).split()) for r in probe.records]
+    "rouge_l": _said(_recall),
+    "verbmem": _said(_f_measure),
+    "knowmem": _said(_f_measure),
+    "said": _said(lambda wanted, said: " ".join(wanted) in " ".join(said)),
+    "token_accuracy": _mean(lambda right, count, logp: right / count),
+    "likelihood_success": lambda twin, probe: np.mean(
+        [np.greater(*twin.compared(q)) for q in probe.questions]
     ),
+    "likelihood_magnitude": lambda twin, probe: np.mean(
+        [-np.diff(np.exp(twin.compared(q))) for q in probe.questions]
+    ),
+    "min_k_auc": _auc,
 }
 
 
@@ -163,6 +237,11 @@ def test_a_metric_is_its_float64_twin(name, model, knowing, probe):
 
 
 @pytest.mark.parametrize("name", METRICS)
+def test_it_names_its_protocol(name):
+    assert METRICS[name].protocol in typing.get_args(Protocol)
+
+
+@pytest.mark.parametrize("name", METRICS)
 def test_its_interval_holds_the_value(name, model, knowing, probe):
     metric = METRICS[name]
     for given in (model, knowing):
@@ -173,7 +252,9 @@ def test_its_interval_holds_the_value(name, model, knowing, probe):
         if metric.unit == "share":
             assert low >= 0 and high <= 1
     few = metric(knowing, probe.first(3))
-    counted = {"questions": 3, "texts": 3, "tokens": few.n}
+    counted = {"questions": 3, "texts": 3, "cases": 3, "tokens": few.n}
+    if metric.observe is METRICS["min_k_auc"].observe:
+        counted["texts"] = 6  # those that were read, and the others
     assert few.n == counted[metric.counts] < found.n
 
 

@@ -18,6 +18,7 @@ FINISHED = {
     "tofu": ("model/config.json", "report/index.html"),
     "pretrain": ("model/config.json", "results.json"),
     "evaluate": ("results.json",),
+    "lm_eval": ("results.json",),
     "attack": ("results.json", "report/index.html"),
     "plan": ("results.json",),
     "compare": ("results.json", "report/index.html"),
@@ -56,7 +57,7 @@ def test_a_run_ends_with_its_files_and_commands_that_exist(tmp_path, monkeypatch
         assert "report: runs/mine/report/index.html" in lines
     if "results.json" in FINISHED[run]:
         assert "results: runs/mine/results.json" in lines
-    assert bool(commands) == (run not in ("plan", "evaluate", "compare"))
+    assert bool(commands) == (run not in ("plan", "evaluate", "lm_eval", "compare"))
     for words in commands:
         assert words[0].endswith("jax-surgery")
         assert config_of_flags(words)

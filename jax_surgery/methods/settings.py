@@ -6,10 +6,12 @@ import functools
 from typing import Any, ClassVar, Literal
 
 from jax_surgery.config import at_least, check_seed, positive
+from jax_surgery.data.pairs import Alternatives
 from jax_surgery.data.roles import RoleData
 from jax_surgery.methods.automatic.settings import Retain
 from jax_surgery.methods.base import PairMethod
 from jax_surgery.methods.inside.settings import Inside
+from jax_surgery.methods.loku import LoKU
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.never_knew import NeverKnew
 from jax_surgery.methods.objective import Objective
@@ -111,6 +113,7 @@ class SurgerySettings:
                     f"config.data.rows_{stage.roles[0]} rows, or leave the stage out."
                 )
             if stage.descends:
+                self._check_descent(stage)
                 continue
             [role] = stage.roles
             if not self.data.rows[role]:
@@ -147,6 +150,24 @@ class SurgerySettings:
                     "weights themselves, which low-rank deltas leave as they are; use "
                     f"copies=0, or config.lora.rank=0 (it is {self.lora.rank})."
                 )
+
+    def _check_descent(self, stage: Stage) -> None:
+        """Raises ValueError where a method lacks what its steps need."""
+        method = stage.method
+        if isinstance(method, LoKU) and not (self.lora.rank and self.data.retain):
+            raise ValueError(
+                f"config.method={self.method!r} moves low-rank deltas that begin where "
+                "the text to unlearn matters more than retained text: give "
+                f"config.lora.rank (it is {self.lora.rank}), 8 say, with "
+                "config.optimizer.name=adamw, and config.data.retain."
+            )
+        if method.applied < 0 and "update" in stage.roles and self.data.rows_update:
+            raise ValueError(
+                f"config.method={self.method!r} subtracts what its steps learn, and "
+                f"config.data.rows_update={self.data.rows_update} would be learned in "
+                f"them; write {stage.text}@unlearn;surgery@update, or give "
+                "config.data.rows_update=0."
+            )
 
     def _check_budget(self) -> None:
         """Raises ValueError where the budget and the method do not go together."""
@@ -234,9 +255,13 @@ class SurgerySettings:
         return Loss(self.objective, self.descents[0].method, self.inside)
 
     def of_descent(self, stage: Stage) -> "SurgerySettings":
-        """The settings of one stage that descends: no rows of roles it leaves alone."""
+        """The settings of one stage that descends: no rows of roles it leaves alone, nor
+        of retained text where its method reads none."""
+        read = stage.roles
+        if stage.method.retains != "none":
+            read = (*read, "retain")
         rows: dict[str, Any] = {
-            f"rows_{role}": count if role in (*stage.roles, "retain") else 0
+            f"rows_{role}": count if role in read else 0
             for role, count in self.data.rows.items()
         }
         return dataclasses.replace(
@@ -266,9 +291,12 @@ class SurgerySettings:
         )
 
     @property
-    def needs_pairs(self) -> bool:
-        """Whether a method compares unlearn texts with alternatives."""
-        return any(isinstance(stage.method, PairMethod) for stage in self.descents)
+    def pairs(self) -> Alternatives | None:
+        """Where the alternatives come from with which a method compares unlearn texts;
+        None where none does."""
+        methods = [stage.method for stage in self.descents]
+        found = [m.alternatives for m in methods if isinstance(m, PairMethod)]
+        return found[0] if found else None
 
     @property
     def readers_of_retained(self) -> dict[str, str]:

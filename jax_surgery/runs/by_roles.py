@@ -87,9 +87,8 @@ class ByRoles:
         tokenizer = hf_weights.load_tokenizer(source)
         chat = settings.data.chat
         asked.check_chat(tokenizer, chat, self._questions, self._probes)
-        pairs_seed = settings.seed if settings.needs_pairs else None
         self.texts = role_texts.pack(
-            self._records, settings.data, tokenizer, pairs_seed
+            self._records, settings.data, tokenizer, settings.pairs, settings.seed
         )
         config = hf_weights.load_config(source)
         moving = settings.moving(config)  # raises before it takes long

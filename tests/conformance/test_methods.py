@@ -73,9 +73,22 @@ def outside(method, now, at, ref, batch, rows):
 TWINS = twins.TWINS | {"outside": outside}
 # Those of subspaces have no loss; tests/methods/subspace tests them.
 LOSSES = [n for n, m in methods.METHODS.items() if not issubclass(m, Subspace)]
-NAMES = [*LOSSES, "outside"]
-QUICK = ("surgery", "dpo")  # one loss of tokens and one of sequences
+# Other frameworks' defects, to compare with.
+SWITCHES = (
+    "ceu:skip=0",
+    "undial:everywhere=true",
+    "pdu:late=true",
+    "rmu:layer=0,mixed=true",
+)
+NAMES = [*LOSSES, *SWITCHES, "outside"]
+# Losses of tokens, of logits, of sequences and of hidden states.
+QUICK = ("surgery", "undial", "dpo")
 SOME = few_of(NAMES, QUICK)
+# The losses that share no line with another one.
+OWN = few_of(
+    NAMES,
+    ("surgery", "never_knew", "npo", "simnpo", "dpo", "rmu", "undial", "outside"),
+)
 
 
 def method_of(name):
@@ -83,6 +96,10 @@ def method_of(name):
     if name in OPTIONS:
         text += f":{OPTIONS[name]}"
     return methods.parse(text)
+
+
+def twin_of(name):
+    return TWINS[name.partition(":")[0]]
 
 
 def test_every_member_has_a_twin():
@@ -99,6 +116,9 @@ def test_every_member_has_a_twin():
         ("rmu", "a smaller steering"),
         ("wga", "a larger beta"),
         ("never_knew", "a larger config.method=never_knew:noise"),
+        ("satimp", "a larger beta1"),
+        ("pdu", "a smaller epsilon"),
+        ("task_vector", "a smaller scale"),
         ("ihl", None),
         ("outside", None),
     ],
@@ -194,7 +214,7 @@ def models():
     return decoder.init_params(CONFIG, 0), decoder.init_params(CONFIG, 1)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=OWN)
 def case(request, models):
     """(name, method, loss, batch, metrics, gradients)."""
     method = method_of(request.param)
@@ -221,7 +241,7 @@ def test_loss_and_gradient_equal_numpys(case, models):
     def twin(params):
         now = observe(params, batch)
         arguments = (method, OBJECTIVE, now, at, ref, batch, PLACES)
-        terms = TWINS[name](method, now, at, ref, batch, PLACES["unlearn"])
+        terms = twin_of(name)(method, now, at, ref, batch, PLACES["unlearn"])
         common = twins.loss("surgery", *arguments)
         plain = twins.surgery(method, now, at, ref, batch, PLACES["unlearn"])
         return common + OBJECTIVE.alpha * (terms - plain), terms
@@ -258,12 +278,11 @@ def test_a_reference_that_is_given_equals_the_one_that_is_computed(case, models)
     _, _, loss, batch, metrics, grads = case
     params, reference = models
     readings = loss.readings(ROWS)
-    fields = {"retain": "reference_hidden_RTD", "unlearn": "reference_logp_UT"}
     given = {}
     for role, reading in readings.items():
         rows = batch.text.take(ROWS, role)
         read = reading.read(reference, CONFIG, rows, decoder.DEFAULT_COMPUTE)
-        given[fields[role]] = read
+        given[reading.field] = read
     # Of the frozen model the output head is all that is still needed.
     head = output_head.parameters(reference)
     found = gradients((params, head), batch.replace(**given), loss)
@@ -352,11 +371,23 @@ def test_eight_devices_give_what_one_gives(case, on_eight):
         ("npo:beta=0", "config.method=npo:beta=0.0 must be positive"),
         (
             "npoo",
-            r"did you mean 'npo'\? choose one of surgery, never_knew, npo, simnpo, dpo, rmu, ",
+            r"did you mean 'npo'\? choose one of surgery, never_knew, ga, grad_diff, kl_min, ",
         ),
-        ("npoo", "wga, ihl, subspace, unlearn_paper, or MODULE.NAME of your own"),
+        (
+            "npoo",
+            "loku, task_vector, subspace, unlearn_paper, or MODULE.NAME of your own",
+        ),
         ("surgery:ascent=up", "ascent='up'; use one of none, cap"),
         ("dataclasses.Field", "is no plug-in"),
+        ("satimp:beta2=-1", "satimp:beta2=-1.0 is negative; use 0"),
+        ("ceu:skip=-1", "ceu:skip=-1; use 0 or more tokens"),
+        ("undial:beta=0", "undial:beta=0.0 must be positive"),
+        ("pdu:eta=0", "pdu:eta=0.0 must be positive"),
+        ("pdu:epsilon=-1", "pdu:epsilon=-1.0; use 0 or more"),
+        ("loku:texts=0", "loku:texts=0,most=512; use 1 or more texts"),
+        ("npo_sam:rho=0", "npo_sam:rho=0.0 must be positive"),
+        ("altpo:beta=0", "config.method=altpo:beta=0.0 must be positive"),
+        ("task_vector:scale=0", "task_vector:scale=0.0 must be positive"),
         (f"{__name__}.NoMethod", "is no method: extend TokenMethod"),
         (f"{__name__}.NoLevel", "is no method: extend TokenMethod"),
     ],

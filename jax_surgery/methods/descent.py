@@ -268,7 +268,7 @@ def descend(
         ready, data = prepare(model, texts, settings, directory), settings.data
     callbacks = statistics_callbacks(model.config, texts.retained, settings)
     method = settings.loss.method
-    inside = InsideSteps(
+    inside: Any = InsideSteps(
         ready.rows,
         texts.packers["unlearn"].documents if ready.rows.unlearn else (),
         settings.inside,

@@ -107,7 +107,10 @@ def factors(
         groups = chosen(packer.documents, method, seed)
         found[role] = importance(model, groups, trainable, context)
     kernels = trainable.take(model.params)
-    make = jax.jit(
-        lambda *of: sharding.constrain(fila.factors(*of, model.config, low_rank))
-    )
+    of_model = (model.config, low_rank)
+
+    @jax.jit
+    def make(kernels: Matrices, unlearn: Matrices, retain: Matrices) -> Factors:
+        return sharding.constrain(fila.factors(kernels, unlearn, retain, *of_model))
+
     return make(kernels, found["unlearn"], found["retain"])

@@ -21,7 +21,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.stream import BatchStream
 from jax_surgery.data.tokens import Document
-from jax_surgery.methods.base import Method, PairMethod, TokenMethod
+from jax_surgery.methods.base import PairMethod, TokenMethod
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.subspace.method import Subspace
 from jax_surgery.models import decoder, output_head
@@ -51,16 +51,6 @@ class Outside(TokenMethod):
 
     def unlearn(self, found):
         return jnp.square(found.logp_BT - self.level)
-
-
-@dataclasses.dataclass(frozen=True)
-class NoMethod:
-    """A dataclass that is none."""
-
-
-@dataclasses.dataclass(frozen=True)
-class NoLevel(Method):
-    """A method of no level, whose term nothing would compute."""
 
 
 def outside(method, now, at, ref, batch, rows):
@@ -360,41 +350,6 @@ def test_eight_devices_give_what_one_gives(case, on_eight):
     name, *_, metrics, grads = case
     one = summary(metrics, grads)
     np.testing.assert_allclose(on_eight[name], one, rtol=2e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("nop", "config.method='nop' is not known; did you mean 'npo'"),
-        ("npo:bet=1", "npo has no option 'bet'; did you mean 'beta'"),
-        ("npo:beta=high", "beta='high' must be of type float"),
-        ("npo:beta=0", "config.method=npo:beta=0.0 must be positive"),
-        (
-            "npoo",
-            r"did you mean 'npo'\? choose one of surgery, never_knew, ga, grad_diff, kl_min, ",
-        ),
-        (
-            "npoo",
-            "loku, task_vector, subspace, unlearn_paper, or MODULE.NAME of your own",
-        ),
-        ("surgery:ascent=up", "ascent='up'; use one of none, cap"),
-        ("dataclasses.Field", "is no plug-in"),
-        ("satimp:beta2=-1", "satimp:beta2=-1.0 is negative; use 0"),
-        ("ceu:skip=-1", "ceu:skip=-1; use 0 or more tokens"),
-        ("undial:beta=0", "undial:beta=0.0 must be positive"),
-        ("pdu:eta=0", "pdu:eta=0.0 must be positive"),
-        ("pdu:epsilon=-1", "pdu:epsilon=-1.0; use 0 or more"),
-        ("loku:texts=0", "loku:texts=0,most=512; use 1 or more texts"),
-        ("npo_sam:rho=0", "npo_sam:rho=0.0 must be positive"),
-        ("altpo:beta=0", "config.method=altpo:beta=0.0 must be positive"),
-        ("task_vector:scale=0", "task_vector:scale=0.0 must be positive"),
-        (f"{__name__}.NoMethod", "is no method: extend TokenMethod"),
-        (f"{__name__}.NoLevel", "is no method: extend TokenMethod"),
-    ],
-)
-def test_mistakes_are_named(text, message):
-    with pytest.raises(ValueError, match=message):
-        methods.parse(text)
 
 
 @pytest.mark.parametrize(

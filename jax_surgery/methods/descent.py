@@ -219,8 +219,7 @@ def _factors(model: Model, texts: RoleTexts, settings: SurgerySettings) -> lora.
     if not isinstance(method, LoKU):
         return lora.init_factors(model.config, settings.lora, seed)
     with progress.phase("measuring which weights matter"):
-        of = (model, texts, method, settings.lora, settings.data.context, seed)
-        return importance.factors(*of)
+        return importance.factors(model, texts, method, settings.lora, seed)
 
 
 def _end(params: Any, settings: SurgerySettings) -> Callable[[Any], Any]:

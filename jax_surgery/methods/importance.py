@@ -27,6 +27,8 @@ from jax_surgery.optim.lora import Factors, LowRank
 from jax_surgery.parallel import mesh as meshes
 from jax_surgery.train import finetune
 
+TOKENS = 64  # rows are as long as the longest text, rounded up to a multiple of this
+
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def _add(
@@ -58,25 +60,29 @@ def chosen(
     return [few[i : i + method.texts] for i in range(0, len(few), method.texts)]
 
 
+def shape(groups: Sequence[Sequence[Document]]) -> tuple[int, int]:
+    """Rows and tokens of a row in which each group of texts is read."""
+    if not groups:
+        return 0, 0
+    longest = max(len(document.tokens) for group in groups for document in group)
+    return meshes.round_rows(max(map(len, groups))), -(-longest // TOKENS) * TOKENS
+
+
 def importance(
-    model: Model,
-    groups: Sequence[Sequence[Document]],
-    trainable: Trainable,
-    context: int,
+    model: Model, groups: Sequence[Sequence[Document]], trainable: Trainable
 ) -> Matrices:
     """By matrix [layers, inputs, outputs], float32.
 
     Args:
       groups: of texts, whose gradient is squared together.
       trainable: the matrices.
-      context: tokens of a row, at least those of a text.
     """
+    rows, width = shape(groups)
     how, total = (model.config, model.compute, trainable), 0
     zeros = lambda kernel: jnp.zeros(kernel.shape, jnp.float32)
     sums = jax.tree.map(zeros, trainable.take(model.params))
     for group in groups:
-        rows = meshes.round_rows(len(group))
-        batch, _ = finetune.text_batch(group, context, rows)
+        batch, _ = finetune.text_batch(group, width, rows)
         tokens = sum(document.targets for document in group)
         sums = _add(*how, sums, model.params, batch, jnp.float32(tokens))
         total += tokens
@@ -88,14 +94,12 @@ def factors(
     texts: RoleTexts,
     method: LoKU,
     low_rank: LowRank,
-    context: int,
     seed: int,
 ) -> Factors:
     """The low-rank factors with which a run of LoKU begins (`optim.fila`).
 
     Args:
       texts: with an unlearn role, and retained text.
-      context: tokens of a row.
       seed: of the texts that are read.
     """
     trainable, found = Trainable(0, low_rank.targets), {}
@@ -105,7 +109,7 @@ def factors(
         ("retain", texts.retained),
     ):
         groups = chosen(packer.documents, method, seed)
-        found[role] = importance(model, groups, trainable, context)
+        found[role] = importance(model, groups, trainable)
     kernels = trainable.take(model.params)
     of_model = (model.config, low_rank)
 

@@ -22,7 +22,6 @@ from jax_surgery.models import flops, layout
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim import newton_schulz
-from jax_surgery.parallel import mesh as meshes
 
 
 def of_stage(
@@ -98,21 +97,21 @@ def _of_method(
     """What a method's own passes cost: the step uphill of those that are sharpness-aware,
     and the squared gradients with which LoKU's deltas begin."""
     data, method, found = settings.data, settings.loss.method, {}
-    trained = functools.partial(flops.training_flops, config, context=data.context)
     if method.sharpness:
         tokens = data.rows["unlearn"] * settings.steps * data.context
         moves = settings.trainable(config)
-        found["uphill"] = trained(tokens, trainable=moves, rank=settings.lora.rank)
+        found["uphill"] = flops.training_flops(
+            config, tokens, data.context, moves, settings.lora.rank
+        )
     if isinstance(method, LoKU) and texts.packers:
         assert texts.retained, "LoKU without retained text is refused"
-        corpora = (texts.packers["unlearn"], texts.retained)
-        groups = sum(
-            len(importance.chosen(corpus.documents, method, settings.seed))
-            for corpus in corpora
-        )
-        read = groups * meshes.round_rows(method.texts) * data.context
         moves = Trainable(0, settings.lora.targets)
-        found["importance"] = trained(read, trainable=moves)
+        found["importance"] = 0.0
+        for corpus in (texts.packers["unlearn"], texts.retained):
+            groups = importance.chosen(corpus.documents, method, settings.seed)
+            rows, width = importance.shape(groups)
+            read = flops.training_flops(config, rows * width, width, moves)
+            found["importance"] += len(groups) * read
     return found
 
 

@@ -15,7 +15,7 @@ from jax_surgery.models.trainable import Trainable
 from jax_surgery.train import finetune
 
 TRAINABLE = Trainable(0, ("q", "up"))
-CONTEXT = 32
+CONTEXT = 32  # of the rows that they are compared in
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def model():
 def test_it_is_the_mean_of_squared_gradients_of_groups(model, texts):
     own = documents(0, 4)
     groups = importance.chosen(own, LoKU(texts=texts), 0)
-    found = importance.importance(model, groups, TRAINABLE, CONTEXT)
+    found = importance.importance(model, groups, TRAINABLE)
     total, tokens = 0.0, 0
     for group in groups:
         assert len(group) == texts
@@ -41,6 +41,7 @@ def test_it_is_the_mean_of_squared_gradients_of_groups(model, texts):
         total, tokens = total + count * np.square(kernel), tokens + count
     np.testing.assert_allclose(found["up"], total / tokens, rtol=1e-4, atol=1e-9)
     assert set(found) == {"q", "up"}
+    assert importance.shape(groups) == (texts, importance.TOKENS)
 
 
 def test_some_texts_are_read_in_groups():

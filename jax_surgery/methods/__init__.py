@@ -72,6 +72,12 @@ LEVELS = (
 )
 
 
+def name_of(method: Method) -> str:
+    """The name of a method in the table, or of its class where it is not in it."""
+    kind = type(method)
+    return next((n for n, m in METHODS.items() if m is kind), kind.__name__)
+
+
 def parse(text: str) -> Method:
     """The method that a config names.
 

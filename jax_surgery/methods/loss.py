@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.methods import of_logits, of_tokens, reference, sequence
+from jax_surgery.methods import name_of, of_logits, of_tokens, reference, sequence
 from jax_surgery.methods.ascent import Surgery
 from jax_surgery.methods.base import (
     HiddenMethod,
@@ -56,7 +56,7 @@ class Loss:
 
     def check(self, rows: RoleRows, config: ModelConfig, trainable: Trainable) -> None:
         """Raises ValueError where the method cannot work on such rows or such a model."""
-        name, layer = type(self.method).__name__.lower(), self._layer
+        name, layer = name_of(self.method), self._layer
         for role in self.method.roles:
             if role not in rows.present:
                 raise ValueError(

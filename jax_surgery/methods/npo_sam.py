@@ -26,8 +26,8 @@ class NPOSAM(NPO):
     rho: float = 0.01
 
     def __post_init__(self):
-        super().__post_init__()
-        positive(self.rho, "config.method=npo_sam:rho")
+        for name in ("beta", "rho"):
+            positive(getattr(self, name), f"config.method=npo_sam:{name}")
 
     @property
     def sharpness(self) -> float:  # pyrefly: ignore[bad-override]  # it is an option

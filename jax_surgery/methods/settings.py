@@ -154,12 +154,11 @@ class SurgerySettings:
     def _check_descent(self, stage: Stage) -> None:
         """Raises ValueError where a method lacks what its steps need."""
         method = stage.method
-        if isinstance(method, LoKU) and not (self.lora.rank and self.data.retain):
+        if isinstance(method, LoKU) and not self.lora.rank:
             raise ValueError(
-                f"config.method={self.method!r} moves low-rank deltas that begin where "
-                "the text to unlearn matters more than retained text: give "
-                f"config.lora.rank (it is {self.lora.rank}), 8 say, with "
-                "config.optimizer.name=adamw, and config.data.retain."
+                f"config.method={self.method!r} moves low-rank deltas, whose rank "
+                "config.lora.rank is 0; give 8, say, with config.optimizer.name=adamw and "
+                "config.optimizer.matrices=''."
             )
         if method.applied < 0 and "update" in stage.roles and self.data.rows_update:
             raise ValueError(
@@ -306,6 +305,8 @@ class SurgerySettings:
         if self.descents and self.optimizer.preconditioned:
             instead = "config.optimizer.name=adamw with a rate for it"
             found[f"config.optimizer.name={name}"] = instead
+        if any(isinstance(stage.method, LoKU) for stage in self.descents):
+            found[f"config.method={self.method}"] = "config.method=ihl"
         if surprise:
             found[f"config.data.surprise={surprise:g}"] = "config.data.surprise=0"
         return found

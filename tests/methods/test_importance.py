@@ -24,7 +24,8 @@ def model():
     return Model(params, CONFIG, None, decoder.DEFAULT_COMPUTE)
 
 
-@pytest.mark.parametrize("texts", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("texts", [1, 2])
 def test_it_is_the_mean_of_squared_gradients_of_groups(model, texts):
     own = documents(0, 4)
     groups = importance.chosen(own, LoKU(texts=texts), 0)
@@ -56,7 +57,7 @@ def test_some_texts_are_read_in_groups():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"method": "loku"}, "config.lora.rank \\(it is 0\\), 8 say"),
+        ({"method": "loku"}, "whose rank config.lora.rank is 0; give 8"),
         (
             {"method": "task_vector", "data": {"rows_unlearn": 1, "rows_update": 2}},
             "rows_update=2 would be learned in them; write task_vector@unlearn;surgery",

@@ -67,6 +67,7 @@ def test_the_unlearn_terms_gradient_is_taken_uphill(case, parts):
     assert float(gap) > 0.01 * float(optax.tree.norm(plain))
 
 
+@pytest.mark.slow
 def test_text_to_unlearn_alone_will_do(case):
     params, batch, rows = case
     alone = rows.only_of("unlearn")

@@ -15,6 +15,9 @@ from jax_surgery.optim.optimizer import _decays
 
 CONFIG = ModelConfig(61, 16, 24, 2, 4, 2, 4, initializer_range=0.3)
 LOW_RANK = LowRank(rank=3, alpha=6.0)
+forward = jax.jit(decoder.forward, static_argnums=1)
+begun_factors = jax.jit(fila.factors, static_argnums=(3, 4))
+start = jax.jit(fila.start, static_argnums=(3, 4))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def numpys(weights, unlearn, retain, rank, scale):
 def test_factors_equal_numpys(case):
     _, kernels, unlearn, retain = case
     for name, kernel in kernels.items():
-        a, b = fila.start(kernel, unlearn[name], retain[name], 3, LOW_RANK.scale)
+        a, b = start(kernel, unlearn[name], retain[name], 3, LOW_RANK.scale)
         for layer in range(CONFIG.num_layers):
             weights, forget, keep = (
                 np.asarray(x[layer], np.float64).T
@@ -53,16 +56,16 @@ def test_factors_equal_numpys(case):
 
 def test_a_whole_rank_holds_the_whole_matrix(case):
     _, kernels, unlearn, retain = case
-    a, b = fila.start(kernels["up"], unlearn["up"], retain["up"], 16, 2.0)
+    a, b = start(kernels["up"], unlearn["up"], retain["up"], 16, 2.0)
     np.testing.assert_allclose(2.0 * (a @ b), kernels["up"], atol=1e-3)
 
 
 def test_deltas_begin_with_nothing_and_end_as_the_change_of_the_product(case):
     base, kernels, unlearn, retain = case
-    factors = fila.factors(kernels, unlearn, retain, CONFIG, LOW_RANK)
+    factors = begun_factors(kernels, unlearn, retain, CONFIG, LOW_RANK)
     tokens = jnp.asarray([[3, 1, 4, 1, 5, 9]])
-    plain = decoder.forward(base, CONFIG, tokens)
-    begun = decoder.forward(lora.attach(base, factors, LOW_RANK), CONFIG, tokens)
+    plain = forward(base, CONFIG, tokens)
+    begun = forward(lora.attach(base, factors, LOW_RANK), CONFIG, tokens)
     np.testing.assert_allclose(begun, plain, atol=2e-5)
     moved = jax.tree_util.tree_map_with_path(
         lambda path, x: x if "start" in path[-1].key else 1.1 * x, factors
@@ -71,7 +74,7 @@ def test_deltas_begin_with_nothing_and_end_as_the_change_of_the_product(case):
     # One model, of the base's own tensors.
     assert jax.tree.structure(merged) == jax.tree.structure(base)
     beside = lora.attach(base, moved, LOW_RANK)
-    seen = [decoder.forward(p, CONFIG, tokens) for p in (beside, merged)]
+    seen = [forward(p, CONFIG, tokens) for p in (beside, merged)]
     np.testing.assert_allclose(*seen, rtol=1e-4, atol=2e-5)
     up = factors["layers"]["mlp"]["up"]
     change = 2.0 * (1.21 - 1) * (up["start_a"] @ up["start_b"])
@@ -83,14 +86,14 @@ def test_deltas_begin_with_nothing_and_end_as_the_change_of_the_product(case):
 
 def test_what_deltas_began_with_never_moves(case):
     base, kernels, unlearn, retain = case
-    factors = fila.factors(kernels, unlearn, retain, CONFIG, LOW_RANK)
+    factors = begun_factors(kernels, unlearn, retain, CONFIG, LOW_RANK)
     tokens = jnp.asarray([[3, 1, 4]])
 
     def total(factors):
         params = lora.attach(base, factors, LOW_RANK)
-        return (decoder.forward(params, CONFIG, tokens) ** 3).sum()
+        return (forward(params, CONFIG, tokens) ** 3).sum()
 
-    grads, decays = jax.grad(total)(factors), _decays(factors)
+    grads, decays = jax.jit(jax.grad(total))(factors), _decays(factors)
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         began = path[-1].key.startswith("start")
         assert bool(jnp.any(grad != 0)) != began

@@ -54,8 +54,8 @@ def get_config() -> ConfigDict:
     config.run = "surgery"
     config.model = "embedded"  # "embedded", a directory, or a hub name
     config.seed = 0
-    # How weights change: "surgery"; or "npo", "simnpo", "dpo", "rmu", "wga", "ihl", with
-    # options after a colon, as in "surgery:margin=-8"; or MODULE.CLASS of your own.
+    # How weights change: "surgery"; or another loss, such as "npo" (docs/methods.md has all),
+    # with options after a colon, as in "surgery:margin=-8"; or MODULE.CLASS of your own.
     # Or stages of methods, each of the roles after its @, such as
     # "surgery@update;subspace@unlearn": update by descent, then unlearn by subspaces
     # (configs/unlearn.py), which retain the update. Retained text takes part in both.
@@ -114,7 +114,8 @@ def get_config() -> ConfigDict:
     config.objective.gamma = 100.0  # retain
     config.objective.kl_direction = "reference_to_model"  # KL(p_pre || p_theta)
     config.objective.retain = "kl"  # or "nll", the text's own CE, without reference
-    # Where the KL is taken: "all", or "learned", answers and plain text alone.
+    # Where the KL is taken: "all", or "learned", answers and plain text alone; or "padded",
+    # which divides by the padding of other codes too.
     config.objective.retained_positions = "all"
 
     # configs/robust.py: unlearning inside the model, not at its output alone.

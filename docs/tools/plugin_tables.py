@@ -11,11 +11,14 @@ from jax_surgery.data.role_texts import RoleTexts
 from jax_surgery.methods import METHODS
 from jax_surgery.methods.base import (
     HiddenMethod,
+    LogitMethod,
+    Method,
     PairMethod,
     SequenceMethod,
     TargetMethod,
     TokenMethod,
 )
+from jax_surgery.methods.loku import LoKU
 from jax_surgery.methods.subspace.method import Subspace
 from jax_surgery.metrics import COMPARISONS, METRICS
 from jax_surgery.models.flops import training_flops
@@ -32,9 +35,11 @@ LEVELS = {
     PairMethod: "pairs of an answer and its alternative",
     SequenceMethod: "whole texts",
     HiddenMethod: "hidden states of one layer",
+    LogitMethod: "all logits of a token",
     TokenMethod: "tokens",
     Subspace: "subspaces of the weights, no loss",
 }
+RETAINS = {"none": "nothing", "nll": "cross-entropy", "kl": "KL"}
 ARXIV = re.compile(r"(?<=arXiv )\d{4}\.\d{5}")
 MANY = 8  # options, of which more are not listed in a cell
 MODEL, CONTEXT = "llama3.2_1b", 2048  # of which the cost of a step is counted
@@ -117,13 +122,29 @@ def step_cost(name: str, member: type) -> str:
     config.optimizer.update(name="adamw", matrices="", first_layer=0)
     if issubclass(member, HiddenMethod):
         config.objective.retain = "nll"  # not read: it has a retain term of its own
+    if issubclass(member, LoKU):
+        config.lora.rank = 8
     for role in ("unlearn", "update", "retain"):
-        config.data[f"rows_{role}"] = 1
+        # What is learned in the steps of a method that subtracts is no update.
+        subtracts = role == "update" and member().applied < 0
+        config.data[f"rows_{role}"] = 0 if subtracts else 1
     settings, model = run_settings.from_config(config), SIZES[MODEL]
-    texts = RoleTexts({}, None)
-    _, items = cost.of_stage(settings.of_descent(settings.stages[0]), texts, model)
-    plain = training_flops(model, 3 * CONTEXT, CONTEXT)
-    return f"{sum(items.values()) / plain:.2f}"
+    stage = settings.of_descent(settings.stages[0])
+    _, items = cost.of_stage(stage, RoleTexts({}, None), model)
+    rows = sum(stage.data.rows.values())
+    return f"{sum(items.values()) / training_flops(model, rows * CONTEXT, CONTEXT):.2f}"
+
+
+def retained(member: type[Method]) -> str:
+    """What a method retains text by."""
+    if issubclass(member, Subspace):
+        return "subspaces"
+    if issubclass(member, HiddenMethod):
+        return "its hidden states"
+    if member.retains:
+        return RETAINS[member.retains]
+    alone = member.published.get("gamma") == 0
+    return "`objective.retain`" + (" (published: nothing)" if alone else "")
 
 
 def methods() -> str:
@@ -134,7 +155,9 @@ def methods() -> str:
         doc = " ".join((inspect.getmodule(member).__doc__ or "").split())
         sources = dict.fromkeys(ARXIV.findall(doc))
         source = ", ".join(linked(f"arXiv {number}") for number in sources)
-        inherited = member.__mro__[1] in METHODS.values()
+        inherited = (
+            issubclass(member, Subspace) and member.__mro__[1] in METHODS.values()
+        )
         given = (
             f"those of `{_name(member.__mro__[1])}`, set as in the paper"
             if inherited
@@ -147,6 +170,7 @@ def methods() -> str:
                 first_line(member),
                 level,
                 given,
+                retained(member),
                 reads,
                 step_cost(name, member),
                 source or "this package",
@@ -157,6 +181,7 @@ def methods() -> str:
         "what it does",
         "unlearn term is of",
         "options and defaults",
+        "text is retained by",
         "also reads the frozen model on",
         "FLOPs of a step",
         "source",

@@ -20,7 +20,11 @@ from jax_surgery.parallel import mesh as meshes
 Leaf = Any
 
 # Fields whose first axis is not the batch's rows: a role's rows, or no rows at all.
-OF_ROLE = {"reference_hidden_RTD": "retain", "reference_logp_UT": "unlearn"}
+OF_ROLE = {
+    "reference_hidden_RTD": "retain",
+    "reference_hidden_UTD": "unlearn",
+    "reference_logp_UT": "unlearn",
+}
 SHARED = (
     *("reference_head_SDV", "denominators", "retain_factor", "step_factor"),
     *("shift", "shift_factor"),
@@ -63,6 +67,7 @@ class Batch:
         the tokens, which enters that layer. Absent, a forward pass runs them.
       reference_hidden_RTD: compute dtype; the frozen model's hidden states on the
         retain rows: final ones, or of the layer that the method reads.
+      reference_hidden_UTD: compute dtype; its final hidden states on the unlearn rows.
       reference_logp_UT: float32, of each token as it is predicted: its log p by the
         frozen model, on the unlearn rows, nats.
       reference_head_SDV: compute dtype; the frozen model's output head, a copy for each
@@ -90,6 +95,7 @@ class Batch:
     target_log_odds_BT: Leaf = None
     lower_BTD: Leaf = None
     reference_hidden_RTD: Leaf = None
+    reference_hidden_UTD: Leaf = None
     reference_logp_UT: Leaf = None
     reference_head_SDV: Leaf = None
     denominators: Leaf = None

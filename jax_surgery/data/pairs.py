@@ -2,16 +2,21 @@
 """Pairs of a text to unlearn and an alternative answer to the same prompt.
 
 A record says its `alternative`; where it does not, a refusal is drawn from `REFUSALS`.
+Several alternatives of one answer are several records.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from jax_surgery.data.forms import Record
 from jax_surgery.data.tokens import Document, encode
+
+# Where alternatives come from: "any": a record's own, or a refusal; "given": its own, which
+# it must have; "refusals": a refusal, whatever the record has.
+Alternatives = Literal["any", "given", "refusals"]
 
 REFUSALS = (
     "I don't know.",
@@ -33,20 +38,31 @@ REFUSALS = (
 )
 
 
-def alternatives(records: Sequence[Record], seed: int) -> tuple[list[Record], int]:
+def alternatives(
+    records: Sequence[Record], seed: int, source: Alternatives = "any"
+) -> tuple[list[Record], int]:
     """Records that give the alternative answers, and how many of them are refusals.
 
     Args:
       records: what is to be unlearned.
       seed: of the refusals that are drawn.
+      source: of the alternatives.
 
     Raises:
-      ValueError: a record without a prompt, whose answer cannot be replaced.
+      ValueError: a record without a prompt, whose answer cannot be replaced, or without
+        the alternative that it must have.
     """
     rng = np.random.default_rng(seed)
     found, drawn = [], 0
     for record in records:
         refusal = REFUSALS[rng.integers(len(REFUSALS))]
+        own = "" if source == "refusals" else record.alternative
+        if source == "given" and not own:
+            raise ValueError(
+                f"{record.origin}: the record names no alternative, to which the method "
+                "moves its answer; give the field alternative beside the answer, or use "
+                "config.method=idkpo, which refuses."
+            )
         if record.messages:
             *before, (role, _) = record.messages
             if role != "assistant":
@@ -63,25 +79,29 @@ def alternatives(records: Sequence[Record], seed: int) -> tuple[list[Record], in
                 "answer, or messages."
             )
         else:
-            answer = record.alternative or f" {refusal}"
+            answer = own or f" {refusal}"
             found.append(dataclasses.replace(record, answer=answer))
-        drawn += not record.alternative
+        drawn += not own
     return found, drawn
 
 
 def encode_pairs(
-    records: Sequence[Record], tokenizer: Any, context: int, seed: int
+    records: Sequence[Record],
+    tokenizer: Any,
+    context: int,
+    seed: int,
+    source: Alternatives = "any",
 ) -> list[Document]:
     """Documents in pairs: each record's own, then its alternative.
 
-    Says how many alternatives are refusals from this package.
+    Says how many alternatives are refusals from this package, where others could be.
 
     Raises:
       ValueError: see `alternatives` and `tokens.encode`; or a text that is longer than
         the context, since pieces of it have no alternative.
     """
-    others, drawn = alternatives(records, seed)
-    if drawn:
+    others, drawn = alternatives(records, seed, source)
+    if drawn and source != "refusals":
         print(
             f"{drawn} of {len(records)} records to unlearn name no alternative answer; "
             "packaged refusals are used for them."

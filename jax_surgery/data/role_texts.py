@@ -10,7 +10,7 @@ from jax_surgery.data import roles, template_marks
 from jax_surgery.data.background import Background, select
 from jax_surgery.data.forms import Record
 from jax_surgery.data.packing import Packer
-from jax_surgery.data.pairs import encode_pairs
+from jax_surgery.data.pairs import Alternatives, encode_pairs
 from jax_surgery.data.roles import RoleData, RoleRecords
 from jax_surgery.data.tokens import encode
 
@@ -39,13 +39,18 @@ class RoleTexts:
 
 
 def pack(
-    read: RoleRecords, data: RoleData, tokenizer: Any, pairs_seed: int | None = None
+    read: RoleRecords,
+    data: RoleData,
+    tokenizer: Any,
+    pairs: Alternatives | None = None,
+    seed: int = 0,
 ) -> RoleTexts:
     """Tokenises and packs; of the unlearn text only what surprises the retained text.
 
     Args:
-      pairs_seed: where given, the unlearn role is packed in pairs with alternatives
-        (see `pairs.encode_pairs`); of the refusals that are drawn.
+      pairs: where given, the unlearn role is packed in pairs with alternatives from
+        there (see `pairs.encode_pairs`).
+      seed: of the refusals that are drawn.
 
     Raises:
       ValueError: see `tokens.encode`, and names the role; or roles learn the same.
@@ -63,7 +68,8 @@ def pack(
     packers = {}
     for role, records in read.by_role.items():
         if role == "unlearn":
-            packers[role] = _unlearned(records, data, tokenizer, retained, pairs_seed)
+            of = (records, data, tokenizer, retained)
+            packers[role] = _unlearned(*of, pairs, seed)
         elif retained and records is read.retained:  # tokenised once
             packers[role] = retained
         else:
@@ -76,16 +82,17 @@ def _unlearned(
     data: RoleData,
     tokenizer: Any,
     retained: Packer | None,
-    pairs_seed: int | None,
+    pairs: Alternatives | None,
+    seed: int,
 ) -> Packer:
     with _named("unlearn"):
-        if pairs_seed is not None:
+        if pairs:
             if data.surprise:
                 raise ValueError(
                     f"config.data.surprise={data.surprise:g} chooses tokens of a text, "
                     "but the method compares whole answers; use config.data.surprise=0."
                 )
-            documents = encode_pairs(records, tokenizer, data.context, pairs_seed)
+            documents = encode_pairs(records, tokenizer, data.context, seed, pairs)
             return Packer(documents, data.context, data.average, group=2)
         documents = encode(records, tokenizer, data.context)
         if data.surprise:

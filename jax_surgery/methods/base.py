@@ -13,13 +13,19 @@ minimised, and are in nats unless a method says otherwise.
 
 import abc
 import dataclasses
-from typing import NamedTuple
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jax_surgery.data.batch import Batch
+from jax_surgery.data.pairs import Alternatives
+from jax_surgery.models.documents import shifted
 from jax_surgery.models.logprobs import TokenLogprobs
+
+Retains = Literal["", "none", "nll", "kl"]
 
 
 class Sequences(NamedTuple):
@@ -45,14 +51,27 @@ class Method(abc.ABC):
     Attributes:
       roles: that must have rows.
       reference: roles on whose text the method reads the frozen model: of "unlearn"
-        the log p of each token, of "retain" the hidden states of its layer. The states
-        that the KL of the retain term reads are not among it.
+        the log p of each token, or its logits (`LogitMethod`), of "retain" the hidden
+        states of its layer. The states that the KL of the retain term reads are not
+        among it.
+      retains: the retain term where it is part of the method: "none", "nll" (CE) or
+        "kl"; "" leaves it to `objective.retain`.
+      sharpness: length of the step along the unlearn term's gradient, uphill, at whose
+        end that gradient is taken (`methods.sharpness`); 0 takes it here.
+      applied: the change of the steps is multiplied by this in the model that a run ends
+        with: 1, or less than 0 where what is learned is subtracted.
+      published: fields of `config.objective` that its authors' code sets otherwise than
+        alpha=1, gamma=1 and retain=nll. Runs do not read it; comparisons do.
       bound: how an option bounds the unlearn term more tightly, as part of a sentence
         that a run is told which diverges; "" where none does.
     """
 
     roles: tuple[str, ...] = ("unlearn",)
     reference: tuple[str, ...] = ()
+    retains: Retains = ""
+    sharpness: float = 0.0
+    applied: float = 1.0
+    published: Mapping[str, Any] = types.MappingProxyType({})
     bound: str = ""
 
 
@@ -98,15 +117,62 @@ class SequenceMethod(Method):
 
 
 class PairMethod(Method):
-    """The term is a mean over pairs of a text to unlearn and its alternative."""
+    """The term is a mean over pairs of a text to unlearn and its alternative.
+
+    Attributes:
+      alternatives: where they come from, see `data.pairs.Alternatives`.
+    """
+
+    alternatives: Alternatives = "any"
 
     @abc.abstractmethod
     def unlearn(self, forget: Sequences, alternative: Sequences) -> jax.Array:
         """The term of each pair, at its positions, [U, T]."""
 
 
+class WeighedMethod(Method):
+    """The term is a mean over positions of the unlearn rows, which the method may weigh
+    otherwise than `data.average` does."""
+
+    @abc.abstractmethod
+    def weights(self, batch: Batch) -> jax.Array:
+        """The weight of each position of the unlearn rows, float32 [U, T]."""
+
+    def total(self, batch: Batch) -> jax.Array:
+        """What the weighed sum over the global batch is divided by, a scalar."""
+        return self.weights(batch).sum()
+
+
+class LogitMethod(WeighedMethod):
+    """The term of a token is of all logits that predict it.
+
+    With "unlearn" in `reference` it has the frozen model's as well.
+    """
+
+    @abc.abstractmethod
+    def unlearn(
+        self, logits_CV: jax.Array, targets_C: jax.Array, frozen_CV: jax.Array | None
+    ) -> jax.Array:
+        """The term of each position of a chunk, [C]; differentiated by `logits_CV`.
+
+        Args:
+          logits_CV: float32.
+          targets_C: see `targets`.
+          frozen_CV: the frozen model's logits; None without a reference.
+        """
+
+    def weights(self, batch: Batch) -> jax.Array:
+        """Of the token that each position predicts."""
+        return shifted(batch.weights_BT)
+
+    def targets(self, batch: Batch, vocab: int) -> jax.Array:
+        """The token that each position is asked about, [U, T]: the next one."""
+        del vocab
+        return shifted(batch.tokens_BT)
+
+
 @dataclasses.dataclass(frozen=True)
-class HiddenMethod(Method):
+class HiddenMethod(WeighedMethod):
     """The unlearn and the retain term are of hidden states of a layer.
 
     Unlearn: a mean over learned tokens. Retain: over all positions of retained text, in
@@ -117,6 +183,10 @@ class HiddenMethod(Method):
     """
 
     layer: int
+
+    def weights(self, batch: Batch) -> jax.Array:
+        """Of the learned tokens themselves, whose states are steered."""
+        return batch.weights_BT
 
     @abc.abstractmethod
     def unlearn(self, hidden_UTD: jax.Array) -> jax.Array:

@@ -13,8 +13,11 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.role_texts import RoleTexts
 from jax_surgery.data.stream import one_pass
-from jax_surgery.methods import frozen_states
+from jax_surgery.methods import frozen_states, importance, sharpness
+from jax_surgery.methods.dual import DualSteps
 from jax_surgery.methods.inside.steps import InsideSteps
+from jax_surgery.methods.loku import LoKU
+from jax_surgery.methods.pdu import PDU
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models import output_head
 from jax_surgery.models.config import ModelConfig
@@ -28,7 +31,12 @@ from jax_surgery.parallel import progress
 from jax_surgery.train import devices
 from jax_surgery.train.health import Health
 from jax_surgery.train.loop import Callback, Until, train
-from jax_surgery.train.step import TrainState, init_state, make_train_step
+from jax_surgery.train.step import (
+    TrainState,
+    init_state,
+    make_gradients,
+    make_train_step,
+)
 
 STATISTICS_ROWS = 8  # rows of a forward pass, at least
 OUTPUT_ROWS = 4  # rows of a pass for the moments of outputs, at least
@@ -57,6 +65,11 @@ def make_step(settings: SurgerySettings, config: ModelConfig, rows: RoleRows):
         accumulate=settings.accumulate,
         trainable=trainable,
         low_rank=low_rank,
+        make_gradients=(
+            sharpness.make_gradients
+            if settings.loss.method.sharpness
+            else make_gradients
+        ),
     )
     return optimizer, step
 
@@ -125,13 +138,15 @@ class Descent:
         low-rank deltas.
       step: (state, batch on the host, further fields of the batch by name) -> (state,
         metrics); the state is donated.
-      model_of: the model of a state.
+      end_of: the parameters (or factors) that a run would end with, of a state's.
+      model_of: the model of a state, with these.
       collapsed: what is wrong with a state's model, or "" (see `health.Health`).
     """
 
     rows: RoleRows
     state: TrainState
     step: Callable[..., tuple[TrainState, dict[str, Any]]]
+    end_of: Callable[[Any], Any]
     model_of: Callable[[TrainState], Model]
     collapsed: Callable[[TrainState], str]
 
@@ -170,7 +185,7 @@ def prepare(
     cached = frozen_states.of_run(source, texts, settings, rows, directory)
     if low_rank.rank:
         reference = model.params
-        params = lora.init_factors(model.config, low_rank, settings.seed)
+        params = _factors(model, texts, settings)
     else:
         params, needed = model.params, source.params
         if cached.reference:
@@ -188,17 +203,52 @@ def prepare(
 
         reference = jax.tree_util.tree_map_with_path(of_reference, needed)
 
+    end_of = _end(params, settings)
+
     def one_step(state: TrainState, batch: Batch, **fields: Any):
         placed = batch.place(rows.total).replace(**fields)
         placed = placed.replace(**cached.fields(batch, rows))
         return step(state, placed, reference)
 
     def model_of(state: TrainState) -> Model:
+        params = end_of(state.params)
         if not low_rank.rank:
-            return model.with_params(state.params)
-        return model.with_params(lora.attach(reference, state.params, low_rank))
+            return model.with_params(params)
+        return model.with_params(lora.attach(reference, params, low_rank))
 
-    return Descent(rows, init_state(params, optimizer), one_step, model_of, collapsed)
+    state = init_state(params, optimizer)
+    return Descent(rows, state, one_step, end_of, model_of, collapsed)
+
+
+def _factors(model: Model, texts: RoleTexts, settings: SurgerySettings) -> lora.Factors:
+    """The low-rank factors before the first step."""
+    method, seed = settings.loss.method, settings.seed
+    if not isinstance(method, LoKU):
+        return lora.init_factors(model.config, settings.lora, seed)
+    with progress.phase("measuring which weights matter"):
+        return importance.factors(model, texts, method, settings.lora, seed)
+
+
+def _end(params: Any, settings: SurgerySettings) -> Callable[[Any], Any]:
+    """See `Descent.end_of`; of the parameters (or factors) before the first step."""
+    applied, low_rank = settings.loss.method.applied, settings.lora
+    if applied == 1:
+        return lambda params: params
+    if low_rank.rank:
+        return lambda factors: lora.scaled(factors, applied)
+    begun = jax.tree.map(jnp.copy, params)  # a step donates its own
+    return lambda params: _applied(begun, params, applied)
+
+
+@jax.jit
+def _applied(begun: Any, params: Any, applied: float) -> Any:
+    """Parameters whose change since the beginning is multiplied by `applied`."""
+
+    def of(start, now):
+        first, last = (x.astype(jnp.float32) for x in (start, now))
+        return (first + applied * (last - first)).astype(now.dtype)
+
+    return jax.tree.map(of, begun, params)
 
 
 def descend(
@@ -228,13 +278,16 @@ def descend(
         ready = prepare(model, texts, settings, directory, frozen)
         data = settings.data
     callbacks = statistics_callbacks(model.config, texts.retained, settings)
-    inside = InsideSteps(
+    method = settings.loss.method
+    inside: Any = InsideSteps(
         ready.rows,
         texts.packers["unlearn"].documents if ready.rows.unlearn else (),
         settings.inside,
         settings.seed,
         (model.config, settings.compute, data.context),
     )
+    if isinstance(method, PDU):  # which has no terms inside
+        inside = DualSteps(method)
     callbacks = [*inside.of_train(callbacks), *inside.callbacks]
     end = train(
         inside.step(ready.step),
@@ -251,7 +304,7 @@ def descend(
         advice=settings.loss.advice(ready.rows),
         collapsed=inside.of_state(ready.collapsed),
     )
-    params = inside.train_of(end).params
+    params = ready.end_of(inside.train_of(end).params)
     if settings.lora.rank:
         params = lora.merge(model.params, params, settings.lora)
     return model.with_params(params)

@@ -3,9 +3,8 @@
 
     - 2 / beta * mean log sigmoid(beta [log p/p_ref (alternative) - log p/p_ref (forget)])
 
-over pairs (Rafailov et al. 2023, arXiv 2305.18290; with refusals as alternatives
-TOFU's preference baseline, arXiv 2401.06121, and with other answers AltPO, arXiv
-2409.13474). The factor 2 / beta, which makes it comparable with NPO, is
+over pairs (Rafailov et al. 2023, arXiv 2305.18290). With refusals alone as alternatives it
+is `idkpo`, with other answers alone `altpo`. The factor 2 / beta, which makes it comparable with NPO, is
 open-unlearning's.
 """
 
@@ -31,7 +30,8 @@ class DPO(PairMethod):
     bound = "let the term level off sooner (a larger beta in config.method)"
 
     def __post_init__(self):
-        positive(self.beta, "config.method=dpo:beta")
+        name = type(self).__name__.lower()
+        positive(self.beta, f"config.method={name}:beta")
 
     def unlearn(self, forget: Sequences, alternative: Sequences) -> jax.Array:
         lost = forget.logp - forget.reference_logp

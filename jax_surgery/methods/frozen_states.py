@@ -16,12 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_surgery.data.batch import Batch
+from jax_surgery.data.batch import OF_ROLE, Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.role_texts import RoleTexts
 from jax_surgery.data.stream import one_pass
-from jax_surgery.methods.reference import FIELDS, Reading
+from jax_surgery.methods.reference import Reading
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
@@ -52,11 +52,11 @@ class Lower:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenStates:
-    """By role that has rows; {} where they are computed at each step.
+    """What is known of the texts; {} where it is computed at each step.
 
     Attributes:
-      reference: what the loss reads of the frozen model.
-      lower: what enters the first layer that moves.
+      reference: what the loss reads of the frozen model, by field of a batch.
+      lower: what enters the first layer that moves, by role that has rows.
     """
 
     reference: Mapping[str, ReferenceCache]
@@ -69,9 +69,10 @@ class FrozenStates:
           batch: on the host, of this process' rows.
         """
         index_BT, found = np.asarray(batch.token_index_BT), {}
-        for role, cache in self.reference.items():
+        for field, cache in self.reference.items():
+            role = OF_ROLE[field]
             values = cache.gather(rows.take(index_BT, role))
-            found[FIELDS[role]] = meshes.place_rows(values, getattr(rows, role))
+            found[field] = meshes.place_rows(values, getattr(rows, role))
         if not self.lower:
             return found
         parts = {
@@ -123,7 +124,9 @@ def of_run(
         }
     names = {"retain": "reference"}
     reference = {
-        role: cache(role, names.get(role, f"reference-{role}"), one, lower.get(role))
+        one.field: cache(
+            role, names.get(role, f"reference-{role}"), one, lower.get(role)
+        )
         for role, one in readings.items()
     }
     return FrozenStates(reference, lower)

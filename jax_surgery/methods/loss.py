@@ -16,14 +16,16 @@ import jax.numpy as jnp
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.methods import reference, sequence
+from jax_surgery.methods import name_of, of_logits, of_tokens, reference, sequence
+from jax_surgery.methods.ascent import Surgery
 from jax_surgery.methods.base import (
     HiddenMethod,
+    LogitMethod,
     Method,
     PairMethod,
     SequenceMethod,
-    TargetMethod,
     TokenMethod,
+    WeighedMethod,
 )
 from jax_surgery.methods.inside import terms as terms_inside
 from jax_surgery.methods.inside.settings import NOTHING, Inside
@@ -54,7 +56,7 @@ class Loss:
 
     def check(self, rows: RoleRows, config: ModelConfig, trainable: Trainable) -> None:
         """Raises ValueError where the method cannot work on such rows or such a model."""
-        name, layer = type(self.method).__name__.lower(), self._layer
+        name, layer = name_of(self.method), self._layer
         for role in self.method.roles:
             if role not in rows.present:
                 raise ValueError(
@@ -88,8 +90,13 @@ class Loss:
 
     @property
     def _retains(self) -> str:
-        """How text is retained: "kl", "nll" or, by the method, "hidden" states."""
-        return self.objective.retain if self._layer is None else "hidden"
+        """How text is retained: "kl", "nll", "none" or, by the method, "hidden" states."""
+        own = self.method.retains or self.objective.retain
+        return own if self._layer is None else "hidden"
+
+    def without_unlearn(self) -> "Loss":
+        """The loss of the other roles alone."""
+        return dataclasses.replace(self, method=Surgery())
 
     def readings(self, rows: RoleRows) -> dict[str, reference.Reading]:
         """What is read of the frozen model, by role that has rows."""
@@ -97,7 +104,11 @@ class Loss:
         if self._retains == "kl":
             roles.add("retain")
         return {
-            role: reference.Reading(role, self._layer)
+            role: reference.Reading(
+                role,
+                self._layer,
+                logits=role == "unlearn" and isinstance(self.method, LogitMethod),
+            )
             for role in rows.present
             if role in roles
         }
@@ -123,13 +134,16 @@ class Loss:
         batch = reference.attach(
             batch, self.readings(rows), reference_params, config, rows, compute
         )
-        if self._retains == "kl" and rows.retain:
+        logits = any(reading.logits for reading in self.readings(rows).values())
+        if logits or (self._retains == "kl" and rows.retain):
             head_SDV = output_head.copies(reference_params, config, compute)
             batch = batch.replace(reference_head_SDV=head_SDV)
         if self.objective.retained_positions == "learned":
             weights_BT = shifted(batch.weights_BT)
         else:
-            weights_BT = position_weights(batch.segment_ids_BT, average)
+            padded = self.objective.retained_positions == "padded"
+            how = "tokens" if padded else average
+            weights_BT = position_weights(batch.segment_ids_BT, how)
         batch = batch.replace(position_weights_BT=weights_BT)
         return batch.replace(denominators=self.denominators(batch, rows))
 
@@ -150,9 +164,13 @@ class Loss:
         if self._retains == "nll":
             retain_BT = shifted(batch.weights_BT)
         found["retain"] = rows.take(retain_BT, "retain").sum()
+        if self.objective.retained_positions == "padded" and self._retains != "nll":
+            found["retain"] = padded_places(batch.take(rows, "retain"))
         if isinstance(self.method, SequenceMethod | PairMethod):
             unlearn = batch.take(rows, "unlearn")
             found["sequences"] = sequence.count(self.method, unlearn)
+        elif isinstance(self.method, WeighedMethod) and rows.unlearn:
+            found["weighed"] = self.method.total(batch.take(rows, "unlearn"))
         return found
 
     def make(
@@ -238,19 +256,21 @@ class Loss:
         """
         found = {token_sums.LOSS: jnp.zeros(())}
 
-        def add(role: str, weight: float, weights_BT: jax.Array, values_RT: jax.Array):
-            weights_RT = rows.take(weights_BT, role) / safe[role]
-            in_loss_RT = weights_RT * rows.take(_factor(batch), role)
+        def add(role: str, weight: float, weights_RT: jax.Array, values_RT: jax.Array):
+            in_loss_RT = weights_RT * rows.take(of_tokens.row_factor(batch), role)
             found[token_sums.LOSS] += weight * (in_loss_RT * values_RT).sum()
             found[f"{role}_loss"] = (weights_RT * values_RT).sum()
 
         if layout.unlearn:
             values_UT = method.unlearn(layout.take(states, "unlearn"))
-            add("unlearn", self.objective.alpha, batch.weights_BT, values_UT)
+            weights_UT = method.weights(batch.take(rows, "unlearn"))
+            of_mean_UT = weights_UT / safe["weighed"]
+            add("unlearn", self.objective.alpha, of_mean_UT, values_UT)
         if layout.retain:
             hidden_RTD = layout.take(states, "retain")
             values_RT = method.retain(hidden_RTD, batch.reference_hidden_RTD)
-            add("retain", self.objective.gamma, batch.position_weights_BT, values_RT)
+            weights_RT = rows.take(batch.position_weights_BT, "retain") / safe["retain"]
+            add("retain", self.objective.gamma, weights_RT, values_RT)
         return found
 
     def _of_logits(
@@ -281,7 +301,21 @@ class Loss:
             )
             slopes = (rows.put(slope_UT, "unlearn"),)
         if rows.unlearn or rows.update or self._retains == "nll":
-            parts.append(self._learned(rows, batch, states, safe, slopes))
+            learned = {"update": self.objective.beta}
+            if self._retains == "nll":
+                learned["retain"] = self.objective.gamma
+            # Terms of whole logits are a part of their own.
+            own = () if isinstance(self.method, LogitMethod) else ("unlearn",)
+            weights = {
+                role: self.token_weights(batch, rows, role) / safe[role]
+                for role in (*own, *learned)
+            }
+            of = (self.method, alpha, learned, weights, slopes)
+            parts.append(of_tokens.part(*of, batch, states))
+        if rows.unlearn and isinstance(self.method, LogitMethod):
+            own = self.token_weights(batch, rows, "unlearn") / safe["unlearn"]
+            of = (self.method, alpha, rows, batch, states)
+            parts.append(of_logits.part(*of, own, safe["weighed"], head_SDV))
         if rows.retain and self._retains == "kl":
             weights_RT = rows.take(batch.position_weights_BT, "retain") / safe["retain"]
             others = [batch.reference_hidden_RTD, weights_RT]
@@ -298,7 +332,7 @@ class Loss:
             )
         if self.inside.lens and inside:
             weights_BT = self.token_weights(batch, rows, "unlearn") / safe["unlearn"]
-            weights_BT *= _factor(batch)
+            weights_BT *= of_tokens.row_factor(batch)
             weight = alpha * self.inside.lens / len(inside)
             of = (self.method, weight, rows, batch, weights_BT)
             parts += [terms_inside.of_lens(*of, state_UTD) for state_UTD in inside]
@@ -310,68 +344,14 @@ class Loss:
         total = found[token_sums.LOSS] + alpha * (value - linear)
         return found | {token_sums.LOSS: total, "unlearn_loss": value}
 
-    def _learned(
-        self,
-        rows: RoleRows,
-        batch: Batch,
-        states: jax.Array,
-        safe: Metrics,
-        slopes: tuple[jax.Array, ...],
-    ) -> token_sums.Part:
-        """The tokens that are unlearned or learned, and their terms.
 
-        Args:
-          slopes: [B, T] of a sequence's term (see `sequence.slopes`), or nothing.
-        """
-        method, alpha = self.method, self.objective.alpha
-        learned = {"update": self.objective.beta}
-        if self._retains == "nll":
-            learned["retain"] = self.objective.gamma
-        roles = ("unlearn", *learned)
-        weights = [self.token_weights(batch, rows, r) / safe[r] for r in roles]
-        active = [array_BT != 0 for array_BT in (*weights, *slopes)]
-        if batch.row_factor_B is not None:
-            weights += [weight_BT * _factor(batch) for weight_BT in weights]
+def padded_places(batch: Batch) -> jax.Array:
+    """Places of a batch whose texts are filled up to the longest one, float32.
 
-        def terms(heads, hidden_CD, targets_C, *arrays):
-            found = logprobs.of_targets(heads[0], hidden_CD, targets_C)
-            of_role = in_loss = dict(zip(roles, arrays, strict=False))
-            if batch.row_factor_B is not None:
-                in_loss = dict(zip(roles, arrays[len(roles) :], strict=False))
-            unlearn_C, term = of_role["unlearn"], jnp.zeros(())
-            weighted = term
-            if slopes:
-                weighted = term = (arrays[-1] * found.logp_BT).sum()
-            elif isinstance(method, TokenMethod):
-                targets = arrays[-1:] if isinstance(method, TargetMethod) else ()
-                values_C = method.unlearn(found, *targets)
-                term = (unlearn_C * values_C).sum()
-                weighted = term
-                if in_loss is not of_role:
-                    weighted = (in_loss["unlearn"] * values_C).sum()
-            sums = {
-                token_sums.LOSS: alpha * weighted,
-                "unlearn_loss": term,
-                "unlearn_ce": -(unlearn_C * found.logp_BT).sum(),
-                "unlearn_margin": (unlearn_C * found.margin_BT).sum(),
-            }
-            for role, weight in learned.items():
-                sums[f"{role}_ce"] = -(of_role[role] * found.logp_BT).sum()
-                sums[token_sums.LOSS] -= weight * (in_loss[role] * found.logp_BT).sum()
-            return sums
-
-        others = [shifted(batch.tokens_BT), *weights, *slopes]
-        if isinstance(method, TargetMethod):
-            others.append(shifted(method.targets(batch)))
-        active_BT = functools.reduce(jnp.logical_or, active)
-        return token_sums.Part(terms, states, others, active_BT)
-
-
-def _factor(batch: Batch) -> jax.Array:
-    """Each row's factor in the loss, [B, 1]."""
-    if batch.row_factor_B is None:
-        return jnp.ones((len(batch), 1))
-    return batch.row_factor_B[:, None]
+    Their KL is not among the sum that is divided by it: packed rows have no such places.
+    """
+    starts_RT = (batch.positions_BT == 0) & (batch.segment_ids_BT > 0)
+    return starts_RT.sum() * (1.0 + batch.positions_BT.max())
 
 
 def retain_terms(

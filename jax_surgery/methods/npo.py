@@ -3,7 +3,9 @@
 
     2 / beta * mean log(1 + (p_theta(y|x) / p_ref(y|x))^beta)
 
-over documents, with p of all learned tokens together. As beta falls to 0 the gradient
+over documents, with p of all learned tokens together. open-unlearning's code is the same;
+MUSE's takes the logarithm's argument of raw logits, element by element, which is another
+loss and is not here. As beta falls to 0 the gradient
 becomes that of plain ascent.
 """
 

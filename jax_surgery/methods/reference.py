@@ -7,14 +7,11 @@ from typing import Any
 
 import jax
 
-from jax_surgery.data.batch import OF_ROLE, Batch
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.models import decoder, logprobs, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import at_targets, shifted
-
-# The field of a batch that holds what is read on the rows of a role.
-FIELDS = {role: field for field, role in OF_ROLE.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +20,27 @@ class Reading:
 
     Attributes:
       role: "retain": hidden states [R, T, D] in the compute dtype; "unlearn": log p of
-        each token as it is predicted, [U, T] float32.
+        each token as it is predicted, [U, T] float32, or hidden states like the other's.
       layer: whose output the hidden states are; None for the final, normed ones.
+      logits: whether all logits of the unlearn rows are needed, of which hidden states
+        are what is kept.
     """
 
     role: str
     layer: int | None = None
+    logits: bool = False
 
     @property
     def hidden(self) -> bool:
         """Whether hidden states are read."""
-        return self.role == "retain"
+        return self.role == "retain" or self.logits
+
+    @property
+    def field(self) -> str:
+        """The field of a batch that holds what is read."""
+        if self.role == "retain":
+            return "reference_hidden_RTD"
+        return "reference_hidden_UTD" if self.logits else "reference_logp_UT"
 
     @property
     def key(self) -> str:
@@ -97,7 +104,7 @@ def attach(
     What the batch has already (the cached reference) is left as it is; both are exact.
     The rows of all remaining roles take one forward pass.
     """
-    absent = {r: v for r, v in readings.items() if getattr(batch, FIELDS[r]) is None}
+    absent = {r: v for r, v in readings.items() if getattr(batch, v.field) is None}
     if not absent:
         return batch
     taken, layout = batch.text.take(rows, *absent), rows.only_of(*absent)
@@ -108,5 +115,5 @@ def attach(
         of_role, text = layout.take(states, role), taken.take(layout, role)
         found = reading._of_states(of_role, reference_params, config, text, compute)
         found = jax.lax.stop_gradient(found)
-        batch = batch.replace(**{FIELDS[role]: found})
+        batch = batch.replace(**{reading.field: found})
     return batch

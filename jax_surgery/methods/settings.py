@@ -6,11 +6,13 @@ import functools
 from typing import Any, ClassVar, Literal
 
 from jax_surgery.config import at_least, check_seed, positive
+from jax_surgery.data.pairs import Alternatives
 from jax_surgery.data.roles import RoleData
 from jax_surgery.methods import settings_checks
 from jax_surgery.methods.automatic.settings import Retain
 from jax_surgery.methods.base import PairMethod
 from jax_surgery.methods.inside.settings import Inside
+from jax_surgery.methods.loku import LoKU
 from jax_surgery.methods.loss import Loss
 from jax_surgery.methods.objective import Objective
 from jax_surgery.methods.stages import Stage, parse_stages
@@ -112,6 +114,7 @@ class SurgerySettings:
                     f"config.data.rows_{stage.roles[0]} rows, or leave the stage out."
                 )
             if stage.descends:
+                self._check_descent(stage)
                 continue
             [role] = stage.roles
             if not self.data.rows[role]:
@@ -152,6 +155,23 @@ class SurgerySettings:
                     f"copies=0, or config.lora.rank=0 (it is {self.lora.rank})."
                 )
 
+    def _check_descent(self, stage: Stage) -> None:
+        """Raises ValueError where a method lacks what its steps need."""
+        method = stage.method
+        if isinstance(method, LoKU) and not self.lora.rank:
+            raise ValueError(
+                f"config.method={self.method!r} moves low-rank deltas, whose rank "
+                "config.lora.rank is 0; give 8, say, with config.optimizer.name=adamw and "
+                "config.optimizer.matrices=''."
+            )
+        if method.applied < 0 and "update" in stage.roles and self.data.rows_update:
+            raise ValueError(
+                f"config.method={self.method!r} subtracts what its steps learn, and "
+                f"config.data.rows_update={self.data.rows_update} would be learned in "
+                f"them; write {stage.text}@unlearn;surgery@update, or give "
+                "config.data.rows_update=0."
+            )
+
     @functools.cached_property
     def stages(self) -> list[Stage]:
         """The stages of `method`.
@@ -181,9 +201,13 @@ class SurgerySettings:
         return Loss(self.objective, self.descents[0].method, self.inside)
 
     def of_descent(self, stage: Stage) -> "SurgerySettings":
-        """The settings of one stage that descends: no rows of roles it leaves alone."""
+        """The settings of one stage that descends: no rows of roles it leaves alone, nor
+        of retained text where its method reads none."""
+        read = stage.roles
+        if stage.method.retains != "none":
+            read = (*read, "retain")
         rows: dict[str, Any] = {
-            f"rows_{role}": count if role in (*stage.roles, "retain") else 0
+            f"rows_{role}": count if role in read else 0
             for role, count in self.data.rows.items()
         }
         return dataclasses.replace(
@@ -213,9 +237,12 @@ class SurgerySettings:
         )
 
     @property
-    def needs_pairs(self) -> bool:
-        """Whether a method compares unlearn texts with alternatives."""
-        return any(isinstance(stage.method, PairMethod) for stage in self.descents)
+    def pairs(self) -> Alternatives | None:
+        """Where the alternatives come from with which a method compares unlearn texts;
+        None where none does."""
+        methods = [stage.method for stage in self.descents]
+        found = [m.alternatives for m in methods if isinstance(m, PairMethod)]
+        return found[0] if found else None
 
     @property
     def readers_of_retained(self) -> dict[str, str]:
@@ -225,6 +252,8 @@ class SurgerySettings:
         if self.descents and self.optimizer.preconditioned:
             instead = "config.optimizer.name=adamw with a rate for it"
             found[f"config.optimizer.name={name}"] = instead
+        if any(isinstance(stage.method, LoKU) for stage in self.descents):
+            found[f"config.method={self.method}"] = "config.method=ihl"
         if surprise:
             found[f"config.data.surprise={surprise:g}"] = "config.data.surprise=0"
         return found

@@ -20,6 +20,29 @@ def at_targets(array_BT: jax.Array) -> jax.Array:
     return jnp.pad(array_BT[:, :-1], ((0, 0), (1, 0)))
 
 
+def _joined(left, right):
+    """Running sums of two neighbouring spans, begun anew at the marked places."""
+    (left_begins, left_sum), (right_begins, right_sum) = left, right
+    total = jnp.where(right_begins, right_sum, left_sum + right_sum)
+    return left_begins | right_begins, total
+
+
+def _running_sums(
+    values_BT: jax.Array, segment_ids_BT: jax.Array, reverse: bool
+) -> jax.Array:
+    edge_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
+    around = (0, 1) if reverse else (1, 0)
+    begins_BT = jnp.pad(edge_BT, ((0, 0), around), constant_values=True)
+    of = (begins_BT, values_BT)
+    return jax.lax.associative_scan(_joined, of, axis=1, reverse=reverse)[1]
+
+
+def sums_so_far(values_BT: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
+    """The sum over each position's document up to it, with its own, [B, T]; arguments as
+    `document_sums` has them."""
+    return _running_sums(values_BT, segment_ids_BT, reverse=False)
+
+
 def document_sums(values_BT: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
     """The sum of each position's document, at every one of its positions, [B, T].
 
@@ -29,19 +52,8 @@ def document_sums(values_BT: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
       values_BT: float32; of each position.
       segment_ids_BT: documents of a row 1, 2, ..., padding 0.
     """
-
-    def joined(left, right):
-        """Running sums of two neighbouring spans, begun anew at the marked places."""
-        (left_begins, left_sum), (right_begins, right_sum) = left, right
-        total = jnp.where(right_begins, right_sum, left_sum + right_sum)
-        return left_begins | right_begins, total
-
-    edge_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
-    starts_BT = jnp.pad(edge_BT, ((0, 0), (1, 0)), constant_values=True)
-    ends_BT = jnp.pad(edge_BT, ((0, 0), (0, 1)), constant_values=True)
-    scan = jax.lax.associative_scan
-    before_BT = scan(joined, (starts_BT, values_BT), axis=1)[1]
-    after_BT = scan(joined, (ends_BT, values_BT), axis=1, reverse=True)[1]
+    before_BT = sums_so_far(values_BT, segment_ids_BT)
+    after_BT = _running_sums(values_BT, segment_ids_BT, reverse=True)
     return before_BT + after_BT - values_BT
 
 

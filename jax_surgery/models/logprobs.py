@@ -244,7 +244,11 @@ def of_targets(
     Args:
       temperature: see `logits`.
     """
-    logits_CV = logits(hidden_CD, head_DV, temperature)
+    return of_logits(logits(hidden_CD, head_DV, temperature), targets_C)
+
+
+def of_logits(logits_CV: jax.Array, targets_C: jax.Array) -> TokenLogprobs:
+    """`token_logprobs` of logits that are there, [..., C, V]."""
     is_target = jnp.arange(logits_CV.shape[-1]) == targets_C[..., None]
     at_target = jnp.where(is_target, logits_CV, 0.0).sum(-1)
     others_CV = jnp.where(is_target, -jnp.inf, logits_CV)

@@ -4,6 +4,9 @@
 A [inputs, rank] and B [rank, outputs] move, in float32; W is frozen. So the base
 has neither gradients nor an optimizer's state, may be bfloat16, and is the KL's
 reference itself: what a run holds is one model and a hundredth of another.
+
+Factors that do not begin with B = 0 (`optim.fila`) have their beginning beside them, and a
+delta is alpha / rank (A B - A0 B0): 0 at the beginning, with the base as it is.
 """
 
 import dataclasses
@@ -24,7 +27,8 @@ from jax_surgery.optim.precondition.directions import DIRECTIONS
 
 Params = Any
 # The factors alone, in a tree like the model's: {"layers": {"mlp": {"up": {"lora_a":
-# [layers, *inputs, rank], "lora_b": [layers, rank, *outputs]}}}}, heads split.
+# [layers, *inputs, rank], "lora_b": [layers, rank, *outputs]}}}}, heads split; beside them
+# "start_a" and "start_b", which never move, where B does not begin with 0.
 Factors = Any
 
 # Optimizers whose steps are of a whole matrix; a factor's gradient is not one.
@@ -127,13 +131,33 @@ def attach(base: Params, factors: Factors, low_rank: LowRank) -> Params:
 
     Nothing is summed or copied, and no gradient reaches the base.
     """
-    scale = low_rank.scale
-    return _beside(
-        jax.lax.stop_gradient(base),
-        factors,
-        lambda matrix, factor: (
-            matrix | {"lora_a": factor["lora_a"], "lora_b": scale * factor["lora_b"]}
-        ),
+
+    def beside(matrix, factor):
+        a, b = _whole(factor, low_rank.scale)
+        return matrix | {"lora_a": a, "lora_b": b}
+
+    return _beside(jax.lax.stop_gradient(base), factors, beside)
+
+
+def scaled(factors: Factors, scale: float) -> Factors:
+    """Factors of deltas that begin with 0, each multiplied by a number."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: scale * leaf if path[-1].key == "lora_b" else leaf, factors
+    )
+
+
+def _whole(factor: dict[str, jax.Array], scale: float) -> tuple[jax.Array, jax.Array]:
+    """A and B of a delta, the scale in B; with the beginning, where there is one, taken
+    off by further columns and rows."""
+    a, b = factor["lora_a"], scale * factor["lora_b"]
+    if "start_a" not in factor:
+        return a, b
+    start_a, start_b = (
+        jax.lax.stop_gradient(factor[k]) for k in ("start_a", "start_b")
+    )
+    return (
+        jnp.concatenate([a, start_a], axis=-1),
+        jnp.concatenate([b, -scale * start_b], axis=1),
     )
 
 
@@ -145,7 +169,7 @@ def pairs(
     found = {}
     for block in factors["layers"].values():
         for name, pair in block.items():
-            a, b = pair["lora_a"], low_rank.scale * pair["lora_b"]
+            a, b = _whole(pair, low_rank.scale)
             layers, rank = a.shape[0], a.shape[-1]
             found[name] = (a.reshape(layers, -1, rank), b.reshape(layers, rank, -1))
     return found
@@ -160,13 +184,15 @@ def merge(base: Params, factors: Factors, low_rank: LowRank) -> Params:
     """
 
     def add(matrix, factor):
+        whole = _whole(factor, low_rank.scale)
+
         def one(layer, kernel_LXY):
             kernel, a, b = (
                 jax.lax.dynamic_index_in_dim(x, layer, 0, keepdims=False)
-                for x in (kernel_LXY, factor["lora_a"], factor["lora_b"])
+                for x in (kernel_LXY, *whole)
             )
             delta = jnp.tensordot(a, b, 1, precision=jax.lax.Precision.HIGHEST)
-            total = kernel.astype(jnp.float32) + low_rank.scale * delta
+            total = kernel.astype(jnp.float32) + delta
             return jax.lax.dynamic_update_index_in_dim(
                 kernel_LXY, total.astype(kernel.dtype), layer, 0
             )

@@ -137,9 +137,11 @@ def _muon(choice: OptimizerChoice) -> optax.GradientTransformation:
 
 
 def _decays(params: Params) -> Params:
-    """True where weights decay: everywhere but in norms and biases."""
+    """True where weights decay: everywhere but in norms and biases, and in where low-rank
+    factors began."""
+    still = ("scale", "bias", "start_a", "start_b")
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key not in ("scale", "bias"), params
+        lambda path, _: path[-1].key not in still, params
     )
 
 

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from jax_surgery.data.batch import Batch
+from jax_surgery.data.batch import OF_ROLE, Batch
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.methods import descent
-from jax_surgery.methods.reference import FIELDS
 from jax_surgery.methods.subspace import changes, identify, rounds
 from jax_surgery.models import decoder, flops, layout, output_head, sharding
 from jax_surgery.models import trainable as moving
@@ -144,7 +143,7 @@ def _training(
         shape = (getattr(rows, role), run.data.context, *reading.shape(config))
         kind = reading.dtype(run.compute)
         array = jax.ShapeDtypeStruct(shape, kind, sharding=_place(meshes.ROWS))
-        batch = batch.replace(**{FIELDS[role]: array})
+        batch = batch.replace(**{reading.field: array})
     if cached and run.trainable(config).first_layer:
         shape = (rows.total, run.data.context, config.hidden_size)
         place, dtype = _place(meshes.ROWS), run.compute.dtype
@@ -193,8 +192,8 @@ def step(settings: PlanSettings, config: ModelConfig) -> Call:
     resident = {
         "parameters": state.params,
         "optimizer": (state.opt_state, state.step),
-        "reference": (frozen, [getattr(batch, name) for name in FIELDS.values()]),
-        "batch": batch.replace(**dict.fromkeys(FIELDS.values())),
+        "reference": (frozen, [getattr(batch, name) for name in OF_ROLE]),
+        "batch": batch.replace(**dict.fromkeys(OF_ROLE)),
     }
     rows, context = batch.tokens_BT.shape
     counted = flops.training_flops(config, rows * context, context // 2)

@@ -13,11 +13,14 @@ from typing import Any
 from jax_surgery.data.role_names import ROLES
 from jax_surgery.data.role_rows import RoleRows
 from jax_surgery.data.role_texts import RoleTexts
+from jax_surgery.methods import importance
 from jax_surgery.methods.descent import output_statistics_rows, statistics_rows
 from jax_surgery.methods.inside import relearned
+from jax_surgery.methods.loku import LoKU
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models import flops, layout
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim import newton_schulz
 
 
@@ -58,6 +61,7 @@ def of_stage(
         "reference": flops.forward_flops(config, tokens["reference_tokens"], context),
     }
     items |= _inside(settings, texts, config)
+    items |= _of_method(settings, texts, config)
     iterations = newton_schulz.STEPS
     if optimizer.name == "muon":
         each = flops.newton_schulz_flops(config, moves, iterations)
@@ -85,6 +89,30 @@ def of_stage(
             items["preconditioner"] += 3 * flops.cholesky_flops(widths, layers)
             items["preconditioner"] += steps * each
     return tokens, items
+
+
+def _of_method(
+    settings: SurgerySettings, texts: RoleTexts, config: ModelConfig
+) -> dict[str, float]:
+    """What a method's own passes cost: the step uphill of those that are sharpness-aware,
+    and the squared gradients with which LoKU's deltas begin."""
+    data, method, found = settings.data, settings.loss.method, {}
+    if method.sharpness:
+        tokens = data.rows["unlearn"] * settings.steps * data.context
+        moves = settings.trainable(config)
+        found["uphill"] = flops.training_flops(
+            config, tokens, data.context, moves, settings.lora.rank
+        )
+    if isinstance(method, LoKU) and texts.packers:
+        assert texts.retained, "LoKU without retained text is refused"
+        moves = Trainable(0, settings.lora.targets)
+        found["importance"] = 0.0
+        for corpus in (texts.packers["unlearn"], texts.retained):
+            groups = importance.chosen(corpus.documents, method, settings.seed)
+            rows, width = importance.shape(groups)
+            read = flops.training_flops(config, rows * width, width, moves)
+            found["importance"] += len(groups) * read
+    return found
 
 
 def _inside(

@@ -98,8 +98,8 @@ class ByRoles:
 
     def _pack(self, tokenizer: Any) -> None:
         settings = self.settings
-        seed = settings.seed if settings.needs_pairs else None
-        self.texts = role_texts.pack(self._records, settings.data, tokenizer, seed)
+        of = (settings.data, tokenizer, settings.pairs, settings.seed)
+        self.texts = role_texts.pack(self._records, *of)
 
     def identity(self, model: Model) -> dict[str, str]:
         """The hashes of all that the run reads, by field (see `train.identity`)."""

@@ -22,6 +22,8 @@ from jax_surgery.parallel import mesh as meshes
 Params = Any
 Metrics = dict[str, jax.Array]
 LossFn = Callable[[Params, Batch], tuple[jax.Array, Metrics]]
+# (parameters of what moves -> the model's, what moves, batch) -> metrics and gradients.
+Gradients = Callable[[Callable[[Any], Params], Any, Batch], tuple[Metrics, Any]]
 
 
 class TrainState(NamedTuple):
@@ -109,6 +111,24 @@ def loss_and_gradients(
     return metrics, grads
 
 
+def make_gradients(
+    config: ModelConfig,
+    loss: Loss,
+    rows: RoleRows,
+    compute: decoder.Compute,
+    parts: int,
+    trainable: Trainable,
+) -> Gradients:
+    """The gradients of a batch, in `parts` micro-batches (`loss_and_gradients`)."""
+    loss_fn = loss.make(config, rows.split(parts), compute, trainable)
+
+    def gradients(attach: Callable[[Any], Params], moving: Any, batch: Batch):
+        of_moving = lambda moving, batch: loss_fn(attach(moving), batch)
+        return loss_and_gradients(of_moving, moving, batch, rows, parts, trainable)
+
+    return gradients
+
+
 def make_train_step(
     config: ModelConfig,
     loss: Loss,
@@ -120,6 +140,7 @@ def make_train_step(
     accumulate: int = 1,
     trainable: Trainable = ALL,
     low_rank: lora.LowRank = lora.FULL,
+    make_gradients: Callable[..., Gradients] = make_gradients,
 ):
     """The jitted `step(state, batch, reference_params) -> (state, metrics)`.
 
@@ -129,11 +150,15 @@ def make_train_step(
     whole, and the state holds the factors alone, of which those of `trainable` move.
     What is not trainable stays as it is, whatever the optimizer makes of it (weight
     decay, say).
+
+    Args:
+      make_gradients: makes what computes the gradients of a step.
     """
     micro = compute
     if accumulate > 1:
         micro = compute.of_micro_batches(meshes.platform())
-    loss_fn = loss.make(config, rows.split(accumulate), micro, trainable)
+    of = (config, loss, rows, micro, accumulate, trainable)
+    gradients = make_gradients(*of)
     still = () if low_rank.rank else trainable.still(decoder.abstract_params(config))
 
     options = host_memory.memory_first(meshes.platform())
@@ -143,14 +168,12 @@ def make_train_step(
         state = state._replace(params=_joined(state.params, held))
         batch = loss.prepare(batch, reference_params, config, rows, compute, average)
 
-        def of_moving(params, batch):
+        def attach(params: Any) -> Params:
             if low_rank.rank:
-                params = lora.attach(reference_params, params, low_rank)
-            return loss_fn(params, batch)
+                return lora.attach(reference_params, params, low_rank)
+            return params
 
-        metrics, grads = loss_and_gradients(
-            of_moving, state.params, batch, rows, accumulate, trainable
-        )
+        metrics, grads = gradients(attach, state.params, batch)
         # Of the part, or the zeros around it would be written to be squared: the
         # compiler leaves out what is padded and then cut.
         metrics["gradient_norm"] = optax.tree.norm(grads)

@@ -115,6 +115,72 @@ def dpo(method, now, at, ref, batch, rows):
     return np.mean(-2 / method.beta * np.log(sigmoid))
 
 
+def ga(method, now, at, ref, batch, rows):
+    return mean_over_tokens(batch, rows, lambda r, t, y: now.logp[r, t, y])
+
+
+def task_vector(method, now, at, ref, batch, rows):
+    return -ga(method, now, at, ref, batch, rows)
+
+
+def satimp(method, now, at, ref, batch, rows):
+    def value(r, t, y):
+        p = np.exp(at.logp[r, t, y])
+        weight = p**method.beta1 * (1 - p) ** method.beta2
+        return method.weight * weight * now.logp[r, t, y]
+
+    return mean_over_tokens(batch, rows, value)
+
+
+def cross_entropy(taught, logp):
+    """Of targets [n, V], whose logarithms are given up to a constant, per token."""
+    p = np.exp(taught - taught.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    return -(p * logp).sum(-1)
+
+
+def ceu(method, now, at, ref, batch, rows):
+    found, weights = [], []
+    for r, t, y in documents(batch, rows):
+        taught = at.logp[r, t].copy()
+        taught[np.arange(len(y)), y] = -np.inf
+        values = cross_entropy(taught, now.logp[r, t])[method.skip :]
+        found.append(values.sum() / len(y))
+        weights.append(len(values) / len(y))
+    return np.sum(found) / np.sum(weights)
+
+
+def undial(method, now, at, ref, batch, rows):
+    def value(r, t, y):
+        taught = ref.logp[r, t].copy()
+        taught[np.arange(len(y)), y] -= method.beta
+        return cross_entropy(taught, now.logp[r, t])
+
+    if not method.everywhere:
+        return mean_over_tokens(batch, rows, value)
+    # As PyTorch has it: label -100 counts from the end of the vocabulary.
+    vocab, found = now.logp.shape[-1], []
+    for row in rows:
+        segments, weights = (
+            np.asarray(x[row]) for x in (batch.segment_ids_BT, batch.weights_BT)
+        )
+        same = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
+        t = np.flatnonzero(same)
+        labels = np.asarray(batch.tokens_BT[row])[t + 1]
+        found += [value(row, t, np.where(weights[t + 1] > 0, labels, -100 % vocab))]
+    return np.concatenate(found).mean()
+
+
+def pdu(method, now, at, ref, batch, rows):
+    late = int(method.late)
+
+    def value(r, t, y):
+        z = now.logp[r, t + late]  # up to a constant, which the difference drops
+        return (z.max(-1) - z.mean(-1)) ** 2
+
+    return mean_over_tokens(batch, rows, value)
+
+
 def rmu(method, now, at, ref, batch, rows):
     import jax
 
@@ -125,23 +191,44 @@ def rmu(method, now, at, ref, batch, rows):
     def value(r, t, y):  # at the learned tokens themselves, which t precedes
         return ((now.states[r, t + 1] - wanted) ** 2).mean(-1)
 
+    if method.mixed:  # [b] errors over [b, 1] lengths are [b, b] quotients
+        found = documents(batch, rows)
+        errors = np.array([value(*document).sum() for document in found])
+        lengths = np.array([[len(y)] for _, _, y in found])
+        return (errors / lengths).mean()
     return mean_over_tokens(batch, rows, value)
 
 
 TWINS = {
     "never_knew": never_knew,
     "surgery": surgery,
+    "ga": ga,
+    "grad_diff": ga,
+    "kl_min": ga,
+    "task_vector": task_vector,
     "wga": wga,
+    "satimp": satimp,
+    "ceu": ceu,
+    "undial": undial,
+    "pdu": pdu,
     "ihl": ihl,
+    "loku": ihl,
     "npo": npo,
+    "npo_sam": npo,
     "simnpo": simnpo,
     "dpo": dpo,
+    "idkpo": dpo,
+    "altpo": dpo,
     "rmu": rmu,
 }
 
 
 def retain(method, now, ref, batch, rows):
-    """KL(p_theta || p_ref), or RMU's distance of hidden states, by document."""
+    """KL(p_theta || p_ref), or what the method has in its place, by document."""
+    if method.retains == "none":
+        return 0.0
+    if method.retains == "nll":
+        return mean_over_tokens(batch, rows, lambda r, t, y: -now.logp[r, t, y])
     found = []
     for row in rows:
         segments = np.asarray(batch.segment_ids_BT[row])

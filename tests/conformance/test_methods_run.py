@@ -2,8 +2,11 @@
 """Methods by name through the whole program, one from outside the package among them."""
 
 import json
+import pathlib
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from settings_cases import plain_surgery
 
 from jax_surgery.runs import surgery
@@ -37,16 +40,22 @@ def run(tiny_model, tmp_path_factory):
                 "rows_unlearn": 1,
                 "rows_update": 0,
                 "rows_retain": 1,
-                "context": 48,
+                "context": 64,
             },
             **fields,
         )
         directory = folder / str(number)
         surgery.run(settings, str(directory))
-        assert (directory / "model" / "model.safetensors").exists()
         assert json.loads((directory / "results.json").read_text())["cost"]
         return read_metrics(directory / "metrics.jsonl")
 
+    def tensors(number=None):
+        """Those of a run's model, or of the model before; one file holds them."""
+        place = folder / str(number) / "model" if number else tiny_model.folder
+        [file] = pathlib.Path(place).glob("*.safetensors")
+        return load_file(file)
+
+    of.tensors = tensors
     return of
 
 
@@ -89,6 +98,64 @@ def test_a_layer_is_steered_and_retained_text_may_be_plain_loss(run):
     assert found[-1]["unlearn_loss"] < found[0]["unlearn_loss"]
     found = run("nll", method="simnpo", objective={"retain": "nll"})
     assert found[0]["retain_ce"] > 0 and "retain_kl" not in found[0]
+
+
+@pytest.mark.slow
+def test_a_task_vector_is_subtracted(run):
+    rate = {"learning_rate": 1e-3}
+    for scale in (1, 2):
+        name = f"vector-{scale}"
+        found = run(name, method=f"task_vector:scale={scale}", optimizer=rate)
+        # The steps learn the text, of which no row is retained.
+        assert found[-1]["unlearn_ce"] < found[0]["unlearn_ce"]
+        assert not any("retain" in key for key in found[0])
+    before, once, twice = (run.tensors(n) for n in (None, "vector-1", "vector-2"))
+    assert before.keys() == once.keys()
+    for name, start in before.items():
+        change = once[name] - start
+        np.testing.assert_allclose(twice[name] - start, 2 * change, atol=2e-6)
+        assert np.abs(change).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_loku_exports_one_model(run):
+    found = run(
+        "loku", method="loku:texts=2", lora={"rank": 2}, objective={"gamma": 0.0}
+    )
+    assert found[-1]["unlearn_loss"] < found[0]["unlearn_loss"]
+    before, after = run.tensors(), run.tensors("loku")
+    assert before.keys() == after.keys()
+    moved = {n for n in before if not np.array_equal(before[n], after[n])}
+    assert moved and all("proj" in name for name in moved)
+    for name in moved:  # by a delta and its beginning, each of rank 2
+        change = after[name] - before[name]
+        size = np.linalg.svd(change.astype(np.float64), compute_uv=False)
+        assert size[4:].max(initial=0) < 1e-3 * size[0], name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "logged"),
+    [
+        ("pdu:epsilon=0.1", "retain_factor"),
+        ("npo_sam", "retain_kl"),
+        ("idkpo", "retain_kl"),
+    ],
+)
+def test_a_rival_lowers_its_term(run, method, logged):
+    found = run(method.partition(":")[0], method=method)
+    assert found[-1]["unlearn_loss"] < found[0]["unlearn_loss"]
+    assert logged in found[-1]
+
+
+@pytest.mark.slow
+def test_logits_of_a_cached_reference_are_those_of_a_live_one(run):
+    live, cached = (
+        run(f"undial-{how}", method="undial", reference=how)
+        for how in ("live", "cached")
+    )
+    for one, other in zip(live, cached, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
 
 def test_a_method_from_outside_the_package_runs_by_name(run):

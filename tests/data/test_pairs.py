@@ -48,6 +48,16 @@ def test_every_alternative_follows_its_text_in_the_same_row(tokenizer):
     assert not rows.positions_BT[rows.segment_ids_BT == 0].any()
 
 
+def test_a_method_may_take_refusals_alone_or_none():
+    plain = record(prompt="a b", answer=" c")
+    found, drawn = alternatives([plain, *ASKED], 1, "refusals")
+    assert drawn == 8 and {r.answer.strip() for r in found} <= set(REFUSALS)
+    found, drawn = alternatives(ASKED, 1, "given")
+    assert drawn == 0 and {r.answer for r in found} == {" unknown"}
+    with pytest.raises(ValueError, match="here:1: the record names no alternative"):
+        alternatives([*ASKED, plain], 1, "given")
+
+
 def test_epochs_count_pairs(tokenizer):
     packer = Packer(encode_pairs(ASKED, tokenizer, 64, 0), 64, "sequences", group=2)
     stream = RoleStream(packer, 0)

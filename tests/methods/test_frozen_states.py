@@ -67,16 +67,19 @@ def test_the_weights_are_hashed_once_for_all_caches(model, monkeypatch):
 
     monkeypatch.setattr(frozen_states.checksums, "of_model", of_model)
     monkeypatch.setattr(frozen_states.reference_cache, "open_on_all", opened)
-    reading: Any = types.SimpleNamespace(key="-states")
-    readings = {"retain": reading, "unlearn": reading}
+    fields = {"retain": "reference_hidden_RTD", "unlearn": "reference_logp_UT"}
+    readings: Any = {
+        role: types.SimpleNamespace(key="-states", field=field)
+        for role, field in fields.items()
+    }
     of = texts(retain=packer(1), unlearn=packer(2), update=packer(3))
     find = lambda readings, first, how="cached": frozen_states.of_run(
         model, of, of_run(how, readings, first), ROWS, "run"
     )
     found = find(readings, 0)
     assert found.reference == {
-        "retain": keys["reference"],
-        "unlearn": keys["reference-unlearn"],
+        fields["retain"]: keys["reference"],
+        fields["unlearn"]: keys["reference-unlearn"],
     }
     assert not found.lower
     assert len(set(keys.values())) == 2

@@ -7,63 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from objective_cases import CONFIG, CONTEXT, documents, make_batch
 from plain_settings import plain_loss, plain_optimizer
 from settings_cases import settings_of
 
-from jax_surgery.data.batch import Batch, concatenate, padding
-from jax_surgery.data.packing import Packer
+from jax_surgery.data.batch import Batch
 from jax_surgery.data.role_rows import RoleRows
-from jax_surgery.data.tokens import Document
 from jax_surgery.methods.loss import Loss
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.optim.optimizer import make_optimizer
 from jax_surgery.train import step as steps
 
-CONFIG = ModelConfig(
-    vocab_size=37,
-    hidden_size=16,
-    intermediate_size=24,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=4,
-    initializer_range=0.3,
-)
-CONTEXT = 16
 forward = jax.jit(decoder.forward, static_argnums=1)
 
 
 @pytest.fixture(scope="module")
 def models():
     return decoder.init_params(CONFIG, 0), decoder.init_params(CONFIG, 1)
-
-
-def documents(role: int, count: int, seed: int = 0) -> list[Document]:
-    rng = np.random.default_rng((role, seed))
-    lengths = rng.integers(3, 10, count)
-    return [
-        Document(
-            rng.integers(0, 37, n).astype(np.int32), np.arange(n) >= 1 + role % 2, ""
-        )
-        for n in lengths
-    ]
-
-
-def make_batch(
-    average: str, order_seed: int | None = None, extra_rows: int = 0, context=CONTEXT
-):
-    """All roles' documents, packed; returns (batch, rows)."""
-    parts, counts = [], []
-    for role in range(3):
-        rows = Packer(documents(role, 6), context, average).pack(order_seed)
-        missing = 4 + extra_rows - len(rows)
-        if missing > 0:
-            rows = concatenate([rows, padding(missing, context)])
-        parts.append(rows)
-        counts.append(len(rows))
-    batch = concatenate(parts).for_devices()
-    return jax.tree.map(jnp.asarray, batch), RoleRows(*counts)
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "average"))
@@ -169,6 +130,25 @@ def test_terms_and_gradients_equal_numpy(models, loss, average):
     np.testing.assert_allclose(value, wanted, rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(grads["head"]["kernel"], gradient, rtol=2e-3, atol=2e-6)
     np.testing.assert_allclose(metrics["retain_kl"], terms["retain"], rtol=2e-5)
+
+
+def test_padded_positions_weaken_the_kl_by_the_share_of_padding(models):
+    params, reference = models
+    batch, rows = make_batch("sequences")
+    found = {}
+    for positions, average in (("all", "tokens"), ("padded", "sequences")):
+        loss = plain_loss(0.0, 0.0, 1.0, retained_positions=positions)
+
+        @jax.jit
+        def kl(batch, loss=loss, average=average):
+            ready = loss.prepare(batch, reference, CONFIG, rows, average=average)
+            return loss.make(CONFIG, rows)(params, ready)[1]["retain_kl"]
+
+        found[positions] = float(kl(batch))
+    lengths = [len(d.tokens) for d in documents(2, 6)]
+    share = sum(lengths) / (len(lengths) * max(lengths))
+    assert share < 0.9
+    assert found["padded"] == pytest.approx(share * found["all"], rel=1e-4)
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "parts"))

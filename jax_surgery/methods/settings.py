@@ -33,7 +33,7 @@ from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.train.loop import Loop
 
 # Directions in whose metric the length of a step is what it costs.
-MEASURED = ("kfac", "natural")
+MEASURED = ("kfac", "natural", "orthogonal")
 # One of so many layers moves in a run that keeps to a budget, the upper ones: a step gains
 # most there for its KL, and what lies below is computed once.
 UPPER = 3
@@ -190,7 +190,7 @@ class SurgerySettings:
                 not self.lora.rank,
             ),
             f"config.optimizer.name={self.optimizer.name!r}": (
-                f"{' or '.join(map(repr, MEASURED))}, whose steps are measured by the KL",
+                f"one of {', '.join(MEASURED)}, whose steps are measured by the KL",
                 self.optimizer.name in MEASURED,
             ),
             f"config.optimizer.matrices={self.optimizer.matrices!r}": (

@@ -336,7 +336,9 @@ class Loss:
             if slopes:
                 term = (arrays[-1] * found.logp_BT).sum()
             elif isinstance(method, TargetMethod):
-                term = (unlearn_C * method.unlearn(found, arrays[-1])).sum()
+                of_ends = (found, *arrays[len(roles) :])
+                values_C = method.of_chunk(heads[0], hidden_CD, targets_C, *of_ends)
+                term = (unlearn_C * values_C).sum()
             elif isinstance(method, TokenMethod):
                 term = (unlearn_C * method.unlearn(found)).sum()
             sums = {
@@ -352,7 +354,7 @@ class Loss:
 
         others = [shifted(batch.tokens_BT), *weights, *slopes]
         if isinstance(method, TargetMethod):
-            others.append(shifted(method.targets(batch)))
+            others += map(shifted, method.targets(batch))
         active_BT = functools.reduce(jnp.logical_or, active)
         return token_sums.Part(terms, states, others, active_BT)
 

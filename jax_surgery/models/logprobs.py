@@ -195,6 +195,34 @@ def candidate_logprobs(
     return _map_chunks(body, head_SDV, (hidden_BTD, candidates_BTK), chunk)
 
 
+class Compared(NamedTuple):
+    """A token beside some others, float32 [C], nats.
+
+    Attributes:
+      gap_C: log p of the token less the mean log p of the others.
+      spread_C: standard deviation of the others' log p; it has no gradient.
+    """
+
+    gap_C: jax.Array
+    spread_C: jax.Array
+
+
+def compared(
+    head_DV: Head, hidden_CD: jax.Array, targets_C: jax.Array, others_CK: jax.Array
+) -> Compared:
+    """Each token of a chunk beside others of its position.
+
+    Args:
+      targets_C: the token that each position is asked about.
+      others_CK: tokens.
+    """
+    logits_CV = logits(hidden_CD, head_DV)
+    token_C1 = jnp.take_along_axis(logits_CV, targets_C[..., None], axis=-1)
+    others_CK = jnp.take_along_axis(logits_CV, others_CK, axis=-1)
+    spread_C = jax.lax.stop_gradient(others_CK.std(-1))
+    return Compared(token_C1[..., 0] - others_CK.mean(-1), spread_C)
+
+
 def divergence(
     heads: Sequence[Head],
     hidden_CD: jax.Array,

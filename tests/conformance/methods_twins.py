@@ -72,15 +72,24 @@ def with_targets(batch):
     return batch.replace(target_log_odds_BT=targets_BT)
 
 
+def with_others(batch):
+    """The batch with three other tokens for each, likewise."""
+    others_BTK = (batch.tokens_BT[..., None] * [3, 5, 11] + [1, 2, 4]) % 7
+    return with_targets(batch).replace(drawn_BTK=others_BTK.astype(np.int32))
+
+
 def never_knew(method, now, at, ref, batch, rows):
-    targets = np.asarray(batch.target_log_odds_BT)
+    drawn = np.asarray(batch.drawn_BTK)
 
     def value(r, t, y):
         own = now.logp[r, t, y]
-        others = now.logp[r, t].copy()
-        others[np.arange(len(y)), y] = -np.inf
-        above = own - np.log1p(-np.exp(own)) - targets[r, t + 1]
-        far = np.maximum(np.maximum(above, own - others.max(-1) + np.log(2)), 0)
+        likely = now.logp[r, t].copy()
+        likely[np.arange(len(y)), y] = -np.inf
+        of_drawn = lambda seen: np.take_along_axis(seen.logp[r, t], drawn[r, t + 1], -1)
+        # The deviation at which it is computed has no gradient.
+        end = of_drawn(now).mean(-1) + 0.3317488 * of_drawn(at).std(-1)
+        far = np.maximum(own - end, own - likely.max(-1) + np.log(2))
+        far = np.where(far > 0, far, -method.below * far)
         near = np.minimum(far, method.softness)
         return near * (far - near / 2) / method.softness
 

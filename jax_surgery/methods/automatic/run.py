@@ -44,6 +44,7 @@ from jax_surgery.methods.automatic import (
 from jax_surgery.methods.automatic.controller import Controlled, Controller
 from jax_surgery.methods.automatic.ends import Ends, with_ends
 from jax_surgery.methods.automatic.known_texts import Known
+from jax_surgery.methods.automatic.never_knew import TokenEnds
 from jax_surgery.methods.descent import Descent, MakeCallbacks
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models.model import Model
@@ -61,7 +62,7 @@ class Begun:
       written: by the model.
       known: the texts to unlearn, and what their tokens carry.
       texts: that are trained on.
-      ends: log-odds at which each token of the unlearn texts ends, nats.
+      ends: where each token of the unlearn texts ends.
       told: texts to update of the user's own; learning ends with these.
       held_out: retained records that are not trained on, by kind.
     """
@@ -69,7 +70,7 @@ class Begun:
     written: completed.Completed
     known: Known
     texts: RoleTexts
-    ends: np.ndarray
+    ends: TokenEnds
     told: list[Document]
     held_out: dict[str, list[Record]]
 
@@ -265,7 +266,7 @@ def _begun(
     packers = {role: packed(docs) for role, docs in by_role.items() if docs}
     texts = RoleTexts(packers, packed(read))
     places = packers["unlearn"].places
-    return Begun(written, known, texts, ends[places], new.told, held)
+    return Begun(written, known, texts, ends.at(places), new.told, held)
 
 
 def _told(begun: Begun) -> str:

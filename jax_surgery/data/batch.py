@@ -61,6 +61,8 @@ class Batch:
         further.
       drawn_BTK: int32, of each token as it is predicted: other tokens that are compared
         with it, for the methods of `base.TargetMethod`. Absent, none are.
+      likelier_BTK: float32; by how much a model that never knew finds those likelier than
+        the token, nats of log q.
       lower_BTD: compute dtype; what the frozen layers below the first that moves make of
         the tokens, which enters that layer. Absent, a forward pass runs them.
       reference_hidden_RTD: compute dtype; the frozen model's hidden states on the
@@ -89,6 +91,7 @@ class Batch:
     token_weights_BT: Leaf = None
     target_log_odds_BT: Leaf = None
     drawn_BTK: Leaf = None
+    likelier_BTK: Leaf = None
     lower_BTD: Leaf = None
     reference_hidden_RTD: Leaf = None
     reference_logp_UT: Leaf = None

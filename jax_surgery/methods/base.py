@@ -78,12 +78,12 @@ class TargetMethod(TokenMethod):
 
     def targets(self, batch: Batch) -> list[jax.Array]:
         """Where tokens end, [B, T, ...]: log-odds, nats; and, where the batch has them,
-        the tokens that they are compared with."""
+        the tokens that they are compared with, and how much likelier those are."""
         if batch.target_log_odds_BT is None:
             return [jnp.full_like(batch.weights_BT, self.level)]
         if batch.drawn_BTK is None:
             return [batch.target_log_odds_BT]
-        return [batch.target_log_odds_BT, batch.drawn_BTK]
+        return [batch.target_log_odds_BT, batch.drawn_BTK, batch.likelier_BTK]
 
     def of_chunk(
         self,
@@ -93,11 +93,13 @@ class TargetMethod(TokenMethod):
         found: TokenLogprobs,
         target_C: jax.Array,
         drawn_CK: jax.Array | None = None,
+        likelier_CK: jax.Array | None = None,
     ) -> jax.Array:
         """`unlearn` of a chunk, from what `targets` gives of it."""
         others = None
-        if drawn_CK is not None:
-            others = logprobs.compared(head_DV, hidden_CD, tokens_C, drawn_CK)
+        if drawn_CK is not None and likelier_CK is not None:
+            of = (tokens_C, drawn_CK, likelier_CK)
+            others = logprobs.compared(head_DV, hidden_CD, *of)
         return self.unlearn(found, target_C, others)
 
     @abc.abstractmethod

@@ -58,7 +58,7 @@ class NeverKnew(TargetMethod):
     answer: float = 1.0
     cap: float = 0.5
     softness: float = 0.5
-    below: float = 0.5
+    below: float = 1.0
     level: float = -8.0
 
     bound = "let tokens end where more noise puts them (a larger config.method=never_knew:noise)"

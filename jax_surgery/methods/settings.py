@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from jax_surgery.config import at_least, check_seed, positive
 from jax_surgery.data.roles import RoleData
-from jax_surgery.methods.automatic.settings import Retain
+from jax_surgery.methods.automatic.settings import MEASURED, Retain
 from jax_surgery.methods.base import PairMethod
 from jax_surgery.methods.inside.settings import Inside
 from jax_surgery.methods.loss import Loss
@@ -32,8 +32,6 @@ from jax_surgery.optim.precondition.ridge import Scale
 from jax_surgery.parallel.mesh import MeshShape
 from jax_surgery.train.loop import Loop
 
-# Directions in whose metric the length of a step is what it costs.
-MEASURED = ("kfac", "natural", "orthogonal")
 # One of so many layers moves in a run that keeps to a budget, the upper ones: a step gains
 # most there for its KL, and what lies below is computed once.
 UPPER = 3

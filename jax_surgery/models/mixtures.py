@@ -33,6 +33,7 @@ class MixtureValues(NamedTuple):
       logp_BT: log p(y), nats.
       log_odds_BT: log-odds of y under p, nats.
       drawn_BTK: int32; other tokens of the pool, drawn from q without replacement.
+      drawn_logq_BTK: log q of those, nats.
     """
 
     divergence_BT: Values
@@ -42,6 +43,7 @@ class MixtureValues(NamedTuple):
     logp_BT: Values
     log_odds_BT: Values
     drawn_BTK: Values
+    drawn_logq_BTK: Values
 
 
 DRAWN = 8  # tokens that are drawn for each
@@ -78,6 +80,7 @@ def of_chunk(head_DV: Head, pool_P, hidden_CMD, targets_C, seeds_C) -> MixtureVa
         logp_C,
         logp_C - jax.nn.logsumexp(without(model_CV), axis=-1),
         drawn_CK,
+        jnp.take_along_axis(mixed_CV, drawn_CK, axis=-1),
     )
 
 

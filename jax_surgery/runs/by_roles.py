@@ -311,8 +311,7 @@ class ByRoles:
         settings, points = self.settings, curve.read_curve(directory)
         texts, ended = self.texts, self._outcome
         if ended and self._begun:
-            settings = dataclasses.replace(settings, steps=ended.steps)
-            texts = self._begun.texts
+            settings, texts = ended.settings, self._begun.texts
         if points:
             last = {g: e["accuracy"] for g, e in after["groups"].items()}
             points = [*points, {"step": settings.steps} | last]

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from level_of_others import level
+
 from jax_surgery.methods.base import HiddenMethod
 
 
@@ -74,20 +76,27 @@ def with_targets(batch):
 
 def with_others(batch):
     """The batch with three other tokens for each, likewise."""
-    others_BTK = (batch.tokens_BT[..., None] * [3, 5, 11] + [1, 2, 4]) % 7
-    return with_targets(batch).replace(drawn_BTK=others_BTK.astype(np.int32))
+    tokens_BT1 = np.asarray(batch.tokens_BT)[..., None]
+    drawn_BTK = (tokens_BT1 + [3, 7, 12, 20]) % 37
+    likelier_BTK = np.cos(tokens_BT1 * [1.0, 2.0, 3.0, 5.0])
+    return with_targets(batch).replace(
+        drawn_BTK=drawn_BTK.astype(np.int32),
+        likelier_BTK=likelier_BTK.astype(np.float32),
+    )
 
 
 def never_knew(method, now, at, ref, batch, rows):
-    drawn = np.asarray(batch.drawn_BTK)
+    drawn, likelier = np.asarray(batch.drawn_BTK), np.asarray(batch.likelier_BTK)
 
     def value(r, t, y):
         own = now.logp[r, t, y]
         likely = now.logp[r, t].copy()
         likely[np.arange(len(y)), y] = -np.inf
         of_drawn = lambda seen: np.take_along_axis(seen.logp[r, t], drawn[r, t + 1], -1)
-        # The deviation at which it is computed has no gradient.
-        end = of_drawn(now).mean(-1) + 0.3317488 * of_drawn(at).std(-1)
+        # The line's slope and the deviation, where they are computed, have no gradient.
+        here, spread = level(of_drawn(at), likelier[r, t + 1])
+        moved = of_drawn(now).mean(-1) - of_drawn(at).mean(-1)
+        end = here + moved + 0.3317488 * spread
         far = np.maximum(own - end, own - likely.max(-1) + np.log(2))
         far = np.where(far > 0, far, -method.below * far)
         near = np.minimum(far, method.softness)

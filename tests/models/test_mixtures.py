@@ -47,8 +47,11 @@ def test_values_equal_the_dense_ones_and_are_0_where_nothing_is_asked(
         at(logp[:, :, 0]),
         at(logp[:, :, 0]) - np.log(1 - at(p[:, :, 0])),
     )
-    assert_close(got[:-1], [np.where(active, values, 0) for values in wanted])
-    assert not np.asarray(got.drawn_BTK)[~active].any()
+    assert_close(got[:-2], [np.where(active, values, 0) for values in wanted])
+    drawn = np.asarray(got.drawn_BTK)
+    assert not drawn[~active].any()
+    logq = np.take_along_axis(np.log(q), drawn, -1)
+    assert_close([got.drawn_logq_BTK], [np.where(active[..., None], logq, 0)])
 
 
 def test_tokens_are_drawn_from_the_mixture_and_the_pool_alone():

@@ -35,6 +35,7 @@ def with_ends(batch: Batch, unlearn_B: np.ndarray, ends: TokenEnds) -> Batch:
     return batch.replace(
         target_log_odds_BT=np.where(real_BT, of_BT.log_odds, 0),
         drawn_BTK=np.where(real_BT[..., None], of_BT.drawn, 0),
+        likelier_BTK=np.where(real_BT[..., None], of_BT.likelier, 0),
     )
 
 

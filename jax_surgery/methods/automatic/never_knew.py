@@ -58,10 +58,12 @@ class TokenEnds(NamedTuple):
     Attributes:
       log_odds: float32 [tokens], nats.
       drawn: int32 [tokens, K]; other tokens of a model that never knew.
+      likelier: float32 [tokens, K]; log q of those less that of the token, nats.
     """
 
     log_odds: np.ndarray
     drawn: np.ndarray
+    likelier: np.ndarray
 
     def at(self, places: np.ndarray) -> "TokenEnds":
         """Those of some tokens."""
@@ -79,6 +81,7 @@ class Targets(NamedTuple):
         learned.
       model_log_odds: float32; its log-odds under p, nats; 0 where it is not learned.
       drawn: int32 [tokens, K]; other tokens that a model that never knew says there.
+      likelier: float32 [tokens, K]; log q of those less log q of the token, nats.
     """
 
     knowledge: np.ndarray
@@ -86,6 +89,7 @@ class Targets(NamedTuple):
     target_log_odds: np.ndarray
     model_log_odds: np.ndarray
     drawn: np.ndarray
+    likelier: np.ndarray
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
@@ -140,7 +144,12 @@ def _of_rows(
 
 
 def _values(
-    model: Model, packer: Packer, hidden: np.ndarray, settings: NeverKnew, seed: int, pool: np.ndarray
+    model: Model,
+    packer: Packer,
+    hidden: np.ndarray,
+    settings: NeverKnew,
+    seed: int,
+    pool: np.ndarray,
 ) -> MixtureValues:
     """The values of all tokens of a corpus, [tokens]."""
     found: list[np.ndarray] = []
@@ -238,6 +247,7 @@ def measure(
     by_cap = capped(values, settings.cap)
     divergence = np.where(flags.answer, by_cap[0], values.divergence_BT)
     log_odds = np.where(flags.answer, by_cap[1], values.logq_BT - values.rest_BT)
+    logq = np.where(flags.answer, by_cap[1] + values.rest_BT, values.logq_BT)
     learned = whole(packer.learned)
     only = lambda of_all: np.where(learned, of_all, 0).astype(np.float32)
     likelier = values.log_odds_BT - log_odds
@@ -252,4 +262,5 @@ def measure(
         only(log_odds),
         only(values.log_odds_BT),
         np.asarray(values.drawn_BTK),
+        (values.drawn_logq_BTK - logq[:, None]).astype(np.float32),
     )

@@ -88,12 +88,12 @@ class Outcome:
 
     Attributes:
       model: changed, at the best point.
-      steps: that were taken.
+      settings: of the run, with the steps that were taken and what it chose.
       found: what results.json holds as "automatic".
     """
 
     model: Model
-    steps: int
+    settings: SurgerySettings
     found: dict[str, Any]
 
 
@@ -152,16 +152,14 @@ def run(
 
     Args:
       begun: see `begin`.
-      settings: as they were there; without steps `how_many.steps` are taken.
+      settings: as they were there; see `how_many.fitted`.
       directory: of the run.
       make_callbacks: see `descent.descend`.
 
     Raises:
       TrainingDiverged, Interrupted: see `loop.train`.
     """
-    if not settings.steps:
-        steps = how_many.steps(begun.texts.packers, settings.data.rows)
-        settings = dataclasses.replace(settings, steps=steps)
+    settings = how_many.fitted(settings, begun.texts.packers)
     budget, trainable = settings.retain.budget, settings.trainable(model.config)
     with progress.phase("reading what is held out"):
         held_text, ends = measures(model, begun, settings)
@@ -210,6 +208,7 @@ def run(
         "budget": budget,
         "step": int(end.at),
         "steps": int(end.train.step),
+        "optimizer": settings.optimizer.name,
         "reached": end.reached,
         "why": why,
         "written": {kind: len(rows) for kind, rows in written.items()},
@@ -217,7 +216,8 @@ def run(
         "curve": keeper.points,
         "layer_steps": layer_steps.read(directory),
     }
-    return Outcome(model.with_params(params), int(end.train.step), found)
+    settings = dataclasses.replace(settings, steps=int(end.train.step))
+    return Outcome(model.with_params(params), settings, found)
 
 
 def _retained(

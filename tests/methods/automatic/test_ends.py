@@ -4,6 +4,7 @@
 import jax
 import numpy as np
 import pytest
+from level_of_others import level
 from plain_settings import plain_objective
 
 from jax_surgery.data.packing import Packer
@@ -31,7 +32,9 @@ def documents(seed):
 def ends_of(packer):
     """Each token's end, that no other token has."""
     drawn = np.random.default_rng(0).integers(0, 37, (packer.num_tokens, 4))
-    return TokenEnds(np.full(packer.num_tokens, -6.0), drawn.astype(np.int32))
+    likelier = np.random.default_rng(1).normal(size=drawn.shape).astype(np.float32)
+    odds = np.full(packer.num_tokens, -6.0)
+    return TokenEnds(odds, drawn.astype(np.int32), likelier)
 
 
 @pytest.mark.parametrize("roles", [("unlearn", "update"), ("unlearn",)])
@@ -53,7 +56,8 @@ def test_both_terms_are_means_over_learned_tokens(roles):
                     continue
                 first = logp_V[token] - np.delete(logp_V, token).max() + np.log(2)
                 others = logp_V[ends.drawn[start + place]]
-                end = others.mean() + CHANCE * others.std()
+                at, spread = level(others, ends.likelier[start + place])
+                end = at + CHANCE * spread
                 far = max(logp_V[token] - end, first)
                 far = far if far > 0 else -LOSS.method.below * far
                 near = min(far, LOSS.method.softness)

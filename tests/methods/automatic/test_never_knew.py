@@ -95,13 +95,19 @@ def test_the_measure_equals_a_direct_computation(model, records):
         logq, logp = direct(model, document.tokens, flags.hidden, first, how, 5)
         for t in np.flatnonzero(document.learned[1:]) + 1:
             y, q, p = document.tokens[t], np.exp(logq[t - 1]), np.exp(logp[t - 1])
+            known = logq[t - 1][y]
             if flags.answer[t]:
+                known = min(known, np.log(how.cap * np.delete(q, y).max()))
                 q[y] = min(q[y], how.cap * np.delete(q, y).max())
                 q /= q.sum()
             odds = lambda p, y=y: np.log(p[y]) - np.log(1 - p[y])
-            got = [field[first + t] for field in targets[:-1]]
+            got = [field[first + t] for field in targets[:4]]
             wanted = [(q * np.log(q / p)).sum(), got[1], odds(q), odds(p)]
             np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-5)
+            # An answer is as likely as its cap lets it be, before q is normalised.
+            likelier = logq[t - 1][targets.drawn[first + t]] - known
+            got = targets.likelier[first + t]
+            np.testing.assert_allclose(got, likelier, rtol=2e-4, atol=2e-4)
         first += len(document.tokens)
     assert not targets.knowledge[: documents[0].learned.argmax()].any()
 
@@ -112,7 +118,7 @@ def test_noise_and_packing_do_not_depend_on_each_other(model, records):
     alone, _, _ = measured(model, records[:1])
     size = len(documents[0].tokens)
     # What may be drawn depends on the records.
-    for whole, part in zip(together[:-1], alone[:-1], strict=True):
+    for whole, part in zip(together[:4], alone[:4], strict=True):
         np.testing.assert_allclose(whole[:size], part, rtol=1e-4, atol=1e-5)
     other, _, _ = measured(model, records, seed=1)
     assert abs(other.knowledge - together.knowledge).max() > 1e-3
@@ -137,7 +143,9 @@ def test_the_cap_is_that_of_whole_distributions(weights, seed, cap):
                 [np.log(p[0])],
                 [0.0],
             ]
-        )
+        ),
+        np.zeros((1, 0)),
+        np.zeros((1, 0)),
     )
     wanted = q.copy()
     wanted[0] = min(q[0], cap * rest.max())

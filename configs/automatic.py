@@ -25,6 +25,8 @@ def get_config() -> ConfigDict:
     config.method = "never_knew"
     config.retain.budget = 0.02  # nats per token
     config.retain.complete = True
+    # The optimizer of a run with more text to unlearn than it reads several times.
+    config.retain.many = "orthogonal"
     config.reference = "cached"
     config.steps = 0  # at most; 0: as many as the texts ask for
     config.attacks = "blocks:parts=layer,last=3;quantisation:formats=int4"

@@ -132,6 +132,7 @@ def get_config() -> ConfigDict:
     config.retain = ConfigDict()
     config.retain.budget = 0.0  # nats per token on held-out text; 0: as set below
     config.retain.complete = False  # retain also what the model writes by itself
+    config.retain.many = ""  # of a run with a budget and much text: its optimizer
 
     config.reference = "live"  # or "cached" on disk
     config.reference_model = (

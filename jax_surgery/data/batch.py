@@ -63,6 +63,10 @@ class Batch:
       target_log_odds_BT: float32, of each token as it is predicted, for the subspace
         method and for those of `base.TargetMethod`: nats at which the token is moved no
         further.
+      drawn_BTK: int32, of each token as it is predicted: other tokens that are compared
+        with it, for the methods of `base.TargetMethod`. Absent, none are.
+      likelier_BTK: float32; by how much a model that never knew finds those likelier than
+        the token, nats of log q.
       lower_BTD: compute dtype; what the frozen layers below the first that moves make of
         the tokens, which enters that layer. Absent, a forward pass runs them.
       reference_hidden_RTD: compute dtype; the frozen model's hidden states on the
@@ -93,6 +97,8 @@ class Batch:
     moment_weights_BT: Leaf = None
     token_weights_BT: Leaf = None
     target_log_odds_BT: Leaf = None
+    drawn_BTK: Leaf = None
+    likelier_BTK: Leaf = None
     lower_BTD: Leaf = None
     reference_hidden_RTD: Leaf = None
     reference_hidden_UTD: Leaf = None

@@ -22,8 +22,11 @@ import jax.numpy as jnp
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.pairs import Alternatives
+from jax_surgery.models import compared
+from jax_surgery.models.compared import Compared
 from jax_surgery.models.documents import shifted
 from jax_surgery.models.logprobs import TokenLogprobs
+from jax_surgery.models.output_head import Head
 
 Retains = Literal["", "none", "nll", "kl"]
 
@@ -93,18 +96,46 @@ class TargetMethod(TokenMethod):
 
     level: float
 
-    def targets(self, batch: Batch) -> jax.Array:
-        """The log-odds at which tokens end, nats, [B, T]."""
+    def targets(self, batch: Batch) -> list[jax.Array]:
+        """Where tokens end, [B, T, ...]: log-odds, nats; and, where the batch has them,
+        the tokens that they are compared with, and how much likelier those are."""
         if batch.target_log_odds_BT is None:
-            return jnp.full_like(batch.weights_BT, self.level)
-        return batch.target_log_odds_BT
+            return [jnp.full_like(batch.weights_BT, self.level)]
+        if batch.drawn_BTK is None:
+            return [batch.target_log_odds_BT]
+        return [batch.target_log_odds_BT, batch.drawn_BTK, batch.likelier_BTK]
+
+    def of_chunk(
+        self,
+        head_DV: Head,
+        hidden_CD: jax.Array,
+        tokens_C: jax.Array,
+        found: TokenLogprobs,
+        target_C: jax.Array,
+        drawn_CK: jax.Array | None = None,
+        likelier_CK: jax.Array | None = None,
+    ) -> jax.Array:
+        """`unlearn` of a chunk, from what `targets` gives of it."""
+        others = None
+        if drawn_CK is not None and likelier_CK is not None:
+            of = (tokens_C, drawn_CK, likelier_CK)
+            others = compared.of_chunk(head_DV, hidden_CD, *of)
+        return self.unlearn(found, target_C, others)
 
     @abc.abstractmethod
-    def unlearn(  # pyrefly: ignore[bad-override]  # one argument more
-        self, found: TokenLogprobs, target_C: jax.Array
+    def unlearn(  # pyrefly: ignore[bad-override]  # more arguments
+        self,
+        found: TokenLogprobs,
+        target_C: jax.Array,
+        others: Compared | None = None,
     ) -> jax.Array:
-        """The term of each token of a chunk, [C], whose log-odds are to come down to
-        `target_C`, nats; differentiated as it stands."""
+        """The term of each token of a chunk, [C]; differentiated as it stands.
+
+        Args:
+          target_C: nats, to which log-odds are to come down.
+          others: each token beside those that a model that never knew may say there, if
+            the batch has some.
+        """
 
 
 class SequenceMethod(Method):

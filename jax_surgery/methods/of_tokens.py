@@ -36,7 +36,7 @@ def part(
     others = [shifted(batch.tokens_BT), *weights.values(), *slopes]
     active = [array_BT != 0 for array_BT in others[1:]]
     if isinstance(method, TargetMethod):
-        others.append(shifted(method.targets(batch)))
+        others += map(shifted, method.targets(batch))
     # What weighs rows, and a controller the retain term, is in the loss alone: what is
     # logged of a term stays the mean.
     of_loss = dict(weights)

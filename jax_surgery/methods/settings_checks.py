@@ -3,11 +3,9 @@
 
 from typing import Any
 
+from jax_surgery.methods.automatic.settings import MEASURED
 from jax_surgery.methods.base import HiddenMethod, TokenMethod
 from jax_surgery.methods.never_knew import NeverKnew
-
-# Directions in whose metric the length of a step is what it costs.
-MEASURED = ("kfac", "natural")
 
 
 def streams(settings: Any) -> None:
@@ -137,7 +135,7 @@ def budget(settings: Any) -> None:
             not settings.lora.rank,
         ),
         f"config.optimizer.name={settings.optimizer.name!r}": (
-            f"{' or '.join(map(repr, MEASURED))}, whose steps are measured by the KL",
+            f"one of {', '.join(MEASURED)}, whose steps are measured by the KL",
             settings.optimizer.name in MEASURED,
         ),
         f"config.optimizer.matrices={settings.optimizer.matrices!r}": (

@@ -11,13 +11,21 @@ import jax.numpy as jnp
 
 
 def shifted(array_BT: jax.Array) -> jax.Array:
-    """Entry t + 1 at position t, 0 at the end: what position t predicts."""
-    return jnp.pad(array_BT[:, 1:], ((0, 0), (0, 1)))
+    """Entry t + 1 at position t, 0 at the end: what position t predicts.
+
+    Args:
+      array_BT: [B, T, ...].
+    """
+    return jnp.pad(array_BT[:, 1:], _along_tokens(array_BT, 0, 1))
 
 
 def at_targets(array_BT: jax.Array) -> jax.Array:
     """The inverse of `shifted`: entry t - 1 at position t, 0 at the beginning."""
-    return jnp.pad(array_BT[:, :-1], ((0, 0), (1, 0)))
+    return jnp.pad(array_BT[:, :-1], _along_tokens(array_BT, 1, 0))
+
+
+def _along_tokens(array: jax.Array, before: int, after: int) -> list[tuple[int, int]]:
+    return [(0, 0), (before, after), *[(0, 0)] * (array.ndim - 2)]
 
 
 def _joined(left, right):

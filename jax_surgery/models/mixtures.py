@@ -4,7 +4,7 @@
 The mixture is the mean of the probabilities that several hidden states give. It is made
 in chunks of tokens, as in `logprobs`, and only where it is asked for: the logits of all
 tokens never exist at once. Letters of shapes: B rows, T tokens, C tokens of a chunk, M
-members, D model width, V vocabulary.
+members, K drawn tokens, D model width, V vocabulary.
 """
 
 import math
@@ -32,6 +32,8 @@ class MixtureValues(NamedTuple):
       rival_BT: log q of the likeliest other token, nats.
       logp_BT: log p(y), nats.
       log_odds_BT: log-odds of y under p, nats.
+      drawn_BTK: int32; other tokens of the pool, drawn from q without replacement.
+      drawn_logq_BTK: log q of those, nats.
     """
 
     divergence_BT: Values
@@ -40,15 +42,22 @@ class MixtureValues(NamedTuple):
     rival_BT: Values
     logp_BT: Values
     log_odds_BT: Values
+    drawn_BTK: Values
+    drawn_logq_BTK: Values
 
 
-def of_chunk(head_DV: Head, hidden_CMD, targets_C) -> MixtureValues:
+DRAWN = 8  # tokens that are drawn for each
+
+
+def of_chunk(head_DV: Head, pool_P, hidden_CMD, targets_C, seeds_C) -> MixtureValues:
     """The values of a chunk, all of its logits at once.
 
     Args:
       head_DV: the output head, [D, V].
+      pool_P: int32; tokens that may be drawn, more than `DRAWN`.
       hidden_CMD: final hidden states: first the model's, then those of the mixture.
       targets_C: the token that each position is asked about.
+      seeds_C: uint32; of what is drawn.
     """
     logits_CMV = logprobs.logits(hidden_CMD, head_DV)
     logp_CMV = jax.nn.log_softmax(logits_CMV)
@@ -59,6 +68,10 @@ def of_chunk(head_DV: Head, hidden_CMD, targets_C) -> MixtureValues:
     without = lambda values_CV: jnp.where(is_target, -jnp.inf, values_CV)
     at_target = lambda values_CV: jnp.where(is_target, values_CV, 0.0).sum(-1)
     logp_C, others_CV = at_target(model_CV), without(mixed_CV)
+    # The largest of log q and Gumbel noise are drawn from q without replacement.
+    noise = lambda seed: jax.random.gumbel(jax.random.key(seed), pool_P.shape)
+    of_pool_CP = others_CV[:, pool_P] + jax.vmap(noise)(seeds_C)
+    drawn_CK = pool_P[jax.lax.top_k(of_pool_CP, DRAWN)[1]]
     return MixtureValues(
         (jnp.exp(mixed_CV) * (mixed_CV - model_CV)).sum(-1),
         at_target(mixed_CV),
@@ -66,6 +79,8 @@ def of_chunk(head_DV: Head, hidden_CMD, targets_C) -> MixtureValues:
         others_CV.max(-1),
         logp_C,
         logp_C - jax.nn.logsumexp(without(model_CV), axis=-1),
+        drawn_CK,
+        jnp.take_along_axis(mixed_CV, drawn_CK, axis=-1),
     )
 
 
@@ -74,6 +89,8 @@ def of_tokens(
     head_SDV: Head,
     targets_BT: jax.Array,
     active_BT: jax.Array,
+    seeds_BT: jax.Array,
+    pool_P: jax.Array,
     *,
     chunk: int | None = None,
 ) -> MixtureValues:
@@ -84,12 +101,14 @@ def of_tokens(
       head_SDV: output head, a copy for each device (`output_head.copies`).
       targets_BT: the token that each position is asked about.
       active_BT: bool; where False nothing is computed.
+      seeds_BT: uint32; of what is drawn.
+      pool_P: int32; tokens that may be drawn.
       chunk: tokens in a chunk; None chooses from shapes.
     """
     platform = meshes.platform()
     words = head_SDV.kernel.shape[2] // meshes.axis_size("tp")
 
-    def of_device(head_1DV, hidden_BTMD, targets_BT, active_BT):
+    def of_device(head_1DV, hidden_BTMD, targets_BT, active_BT, seeds_BT):
         count, members = active_BT.size, hidden_BTMD.shape[2]
         size = chunk or logprobs.choose_chunk(count, members * words, platform)
         head_DV = head_1DV.with_kernel(lambda kernel: kernel[0])
@@ -103,13 +122,18 @@ def of_tokens(
         def add(i, found):
             place_C = jax.lax.dynamic_slice_in_dim(order, i * size, size)
             own_C = jnp.minimum(place_C, count - 1)
-            values = of_chunk(head_DV, hidden[own_C], targets_BT.ravel()[own_C])
+            of_own = (targets_BT.ravel()[own_C], seeds_BT.ravel()[own_C])
+            values = of_chunk(head_DV, pool_P, hidden[own_C], *of_own)
             put = lambda old, new: old.at[place_C].set(new, mode="drop")
             return jax.tree.map(put, found, values)
 
-        empty = MixtureValues(*(jnp.zeros(count) for _ in MixtureValues._fields))
+        one = (hidden[:1], targets_BT.ravel()[:1], seeds_BT.ravel()[:1])
+        like = jax.eval_shape(of_chunk, head_DV, pool_P, *one)
+        empty = jax.tree.map(lambda a: jnp.zeros((count, *a.shape[1:]), a.dtype), like)
         with scopes.at_most(len(order) // size):
             found = jax.lax.fori_loop(0, (active + size - 1) // size, add, empty)
-        return jax.tree.map(lambda flat: flat.reshape(active_BT.shape), found)
+        shape = active_BT.shape
+        return jax.tree.map(lambda flat: flat.reshape(*shape, *flat.shape[1:]), found)
 
-    return partition.over_rows(of_device)(head_SDV, hidden_BTMD, targets_BT, active_BT)
+    arrays = (hidden_BTMD, targets_BT, active_BT, seeds_BT)
+    return partition.over_rows(of_device)(head_SDV, *arrays)

@@ -89,6 +89,10 @@ def chosen(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [("budget", f"{found['budget']:g} nats per token of KL on held-out text")]
     if "steps" in found:
         rows.append(("steps", f"{found['steps']} taken, step {found['step']} exported"))
+    if "optimizer" in found:
+        rows.append(
+            ("directions of steps", f"{found['optimizer']} (docs/optimizers.md)")
+        )
     for key, what, of in (
         ("factor", "weight of the retain term", "config.objective.gamma"),
         ("rate", "size of the steps", "config.optimizer.learning_rate"),

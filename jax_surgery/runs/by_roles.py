@@ -322,8 +322,7 @@ class ByRoles:
         settings, points = self.settings, curve.read_curve(directory)
         texts, ended = self.texts, self._outcome
         if ended and self._begun:
-            settings = dataclasses.replace(settings, steps=ended.steps)
-            texts = self._begun.texts
+            settings, texts = ended.settings, self._begun.texts
         if front := self._on_the_way.front:
             steps = int(front.points[-1]["step"])
             settings = dataclasses.replace(settings, steps=steps)

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from level_of_others import level
 
 from jax_surgery.methods.base import HiddenMethod
 
@@ -72,15 +73,31 @@ def with_targets(batch):
     return batch.replace(target_log_odds_BT=targets_BT)
 
 
+def with_others(batch):
+    """The batch with three other tokens for each, likewise."""
+    tokens_BT1 = np.asarray(batch.tokens_BT)[..., None]
+    drawn_BTK = (tokens_BT1 + [3, 7, 12, 20]) % 37
+    likelier_BTK = np.cos(tokens_BT1 * [1.0, 2.0, 3.0, 5.0])
+    return with_targets(batch).replace(
+        drawn_BTK=drawn_BTK.astype(np.int32),
+        likelier_BTK=likelier_BTK.astype(np.float32),
+    )
+
+
 def never_knew(method, now, at, ref, batch, rows):
-    targets = np.asarray(batch.target_log_odds_BT)
+    drawn, likelier = np.asarray(batch.drawn_BTK), np.asarray(batch.likelier_BTK)
 
     def value(r, t, y):
         own = now.logp[r, t, y]
-        others = now.logp[r, t].copy()
-        others[np.arange(len(y)), y] = -np.inf
-        above = own - np.log1p(-np.exp(own)) - targets[r, t + 1]
-        far = np.maximum(np.maximum(above, own - others.max(-1) + np.log(2)), 0)
+        likely = now.logp[r, t].copy()
+        likely[np.arange(len(y)), y] = -np.inf
+        of_drawn = lambda seen: np.take_along_axis(seen.logp[r, t], drawn[r, t + 1], -1)
+        # The line's slope and the deviation, where they are computed, have no gradient.
+        here, spread = level(of_drawn(at), likelier[r, t + 1])
+        moved = of_drawn(now).mean(-1) - of_drawn(at).mean(-1)
+        end = here + moved + 0.3317488 * spread
+        far = np.maximum(own - end, own - likely.max(-1) + np.log(2))
+        far = np.where(far > 0, far, -method.below * far)
         near = np.minimum(far, method.softness)
         return near * (far - near / 2) / method.softness
 

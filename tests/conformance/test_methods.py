@@ -164,7 +164,7 @@ def batch_of(method, order=None, alone=False):
         empty = 8 - len(rows)
         parts.append(concatenate([rows, padding(empty, CONTEXT)]) if empty else rows)
     return jax.tree.map(
-        jnp.asarray, twins.with_targets(concatenate(parts).for_devices())
+        jnp.asarray, twins.with_others(concatenate(parts).for_devices())
     )
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Preconditioned directions: against float64, and what they promise."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,6 +169,30 @@ def test_the_steps_size_is_the_schedules(params, name, trainable):
         optax.tree.norm(trainable.take(updates)), norm, rtol=1e-5
     )
     assert int(after.count) == 1
+
+
+@pytest.mark.parametrize("name", sorted(directions.DIRECTIONS))
+def test_steps_have_their_length_in_the_metric_of_the_factors(params, name):
+    choice = plain_optimizer(name, 0.1, schedule="constant")
+    optimizer = make_optimizer(choice, 10, UPPER, own_metric=True)
+    state = optimizer.init(params)
+    moments = ridges.factorise(moments_of(params, UPPER, 2), 1e-3)
+    state = state._replace(factors=moments._replace(outputs=state.factors.outputs))
+    for scale in (1.0, 10.0):
+        gradients = jax.tree.map(
+            functools.partial(jnp.multiply, scale), random_like(params, 4)
+        )
+        step = UPPER.take(optimizer.update(gradients, state, params)[0])
+        moving = UPPER.take(gradients)
+        along = directions.DIRECTIONS[name](moving, state.factors)
+        # <D, G> = |D|^2 where D = C^-1 G and |D|^2 = <D, C D>; a direction of signs is as
+        # long whatever the gradient is.
+        inner = sum(float((along[k] * moving[k]).sum()) for k in moving)
+        length = 1.0 if name in directions.OF_SIGNS else inner**0.5
+        for key, wanted in along.items():
+            np.testing.assert_allclose(
+                step[key], -0.1 * wanted / length, rtol=1e-3, atol=1e-6
+            )
 
 
 @pytest.mark.parametrize("name", ["q", "o", "up", "down"])

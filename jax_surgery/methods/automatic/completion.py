@@ -24,6 +24,7 @@ from jax_surgery.data.roles import RoleRecords
 from jax_surgery.methods.automatic import (
     completed,
     general_questions,
+    general_text,
     neighbours,
     questions,
     rewordings,
@@ -39,7 +40,7 @@ from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed, progress
 from jax_surgery.train import checksums, identity
 
-VERSION = 5  # of how text is written; another one writes it anew
+VERSION = 6  # of how text is written; another one writes it anew
 HOW = {"temperature": 0.8, "top_p": 0.9}  # of answers and texts that are drawn
 
 
@@ -130,12 +131,24 @@ def fingerprint(
 def _written(
     model: Model, records: RoleRecords, settings: Completion, seed: int
 ) -> Completed:
+    packaged = _knows_general_text(model)
     with progress.Bar(title="writing text to retain", unit="text") as bar:
         writer = Writer(model, seed, lambda count: _advance(bar, count))
-        author = _Author(writer, records, settings)
+        author = _Author(writer, records, settings, packaged)
         bar.total = author.texts_to_write
         bar.refresh()
         return author.write()
+
+
+def _knows_general_text(model: Model) -> bool:
+    fit = general_text.fit(model)
+    if not fit.known:
+        print(
+            f"The packaged general text costs this model {fit.model:.1f} nats per token, "
+            f"more than the frequencies of its tokens alone do ({fit.frequencies:.1f}): "
+            "it is of another language, and none of it is retained."
+        )
+    return fit.known
 
 
 def _advance(bar: progress.Bar, count: int) -> None:
@@ -148,8 +161,19 @@ def _advance(bar: progress.Bar, count: int) -> None:
 class _Author:
     """Writes all kinds, those that need the same of a model together."""
 
-    def __init__(self, writer: Writer, records: RoleRecords, settings: Completion):
+    def __init__(
+        self,
+        writer: Writer,
+        records: RoleRecords,
+        settings: Completion,
+        packaged: bool,
+    ):
+        """
+        Args:
+          packaged: whether packaged text and questions are retained too.
+        """
         self._writer, self._settings = writer, settings
+        self._packaged = packaged
         self._unlearn = records.by_role.get("unlearn", [])
         self._update = records.by_role.get("update", [])
         self._retained = [*records.by_role.get("retain", []), *records.retained]
@@ -250,6 +274,8 @@ class _Author:
     @functools.cached_property
     def _general(self) -> list[tuple[Asked, str]]:
         """Questions of general knowledge."""
+        if not self._packaged:
+            return []
         known = {one.question for one in (*self._all, *self._asked(self._retained))}
         rng, count = self._writer.rng("general knowledge"), self._settings.knowledge
         how = (self._all, self._facts, known, rng, count, self._chats)
@@ -303,15 +329,18 @@ class _Author:
 
     def _texts(self) -> list[Record]:
         writer, settings, facts = self._writer, self._settings, self._facts
-        packaged = self_written.passages(writer.tokenizer, facts, settings.passages)
+        passages: list[Record] = []
+        if self._packaged:
+            most = max(settings.passages, settings.texts)
+            passages = self_written.passages(writer.tokenizer, facts, most)
         kept = [record.text for record in self._retained if not self._of(record)]
-        known = self_written.passages(writer.tokenizer, facts, settings.texts)
-        begin = [*kept[: settings.texts], *(record.text for record in known)]
+        known = [record.text for record in passages[: settings.texts]]
+        begin = [*kept[: settings.texts], *known]
         starts = self_written.text_starts(writer, begin, settings.texts)
         begun = [writer.learned(start) for start in starts]
         said = writer.sampled(begun, settings.text_tokens, "free text", **HOW)
         whole = self_written.free_text(starts, [one.text for one in said], facts)
-        return [*whole, *packaged]
+        return [*whole, *passages[: settings.passages]]
 
     def _own_answers(self, *said: Mapping[str, str]) -> list[Record]:
         each = [[one[asked.question] for asked in self._own] for one in said]

@@ -10,6 +10,7 @@ import numpy as np
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.role_rows import RoleRows
+from jax_surgery.methods.automatic.never_knew import TokenEnds
 from jax_surgery.methods.loss import Loss
 from jax_surgery.models import decoder
 from jax_surgery.models.compute import Compute
@@ -21,8 +22,8 @@ from jax_surgery.train import devices
 ROWS = 4  # of each of the two roles that are measured, at most
 
 
-def with_ends(batch: Batch, unlearn_B: np.ndarray, ends: np.ndarray) -> Batch:
-    """Rows on the host with the log-odds at which their tokens end, nats.
+def with_ends(batch: Batch, unlearn_B: np.ndarray, ends: TokenEnds) -> Batch:
+    """Rows on the host with where their tokens end.
 
     Args:
       unlearn_B: which rows are to be unlearned; the others have none.
@@ -30,8 +31,12 @@ def with_ends(batch: Batch, unlearn_B: np.ndarray, ends: np.ndarray) -> Batch:
     """
     index_BT = np.asarray(batch.token_index_BT)
     real_BT = unlearn_B[:, None] & (index_BT >= 0)
-    ends_BT = np.where(real_BT, ends[np.where(real_BT, index_BT, 0)], 0)
-    return batch.replace(target_log_odds_BT=ends_BT.astype(np.float32))
+    of_BT = ends.at(np.where(real_BT, index_BT, 0))
+    return batch.replace(
+        target_log_odds_BT=np.where(real_BT, of_BT.log_odds, 0),
+        drawn_BTK=np.where(real_BT[..., None], of_BT.drawn, 0),
+        likelier_BTK=np.where(real_BT[..., None], of_BT.likelier, 0),
+    )
 
 
 class Ends:
@@ -41,7 +46,7 @@ class Ends:
         self,
         loss: Loss,
         packers: dict[str, Packer],
-        ends: np.ndarray,
+        ends: TokenEnds,
         config: ModelConfig,
         compute: Compute,
         seed: int,

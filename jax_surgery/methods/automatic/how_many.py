@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many steps a run may take where its config leaves that to it (`config.steps=0`)."""
+"""What a run does by the amount of its texts: how many steps it takes where its config
+leaves that to it (`config.steps=0`), and along which directions.
 
+Of few texts every one is read often, and the Fisher information's own directions (kfac)
+change least beside them. Of many texts each is read once or twice, and such steps follow
+what many tokens state: single facts hardly move. Directions of equal singular values
+(`optimizer.name=orthogonal`) move what few state as far as what many do.
+"""
+
+import dataclasses
 import math
 from collections.abc import Mapping
 
 from jax_surgery.data.packing import Packer
+from jax_surgery.methods.settings import SurgerySettings
 
 # Times that a run reads the texts of a role, at least.
 PASSES = {"unlearn": 6.0, "update": 18.0}
@@ -27,3 +36,25 @@ def steps(packers: Mapping[str, Packer], rows: Mapping[str, int]) -> int:
             once = len(packers[role].pack()) / rows[role]
             found = max(found, math.ceil(max(once, min(passes * once, MOST))))
     return found
+
+
+def are_many(packers: Mapping[str, Packer], rows: Mapping[str, int]) -> bool:
+    """Whether the texts to unlearn are read less often than `PASSES` says, since that
+    would be more than `MOST` steps; see `steps`."""
+    once = len(packers["unlearn"].pack()) / rows["unlearn"]
+    return PASSES["unlearn"] * once > MOST
+
+
+def fitted(settings: SurgerySettings, packers: Mapping[str, Packer]) -> SurgerySettings:
+    """The settings with the steps and the optimizer that fit the amount of text.
+
+    Args:
+      packers: of the texts, by role.
+    """
+    rows, many = settings.data.rows, settings.retain.many
+    if not settings.steps:
+        settings = dataclasses.replace(settings, steps=steps(packers, rows))
+    if many and are_many(packers, rows):
+        optimizer = dataclasses.replace(settings.optimizer, name=many)
+        settings = dataclasses.replace(settings, optimizer=optimizer)
+    return settings

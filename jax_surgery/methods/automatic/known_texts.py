@@ -33,9 +33,9 @@ class Known:
         lengths = [len(document.tokens) for document in self.documents]
         return np.split(self.targets.carries, np.cumsum(lengths)[:-1])
 
-    def to_unlearn(self) -> tuple[list[Document], np.ndarray]:
+    def to_unlearn(self) -> tuple[list[Document], never_knew.TokenEnds]:
         """Documents of which knowledge alone is learned, those without any left out;
-        and the log-odds at which each of their tokens ends, laid end to end.
+        and where each of their tokens ends, laid end to end.
 
         Raises:
           ValueError: no token carries knowledge.
@@ -51,7 +51,9 @@ class Known:
                 "has: it says the same where it does not see what the text is about. "
                 "There is nothing to unlearn, or the model does not know this text."
             )
-        return found, self.targets.target_log_odds[np.concatenate(kept)]
+        of = self.targets
+        ends = never_knew.TokenEnds(of.target_log_odds, of.drawn, of.likelier)
+        return found, ends.at(np.concatenate(kept))
 
     def to_retain(self, updated: Collection[str]) -> list[Document]:
         """Documents of which all is learned that carries no knowledge.
@@ -91,7 +93,7 @@ def measure(
     answers = subjects.shortest_answers(records.by_role["unlearn"])
     marks = subjects.mark(rows, others, model.tokenizer, answers)
     targets = never_knew.measure(
-        model, rows, documents, marks, stage.method, settings.seed
+        model, rows, others, documents, marks, stage.method, settings.seed
     )
     asked = {r.origin: q for r in rows if (q := subjects.question_of(r))}
     return Known(documents, targets, asked)

@@ -12,9 +12,12 @@ square. With lambda as the weight of the KL the loss is least, on that line, at
 so that w_g D_g is what the curvature of the KL in place of the factors would give. p_g is
 the inner product of D_g with the gradient; k_g is measured on a part of the held-out text,
 with a change that costs about `COST` of the budget. Groups do not add up, and a few texts
-may hold most of the KL: all groups together are moved along sum w_g D_g too, measured on
-all of the text, and the weights divided by how much more KL that costs than
-1/2 sum w_g p_g, which it is of a quadratic KL whose groups add up.
+may hold most of the KL: all groups together are moved along D = sum w_g D_g too, measured
+on all of the text, where the loss falls by P = sum w_g p_g a unit and KL grows as K times
+the square. The weights are multiplied by P / (2K), which is 1 of a quadratic KL whose
+groups add up; and those of a direction that is as long whatever the gradient's length
+(`directions.OF_SIGNS`) by 1 / sqrt(2K), so that D itself costs half a nat. Either way a step
+of length s costs s^2 / 2 nats.
 """
 
 import itertools
@@ -31,7 +34,7 @@ from etils import epath
 
 from jax_surgery.models.layout import MATRICES
 from jax_surgery.models.trainable import Matrices, Trainable
-from jax_surgery.optim.precondition.directions import DIRECTIONS
+from jax_surgery.optim.precondition.directions import DIRECTIONS, OF_SIGNS
 from jax_surgery.optim.precondition.ridge import Factors
 from jax_surgery.parallel import distributed, progress
 from jax_surgery.storage import files
@@ -95,11 +98,19 @@ def weights(progress: np.ndarray, cost: np.ndarray) -> np.ndarray:
     return np.maximum(found, most / MOST) if most > 0 else np.ones(len(found))
 
 
-def scaled(factors: Factors, of: list[Group], weights: np.ndarray) -> Factors:
-    """Factors whose direction is w_g D_g: those of A / w_g."""
+def scaled(
+    factors: Factors, of: list[Group], weights: np.ndarray, name: str
+) -> Factors:
+    """Factors whose direction is w_g D_g: those of A / w_g, and where the direction is of
+    signs, L^-T sign(L^-1 G) with L L^T = A, of A / w_g^2.
+
+    Args:
+      name: of the direction, in `DIRECTIONS`.
+    """
+    power = 1.0 if name in OF_SIGNS else 0.5
     scales = {k: np.ones(len(lower)) for k, lower in factors.lower.items()}
     for group, weight in zip(of, weights, strict=True):
-        scales[group.statistic][group.start : group.stop] = 1 / math.sqrt(weight)
+        scales[group.statistic][group.start : group.stop] = weight**-power
     lower = {
         kind: lower * jnp.asarray(scales[kind], lower.dtype)[:, None, None]
         for kind, lower in factors.lower.items()
@@ -185,14 +196,16 @@ def measured(
     chosen = weights(progress, cost)
     gain = float((chosen * progress).sum())
     if gain > 0:
-        together = along(gradients, scaled(factors, of, chosen))
+        together = along(gradients, scaled(factors, of, chosen, name))
         units = math.sqrt(2 * COST * budget / gain)
         line = cost_of(together, units, kl_of_all)
-        more = 2 * line.nats / (line.units**2 * gain)
-        chosen, gain = chosen / more, gain / more
+        curvature = 2 * line.nats / line.units**2
+        signs = name in OF_SIGNS
+        chosen *= 1 / math.sqrt(curvature) if signs else gain / curvature
+        gain *= gain / curvature
     for row, weight in zip(rows, chosen, strict=True):
         row["weight"] = float(weight)
-    return Measured(scaled(factors, of, chosen), max(gain, 0.0), rows)
+    return Measured(scaled(factors, of, chosen, name), max(gain, 0.0), rows)
 
 
 def _inner(one: Matrices, other: Matrices) -> float:

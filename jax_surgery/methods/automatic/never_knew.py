@@ -52,6 +52,24 @@ ROW_TOKENS = 256
 TITLE = "which tokens carry knowledge"
 
 
+class TokenEnds(NamedTuple):
+    """Where each token of the texts to unlearn ends, laid end to end.
+
+    Attributes:
+      log_odds: float32 [tokens], nats.
+      drawn: int32 [tokens, K]; other tokens of a model that never knew.
+      likelier: float32 [tokens, K]; log q of those less that of the token, nats.
+    """
+
+    log_odds: np.ndarray
+    drawn: np.ndarray
+    likelier: np.ndarray
+
+    def at(self, places: np.ndarray) -> "TokenEnds":
+        """Those of some tokens."""
+        return TokenEnds(*(values[places] for values in self))
+
+
 class Targets(NamedTuple):
     """Of each token of documents that are laid end to end, [tokens].
 
@@ -62,12 +80,16 @@ class Targets(NamedTuple):
       target_log_odds: float32; the token's log-odds under q, nats; 0 where it is not
         learned.
       model_log_odds: float32; its log-odds under p, nats; 0 where it is not learned.
+      drawn: int32 [tokens, K]; other tokens that a model that never knew says there.
+      likelier: float32 [tokens, K]; log q of those less log q of the token, nats.
     """
 
     knowledge: np.ndarray
     carries: np.ndarray
     target_log_odds: np.ndarray
     model_log_odds: np.ndarray
+    drawn: np.ndarray
+    likelier: np.ndarray
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
@@ -81,6 +103,7 @@ def _of_rows(
     hidden_BT,
     deviations,
     seed,
+    pool_P,
 ) -> MixtureValues:
     """The values of each token as it is predicted, 0 where it is not learned.
 
@@ -113,17 +136,23 @@ def _of_rows(
     states_BTMD = jnp.moveaxis(states_MBTD, 0, 2)
     head = output_head.copies(params, config, compute)
     targets_BT, active_BT = shifted(batch.tokens_BT), shifted(batch.weights_BT) > 0
-    found = mixtures.of_tokens(states_BTMD, head, targets_BT, active_BT)
+    seeds_BT = shifted(index_BT) + seed
+    found = mixtures.of_tokens(
+        states_BTMD, head, targets_BT, active_BT, seeds_BT, pool_P
+    )
     return jax.tree.map(at_targets, found)
 
 
 def _values(
-    model: Model, packer: Packer, hidden: np.ndarray, settings: NeverKnew, seed: int
+    model: Model,
+    packer: Packer,
+    hidden: np.ndarray,
+    settings: NeverKnew,
+    seed: int,
+    pool: np.ndarray,
 ) -> MixtureValues:
     """The values of all tokens of a corpus, [tokens]."""
-    found = MixtureValues(
-        *(np.zeros(packer.num_tokens, np.float32) for _ in MixtureValues._fields)
-    )
+    found: list[np.ndarray] = []
     for batch in one_pass(packer.pack(), meshes.round_rows(BATCH_ROWS), TITLE):
         index_BT = np.asarray(batch.token_index_BT)
         real_BT = index_BT >= 0
@@ -134,10 +163,15 @@ def _values(
             np.where(real_BT, hidden[index_BT], False),
             np.float32(settings.noise),
             np.uint32(seed),
+            pool,
         )
-        for values, of_rows in zip(found, device, strict=True):
-            values[index_BT[real_BT]] = meshes.fetch(of_rows)[real_BT]
-    return found
+        rows = [meshes.fetch(of_rows) for of_rows in device]
+        if not found:
+            size = packer.num_tokens
+            found = [np.zeros((size, *row.shape[2:]), row.dtype) for row in rows]
+        for values, of_rows in zip(found, rows, strict=True):
+            values[index_BT[real_BT]] = of_rows[real_BT]
+    return MixtureValues(*found)
 
 
 def capped(values: MixtureValues, cap: float) -> tuple[np.ndarray, np.ndarray]:
@@ -151,7 +185,8 @@ def capped(values: MixtureValues, cap: float) -> tuple[np.ndarray, np.ndarray]:
     Args:
       values: of tokens, [tokens].
     """
-    found = MixtureValues(*(np.asarray(v, np.float64) for v in values))
+    wide = lambda of_tokens: np.asarray(of_tokens, np.float64)
+    found = jax.tree.map(wide, values)
     log_c = np.minimum(found.logq_BT, found.rival_BT + np.log(cap))
     log_z = np.logaddexp(found.rest_BT, log_c)
     before = np.exp(found.logq_BT) * (found.logq_BT - found.logp_BT)
@@ -162,7 +197,7 @@ def capped(values: MixtureValues, cap: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _at(places: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
     """Zeros [size] with values at some places."""
-    whole = np.zeros(size, values.dtype)
+    whole = np.zeros((size, *values.shape[1:]), values.dtype)
     whole[places] = values
     return whole
 
@@ -170,6 +205,7 @@ def _at(places: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
 def measure(
     model: Model,
     records: Sequence[Record],
+    others: Sequence[Record],
     documents: Sequence[Document],
     marks: Sequence[Marks],
     settings: NeverKnew,
@@ -180,11 +216,12 @@ def measure(
     Args:
       model: frozen.
       records: that the documents were encoded from.
+      others: retained, whose words may be drawn too.
       documents: in the order of the records; pieces of long records follow each other,
         and those without a target may be left out.
       marks: of each record (`subjects.mark`).
       settings: see there.
-      seed: of the noise.
+      seed: of the noise, and of what is drawn.
 
     Raises:
       ValueError: documents that are not the records'.
@@ -200,12 +237,17 @@ def measure(
     width = -(-2 * longest // ROW_TOKENS) * ROW_TOKENS
     shared = beginnings.shared(model, documents, width)
     packer = Packer(documents, width, "tokens", beginning=shared)
-    found = _values(model, packer, flags.hidden[packer.places], settings, seed)
+    pool = token_flags.pool([*records, *others], model.tokenizer, seed)
+    if len(pool) <= mixtures.DRAWN:
+        pool = np.arange(model.config.vocab_size, dtype=np.int32)
+    noised = flags.hidden[packer.places]
+    found = _values(model, packer, noised, settings, seed, pool)
     whole = lambda of_corpus: _at(packer.places, of_corpus, len(flags.hidden))
     values = MixtureValues(*map(whole, found))
     by_cap = capped(values, settings.cap)
     divergence = np.where(flags.answer, by_cap[0], values.divergence_BT)
     log_odds = np.where(flags.answer, by_cap[1], values.logq_BT - values.rest_BT)
+    logq = np.where(flags.answer, by_cap[1] + values.rest_BT, values.logq_BT)
     learned = whole(packer.learned)
     only = lambda of_all: np.where(learned, of_all, 0).astype(np.float32)
     likelier = values.log_odds_BT - log_odds
@@ -219,4 +261,6 @@ def measure(
         token_flags.first_of_words(chosen, flags.inside),
         only(log_odds),
         only(values.log_odds_BT),
+        np.asarray(values.drawn_BTK),
+        (values.drawn_logq_BTK - logq[:, None]).astype(np.float32),
     )

@@ -18,8 +18,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.forms import Record
 from jax_surgery.data.packing import Packer
@@ -44,6 +42,7 @@ from jax_surgery.methods.automatic import (
 from jax_surgery.methods.automatic.controller import Controlled, Controller
 from jax_surgery.methods.automatic.ends import Ends, with_ends
 from jax_surgery.methods.automatic.known_texts import Known
+from jax_surgery.methods.automatic.never_knew import TokenEnds
 from jax_surgery.methods.descent import Descent, MakeCallbacks
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models.model import Model
@@ -61,7 +60,7 @@ class Begun:
       written: by the model.
       known: the texts to unlearn, and what their tokens carry.
       texts: that are trained on.
-      ends: log-odds at which each token of the unlearn texts ends, nats.
+      ends: where each token of the unlearn texts ends.
       told: texts to update of the user's own; learning ends with these.
       held_out: retained records that are not trained on, by kind.
     """
@@ -69,7 +68,7 @@ class Begun:
     written: completed.Completed
     known: Known
     texts: RoleTexts
-    ends: np.ndarray
+    ends: TokenEnds
     told: list[Document]
     held_out: dict[str, list[Record]]
 
@@ -87,12 +86,12 @@ class Outcome:
 
     Attributes:
       model: changed, at the best point.
-      steps: that were taken.
+      settings: of the run, with the steps that were taken and what it chose.
       found: what results.json holds as "automatic".
     """
 
     model: Model
-    steps: int
+    settings: SurgerySettings
     found: dict[str, Any]
 
 
@@ -151,16 +150,14 @@ def run(
 
     Args:
       begun: see `begin`.
-      settings: as they were there; without steps `how_many.steps` are taken.
+      settings: as they were there; see `how_many.fitted`.
       directory: of the run.
       make_callbacks: see `descent.descend`.
 
     Raises:
       TrainingDiverged, Interrupted: see `loop.train`.
     """
-    if not settings.steps:
-        steps = how_many.steps(begun.texts.packers, settings.data.rows)
-        settings = dataclasses.replace(settings, steps=steps)
+    settings = how_many.fitted(settings, begun.texts.packers)
     budget, trainable = settings.retain.budget, settings.trainable(model.config)
     with progress.phase("reading what is held out"):
         held_text, ends = measures(model, begun, settings)
@@ -209,6 +206,7 @@ def run(
         "budget": budget,
         "step": int(end.at),
         "steps": int(end.train.step),
+        "optimizer": settings.optimizer.name,
         "reached": end.reached,
         "why": why,
         "written": {kind: len(rows) for kind, rows in written.items()},
@@ -216,7 +214,8 @@ def run(
         "curve": keeper.points,
         "layer_steps": layer_steps.read(directory),
     }
-    return Outcome(model.with_params(params), int(end.train.step), found)
+    settings = dataclasses.replace(settings, steps=int(end.train.step))
+    return Outcome(model.with_params(params), settings, found)
 
 
 def _retained(
@@ -265,7 +264,7 @@ def _begun(
     packers = {role: packed(docs) for role, docs in by_role.items() if docs}
     texts = RoleTexts(packers, packed(read))
     places = packers["unlearn"].places
-    return Begun(written, known, texts, ends[places], new.told, held)
+    return Begun(written, known, texts, ends.at(places), new.told, held)
 
 
 def _told(begun: Begun) -> str:

@@ -5,6 +5,9 @@ import dataclasses
 
 from jax_surgery.config import at_least
 
+# Directions in whose metric the length of a step is what it costs.
+MEASURED = ("kfac", "natural", "orthogonal")
+
 
 @dataclasses.dataclass(frozen=True)
 class Retain:
@@ -14,15 +17,24 @@ class Retain:
       budget: nats per token of KL(before || after) on retained text that is held out
         from training, each token up to `held_out.CHANGED`; with 0 nothing is chosen, and
         the config's own steps and weights hold.
+      many: the optimizer of a run with more text to unlearn than is read several times
+        (`how_many`); "" is `config.optimizer.name`, as of little text.
       complete: whether the model also retains what it writes by itself: neighbours of
         what is forgotten, chats, and general text.
     """
 
     budget: float
     complete: bool
+    many: str
 
     def __post_init__(self):
         at_least(0, self, "config.retain", "budget")
+        if self.many not in ("", *MEASURED):
+            allowed = ", ".join(MEASURED)
+            raise ValueError(
+                f"config.retain.many={self.many!r} is no optimizer whose steps are measured "
+                f"by the KL; use one of {allowed}, or '' for config.optimizer.name."
+            )
         if self.complete and not self.budget:
             raise ValueError(
                 "config.retain.complete=True writes retained text for a run that keeps "

@@ -3,13 +3,17 @@
 
 import bisect
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jax_surgery.data import tokens
+from jax_surgery.data.forms import Record
 from jax_surgery.data.tokens import Document, Located
 from jax_surgery.methods.automatic import words
 from jax_surgery.methods.automatic.subjects import Marks, Span
+
+POOLED = 2000  # records
 
 
 class Flags(NamedTuple):
@@ -71,6 +75,31 @@ def of_record(located: Located, marks: Marks, special: Sequence[int]) -> Flags:
         (firsts < 0) | touched(marks.others),
         inside,
     )
+
+
+def pool(records: Sequence[Record], tokenizer: Any, seed: int) -> np.ndarray:
+    """Tokens that begin what records tell, other than words of function: what else
+    could be said where something is forgotten. int32 [P], sorted.
+
+    Args:
+      seed: decides which records are read where there are more than `POOLED`.
+    """
+    rng = np.random.default_rng(seed)
+    some = sorted(rng.permutation(len(records))[:POOLED])
+    found: set[int] = set()
+    for one in tokens.locate([records[i] for i in some], tokenizer):
+        begins = {
+            word.start
+            for span in one.rendered.spans
+            for word in words.of(one.rendered.text, span.start, span.end)
+            if word.key not in words.frequent()
+        }
+        text = one.rendered.text
+        for token, (start, stop) in zip(one.document.tokens, one.spans, strict=True):
+            first = next((i for i in range(start, stop) if text[i].isalnum()), -1)
+            if first in begins:
+                found.add(int(token))
+    return np.asarray(sorted(found), np.int32)
 
 
 def first_of_words(chosen: np.ndarray, inside: np.ndarray) -> np.ndarray:

@@ -63,11 +63,15 @@ def of_lens(
     weights_UT = rows.take(weights_BT, "unlearn")
     others = [rows.take(shifted(batch.tokens_BT), "unlearn"), weights_UT]
     if isinstance(method, TargetMethod):
-        others.append(rows.take(shifted(method.targets(batch)), "unlearn"))
+        ends = map(shifted, method.targets(batch))
+        others += [rows.take(array, "unlearn") for array in ends]
 
-    def terms(heads, hidden_CD, tokens_C, weights_C, *targets_C):
+    def terms(heads, hidden_CD, tokens_C, weights_C, *ends):
         found = logprobs.of_targets(heads[0], hidden_CD, tokens_C)
-        values_C = method.unlearn(found, *targets_C)
+        if isinstance(method, TargetMethod):
+            values_C = method.of_chunk(heads[0], hidden_CD, tokens_C, found, *ends)
+        else:
+            values_C = method.unlearn(found)
         return {token_sums.LOSS: weight * (weights_C * values_C).sum()}
 
     return token_sums.Part(terms, states_UTD, others, weights_UT != 0)

@@ -136,7 +136,8 @@ def _targets(
     documents = encode(rows, model.tokenizer, work.how.tasks.context)
     others = [*retained, *written.neighbours]
     marks = subjects.mark(rows, others, model.tokenizer, answers)
-    found = never_knew.measure(model, rows, documents, marks, NeverKnew(), seed)
+    of = (rows, others, documents, marks)
+    found = never_knew.measure(model, *of, NeverKnew(), seed)
     of_origin = {r.origin: name for r, name in zip(rows, owner, strict=True)}
     starts = np.cumsum([len(d.tokens) for d in documents])[:-1]
     parts = [np.split(of, starts) for of in (found.carries, found.target_log_odds)]

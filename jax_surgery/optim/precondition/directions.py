@@ -56,6 +56,7 @@ def kfac(gradients: Matrices, factors: ridge.Factors) -> Matrices:
 
 DIRECTIONS = {"natural": natural, "orthogonal": orthogonal, "kfac": kfac}
 OF_OUTPUTS = ("kfac",)  # those that need moments of the outputs' gradients
+OF_SIGNS = ("orthogonal",)  # those that are as long whatever the gradient's length
 
 
 class PreconditionedState(NamedTuple):
@@ -103,7 +104,7 @@ def preconditioned_steps(
     own_metric: bool = False,
 ) -> optax.GradientTransformation:
     """W <- W - s_t ||W_0|| D / ||D||, norms over all moving matrices together; or
-    W <- W - s_t D / sqrt(<D, G>).
+    W <- W - s_t D / sqrt(<D, G>), and of directions `OF_SIGNS` W <- W - s_t D.
 
     D is the direction of the gradient, or of its moving sum v <- momentum v + G,
     under the state's factors. A zero gradient (everything forgotten and learned)
@@ -112,8 +113,8 @@ def preconditioned_steps(
     Args:
       direction: in `DIRECTIONS`.
       own_metric: whether the length of steps is measured by the factors, as
-        sqrt(<D, G>) is of D = C^-1 G and the metric C (natural, kfac); else by the
-        weights.
+        sqrt(<D, G>) is of D = C^-1 G and the metric C (natural, kfac), and as a
+        direction of signs has it by itself (orthogonal); else by the weights.
     """
 
     def init(params):
@@ -133,7 +134,9 @@ def preconditioned_steps(
             moving = velocity
         steps = DIRECTIONS[direction](moving, state.factors)
         size = jnp.asarray(schedule(state.count))
-        if own_metric:
+        if own_metric and direction in OF_SIGNS:
+            steps = jax.tree.map(lambda matrix: -size * matrix, steps)
+        elif own_metric:
             length = jnp.sqrt(jnp.maximum(optax.tree.vdot(steps, moving), 0))
             steps = of_length(steps, length, -size)
         else:

@@ -13,7 +13,12 @@ from jax_surgery.config import build
 from jax_surgery.data import general
 from jax_surgery.data.forms import parse_record
 from jax_surgery.data.roles import RoleRecords
-from jax_surgery.methods.automatic import completed, completion, neighbours
+from jax_surgery.methods.automatic import (
+    completed,
+    completion,
+    general_text,
+    neighbours,
+)
 from jax_surgery.methods.automatic.completion import Completion, complete
 from jax_surgery.methods.automatic.writer import Written
 from jax_surgery.models.model import Model
@@ -89,6 +94,8 @@ def model(tiny_model) -> Model:
 def written(model, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(completion, "Writer", FakeWriter)
+        # A random model knows no language.
+        patch.setattr(general_text, "fit", lambda model: general_text.Fit(3.4, 6.6))
         return complete(model, QUESTIONS, FEW, 3, str(folder / "run"))
 
 
@@ -114,6 +121,19 @@ def test_every_kind_is_written_as_often_as_it_is_asked_for(written):
     cairo = [q for q, a in ANSWERS.items() if a == "Cairo"]
     assert [r.question for r in written.sentences] == cairo
     assert all(r.answer == " The answer is Luxor." for r in written.sentences)
+
+
+def test_nothing_of_the_packaged_text_is_retained_by_a_model_of_no_language(
+    model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(completion, "Writer", FakeWriter)
+    found = complete(model, QUESTIONS, FEW, 3, str(tmp_path))
+    assert not found.knowledge
+    assert not any(r.origin.startswith("general") for r in found.text)
+    # Its own continuations of the user's text stay, and its neighbours.
+    assert sum(r.origin.startswith("written") for r in found.text) == FEW.texts
+    assert found.neighbours
+    assert "none of it is retained" in capsys.readouterr().out
 
 
 def test_a_model_writes_the_same_again(model, tmp_path, monkeypatch):

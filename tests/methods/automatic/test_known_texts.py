@@ -20,7 +20,8 @@ def known(*carries):
     ]
     carrying = np.concatenate([np.isin(np.arange(5), places) for places in carries])
     nats = np.arange(len(carrying), dtype=np.float32)
-    targets = Targets(nats, carrying, -nats, nats)
+    drawn = np.arange(2 * len(carrying), dtype=np.int32).reshape(-1, 2)
+    targets = Targets(nats, carrying, -nats, nats, drawn, drawn / 8.0)
     return known_texts.Known(
         documents, targets, {"forget:0": "Where?", "forget:1": "Who?"}
     )
@@ -30,7 +31,10 @@ def test_knowledge_alone_is_unlearned_and_each_token_keeps_its_end():
     documents, ends = known([3], [], [2, 4]).to_unlearn()
     assert [d.origin for d in documents] == ["forget:0", "forget:2"]
     assert np.flatnonzero(documents[1].learned).tolist() == [2, 4]
-    np.testing.assert_array_equal(ends, [0, -1, -2, -3, -4, -10, -11, -12, -13, -14])
+    places = np.array([0, 1, 2, 3, 4, 10, 11, 12, 13, 14])
+    np.testing.assert_array_equal(ends.log_odds, -places)
+    np.testing.assert_array_equal(ends.drawn, places[:, None] * 2 + [0, 1])
+    np.testing.assert_array_equal(ends.likelier, ends.drawn / 8.0)
 
 
 def test_the_rest_is_retained_but_not_how_an_answer_began_that_is_replaced():

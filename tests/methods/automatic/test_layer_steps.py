@@ -14,7 +14,7 @@ from jax_surgery.models import decoder
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.precondition import ridge
-from jax_surgery.optim.precondition.directions import natural
+from jax_surgery.optim.precondition.directions import DIRECTIONS, natural
 
 CONFIG = ModelConfig(20, 8, 12, 3, 2, 1, 4)
 MOVES = Trainable(1, ("gate", "up", "down"))
@@ -63,15 +63,17 @@ def test_weights_are_progress_for_cost_and_have_a_least():
     np.testing.assert_array_equal(nothing, np.ones(3))
 
 
-def test_scaled_factors_give_each_group_its_weight(params, factors):
+@pytest.mark.parametrize("name", ["natural", "orthogonal"])
+def test_scaled_factors_give_each_group_its_weight(params, factors, name):
+    along = DIRECTIONS[name]
     gradients = random_like(MOVES.take(params), 2)
     of = layer_steps.groups(factors)
     weights = np.asarray([0.25, 1.0, 0.5, 0.04])
-    before = natural(gradients, factors)
-    after = natural(gradients, layer_steps.scaled(factors, of, weights))
+    before = along(gradients, factors)
+    after = along(gradients, layer_steps.scaled(factors, of, weights, name))
     for group, weight in zip(of, weights, strict=True):
-        for name, part in group.of(after).items():
-            wanted = weight * group.of(before)[name]
+        for key, part in group.of(after).items():
+            wanted = weight * group.of(before)[key]
             np.testing.assert_allclose(part, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -125,6 +127,27 @@ def test_steps_are_longer_where_they_cost_less(params, factors):
     # It is Newton's: KL of a unit along it is half of the gain.
     there = MOVES.moved(params, MOVES.put({k: -m for k, m in weighted.items()}, params))
     assert kl(there) == pytest.approx(found.gain / 2, rel=2e-2)
+
+
+def test_a_direction_of_signs_costs_half_a_nat(params, factors):
+    """KL is the square of the distance; the gradient's own length says nothing."""
+    gradients, start = random_like(MOVES.take(params), 2), MOVES.take(params)
+
+    def kl(changed):
+        now = MOVES.take(changed)
+        return sum(float(((now[k] - w) ** 2).sum()) for k, w in start.items())
+
+    for scale in (1.0, 100.0):
+        longer = {k: scale * m for k, m in gradients.items()}
+        found = layer_steps.measured(
+            *(params, longer, factors, MOVES, kl, kl, BUDGET), name="orthogonal"
+        )
+        step = DIRECTIONS["orthogonal"](longer, found.factors)
+        moved = MOVES.put({k: -m for k, m in step.items()}, params)
+        assert kl(MOVES.moved(params, moved)) == pytest.approx(0.5, rel=2e-2)
+        # Newton's along it: P^2 / 2K of the fall P a unit, at K = 1/2.
+        fall = sum(float((step[k] * longer[k]).sum()) for k in step)
+        assert found.gain == pytest.approx(fall**2, rel=2e-2)
 
 
 def test_groups_that_do_not_add_up_are_corrected_together(params, factors):

@@ -23,7 +23,7 @@ from jax_surgery.methods.automatic import (
     token_flags,
 )
 from jax_surgery.methods.never_knew import NeverKnew
-from jax_surgery.models import decoder, output_head
+from jax_surgery.models import decoder, mixtures, output_head
 from jax_surgery.models.mixtures import MixtureValues
 from jax_surgery.models.model import Model
 
@@ -54,7 +54,8 @@ def model(tiny_model):
 def measured(model, records, how=NeverKnew(), seed=0, others=()):  # noqa: B008
     documents = tokens.encode(records, model.tokenizer, CONTEXT)
     marks = subjects.mark(records, others, model.tokenizer)
-    targets = never_knew.measure(model, records, documents, marks, how, seed)
+    of = (records, others, documents, marks)
+    targets = never_knew.measure(model, *of, how, seed)
     return targets, documents, marks
 
 
@@ -94,13 +95,19 @@ def test_the_measure_equals_a_direct_computation(model, records):
         logq, logp = direct(model, document.tokens, flags.hidden, first, how, 5)
         for t in np.flatnonzero(document.learned[1:]) + 1:
             y, q, p = document.tokens[t], np.exp(logq[t - 1]), np.exp(logp[t - 1])
+            known = logq[t - 1][y]
             if flags.answer[t]:
+                known = min(known, np.log(how.cap * np.delete(q, y).max()))
                 q[y] = min(q[y], how.cap * np.delete(q, y).max())
                 q /= q.sum()
             odds = lambda p, y=y: np.log(p[y]) - np.log(1 - p[y])
-            got = [field[first + t] for field in targets]
+            got = [field[first + t] for field in targets[:4]]
             wanted = [(q * np.log(q / p)).sum(), got[1], odds(q), odds(p)]
             np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=2e-5)
+            # An answer is as likely as its cap lets it be, before q is normalised.
+            likelier = logq[t - 1][targets.drawn[first + t]] - known
+            got = targets.likelier[first + t]
+            np.testing.assert_allclose(got, likelier, rtol=2e-4, atol=2e-4)
         first += len(document.tokens)
     assert not targets.knowledge[: documents[0].learned.argmax()].any()
 
@@ -110,7 +117,8 @@ def test_noise_and_packing_do_not_depend_on_each_other(model, records):
     together, documents, _ = measured(model, records)
     alone, _, _ = measured(model, records[:1])
     size = len(documents[0].tokens)
-    for whole, part in zip(together, alone, strict=True):
+    # What may be drawn depends on the records.
+    for whole, part in zip(together[:4], alone[:4], strict=True):
         np.testing.assert_allclose(whole[:size], part, rtol=1e-4, atol=1e-5)
     other, _, _ = measured(model, records, seed=1)
     assert abs(other.knowledge - together.knowledge).max() > 1e-3
@@ -135,7 +143,9 @@ def test_the_cap_is_that_of_whole_distributions(weights, seed, cap):
                 [np.log(p[0])],
                 [0.0],
             ]
-        )
+        ),
+        np.zeros((1, 0)),
+        np.zeros((1, 0)),
     )
     wanted = q.copy()
     wanted[0] = min(q[0], cap * rest.max())
@@ -211,6 +221,14 @@ def test_characters_of_several_tokens_are_shown_at_their_last(tiny_model):
     assert len(texts) == len(ids) > 4
 
 
+def test_words_of_function_are_in_no_pool(tiny_model):
+    rows = [parse_record({"question": "Who?", "answer": "the owl of Lima"}, "")]
+    pool = token_flags.pool(rows, tiny_model.tokenizer, 0)
+    words = {tiny_model.tokenizer.decode([token]).strip() for token in pool}
+    assert all("owl".startswith(w) or "Lima".startswith(w) for w in words)
+    assert len(words) == 2
+
+
 @pytest.mark.parametrize("field", ["noise", "least", "answer", "cap"])
 def test_settings_are_checked(field):
     with pytest.raises(ValueError, match=f"never_knew:{field}=0 must be positive"):
@@ -240,6 +258,22 @@ def test_facts_of_the_embedded_model_are_marked_and_its_language_is_not():
     assert wrong <= 0.1 * facts
     found = targets.target_log_odds[targets.carries]
     assert (found < 0).all() and np.median(found) < -3
+    # Other answers of the same kind are what is drawn: employers beside employers.
+    kinds: dict[str, set[str]] = {}
+    for person in embedded.world.people()["retain"]:
+        for attribute, value in person.facts.items():
+            kinds.setdefault(attribute, set()).add(value.split()[0])
+    alike = []
+    for token, row in zip(
+        np.concatenate([d.tokens for d in documents])[targets.carries],
+        targets.drawn[targets.carries],
+        strict=True,
+    ):
+        said = tokenizer.decode([token]).strip()
+        others_said = {tokenizer.decode([other]).strip() for other in row}
+        assert said not in others_said
+        alike += [len(others_said & of) for of in kinds.values() if said in of][:1]
+    assert np.mean(alike) > 0.75 * mixtures.DRAWN
 
 
 ON_MESH = """

@@ -8,6 +8,7 @@ from jax_surgery.data.sources import parse_rows, read_jsonl
 
 Wording = Literal["trained", "unseen"]
 FIELDS = ("id", "group", "wording", "prompt", "options", "answer")
+OPTIONAL = "about"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Question:
       prompt: text before the option.
       options: the candidate continuations.
       answer: index of the right option.
+      about: the person or thing that it is about; questions about the same one are right
+        or wrong together, and intervals are of such that are drawn. "" is itself alone.
     """
 
     id: str
@@ -33,6 +36,12 @@ class Question:
     prompt: str
     options: tuple[str, ...]
     answer: int
+    about: str = ""
+
+    @property
+    def cluster(self) -> str:
+        """What is right or wrong together with it has the same."""
+        return self.about or self.id
 
     def __post_init__(self):
         if len(self.options) < 2 or len(set(self.options)) != len(self.options):
@@ -59,25 +68,28 @@ class Question:
 
     def record(self) -> dict:
         """The question as a JSON object, one line of a questions file."""
-        return dataclasses.asdict(self) | {"options": list(self.options)}
+        row = dataclasses.asdict(self) | {"options": list(self.options)}
+        return row if self.about else {field: row[field] for field in FIELDS}
 
 
 def _parse(row: Any, where: str) -> Question:
     del where  # errors are given it by `parse_rows`
-    if not isinstance(row, dict) or set(row) != set(FIELDS):
+    if not isinstance(row, dict) or set(row) - {OPTIONAL} != set(FIELDS):
         got = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise ValueError(
-            f"a question has exactly the fields {', '.join(FIELDS)}; got {got}."
+            f"a question has exactly the fields {', '.join(FIELDS)}, and may have "
+            f"{OPTIONAL}; got {got}."
         )
     well_typed = (
         all(isinstance(row[k], str) for k in ("id", "group", "wording", "prompt"))
+        and isinstance(row.get(OPTIONAL, ""), str)
         and isinstance(row["options"], list)
         and all(isinstance(option, str) for option in row["options"])
         and isinstance(row["answer"], int)
     )
     if not well_typed:
         raise ValueError(
-            "id, group, wording and prompt are strings, options a list of strings, "
+            "id, group, wording, prompt and about are strings, options a list of strings, "
             "answer a whole number (the index of the right option)."
         )
     return Question(**row | {"options": tuple(row["options"])})

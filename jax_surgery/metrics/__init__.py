@@ -16,7 +16,14 @@ from jax_surgery.metrics import (
     nats_per_token,
     rouge_l,
 )
-from jax_surgery.metrics.base import Estimate, Metric, measure
+from jax_surgery.metrics.base import (
+    Each,
+    Estimate,
+    Metric,
+    estimates,
+    measure,
+    observations,
+)
 
 METRICS: dict[str, Metric] = {
     member.METRIC.name: member.METRIC
@@ -47,4 +54,13 @@ def find(name: str, path: str = "config.metrics") -> Metric:
     return found
 
 
-__all__ = ["METRICS", "Estimate", "Metric", "find", "measure"]
+__all__ = [
+    "METRICS",
+    "Each",
+    "Estimate",
+    "Metric",
+    "estimates",
+    "find",
+    "measure",
+    "observations",
+]

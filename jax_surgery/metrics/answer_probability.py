@@ -49,4 +49,5 @@ METRIC = Metric(
     source="TOFU, arXiv 2401.06121, Section 2.2.2: P(a|q)^(1/|a|)",
     observe=score_answers,
     estimate=_estimate,
+    each=lambda scores, probe: scores.each(np.exp(scores.logp / scores.tokens)),
 )

@@ -21,4 +21,5 @@ METRIC = Metric(
     source="a text counts where greedy decoding from its prompt gives it to the token",
     observe=score_texts,
     estimate=_estimate,
+    each=lambda scores, probe: scores.each(scores.right == scores.tokens),
 )

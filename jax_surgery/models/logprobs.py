@@ -41,6 +41,22 @@ class TokenLogprobs(NamedTuple):
     rival_logp_BT: jax.Array
 
 
+class TokenStatistics(NamedTuple):
+    """Values of each target token that is asked for, float32 [B, T]; 0 of the others.
+
+    Attributes:
+      logp_BT: log p(target), nats.
+      top_BT: whether the target is the most likely token, and no other is as likely.
+      mean_BT: mean of log p(v) over tokens v that are drawn by p, nats.
+      variance_BT: its variance, nats squared.
+    """
+
+    logp_BT: jax.Array
+    top_BT: jax.Array
+    mean_BT: jax.Array
+    variance_BT: jax.Array
+
+
 def choose_chunk(tokens: int, vocab_size: int, platform: str = "cpu") -> int:
     """Tokens in a chunk: what `CHUNK_VALUES` allows, at least 8.
 
@@ -150,6 +166,74 @@ def token_logprobs(
     """
 
     return _map_chunks(of_targets, head_SDV, (hidden_BTD, targets_BT), chunk)
+
+
+def token_statistics(
+    hidden_BTD: jax.Array,
+    head_SDV: Head,
+    targets_BT: jax.Array,
+    active_BT: jax.Array,
+) -> TokenStatistics:
+    """What scores of whole texts need of each target token, from one set of logits.
+
+    Tokens that are not active are sorted behind the others of their device, and chunks of
+    them alone are left out. There is no gradient.
+
+    Args:
+      hidden_BTD: final hidden states.
+      head_SDV: output head, a copy for each device (`output_head.copies`).
+      targets_BT: the token that each position is asked about.
+      active_BT: bool; positions that are asked.
+    """
+    platform = meshes.platform()
+    words = head_SDV.kernel.shape[2] // meshes.axis_size("tp")
+
+    def of_device(head_1DV, hidden_BTD, targets_BT, active_BT):
+        head_DV = head_1DV.with_kernel(lambda kernel: kernel[0])
+        count, shape = active_BT.size, active_BT.shape
+        size = choose_chunk(count, words, platform)
+        order = jnp.argsort(~active_BT.ravel(), stable=True)
+        # Whole chunks; what is added repeats a token, whose values are cut off again.
+        order = jnp.pad(order, (0, -count % size), mode="edge")
+        flat = hidden_BTD.reshape(count, -1), targets_BT.ravel()
+
+        def add(i, found):
+            own = jax.lax.dynamic_slice_in_dim(order, i * size, size)
+            values = _statistics(head_DV, *(array[own] for array in flat))
+            return jax.tree.map(
+                lambda all_N, own_C: jax.lax.dynamic_update_slice_in_dim(
+                    all_N, own_C.astype(jnp.float32), i * size, 0
+                ),
+                found,
+                values,
+            )
+
+        chunks = (jnp.count_nonzero(active_BT) + size - 1) // size
+        start = TokenStatistics(*[jnp.zeros(len(order))] * 4)
+        found = jax.lax.fori_loop(0, chunks, add, start)
+
+        def placed(values):
+            back = jnp.zeros(count).at[order[:count]].set(values[:count])
+            return jnp.where(active_BT, back.reshape(shape), 0.0)
+
+        return jax.tree.map(placed, found)
+
+    return partition.over_rows(of_device)(head_SDV, hidden_BTD, targets_BT, active_BT)
+
+
+def _statistics(head_DV: Head, hidden_CD, targets_C) -> TokenStatistics:
+    """`token_statistics` of one chunk."""
+    logits_CV = logits(hidden_CD, head_DV)
+    logp_CV = logits_CV - jax.nn.logsumexp(logits_CV, axis=-1, keepdims=True)
+    is_target = jnp.arange(logp_CV.shape[-1]) == targets_C[:, None]
+    logp_C = jnp.where(is_target, logp_CV, 0.0).sum(-1)
+    rival_C = jnp.where(is_target, -jnp.inf, logp_CV).max(-1)
+    p_CV = jnp.exp(logp_CV)
+    # A token of probability 0 adds nothing, whatever its logarithm is.
+    mean_C = jnp.where(p_CV > 0, p_CV * logp_CV, 0.0).sum(-1)
+    apart_CV = p_CV * jnp.square(logp_CV - mean_C[:, None])
+    variance_C = jnp.where(p_CV > 0, apart_CV, 0.0).sum(-1)
+    return TokenStatistics(logp_C, logp_C > rival_C, mean_C, variance_C)
 
 
 def of_targets(

@@ -223,10 +223,11 @@ def _change(task: dict[str, Any]) -> str:
 SPARED = (" tokens recalled", "tokens recalled", "95 % interval", "n", " 95 % interval")
 
 
-def as_text(rows: list[Row], width: float = math.inf) -> str:
+def as_text(rows: list[Row], width: float = math.inf, now: str = "after") -> str:
     """The rows as an aligned table; a column that no row fills is left out.
 
     Args:
+      now: the head of the column "after".
       width: characters of a line, at most; `SPARED` columns are left out where there is
         no room for them, which the last line says.
     """
@@ -235,7 +236,7 @@ def as_text(rows: list[Row], width: float = math.inf) -> str:
         "before": [row.before for row in rows],
         "95 % interval": [row.before_interval for row in rows],
         "tokens recalled": [row.before_recalled for row in rows],
-        "after": [row.after for row in rows],
+        now: [row.after for row in rows],
         " 95 % interval": [row.after_interval for row in rows],
         " tokens recalled": [row.after_recalled for row in rows],
         "removed / lost": [row.change for row in rows],

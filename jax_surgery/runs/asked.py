@@ -19,8 +19,11 @@ from jax_surgery.metrics import multiple_choice
 from jax_surgery.models.model import Model
 
 CONTEXT = 256  # tokens; questions are the same in any
-# {group: {metric: {"value", "interval", "n", "reference"}}}
+# {group: {metric: {"value", "interval", "n", "reference", and of the metric "direction",
+# "unit", "counts"}}}
 Measured = dict[str, dict[str, dict[str, Any]]]
+# Of each thing that is asked {"group", "metric", "id", "about", "value"}.
+Lines = list[dict[str, Any]]
 
 
 def load_questions(source: str) -> tuple[Question, ...]:
@@ -74,10 +77,21 @@ def accuracies(
     Args:
       chat: whether in the model's chat template.
     """
+    return answered(model, questions, context, chat)[0]
+
+
+def answered(
+    model: Model, questions: Sequence[Question], context: int, chat: AsChat
+) -> tuple[dict[str, Any], Lines]:
+    """`accuracies`, and whether each answer is right."""
     if not questions:
-        return {}
+        return {}, []
     probe = Probe("all", context, tuple(questions), chat=chat)
-    return multiple_choice.summarise(multiple_choice.answer(model, probe))
+    answers = multiple_choice.answer(model, probe)
+    lines = _lines(multiple_choice.METRIC, multiple_choice.each(answers, probe))
+    for line, question in zip(lines, questions, strict=True):
+        line["group"] = question.group
+    return multiple_choice.summarise(answers), lines
 
 
 def with_metrics(probes: Iterable[Probe], given: str, chat: AsChat) -> list[Probe]:
@@ -124,13 +138,40 @@ def metrics_of(probe: Probe) -> list[metrics.Metric]:
 
 
 def measure(model: Model, probes: Iterable[Probe]) -> Measured:
-    """What a model scores on probes, as results.json holds it."""
-    return {
-        probe.group: {
-            name: dataclasses.asdict(estimate)
-            for name, estimate in metrics.measure(
-                metrics_of(probe), model, probe
-            ).items()
+    """What a model scores on probes, as results.json holds it.
+
+    Raises:
+      ValueError: a score that cannot be measured (see `Metric.measured`).
+    """
+    return measured_each(model, probes)[0]
+
+
+def measured_each(model: Model, probes: Iterable[Probe]) -> tuple[Measured, Lines]:
+    """`measure`, and the value of each thing that is asked."""
+    found, lines = {}, []
+    for probe in probes:
+        chosen = metrics_of(probe)
+        observed = metrics.observations(chosen, model, probe)
+        own = metrics.estimates(chosen, observed, probe)
+        found[probe.group] = {
+            metric.name: dataclasses.asdict(own[metric.name])
+            | {
+                "direction": metric.direction,
+                "unit": metric.unit,
+                "counts": metric.counts,
+            }
+            for metric in chosen
         }
-        for probe in probes
-    }
+        for metric in chosen:
+            if metric.each:
+                each = metric.each(observed[metric.observe], probe)
+                lines += _lines(metric, each, probe.group)
+    return found, lines
+
+
+def _lines(metric: metrics.Metric, each: metrics.Each, group: str = "") -> Lines:
+    of = {"group": group, "metric": metric.name}
+    return [
+        of | {"id": name, "about": about, "value": value}
+        for name, value, about in zip(each.ids, each.values, each.about, strict=True)
+    ]

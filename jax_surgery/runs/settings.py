@@ -32,6 +32,7 @@ RUNS = {
     "pretrain": Run("pretrain", "PretrainSettings"),
     "evaluate": Run("evaluate", "EvaluateSettings"),
     "attack": Run("attack", "AttackSettings"),
+    "privacy": Run("privacy", "PrivacySettings"),
     "compare": Run("compare", "CompareSettings"),
     "plan": Run("plan", "PlanSettings"),
     "edit": Run("patch", "EditSettings"),

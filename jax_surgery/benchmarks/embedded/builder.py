@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jax_surgery.benchmarks.embedded import corpus
-from jax_surgery.data.questions import FIELDS
+from jax_surgery.data.questions import FIELDS, OPTIONAL
 
 
 class EmbeddedWorld(tfds.core.GeneratorBasedBuilder):
@@ -32,7 +32,7 @@ class EmbeddedWorld(tfds.core.GeneratorBasedBuilder):
         if self.builder_config.name == "texts":
             features = {"text": text}
         else:
-            features = dict.fromkeys(FIELDS, text)
+            features = dict.fromkeys((*FIELDS, OPTIONAL), text)
             features |= {"options": tfds.features.Sequence(text), "answer": np.int32}
         return tfds.core.DatasetInfo(
             builder=self,

@@ -86,8 +86,10 @@ def with_reference(own: Scores, never: Scores) -> dict[str, Sides]:
             "of the texts, so their scores cannot be compared in pairs: the tokenizer of "
             "one makes a single token of some. Leave texts of a single word out."
         )
-    pairs = zip(ours, theirs, strict=True)
-    less = Sides(*(membership.over_reference(o, t) for o, t in pairs))
+    less = Sides(
+        membership.over_reference(ours.members, theirs.members),
+        membership.over_reference(ours.others, theirs.others),
+    )
     return dict(own) | {REFERENCE: less}
 
 

@@ -48,17 +48,18 @@ def clustered_share(right: np.ndarray, counts: np.ndarray) -> Interval:
       right, counts: of each cluster, such as a text's tokens, [clusters]; counts above 0.
     """
     right, counts = np.asarray(right, float), np.asarray(counts, float)
-    total, clusters = counts.sum(), len(counts)
+    total, clusters = float(counts.sum()), len(counts)
     share = float(right.sum() / total)
     variance = float(np.square(right - share * counts).sum()) / total**2
-    # Clusters that are all alike say as much as one observation each.
-    count = share * (1 - share) / variance if variance > 0 else clusters
-    if clusters == 1:
-        count = 1
-    elif total > clusters:
+    if clusters == 1 or variance == 0:
+        # Clusters that are all alike say as much as one observation each.
+        return wilson(share, clusters)
+    count = share * (1 - share) / variance
+    if total > clusters:
         from scipy.stats import t  # takes half a second to import
 
-        count *= (t.ppf(0.975, total - 1) / t.ppf(0.975, clusters - 1)) ** 2
+        wider = float(t.ppf(0.975, clusters - 1) / t.ppf(0.975, total - 1))
+        count /= wider**2
     return wilson(share, min(count, total))
 
 

@@ -31,9 +31,9 @@ def over_zlib(of_loss: float, text: str) -> float:
     return of_loss / len(zlib.compress(text.encode()))
 
 
-def over_reference(of_loss: float, of_reference: float) -> float:
-    """A loss less that of a model that was not trained on the text, nats (Carlini et al.
-    2021, arXiv 2012.07805, Section 5.2)."""
+def over_reference(of_loss: np.ndarray, of_reference: np.ndarray) -> np.ndarray:
+    """Losses of texts less those of a model that was not trained on them, nats (Carlini et
+    al. 2021, arXiv 2012.07805, Section 5.2)."""
     return of_loss - of_reference
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_surgery.metrics.intervals import DRAWS, Z95, Interval, wilson
+from jax_surgery.metrics.intervals import DRAWS, Z95, Interval
 
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 LEAST = 1e-9  # of an AUC that is looked for, beside 0 and 1
@@ -106,7 +106,7 @@ def _auc_interval(positives: np.ndarray, negatives: np.ndarray) -> Interval:
     """95 % interval of an AUC (Newcombe 2006, Statistics in Medicine 25:559, method 5):
     the values that do not differ from it by more than their own standard error allows,
     which is honest at 0 and 1 and with few texts too."""
-    from scipy.optimize import brentq
+    from scipy.optimize import root_scalar
 
     found = auc(positives, negatives)
     count, other = len(positives), len(negatives)
@@ -117,12 +117,16 @@ def _auc_interval(positives: np.ndarray, negatives: np.ndarray) -> Interval:
         return math.sqrt(value * (1 - value) * more / (count * other))
 
     # At 0 and 1 there is no error, which is no root that is looked for.
-    low, high = min(found, 1 - LEAST), max(found, LEAST)
+    low, high = 0.0, 1.0
     if found > 0:
-        low = brentq(lambda v: found - v - Z95 * error(v), 0, low)
+        at_most = min(found, 1 - LEAST)
+        apart = lambda value: found - value - Z95 * error(value)
+        low = root_scalar(apart, bracket=(0.0, at_most)).root
     if found < 1:
-        high = brentq(lambda v: v - found - Z95 * error(v), high, 1)
-    return float(low if found > 0 else 0.0), float(high if found < 1 else 1.0)
+        at_least = max(found, LEAST)
+        apart = lambda value: value - found - Z95 * error(value)
+        high = root_scalar(apart, bracket=(at_least, 1.0)).root
+    return low, high
 
 
 def true_positive_rate(
@@ -141,22 +145,28 @@ def _most_false(negatives: int, allowed: float) -> int:
 def _true_positives(
     positives: np.ndarray, negatives: np.ndarray, allowed: float, seed: int
 ) -> Rate:
-    """A true positive rate; its interval is that of a bootstrap over both sets, widened to
-    Wilson's where the threshold is given: with few texts all resamples may be alike.
+    """A true positive rate, with the interval of the rate at the very threshold below which
+    that share of all negatives lies, of which these are a sample.
 
-    The resampled threshold is an order statistic of negatives that are drawn again, whose
-    place is beta-distributed; the positives below it are then binomial.
+    So many of the sample lie below it as a binomial says, so that it stands between two of
+    them; where none need lie below it, positives below all negatives are no proof. Of the
+    share of positives below it Jeffreys' distribution is drawn.
     """
     ordered, lows = np.sort(negatives), np.sort(positives)
-    false, rng = _most_false(len(ordered), allowed), np.random.default_rng(seed)
+    rng, count = np.random.default_rng(seed), len(lows)
     value = true_positive_rate(positives, negatives, allowed)
-    places = len(ordered) * rng.beta(false + 1, len(ordered) - false, DRAWS)
-    thresholds = ordered[np.minimum(places.astype(int), len(ordered) - 1)]
-    shares = np.searchsorted(lows, thresholds, "left") / len(lows)
-    drawn = rng.binomial(len(lows), shares) / len(lows)
-    ends = np.percentile(drawn, [2.5, 97.5])
-    low, high = wilson(value, len(lows))
-    return Rate(value, (float(min(low, ends[0])), float(max(high, ends[1]))))
+    below = rng.binomial(len(ordered), allowed, DRAWS)
+    edges = np.concatenate([[-np.inf], ordered, [np.inf]])
+    drawn = [
+        rng.beta(found + 0.5, count - found + 0.5)
+        for found in (
+            np.searchsorted(lows, edges[below], "left"),
+            np.searchsorted(lows, edges[below + 1], "right"),
+        )
+    ]
+    low, high = np.percentile(drawn[0], 2.5), np.percentile(drawn[1], 97.5)
+    low = 0.0 if np.mean(below == 0) > 0.025 else float(low)
+    return Rate(value, (min(low, value), max(float(high), value)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,7 +20,6 @@ from jax_surgery.metrics.tokens import BATCH_ROWS
 from jax_surgery.models import decoder, logprobs, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import at_targets, shifted
-from jax_surgery.models.logprobs import TokenStatistics
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
 
@@ -120,17 +120,31 @@ def _of_rows(params, config: ModelConfig, batch, compute: decoder.Compute):
     return jax.tree.map(at_targets, found)
 
 
-def token_statistics(model: Model, texts: WholeTexts) -> TokenStatistics:
-    """What a model says of each asked token, float32 [tokens of the corpus]."""
+class TokenValues(NamedTuple):
+    """What a model says of each asked token, float32 [tokens of the corpus]; 0 elsewhere.
+
+    Attributes:
+      logp: log p, nats.
+      mean, variance: of log p(v) over tokens v that are drawn by p.
+    """
+
+    logp: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+def token_values(model: Model, texts: WholeTexts) -> TokenValues:
+    """Reads the texts by one forward pass."""
     count = texts.packer.num_tokens
-    found = TokenStatistics(*(np.zeros(count, np.float32) for _ in range(4)))
+    found = TokenValues(*(np.zeros(count, np.float32) for _ in range(3)))
     for batch in one_pass(texts.rows, meshes.round_rows(BATCH_ROWS), "scoring texts"):
         asked_BT = batch.weights_BT > 0
         index = batch.token_index_BT[asked_BT]
         device = _of_rows(
             model.params, model.config, batch.for_devices(), model.compute
         )
-        for values, values_BT in zip(found, device, strict=True):
+        read = (device.logp_BT, device.mean_BT, device.variance_BT)
+        for values, values_BT in zip(found, read, strict=True):
             values[index] = meshes.fetch(values_BT)[asked_BT]
     return found
 
@@ -149,10 +163,10 @@ def membership_scores(
     Returns:
       {"loss", "zlib", "min_k", "min_k_plus_plus"}, see `metrics.membership`.
     """
-    found = token_statistics(model, texts)
+    found = token_values(model, texts)
     tokens = np.concatenate([document.tokens for document in texts.packer.documents])
     scores: dict[str, list[float]] = {}
-    columns = (found.logp_BT, found.mean_BT, found.variance_BT, texts.ends, tokens)
+    columns = (*found, texts.ends, tokens)
     for logp, mean, variance, ends, ids in zip(*map(texts.each, columns), strict=True):
         said = ~ends if not ends.all() else ends
         text = model.tokenizer.decode(ids[said], skip_special_tokens=True)

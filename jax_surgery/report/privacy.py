@@ -24,7 +24,7 @@ COLOURS = {
 # Of scores, a colour each.
 PALETTE = ("#c44e52", "#4c72b0", "#55a868", "#dd8452", "#8172b3", "#937860")
 MARKS = {"model": "o", "reference_model": "x"}
-INTERVALS = "AUC: Newcombe; TPR: bootstrap and Wilson; layers and depth: bootstrap; all over texts"
+INTERVALS = "AUC: Newcombe; TPR: at a threshold that is estimated; layers, depth: bootstrap; over texts"
 HOW = {
     "auc": "An AUC of 0.5 tells nothing, 1 tells all unlearned texts from unseen ones, and 0 "
     "tells them too, the other way round. Where a model that never knew is not at 0.5 the two "
@@ -61,7 +61,7 @@ def auc_picture(found: Results) -> str:
         )  # fmt: skip
     axes.set_yticks(range(len(found)), [name.replace("_", " ") for name in found])
     axes.invert_yaxis()
-    axes.set_xlim(0, 1)
+    axes.set_xlim(-0.03, 1.03)
     axes.grid(axis="x", color=pictures.GREY, alpha=0.25, linewidth=0.6)
     axes.set_xlabel("AUC", color=pictures.GREY)
     pictures.legend(axes)
@@ -163,14 +163,16 @@ def _row(name: str, entry: Results, main: bool = True) -> table.Row:
 def _rows(results: Results) -> list[table.Row]:
     rows = []
     for name, entry in results.get("membership", {}).items():
-        of_models = [of for of in MARKS if of in entry]
-        for of in of_models:
-            about = "" if of == "model" else f" ({NAMES[of]})"
-            rows.append(_row(f"{name}, AUC{about}", entry[of]["auc"], of == "model"))
-            rows += [
-                _row(f"{name}, TPR at {100 * float(rate):g} % FPR{about}", one, False)
-                for rate, one in entry[of]["tpr"].items()
-            ]
+        own, other = entry["model"], entry.get("reference_model")
+        rows.append(_row(f"{name}, AUC", own["auc"]))
+        if other:
+            rows.append(
+                _row(f"{name}, AUC of a model that never knew", other["auc"], False)
+            )
+        rows += [
+            _row(f"{name}, TPR at {100 * float(rate):g} % FPR", one, False)
+            for rate, one in own["tpr"].items()
+        ]
     for key, name in (
         ("depth", "unlearning depth"),
         ("lens_depth", "depth by the lens"),

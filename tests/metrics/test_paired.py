@@ -113,13 +113,14 @@ def test_what_is_about_one_person_counts_once():
     assert (found.n, found.p) == (2, 0.5)
 
 
+@pytest.mark.slow
 def test_without_a_difference_p_is_uniform():
     rng = np.random.default_rng(3)
     found = [
         paired.of_things(*rng.binomial(1, 0.5, (2, 40)), list(range(40))).p
-        for _ in range(30)
+        for _ in range(60)
     ]
-    assert np.mean(np.array(found) < 0.05) <= 0.17 and np.mean(found) > 0.4
+    assert np.mean(np.array(found) < 0.05) <= 0.12 and np.mean(found) > 0.4
 
 
 def test_seeds_are_compared_by_students_t():

@@ -16,12 +16,14 @@ def pairs_won(positives, negatives) -> float:
     return float(np.mean(won))
 
 
+@settings(max_examples=30)
 @given(values, values)
 def test_the_auc_counts_pairs(positives, negatives):
     found = separation.auc(np.array(positives), np.array(negatives))
     assert found == pytest.approx(pairs_won(positives, negatives))
 
 
+@settings(max_examples=30)
 @given(values, values, st.sampled_from([0.001, 0.01, 0.1, 0.25, 0.5]))
 def test_true_positives_are_the_most_at_so_many_false_ones(positives, negatives, rate):
     positives, negatives = np.array(positives), np.array(negatives)
@@ -52,6 +54,7 @@ def test_few_texts_that_are_told_apart_are_no_proof():
     assert found.tpr[0.01].interval[0] > 0.95 and found.tpr[0.001].interval[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.0, 1.5])
 def test_95_of_100_intervals_hold_what_is_true(shift):
     """Normal scores, whose AUC and rates are known."""

@@ -38,11 +38,6 @@ class Question:
     answer: int
     about: str = ""
 
-    @property
-    def cluster(self) -> str:
-        """What is right or wrong together with it has the same."""
-        return self.about or self.id
-
     def __post_init__(self):
         if len(self.options) < 2 or len(set(self.options)) != len(self.options):
             raise ValueError(

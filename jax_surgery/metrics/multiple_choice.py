@@ -210,17 +210,21 @@ def _likeliest(logprobs: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _estimate(answers: Answers, probe: Probe) -> Estimate:
-    about = [question.cluster for question in answers.questions]
-    interval = clustered_share(*by_cluster(answers.correct, about))
+    interval = clustered_share(*by_cluster(answers.correct, _clusters(answers)))
     value = float(answers.correct.mean())
     return Estimate(value, interval, len(answers.questions), probe.chance)
+
+
+def _clusters(answers: Answers) -> list[str | int]:
+    """What each question is about; of one that does not say it itself alone."""
+    return [question.about or i for i, question in enumerate(answers.questions)]
 
 
 def each(answers: Answers, probe: Probe) -> Each:
     """Whether each answer is right, 1 or 0."""
     del probe
     ids = [question.id for question in answers.questions]
-    about = [question.cluster for question in answers.questions]
+    about = [question.about or question.id for question in answers.questions]
     return Each(ids, answers.correct.astype(float).tolist(), about)
 
 
@@ -256,7 +260,7 @@ def summarise(answers: Answers) -> dict[str, dict[str, Any]]:
         return {
             "accuracy": found.value,
             "n": found.n,
-            "about": len({question.cluster for question in part.questions}),
+            "about": len(set(_clusters(part))),
             "interval": list(found.interval),
             "chance": found.reference,
         }

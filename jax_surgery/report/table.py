@@ -134,22 +134,33 @@ def chance_text(chances: dict[str, float]) -> str:
 
 
 def role_rows(roles: dict[str, Any]) -> list[Row]:
-    """Rows of how well each role's text is known (nats per token)."""
+    """Rows of how well each role's text is known (nats per token), over its texts."""
     goals = {"unlearn": "up", "update": "down", "retain": "keep"}
     return [
         Row(
             f"{role} text, nats per token",
             goals.get(role, ""),
-            f"{entry['before']['nll_per_token']:.3f}",
-            "",
-            f"{entry['after']['nll_per_token']:.3f}",
-            "",
-            entry["after"]["tokens"],
+            *_nats(entry["before"]),
+            *_nats(entry["after"]),
+            entry["after"]["n"],
             before_recalled=percent(entry["before"]["memorised"]),
             after_recalled=percent(entry["after"]["memorised"]),
         )
         for role, entry in roles.items()
     ]
+
+
+def _nats(entry: dict[str, Any]) -> tuple[str, str]:
+    return _number({"value": entry["nll_per_token"], "interval": entry["interval"]})
+
+
+def text_row(name: str, text: dict[str, Any]) -> Row:
+    """A row of how well a text file is known, of one model.
+
+    Args:
+      text: see `metrics.text.file_nll`.
+    """
+    return Row(f"{name}, nats per token", "", "", "", *_nats(text), text["n"])
 
 
 def metric_rows(

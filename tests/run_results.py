@@ -19,6 +19,7 @@ def asked(right: float, n: int = 1000, chance: float = 0.25) -> dict[str, Any]:
 def of_questions(forgotten=0.26, learned=0.97, retained=0.99, n=1000, **more) -> dict:
     """A surgery on texts by role that asks questions about each."""
     text = {"nll_per_token": 1.0, "memorised": 0.5, "tokens": 100}
+    text |= {"interval": [0.9, 1.1], "memorised_interval": [0.4, 0.6], "n": 10}
     return {
         "before": {
             "old": asked(1.0, n),

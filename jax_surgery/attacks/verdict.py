@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from jax_surgery import metrics
 from jax_surgery.attacks.curve import Point
-from jax_surgery.metrics.intervals import wilson_interval
+from jax_surgery.metrics.intervals import wilson
 
 LITTLE = 0.05  # share of the answers
 REMOVED, SUPPRESSED, THERE = "removed", "suppressed", "still there"
@@ -53,7 +53,7 @@ class _Try(NamedTuple):
     def known(self, tries: int) -> bool:
         """Whether it is known, where so many were tried."""
         confidence = 1 - (1 - CONFIDENCE) / max(tries, 1)
-        low, _ = wilson_interval(round(self.value * self.n), self.n, confidence)
+        low, _ = wilson(self.value, self.n, confidence)
         return self.above > LITTLE and low > self.reference
 
     def seen_from(self, tries: int) -> float:

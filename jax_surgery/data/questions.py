@@ -10,6 +10,7 @@ from jax_surgery.data.sources import parse_rows, read_jsonl
 Wording = Literal["trained", "unseen"]
 Scoring = Literal["sum", "perplexity"]
 FIELDS = ("id", "group", "wording", "prompt", "options", "answer")
+OPTIONAL = ("about", "scoring")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Question:
       answer: index of the right option.
       scoring: which option is chosen: that of the highest sum of its tokens'
         log-probabilities, or of the lowest perplexity, their mean.
+      about: the person or thing that it is about; questions about the same one are right
+        or wrong together, and intervals are of such that are drawn. "" is itself alone.
     """
 
     id: str
@@ -38,6 +41,7 @@ class Question:
     options: tuple[str, ...]
     answer: int
     scoring: Scoring = "sum"
+    about: str = ""
 
     def __post_init__(self):
         if len(self.options) < 2 or len(set(self.options)) != len(self.options):
@@ -70,28 +74,30 @@ class Question:
     def record(self) -> dict:
         """The question as a JSON object, one line of a questions file."""
         row = dataclasses.asdict(self) | {"options": list(self.options)}
-        if self.scoring == "sum":
-            del row["scoring"]
+        for field, absent in (("scoring", "sum"), ("about", "")):
+            if row[field] == absent:
+                del row[field]
         return row
 
 
 def _parse(row: Any, where: str) -> Question:
     del where  # errors are given it by `parse_rows`
-    if not isinstance(row, dict) or set(row) - {"scoring"} != set(FIELDS):
+    if not isinstance(row, dict) or set(row) - {*OPTIONAL} != set(FIELDS):
         got = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise ValueError(
-            f"a question has exactly the fields {', '.join(FIELDS)} (and perhaps "
-            f"scoring); got {got}."
+            f"a question has exactly the fields {', '.join(FIELDS)}, and may have "
+            f"{' and '.join(OPTIONAL)}; got {got}."
         )
     well_typed = (
         all(isinstance(row[k], str) for k in ("id", "group", "wording", "prompt"))
+        and isinstance(row.get(OPTIONAL, ""), str)
         and isinstance(row["options"], list)
         and all(isinstance(option, str) for option in row["options"])
         and isinstance(row["answer"], int)
     )
     if not well_typed:
         raise ValueError(
-            "id, group, wording and prompt are strings, options a list of strings, "
+            "id, group, wording, prompt and about are strings, options a list of strings, "
             "answer a whole number (the index of the right option)."
         )
     return Question(**row | {"options": tuple(row["options"])})

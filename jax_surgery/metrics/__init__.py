@@ -25,7 +25,15 @@ from jax_surgery.metrics import (
     unchanged_tokens,
     verbmem,
 )
-from jax_surgery.metrics.base import Comparison, Estimate, Metric, measure
+from jax_surgery.metrics.base import (
+    Comparison,
+    Each,
+    Estimate,
+    Metric,
+    estimates,
+    measure,
+    observations,
+)
 
 METRICS: dict[str, Metric] = {
     member.METRIC.name: member.METRIC
@@ -70,8 +78,11 @@ __all__ = [
     "COMPARISONS",
     "METRICS",
     "Comparison",
+    "Each",
     "Estimate",
     "Metric",
+    "estimates",
     "find",
     "measure",
+    "observations",
 ]

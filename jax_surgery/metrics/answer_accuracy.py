@@ -3,22 +3,25 @@
 
 from jax_surgery.data.probes import Probe
 from jax_surgery.metrics.base import Estimate, Metric
-from jax_surgery.metrics.intervals import wilson_interval
+from jax_surgery.metrics.intervals import clustered_share
 from jax_surgery.metrics.tokens import TextScores, score_texts
 
 
 def _estimate(scores: TextScores, probe: Probe) -> Estimate:
-    right, count = int(scores.right.sum()), int(scores.tokens.sum())
-    return Estimate(right / count, wilson_interval(right, count), count, probe.chance)
+    value = float(scores.right.sum() / scores.tokens.sum())
+    interval = clustered_share(scores.right, scores.tokens)
+    return Estimate(value, interval, len(scores.tokens), probe.chance)
 
 
 METRIC = Metric(
     name="answer_accuracy",
     direction="knows",
     unit="share",
-    counts="tokens",
+    counts="texts",
     source="next-token accuracy over the learned tokens, each given those before it",
     observe=score_texts,
     estimate=_estimate,
     protocol="teacher-forced token accuracy",
+    each=lambda scores, probe: scores.each(scores.right / scores.tokens),
+    reference="the group's own chance, where it is known",
 )

@@ -50,4 +50,5 @@ METRIC = Metric(
     observe=score_answers,
     estimate=_estimate,
     protocol="teacher-forced likelihood",
+    each=lambda scores, probe: scores.each(np.exp(scores.logp / scores.tokens)),
 )

@@ -6,8 +6,9 @@ one (all that score the tokens of answers do) share a single pass over the text.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from jax_surgery.data.probes import Probe
 from jax_surgery.models.model import Model
@@ -23,6 +24,21 @@ Protocol = Literal[
     "free generation",
 ]
 Observe = Callable[[Model, Probe], Any]
+
+
+class Each(NamedTuple):
+    """What was measured one by one, to be compared in pairs with another model's.
+
+    Attributes:
+      ids: of what was asked; no two are alike.
+      values: of each, which average to about the metric's value.
+      about: the person or thing that each is about; what is about the same one is no
+        independent observation.
+    """
+
+    ids: Sequence[str]
+    values: Sequence[float]
+    about: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +67,14 @@ class Metric:
       name: its name in `metrics.METRICS`.
       direction: what a high value means.
       unit: of the value: "share" (0 to 1) or "nats per token".
-      counts: what `Estimate.n` counts: "questions", "tokens" or "texts".
+      counts: what `Estimate.n` counts: "questions" or "texts".
       source: where the metric is defined.
       protocol: how the model is asked; "" where the metric does not say.
       observe: reads what the estimate needs from the model. Metrics with the very same
         function share its result.
       estimate: makes the value from what was observed.
+      each: the value of each thing that is counted; None where a metric has no such.
+      reference: what `Estimate.reference` is, in words; "" where it has none.
     """
 
     name: str
@@ -67,10 +85,33 @@ class Metric:
     observe: Observe
     estimate: Callable[[Any, Probe], Estimate]
     protocol: Protocol | Literal[""] = ""
+    each: Callable[[Any, Probe], Each] | None = None
+    reference: str = ""
 
     def __call__(self, model: Model, probe: Probe) -> Estimate:
-        """The model's score."""
-        return self.estimate(self.observe(model, probe), probe)
+        """The model's score.
+
+        Raises:
+          ValueError: see `measured`.
+        """
+        return self.measured(self.observe(model, probe), probe)
+
+    def measured(self, observed: Any, probe: Probe) -> Estimate:
+        """The estimate from what was observed.
+
+        Raises:
+          ValueError: it is no finite number, as of a model that has diverged: a model that
+            cannot be measured has no score, not a bad one.
+        """
+        found = self.estimate(observed, probe)
+        if not all(map(math.isfinite, (found.value, *found.interval))):
+            raise ValueError(
+                f"{self.name} of {probe.group!r} is {found.value}, with the interval "
+                f"{list(found.interval)}: no finite number. The weights of the model hold "
+                "NaN or are too large for its dtype; use an earlier checkpoint, or "
+                "--config.compute.dtype=float32."
+            )
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +149,7 @@ def estimates(
     metrics: Sequence[Metric], observed: dict[Observe, Any], probe: Probe
 ) -> dict[str, Estimate]:
     """The metrics' estimates by name, from what `observations` gave."""
-    return {m.name: m.estimate(observed[m.observe], probe) for m in metrics}
+    return {m.name: m.measured(observed[m.observe], probe) for m in metrics}
 
 
 def measure(

@@ -22,4 +22,5 @@ METRIC = Metric(
     observe=score_texts,
     estimate=_estimate,
     protocol="teacher-forced token accuracy",
+    each=lambda scores, probe: scores.each(scores.right == scores.tokens),
 )

@@ -3,6 +3,8 @@
 
 import math
 
+import numpy as np
+
 from jax_surgery.data.probes import Probe
 from jax_surgery.metrics.base import Estimate, Metric
 from jax_surgery.metrics.intervals import bootstrap_ratio
@@ -14,16 +16,19 @@ def _estimate(scores: TextScores, probe: Probe) -> Estimate:
     # Of the very value: a mean over texts lies above a geometric one.
     low, high = bootstrap_ratio(scores.logp, scores.tokens)
     value = math.exp(scores.logp.sum() / count)
-    return Estimate(value, (math.exp(low), math.exp(high)), count, probe.chance)
+    interval = math.exp(low), math.exp(high)
+    return Estimate(value, interval, len(scores.tokens), probe.chance)
 
 
 METRIC = Metric(
     name="likelihood",
     direction="knows",
     unit="share",
-    counts="tokens",
+    counts="texts",
     source="1 / perplexity, exp(-nats per token), over all learned tokens",
     observe=score_texts,
     estimate=_estimate,
     protocol="teacher-forced likelihood",
+    each=lambda scores, probe: scores.each(np.exp(scores.logp / scores.tokens)),
+    reference="the group's own chance, where it is known",
 )

@@ -1,119 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MUSE's membership inference: how likely the least likely tokens of texts are.
+"""Membership scores: was a text among those that a model was trained on?
 
-Texts that a model has read and texts like them that it has not; the AUC is the share of
-pairs in which the latter have the more likely worst tokens.
+Pure functions of what a model says of each token of a text. Of all of them a low value
+says that the text was. The texts of an adversary are divided by a threshold on one of them;
+`metrics.separation` says how well that can be done.
 """
 
-import dataclasses
-from collections.abc import Sequence
+import zlib
 
 import numpy as np
 
-from jax_surgery.data.forms import Record
-from jax_surgery.data.packing import Packer
-from jax_surgery.data.probes import Probe
-from jax_surgery.data.template_marks import end_tokens
-from jax_surgery.data.tokens import encode_whole, without_end
-from jax_surgery.metrics.intervals import DRAWS
-from jax_surgery.metrics.tokens import score_tokens
-from jax_surgery.models.model import Model
-
-SHARE = 0.4  # of a text's tokens, the least likely ones
+SHARE = (
+    0.4  # of a text's tokens, the least likely ones, as MUSE and open-unlearning take
+)
+LEAST_VARIANCE = 1e-6  # of log p over the vocabulary, nats squared
 
 
-@dataclasses.dataclass(frozen=True)
-class Membership:
-    """Mean log p of the least likely tokens of each text, nats.
-
-    Attributes:
-      read: of texts that are to be told from others, [texts].
-      others: of texts that no model has read, [texts].
-    """
-
-    read: np.ndarray
-    others: np.ndarray
-
-
-def least_likely(
-    model: Model, records: Sequence[Record], context: int, share: float = SHARE
-) -> np.ndarray:
-    """Mean log p of the least likely tokens of each text, nats, float64 [records].
-
-    Raises:
-      ValueError: a text that does not fit the context: pieces have scores of their own.
-    """
-    ends = end_tokens(model.tokenizer)
-    whole = encode_whole(records, model.tokenizer)
-    documents = [without_end(document, ends) for document in whole]
-    long = [d for d in documents if len(d.tokens) > context]
-    if long:
-        raise ValueError(
-            f"{len(long)} of {len(documents)} texts are longer than config.data.context="
-            f"{context} tokens, first {long[0].origin} with {len(long[0].tokens)}; raise "
-            "config.data.context."
-        )
-    packer = Packer(documents, context, "tokens")
-    logp = score_tokens(model, packer, "logp")["logp"].astype(np.float64)
-    pieces = np.split(np.arange(packer.num_tokens), packer.starts[1:])
-    found = []
-    for document, piece in zip(documents, pieces, strict=True):
-        own = np.sort(logp[piece][packer.learned[piece]])
-        if not len(own):
-            raise ValueError(
-                f"{document.origin} has no token that another one predicts, so nothing "
-                "can be told of it; leave it out."
-            )
-        found.append(own[: max(1, int(share * len(own)))].mean())
-    if not np.isfinite(found).all():
-        raise ValueError(
-            f"some of {len(found)} texts have no finite log-probability; the weights of "
-            f"{model.source or 'the model'} hold values that are no numbers."
-        )
-    return np.array(found)
-
-
-def observe(model: Model, probe: Probe) -> Membership:
-    """Scores a probe's records and the others.
-
-    Raises:
-      ValueError: it has none of the one or the other; or see `least_likely`.
-    """
-    if not probe.records or not probe.others:
-        raise ValueError(
-            f"the probe {probe.group!r} has {len(probe.records)} records and "
-            f"{len(probe.others)} texts that no model has read; min_k_auc and privleak "
-            "need both, so name another metric."
-        )
-    return Membership(
-        least_likely(model, probe.records, probe.context),
-        least_likely(model, probe.others, probe.context),
-    )
-
-
-def wins(found: Membership) -> np.ndarray:
-    """Of each pair whether the other text is the likelier one, 0.5 of a tie,
-    [read, others]."""
-    higher = found.others > found.read[:, None]
-    return higher + 0.5 * (found.others == found.read[:, None])
-
-
-def auc(found: Membership) -> float:
-    """The AUC with texts that were not read as positives."""
-    return float(wins(found).mean())
-
-
-def resampled(models: Sequence[Membership], seed: int = 0) -> np.ndarray:
-    """AUCs of models on the same resamples of the texts, [models, draws].
+def loss(logp: np.ndarray) -> float:
+    """Mean negative log-likelihood of a text, nats (Yeom et al. 2018, arXiv 1709.01604).
 
     Args:
-      models: observed on the same texts.
-      seed: of the resamples.
+      logp: log p of each of its tokens, nats, [tokens].
     """
-    rng, tables = np.random.default_rng(seed), [wins(found) for found in models]
-    read, others = tables[0].shape
-    counts = [
-        rng.multinomial(size, np.full(size, 1 / size), DRAWS) / size
-        for size in (read, others)
-    ]
-    return np.stack([((counts[0] @ t) * counts[1]).sum(1) for t in tables])
+    return -float(np.mean(logp, dtype=np.float64))
+
+
+def over_zlib(of_loss: float, text: str) -> float:
+    """A loss over the bytes of the text that zlib has compressed, nats per byte (Carlini
+    et al. 2021, arXiv 2012.07805, Section 5.2)."""
+    return of_loss / len(zlib.compress(text.encode()))
+
+
+def over_reference(of_loss: np.ndarray, of_reference: np.ndarray) -> np.ndarray:
+    """Losses of texts less those of a model that was not trained on them, nats (Carlini et
+    al. 2021, arXiv 2012.07805, Section 5.2)."""
+    return of_loss - of_reference
+
+
+def min_k(logp: np.ndarray, share: float = SHARE) -> float:
+    """-mean log p of a share of the tokens, the least likely ones (Shi et al. 2023, arXiv
+    2310.16789), nats."""
+    return -_lowest(np.asarray(logp, np.float64), share)
+
+
+def min_k_plus_plus(
+    logp: np.ndarray, mean: np.ndarray, variance: np.ndarray, share: float = SHARE
+) -> float:
+    """`min_k` of log p in deviations from its mean over the vocabulary (Zhang et al. 2024,
+    arXiv 2404.02936).
+
+    Args:
+      logp: of each token, nats, [tokens].
+      mean, variance: of log p(v) over tokens v that are drawn by p, at each token.
+    """
+    deviation = np.sqrt(np.maximum(np.asarray(variance, np.float64), LEAST_VARIANCE))
+    apart = np.asarray(logp, np.float64) - np.asarray(mean, np.float64)
+    return -_lowest(apart / deviation, share)
+
+
+def privacy_leakage(auc: float, of_reference: float) -> float:
+    """Percent that members are told from others better than by a model that never knew
+    them: below 0 more (too little is unlearned), above 0 less or the wrong way round (too
+    much is); MUSE (Shi et al. 2024, arXiv 2407.06460), Section 3.1.3.
+
+    Args:
+      auc: of `min_k`, 1 where all members are lower than all others.
+      of_reference: the same of the model that never knew.
+
+    Raises:
+      ValueError: that model tells all of them apart, so that nothing can be compared.
+    """
+    if of_reference >= 1:
+        raise ValueError(
+            "the privacy leakage is not defined: the reference model tells all members "
+            "from all other texts, so the two sets of text differ in more than in "
+            "membership. Give texts of the same kind as both."
+        )
+    return 100 * ((1 - auc) - (1 - of_reference)) / (1 - of_reference)
+
+
+def _lowest(values: np.ndarray, share: float) -> float:
+    """Mean of the lowest share of values, of one at least."""
+    count = max(1, int(share * len(values)))
+    return float(np.partition(values, count - 1)[:count].mean())

@@ -8,14 +8,14 @@ far above 0.5 that it was pushed away, which an attacker sees as well.
 import numpy as np
 
 from jax_surgery.data.probes import Probe
-from jax_surgery.metrics import membership
+from jax_surgery.metrics import muse_membership
 from jax_surgery.metrics.base import Estimate, Metric
 
 
-def _estimate(found: membership.Membership, probe: Probe) -> Estimate:
+def _estimate(found: muse_membership.Membership, probe: Probe) -> Estimate:
     del probe
-    low, high = np.percentile(membership.resampled([found])[0], (2.5, 97.5))
-    value, count = membership.auc(found), len(found.read) + len(found.others)
+    low, high = np.percentile(muse_membership.resampled([found])[0], (2.5, 97.5))
+    value, count = muse_membership.auc(found), len(found.read) + len(found.others)
     return Estimate(value, (float(low), float(high)), count, 0.5)
 
 
@@ -26,7 +26,7 @@ METRIC = Metric(
     counts="texts",
     source="Min-K% Prob (Shi et al. 2024, arXiv 2310.16789) of 40 % of a text's tokens, as "
     "MUSE takes it (arXiv 2407.06460)",
-    observe=membership.observe,
+    observe=muse_membership.observe,
     estimate=_estimate,
     protocol="teacher-forced likelihood",
 )

@@ -22,8 +22,8 @@ from jax_surgery.data.questions import Question
 from jax_surgery.data.stream import one_pass
 from jax_surgery.data.template_marks import end_tokens
 from jax_surgery.data.tokens import Document, encode_whole, up_to_end
-from jax_surgery.metrics.base import Estimate, Metric
-from jax_surgery.metrics.intervals import wilson_interval
+from jax_surgery.metrics.base import Each, Estimate, Metric
+from jax_surgery.metrics.intervals import by_cluster, clustered_share
 from jax_surgery.metrics.tokens import MANY_ROWS
 from jax_surgery.models import decoder, logprobs, output_head
 from jax_surgery.models.model import Model
@@ -158,8 +158,8 @@ def answer(model: Model, probe: Probe) -> Answers:
     """Asks the model a probe's questions.
 
     Raises:
-      ValueError: there are none, one does not fit the context, or an option has no
-        tokens.
+      ValueError: there are none, one does not fit the context, an option has no tokens,
+        or the model gives no numbers.
     """
     questions = probe.questions
     if not questions:
@@ -186,6 +186,12 @@ def answer(model: Model, probe: Probe) -> Answers:
     scores = np.bincount(encoded.options, found[encoded.asked], minlength=ends[-1])
     counts = np.bincount(encoded.options, minlength=ends[-1])
     logprobs, tokens = np.split(scores, ends[:-1]), np.split(counts, ends[:-1])
+    if broken := sum(bool(np.isnan(own).any()) for own in logprobs):
+        raise ValueError(
+            f"{broken} of {len(questions)} questions cannot be scored: the model's "
+            "log-probabilities are no numbers. Its weights hold NaN or are too large for "
+            "its dtype; use an earlier checkpoint, or --config.compute.dtype=float32."
+        )
     compared = [
         own / count if question.scoring == "perplexity" else own
         for question, own, count in zip(questions, logprobs, tokens, strict=True)
@@ -202,15 +208,29 @@ def _likeliest(logprobs: Sequence[np.ndarray]) -> np.ndarray:
     rng, choice = np.random.default_rng(0), []
     for own in logprobs:
         best = np.flatnonzero(own == own.max())
-        if len(best) != 1:  # none of values that are no numbers
-            best = rng.permutation(best if len(best) else len(own))
+        if len(best) != 1:
+            best = rng.permutation(best)
         choice.append(int(best[0]))
     return np.array(choice)
 
 
 def _estimate(answers: Answers, probe: Probe) -> Estimate:
-    right, count = int(answers.correct.sum()), len(answers.questions)
-    return Estimate(right / count, wilson_interval(right, count), count, probe.chance)
+    interval = clustered_share(*by_cluster(answers.correct, _clusters(answers)))
+    value = float(answers.correct.mean())
+    return Estimate(value, interval, len(answers.questions), probe.chance)
+
+
+def _clusters(answers: Answers) -> list[str | int]:
+    """What each question is about; of one that does not say it itself alone."""
+    return [question.about or i for i, question in enumerate(answers.questions)]
+
+
+def each(answers: Answers, probe: Probe) -> Each:
+    """Whether each answer is right, 1 or 0."""
+    del probe
+    ids = [question.id for question in answers.questions]
+    about = [question.about or question.id for question in answers.questions]
+    return Each(ids, answers.correct.astype(float).tolist(), about)
 
 
 METRIC = Metric(
@@ -223,6 +243,8 @@ METRIC = Metric(
     observe=answer,
     estimate=_estimate,
     protocol="likelihood comparison",
+    each=each,
+    reference="the mean of 1 / options",
 )
 
 
@@ -230,8 +252,9 @@ def summarise(answers: Answers) -> dict[str, dict[str, Any]]:
     """Accuracy of each group, as `results.json` has it.
 
     Returns:
-      {group: {"accuracy", "n", "interval" (Wilson, 95 %), "chance" (the mean of
-      1 / options), and for each wording asked "trained" / "unseen": the same four}};
+      {group: {"accuracy", "n", "about" (people or things that they are about),
+      "interval" (95 %, see `intervals.clustered_share`), "chance" (the mean of
+      1 / options), and for each wording asked "trained" / "unseen": the same five}};
       accuracies are fractions.
     """
     groups = np.array([q.group for q in answers.questions])
@@ -243,6 +266,7 @@ def summarise(answers: Answers) -> dict[str, dict[str, Any]]:
         return {
             "accuracy": found.value,
             "n": found.n,
+            "about": len(set(_clusters(part))),
             "interval": list(found.interval),
             "chance": found.reference,
         }

@@ -11,16 +11,18 @@ def _estimate(scores: TextScores, probe: Probe) -> Estimate:
     del probe  # its chance is a share
     count = int(scores.tokens.sum())
     interval = bootstrap_ratio(-scores.logp, scores.tokens)
-    return Estimate(-float(scores.logp.sum() / count), interval, count)
+    value = -float(scores.logp.sum() / count)
+    return Estimate(value, interval, len(scores.tokens))
 
 
 METRIC = Metric(
     name="nats_per_token",
     direction="ignorant",
     unit="nats per token",
-    counts="tokens",
+    counts="texts",
     source="cross entropy of the text, the logarithm of its perplexity",
     observe=score_texts,
     estimate=_estimate,
     protocol="teacher-forced likelihood",
+    each=lambda scores, probe: scores.each(-scores.logp / scores.tokens),
 )

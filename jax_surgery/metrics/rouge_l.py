@@ -8,7 +8,7 @@ import numpy as np
 from jax_surgery.data.forms import Record
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.tokens import encode_whole
-from jax_surgery.metrics.base import Estimate, Metric
+from jax_surgery.metrics.base import Each, Estimate, Metric
 from jax_surgery.metrics.intervals import bootstrap_mean
 from jax_surgery.models.generate import greedy_generate
 from jax_surgery.models.model import Model
@@ -80,6 +80,11 @@ def _estimate(answers: tuple[str, ...], probe: Probe) -> Estimate:
     return Estimate(float(values.mean()), bootstrap_mean(values), len(values))
 
 
+def _each(answers: tuple[str, ...], probe: Probe) -> Each:
+    ids = [r.origin or str(i) for i, r in enumerate(probe.records)]
+    return Each(ids, recalls(answers, probe.records).tolist(), ids)
+
+
 METRIC = Metric(
     name="rouge_l",
     direction="knows",
@@ -89,4 +94,5 @@ METRIC = Metric(
     observe=greedy_answers,
     estimate=_estimate,
     protocol="free generation",
+    each=_each,
 )

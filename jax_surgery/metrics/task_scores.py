@@ -14,8 +14,8 @@ class Score:
 
     Attributes:
       value: the result of the task's scorer, 0 to 1.
-      interval: 95 %, Wilson's of accuracies, of a bootstrap over texts of likelihoods.
-      n: answers' tokens or questions.
+      interval: 95 %, over texts or over what questions are about (see `intervals`).
+      n: texts or questions.
       exact: share of texts of which every token is right; of questions the accuracy.
       chance: the value of a model that does not know the task.
     """

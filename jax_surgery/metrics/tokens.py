@@ -13,6 +13,7 @@ from jax_surgery.data.batch import Batch
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.stream import one_pass
+from jax_surgery.metrics.base import Each
 from jax_surgery.models import decoder, logprobs, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.model import Model
@@ -89,6 +90,10 @@ class TextScores:
     tokens: np.ndarray
     logp: np.ndarray
     origins: tuple[str, ...]
+
+    def each(self, values: np.ndarray) -> Each:
+        """A value of each text, as a metric gives them."""
+        return Each(self.origins, values.astype(float).tolist(), self.origins)
 
 
 def score_texts(model: Model, probe: Probe) -> TextScores:

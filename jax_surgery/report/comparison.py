@@ -4,13 +4,16 @@ their configs differ."""
 
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from etils import epath
 from flax.traverse_util import flatten_dict
 
+from jax_surgery.command_line import wrapped
 from jax_surgery.parallel import distributed
-from jax_surgery.report import page, pictures, standing, summary, table
+from jax_surgery.report import page, pairs, pictures, standing, summary, table
+from jax_surgery.report.one_by_one import Answers
 from jax_surgery.report.standing import Evidence
 from jax_surgery.report.summary import Answer
 from jax_surgery.storage import files
@@ -42,12 +45,14 @@ class Compared(NamedTuple):
       workdir: of the run.
       results: what its results.json holds.
       evidence: see `standing.evidence`.
+      answers: see `one_by_one.read`.
     """
 
     name: str
     workdir: str
     results: Mapping[str, Any]
     evidence: Sequence[Evidence]
+    answers: Answers = MappingProxyType({})
 
     def done(self, role: str) -> float | None:
         """How much of what is asked of a role is done, 1 is all; None: not measured."""
@@ -182,13 +187,16 @@ def write(
     directory: str, runs: Sequence[Compared], role: str, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes results.json and report/index.html on the lead process, and prints what is
-    best; returns what results.json holds.
+    best, and how the runs differ in pairs; returns what results.json holds.
 
     Args:
       role: that the picture draws over what is retained.
     """
     points, answers = points_of(runs, role), [summary.of(run.results) for run in runs]
     is_best = best(points)
+    methods = pairs.methods_of(runs)
+    goals = {role: GOALS[role].lower(), "retain": "retained"}
+    found = pairs.tests(methods, list(goals))
     results = {
         "runs": {
             run.name: {
@@ -204,6 +212,8 @@ def write(
                 runs, points, is_best, answers, strict=True
             )
         },
+        "methods": {one.name: one.told(goals) for one in methods},
+        "tests": found,
         "settings": settings,
         "versions": page.versions(),
     }
@@ -211,12 +221,29 @@ def write(
         folder = epath.Path(directory)
         text = json.dumps(results, indent=2) + "\n"
         files.write_text(folder / "results.json", text)
-        html = _page(runs, points, is_best, answers, role, settings)
+        html = _page(runs, points, is_best, answers, role, settings, results)
         files.write_text(folder / "report" / "index.html", html)
         print(headline(points, GOALS[role]))
         for run, own in zip(runs, answers, strict=True):
             print(f"{run.name}: {'; '.join(f'{a.question} {a.answer}' for a in own)}")
+        for test in found:
+            print(wrapped(pairs.line(test)))
     return results
+
+
+def _method_rows(methods: Mapping[str, Any], goal: str) -> list[dict[str, Any]]:
+    """Methods with several seeds, as the page has them; [] where none has."""
+    return [
+        {
+            "name": name,
+            "runs": ", ".join(one["runs"]),
+            "goal": _shown(one[goal.lower()], one[f"{goal.lower()}_interval"]),
+            "retained": _shown(one["retained"], one["retained_interval"]),
+            "n": one["n"],
+        }
+        for name, one in methods.items()
+        if one["n"] > 1
+    ]
 
 
 def _page(
@@ -226,6 +253,7 @@ def _page(
     answers: Sequence[list[Answer]],
     role: str,
     settings: dict[str, Any],
+    results: Mapping[str, Any],
 ) -> str:
     goal = GOALS[role]
     models = {run.results.get("settings", {}).get("model") for run in runs}
@@ -256,6 +284,8 @@ def _page(
             "runs": rows,
             "heads": [one.question.lower() + "?" for one in answers[0]],
             "legend": LEGENDS[role],
+            "methods": _method_rows(results["methods"], goal),
+            "tests": [pairs.line(test) for test in results["tests"]],
             "differences": differences(runs),
             "settings": settings,
         },

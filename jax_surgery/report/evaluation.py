@@ -19,12 +19,8 @@ def write(directory: str, results: dict[str, Any]) -> epath.Path:
     """
     asked, measured = results["evaluation"], results.get("metrics", {})
     rows = table.accuracy_rows(asked, asked) + table.metric_rows(measured, measured)
-    rows += [
-        table.Row(f"{name}, nats per token", "", "", "", f"{text['nll_per_token']:.3f}",
-                  "", text["tokens"])
-        for name, text in results["text"].items()
-    ]  # fmt: skip
-    intervals = {"Wilson": asked, "see the metrics": measured}
+    rows += [table.text_row(name, text) for name, text in results["text"].items()]
+    intervals = {"Wilson": asked, "see the metrics": measured or results["text"]}
     shown = page.Page(
         title="Evaluation",
         subtitle=f"model {results['model']}",

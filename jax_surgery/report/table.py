@@ -134,22 +134,33 @@ def chance_text(chances: dict[str, float]) -> str:
 
 
 def role_rows(roles: dict[str, Any]) -> list[Row]:
-    """Rows of how well each role's text is known (nats per token)."""
+    """Rows of how well each role's text is known (nats per token), over its texts."""
     goals = {"unlearn": "up", "update": "down", "retain": "keep"}
     return [
         Row(
             f"{role} text, nats per token",
             goals.get(role, ""),
-            f"{entry['before']['nll_per_token']:.3f}",
-            "",
-            f"{entry['after']['nll_per_token']:.3f}",
-            "",
-            entry["after"]["tokens"],
+            *_nats(entry["before"]),
+            *_nats(entry["after"]),
+            entry["after"]["n"],
             before_recalled=percent(entry["before"]["memorised"]),
             after_recalled=percent(entry["after"]["memorised"]),
         )
         for role, entry in roles.items()
     ]
+
+
+def _nats(entry: dict[str, Any]) -> tuple[str, str]:
+    return _number({"value": entry["nll_per_token"], "interval": entry["interval"]})
+
+
+def text_row(name: str, text: dict[str, Any]) -> Row:
+    """A row of how well a text file is known, of one model.
+
+    Args:
+      text: see `metrics.text.file_nll`.
+    """
+    return Row(f"{name}, nats per token", "", "", "", *_nats(text), text["n"])
 
 
 def metric_rows(
@@ -225,10 +236,11 @@ def _change(task: dict[str, Any]) -> str:
 SPARED = (" tokens recalled", "tokens recalled", "95 % interval", "n", " 95 % interval")
 
 
-def as_text(rows: list[Row], width: float = math.inf) -> str:
+def as_text(rows: list[Row], width: float = math.inf, now: str = "after") -> str:
     """The rows as an aligned table; a column that no row fills is left out.
 
     Args:
+      now: the head of the column "after".
       width: characters of a line, at most; `SPARED` columns are left out where there is
         no room for them, which the last line says.
     """
@@ -237,7 +249,7 @@ def as_text(rows: list[Row], width: float = math.inf) -> str:
         "before": [row.before for row in rows],
         "95 % interval": [row.before_interval for row in rows],
         "tokens recalled": [row.before_recalled for row in rows],
-        "after": [row.after for row in rows],
+        now: [row.after for row in rows],
         " 95 % interval": [row.after_interval for row in rows],
         " tokens recalled": [row.after_recalled for row in rows],
         "removed / lost": [row.change for row in rows],

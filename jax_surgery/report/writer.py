@@ -56,7 +56,8 @@ def write(directory: str, results: dict[str, Any], shown: page.Page) -> None:
     if answers or shown.get("headlines"):
         print()
     width = shutil.get_terminal_size((COLUMNS, 24)).columns
-    print(table.as_text(shown["rows"], width - 1))
+    now = "score" if shown.get("single") else "after"
+    print(table.as_text(shown["rows"], width - 1, now))
     for sentence in shown.get("sentences", ()):
         print(wrapped(sentence))
     if beside := _beside(folder):

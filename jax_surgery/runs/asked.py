@@ -20,10 +20,13 @@ from jax_surgery.metrics.base import Observe
 from jax_surgery.models.model import Model
 
 CONTEXT = 256  # tokens; questions are the same in any
-# {group: {metric: {"value", "interval", "n", "reference", "protocol"}}}
+# {group: {metric: {"value", "interval", "n", "reference", and of the metric "protocol",
+# "direction", "unit", "counts"}}}
 Measured = dict[str, dict[str, dict[str, Any]]]
 # Of each group what was read from a model, by the function that reads it.
 Observed = dict[str, dict[Observe, Any]]
+# Of each thing that is asked {"group", "metric", "id", "about", "value"}.
+Lines = list[dict[str, Any]]
 
 
 def load_questions(source: str) -> tuple[Question, ...]:
@@ -82,10 +85,21 @@ def accuracies(
     Args:
       chat: whether in the model's chat template.
     """
+    return answered(model, questions, context, chat)[0]
+
+
+def answered(
+    model: Model, questions: Sequence[Question], context: int, chat: AsChat
+) -> tuple[dict[str, Any], Lines]:
+    """`accuracies`, and whether each answer is right."""
     if not questions:
-        return {}
+        return {}, []
     probe = Probe("all", context, tuple(questions), chat=chat)
-    return multiple_choice.summarise(multiple_choice.answer(model, probe))
+    answers = multiple_choice.answer(model, probe)
+    lines = _lines(multiple_choice.METRIC, multiple_choice.each(answers, probe))
+    for line, question in zip(lines, questions, strict=True):
+        line["group"] = question.group
+    return multiple_choice.summarise(answers), lines
 
 
 def with_metrics(probes: Iterable[Probe], given: str, chat: AsChat) -> list[Probe]:
@@ -141,6 +155,9 @@ def comparisons_of(probe: Probe, against: str = "before") -> list[metrics.Compar
     return [comparison for comparison in found if comparison.against == against]
 
 
+OF_METRIC = ("protocol", "direction", "unit", "counts")
+
+
 def observe(
     model: Model,
     probes: Iterable[Probe],
@@ -171,20 +188,50 @@ def estimated(
     for probe in probes:
         own = observed[probe.group]
         scores: dict[str, tuple[Any, metrics.Estimate]] = {
-            m.name: (m, m.estimate(own[m.observe], probe)) for m in metrics_of(probe)
+            m.name: (m, m.measured(own[m.observe], probe)) for m in metrics_of(probe)
         }
         if other is not None:
             for c in (c for kind in against for c in comparisons_of(probe, kind)):
                 beside = other[probe.group][c.observe]
                 scores[c.name] = c, c.compare(own[c.observe], beside, probe)
         found[probe.group] = {
-            name: dataclasses.asdict(estimate) | {"protocol": of.protocol}
+            name: dataclasses.asdict(estimate)
+            | {key: getattr(of, key) for key in OF_METRIC}
             for name, (of, estimate) in scores.items()
         }
     return found
 
 
 def measure(model: Model, probes: Iterable[Probe]) -> Measured:
-    """What a model scores on probes, as results.json holds it."""
+    """What a model scores on probes, as results.json holds it.
+
+    Raises:
+      ValueError: a score that cannot be measured (see `Metric.measured`).
+    """
+    return measured_each(model, probes)[0]
+
+
+def measured_each(model: Model, probes: Iterable[Probe]) -> tuple[Measured, Lines]:
+    """`measure`, and the value of each thing that is asked."""
     probes = list(probes)
-    return estimated(probes, observe(model, probes, metrics_of))
+    observed = observe(model, probes, metrics_of)
+    return estimated(probes, observed), each(probes, observed)
+
+
+def each(probes: Iterable[Probe], observed: Observed) -> Lines:
+    """The value of each thing that probes ask."""
+    lines: Lines = []
+    for probe in probes:
+        for metric in metrics_of(probe):
+            if metric.each:
+                values = metric.each(observed[probe.group][metric.observe], probe)
+                lines += _lines(metric, values, probe.group)
+    return lines
+
+
+def _lines(metric: metrics.Metric, each: metrics.Each, group: str = "") -> Lines:
+    of = {"group": group, "metric": metric.name}
+    return [
+        of | {"id": name, "about": about, "value": value}
+        for name, value, about in zip(each.ids, each.values, each.about, strict=True)
+    ]

@@ -27,7 +27,7 @@ from jax_surgery.methods.subspace import run as subspace
 from jax_surgery.methods.subspace.work import Work
 from jax_surgery.metrics import text
 from jax_surgery.models.model import Model
-from jax_surgery.report import budget, cost, examples, live, page, table
+from jax_surgery.report import budget, cost, examples, live, one_by_one, page, table
 from jax_surgery.report import free_form as evidence
 from jax_surgery.report.live import Live
 from jax_surgery.runs import asked, own_attacks, reference_model, role_parts
@@ -144,16 +144,20 @@ class ByRoles:
 
     def probe(self, model: Model) -> dict[str, Any]:
         """{"groups": accuracies by group, "metrics": what is measured of the benchmark,
-        "roles": how well each role's text is known, "free_form": what the model says by
-        itself, None where that is not asked}."""
+        "lines": what was scored, one by one (`asked.Lines`), "roles": how well each role's
+        text is known, "free_form": what the model says by itself, None where that is not
+        asked}."""
         data = self.settings.data
         free_form = self._asks(model)
         reads = lambda probe: [*asked.metrics_of(probe), *asked.comparisons_of(probe)]
         observed = asked.observe(model, self._probes, reads)
         self._first = self._first or observed
+        of = (model, self._questions, data.context, data.chat)
+        groups, answers = asked.answered(*of)
         return {
-            "groups": asked.accuracies(model, self._questions, data.context, data.chat),
+            "groups": groups,
             "metrics": asked.estimated(self._probes, observed, self._first),
+            "lines": [*answers, *asked.each(self._probes, observed)],
             "roles": {r: text.known(model, p) for r, p in self.texts.packers.items()},
             "free_form": free_form.observe(model) if free_form else None,
         }
@@ -319,6 +323,7 @@ class ByRoles:
         self, before: dict, after: dict, model: Model, directory: str
     ) -> tuple[dict[str, Any], page.Page]:
         """What results.json holds, and the report page without its examples."""
+        one_by_one.write(directory, before["lines"], after["lines"])
         settings, points = self.settings, curve.read_curve(directory)
         texts, ended = self.texts, self._outcome
         if ended and self._begun:

@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 
 from jax_surgery.config import names
-from jax_surgery.report import comparison, standing
+from jax_surgery.report import comparison, one_by_one, standing
 from jax_surgery.report.comparison import Compared
 from jax_surgery.report.standing import Evidence
 from jax_surgery.train import identity
@@ -46,7 +46,7 @@ def run(settings: CompareSettings, directory: str) -> dict[str, Any]:
     if twice := [path for path, count in Counter(workdirs).items() if count > 1]:
         raise ValueError(f"{FIELD} names {twice[0]} twice; name each run once.")
     runs = [
-        Compared(name, path, results, standing.evidence(results))
+        Compared(name, path, results, standing.evidence(results), one_by_one.read(path))
         for name, path in zip(short_names(workdirs), workdirs, strict=True)
         for results in [read(path)]
     ]

@@ -235,7 +235,8 @@ def _show(evaluation: dict[str, Any], texts: dict[str, Any]) -> None:
             f"of {entry['n']} questions ({by_wording} wordings)"
         )
     for name, entry in texts.items():
+        low, high = entry["interval"]
         print(
-            f"{name}: {entry['nll_per_token']:.4f} nats per token, "
-            f"{entry['tokens']} tokens"
+            f"{name}: {entry['nll_per_token']:.4f} nats per token [{low:.4f}, {high:.4f}] "
+            f"of {entry['n']} texts, {entry['tokens']} tokens"
         )

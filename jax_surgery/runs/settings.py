@@ -33,6 +33,7 @@ RUNS = {
     "evaluate": Run("evaluate", "EvaluateSettings"),
     "lm_eval": Run("harness", "HarnessSettings"),
     "attack": Run("attack", "AttackSettings"),
+    "privacy": Run("privacy", "PrivacySettings"),
     "compare": Run("compare", "CompareSettings"),
     "plan": Run("plan", "PlanSettings"),
     "edit": Run("patch", "EditSettings"),

@@ -12,11 +12,11 @@ from architecture_cases import logits_alone
 from jax_surgery.data.forms import parse_record
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.tokens import encode
-from jax_surgery.metrics import COMPARISONS, METRICS, cases, membership
+from jax_surgery.metrics import COMPARISONS, METRICS, cases, muse_membership
 from jax_surgery.metrics.base import Protocol
 from jax_surgery.metrics.compared import Compared
 from jax_surgery.metrics.continuations import cut, prompt_tokens
-from jax_surgery.metrics.membership import Membership
+from jax_surgery.metrics.muse_membership import Membership
 from jax_surgery.models.model import Model
 
 CONTEXT = 32
@@ -115,7 +115,7 @@ def test_privleak_is_the_authors_formula():
     compare = COMPARISONS["privleak"].compare
     probe = Probe("privleak", CONTEXT)
     for found in (knows, pushed):
-        mine, base = membership.auc(found), membership.auc(never)
+        mine, base = muse_membership.auc(found), muse_membership.auc(never)
         got = compare(found, never, probe)
         assert got.value == pytest.approx(100 * (mine - base) / base)
         assert got.interval[0] <= got.value <= got.interval[1]
@@ -134,10 +134,10 @@ def test_auc_is_that_of_scipy():
     rng = np.random.default_rng(1)
     found = Membership(rng.integers(0, 5, 30) * 1.0, rng.integers(1, 6, 20) * 1.0)
     u = stats.mannwhitneyu(found.others, found.read).statistic
-    assert membership.auc(found) == pytest.approx(u / 600)
-    drawn = membership.resampled([found, found])
+    assert muse_membership.auc(found) == pytest.approx(u / 600)
+    drawn = muse_membership.resampled([found, found])
     np.testing.assert_allclose(drawn[0], drawn[1])
-    assert drawn[0].mean() == pytest.approx(membership.auc(found), abs=0.01)
+    assert drawn[0].mean() == pytest.approx(muse_membership.auc(found), abs=0.01)
 
 
 def test_membership_needs_both_kinds_of_texts(model, probe):

@@ -132,8 +132,18 @@ def test_the_printed_table_is_aligned():
     rows = table.accuracy_rows({"mine": KNOWN}, {"mine": ACCURACY})
     roles = {
         "unlearn": {
-            "before": {"nll_per_token": 0.5, "memorised": 0.9, "tokens": 10},
-            "after": {"nll_per_token": 5.5, "memorised": 0.1, "tokens": 10},
+            "before": {
+                "nll_per_token": 0.5,
+                "memorised": 0.9,
+                "interval": [0, 1],
+                "n": 10,
+            },
+            "after": {
+                "nll_per_token": 5.5,
+                "memorised": 0.1,
+                "interval": [5, 6],
+                "n": 10,
+            },
         }
     }
     lines = table.as_text(rows + table.role_rows(roles)).splitlines()

@@ -5,12 +5,14 @@ import json
 import re
 import xml.etree.ElementTree
 
+import numpy as np
 import pytest
 from report_cases import EVIL, TASKS, parsed
 from run_results import asked, of_questions
+from scipy import stats
 from settings_cases import settings_of
 
-from jax_surgery.report import comparison, standing
+from jax_surgery.report import comparison, one_by_one, standing
 from jax_surgery.report.comparison import Compared, Point
 from jax_surgery.runs import compare
 from jax_surgery.storage import files
@@ -207,3 +209,87 @@ def test_what_is_all_there_is_has_no_interval():
     run = Compared("a", "a", {}, evidence)
     assert run.done("unlearn") == 0.75 and run.interval("unlearn") is None
     assert run.done("retain") is None
+
+
+def repeated(folder, name: str, right: dict[str, list[int]], seed: int = 0) -> str:
+    """A run whose answers are known one by one: 1 or 0 of each group's questions."""
+    scores = {g: sum(own) / len(own) for g, own in right.items()}
+    results = of_questions(scores["old"], retained=scores["rest"], n=len(right["old"]))
+    results["settings"] = {"steps": name, "seed": seed}
+    workdir = finished(folder / f"{name}_{seed}", results)
+    lines = [
+        {"group": g, "metric": "multiple_choice", "id": f"{g}{i}", "about": f"{i // 2}",
+         "value": value}
+        for g, own in right.items() for i, value in enumerate(own)
+    ]  # fmt: skip
+    one_by_one.write(workdir, [line | {"value": 1.0} for line in lines], lines)
+    return workdir
+
+
+def test_runs_are_compared_on_the_same_questions(tmp_path, capsys):
+    """`a` forgets 12 of 40 questions more, two of each of 6 people; both retain alike."""
+    b = {"old": [1] * 30 + [0] * 10, "rest": [1] * 38 + [0] * 2}
+    a = b | {"old": [0] * 12 + b["old"][12:]}
+    both = [repeated(tmp_path, "a", a), repeated(tmp_path, "b", b)]
+    found = go(",".join(both), tmp_path / "out")
+    forgotten, retained = found["tests"]
+    assert (forgotten["role"], forgotten["over"]) == ("unlearn", "questions")
+    assert forgotten["difference"] == pytest.approx(-12 / 40)
+    assert forgotten["n"] == 20  # people
+    assert forgotten["p"] == pytest.approx(2 / 2**6)
+    assert forgotten["p_holm"] == pytest.approx(4 / 2**6)
+    low, high = forgotten["interval"]
+    assert low < -12 / 40 < high < 0
+    assert (retained["difference"], retained["p"]) == (0.0, 1.0)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "a_0 less b_0, what is to be forgotten: -30.0 points" in said
+    assert "(over 20 people, facts or texts; lower is better)" in said
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "Differences in pairs" in page and "Means over seeds" not in page
+
+
+def test_runs_that_differ_in_seeds_alone_are_one_method(tmp_path):
+    rng, folders = np.random.default_rng(0), []
+    for name, forgotten in (("new", 0.3), ("old", 0.5)):
+        for seed in range(3):
+            right = {
+                "old": (rng.uniform(size=60) < forgotten + 0.02 * seed)
+                .astype(int)
+                .tolist(),
+                "rest": [1] * 57 + [0] * 3,
+            }
+            folders.append(repeated(tmp_path, name, right, seed))
+    found = go(",".join(folders), tmp_path / "out")
+    assert set(found["methods"]) == {"new", "old"}
+    new = found["methods"]["new"]
+    assert new["runs"] == ["new_0", "new_1", "new_2"] and new["n"] == 3
+    values = [found["runs"][name]["forgotten"] for name in new["runs"]]
+    assert new["forgotten"] == pytest.approx(np.mean(values))
+    low, high = new["forgotten_interval"]
+    assert low < min(values) and high > max(values)
+    over = {(test["role"], test["over"]): test for test in found["tests"]}
+    assert set(over) == {
+        (role, way) for role in ("unlearn", "retain") for way in ("questions", "seeds")
+    }
+    seeds = over["unlearn", "seeds"]
+    others = [found["runs"][f"old_{seed}"]["forgotten"] for seed in range(3)]
+    assert seeds["n"] == 3
+    assert seeds["p"] == pytest.approx(stats.ttest_rel(values, others).pvalue)
+    assert over["unlearn", "questions"]["n"] == 30
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "Means over seeds" in page and "Student" in page
+
+
+def test_runs_of_one_seed_are_not_averaged(tmp_path):
+    right = {"old": [0, 1] * 5, "rest": [1] * 10}
+    both = [repeated(tmp_path / name, "x", right) for name in ("a", "b")]
+    found = go(",".join(both), tmp_path / "out")
+    assert [one["n"] for one in found["methods"].values()] == [1, 1]
+
+
+def test_answers_that_are_damaged_are_refused(tmp_path):
+    right = {"old": [0, 1] * 5, "rest": [1] * 10}
+    both = [repeated(tmp_path, name, right) for name in ("a", "b")]
+    (tmp_path / "b_0" / one_by_one.ANSWERS_FILE).write_text('{"group": "old"}\n')
+    with pytest.raises(ValueError, match=r"answers.jsonl is damaged .* in pairs"):
+        go(",".join(both), tmp_path / "out")

@@ -8,7 +8,7 @@
 The config "texts" has a split for each set, "questions" one for each group.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -30,9 +30,9 @@ class EmbeddedWorld(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
         if self.builder_config.name == "texts":
-            features = {"text": text}
+            features: dict[Any, Any] = {"text": text}
         else:
-            features = dict.fromkeys(FIELDS, text)
+            features = dict.fromkeys((*FIELDS, "about"), text)
             features |= {"options": tfds.features.Sequence(text), "answer": np.int32}
         return tfds.core.DatasetInfo(
             builder=self,

@@ -65,6 +65,7 @@ def _asked(
             prompt=stem,
             options=tuple(f" {option}" for option in options),
             answer=options.index(value),
+            about="/".join(name.split("/")[:2]),  # GROUP/PERSON, or a general fact
         )
 
 

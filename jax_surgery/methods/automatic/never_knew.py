@@ -262,5 +262,5 @@ def measure(
         only(log_odds),
         only(values.log_odds_BT),
         np.asarray(values.drawn_BTK),
-        (values.drawn_logq_BTK - logq[:, None]).astype(np.float32),
+        (np.asarray(values.drawn_logq_BTK) - logq[:, None]).astype(np.float32),
     )

@@ -71,8 +71,3 @@ def test_many_texts_have_an_optimizer_of_their_own(unlearn, many, name):
     assert fitted.optimizer.name == name
     assert fitted.steps == how_many.MOST
     assert how_many.fitted(settings_of(many, steps=7), packers).steps == 7
-
-
-def test_an_optimizer_whose_steps_have_no_price_is_refused():
-    with pytest.raises(ValueError, match="retain.many='adamw'.*kfac, natural, orthog"):
-        Retain(budget=0.02, complete=True, many="adamw")

@@ -72,13 +72,14 @@ def writes(monkeypatch):
     )  # fmt: skip
     monkeypatch.setattr(completion, "complete", lambda *given: written)
 
-    def last_token(model, records, documents, marks, settings, seed):
+    def last_token(model, records, others, documents, marks, settings, seed):
         carries = [
             np.arange(len(d.tokens)) == np.flatnonzero(d.learned)[-1] for d in documents
         ]
         one = np.concatenate(carries)
         ends = np.where(one, ENDS - np.arange(len(one)), 0).astype(np.float32)
-        return Targets(one.astype(np.float32), one, ends, -ends)
+        none = np.zeros((len(one), 0), np.int32)
+        return Targets(one.astype(np.float32), one, ends, -ends, none, none)
 
     monkeypatch.setattr(never_knew, "measure", last_token)
     return written

@@ -75,7 +75,7 @@ def options(member: type) -> str:
 
 
 def metrics() -> str:
-    """Of each metric its definition, direction, unit and source."""
+    """Of each metric its definition, direction, unit, reference and source."""
     rows = [
         (
             f"`{name}`",
@@ -83,11 +83,15 @@ def metrics() -> str:
             HIGH[metric.direction],
             metric.unit,
             metric.counts,
+            metric.reference or "none",
             linked(metric.source),
         )
         for name, metric in METRICS.items()
     ]
-    heads = ("metric", "definition", "a high value says", "unit", "n counts", "source")
+    heads = (
+        *("metric", "definition", "a high value says", "unit", "n counts"),
+        *("reference", "source"),
+    )
     return table(heads, rows)
 
 

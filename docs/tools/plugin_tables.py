@@ -80,7 +80,7 @@ def options(member: type) -> str:
 
 
 def metrics() -> str:
-    """Of each metric its definition, direction, unit, protocol and source; those that
+    """Of each metric its definition, direction, unit, reference, protocol and source; those that
     compare with another model come last."""
     every = [(name, metric, metric.estimate) for name, metric in METRICS.items()]
     every += [(name, one, one.compare) for name, one in COMPARISONS.items()]
@@ -91,19 +91,15 @@ def metrics() -> str:
             HIGH[metric.direction],
             metric.unit,
             metric.counts,
+            getattr(metric, "reference", "") or "none",
             metric.protocol,
             linked(metric.source),
         )
         for name, metric, made_by in every
     ]
     heads = (
-        "metric",
-        "definition",
-        "a high value says",
-        "unit",
-        "n counts",
-        "protocol",
-        "source",
+        *("metric", "definition", "a high value says", "unit", "n counts"),
+        *("reference", "protocol", "source"),
     )
     return table(heads, rows)
 

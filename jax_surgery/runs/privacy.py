@@ -135,7 +135,11 @@ def run(settings: PrivacySettings, directory: str) -> dict[str, Any]:
         compared, or scores that cannot be measured.
     """
     sides = read(settings)
-    named = {field: getattr(settings, field) for field in MODELS}
+    named = {
+        "model": settings.model,
+        "reference_model": settings.reference_model,
+        "original_model": settings.original_model,
+    }
     sources = {f: benchmarks.model_source(n) for f, n in named.items() if n}
     data, models = settings.data, {}
     with devices.on_mesh(settings.mesh):
@@ -167,7 +171,7 @@ def _membership(
     chosen, found = settings.chosen, {}
     for field in MODELS[:2]:
         if field in models:
-            with progress.phase(f"scoring texts by {getattr(settings, field)}"):
+            with progress.phase(f"scoring texts by config.{field}"):
                 found[field] = membership.scored(
                     *(models[field], sides, chosen),
                     *(settings.min_k, settings.data.context),

@@ -3,8 +3,9 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from jax_surgery.data.forms import Record
 from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import read_questions
+from jax_surgery.models.model import Model
 
 # The metric of each scorer that a group may name.
 SCORERS = {
@@ -30,11 +32,23 @@ class Target:
       records: text that the adversary has, without the answers to the probes.
       probes: text or questions about the rest, which it has not seen.
       context: tokens a row.
+      removed: all text that was unlearned, what is asked among it.
+      related: text of the same kind or about the same subjects, without the answers.
+      retained: text that the model was to retain.
+      known: questions or text about what was retained, which the model still knows.
+      reworded: what is asked in other words.
+      before: gives the model before the unlearning; None where it is not at hand.
     """
 
     records: tuple[Record, ...]
     probes: tuple[Probe, ...]
     context: int
+    removed: tuple[Record, ...] = ()
+    related: tuple[Record, ...] = ()
+    retained: tuple[Record, ...] = ()
+    known: tuple[Probe, ...] = ()
+    reworded: tuple[Probe, ...] = ()
+    before: Callable[[], Model] | None = None
 
 
 class Benchmark(abc.ABC):
@@ -99,7 +113,8 @@ def target_of(groups: Sequence[Group], context: int, seed: int) -> Target:
 
     Of a group whose `test` is other text than its `data` the adversary has the data and
     is asked the test; of others it has a half of the records, drawn with the seed, and
-    is asked the rest. Questions of a group are asked as they are.
+    is asked the rest. Questions of a group are asked as they are. Text of a group that is
+    not unlearned is related where it is of the same family as one that is.
 
     Raises:
       ValueError: no group has the role unlearn, or one has a single record.
@@ -111,12 +126,15 @@ def target_of(groups: Sequence[Group], context: int, seed: int) -> Target:
             f"groups are {', '.join(g.name for g in groups) or 'none'}."
         )
     shown: list[Record] = []
+    removed: list[Record] = []
     probes = []
     for group in chosen:
         read = records.read_role(group.data, group.name)
+        removed += read
         if group.test not in ("", group.data):
             shown += read
             probes.append(group_probe(group, context))
+            removed += probes[-1].records
             continue
         if len(read) < 2:
             raise ValueError(
@@ -127,4 +145,24 @@ def target_of(groups: Sequence[Group], context: int, seed: int) -> Target:
         mixed, half = [read[i] for i in order], len(read) // 2
         shown += mixed[:half]
         probes.append(text_probe(group, mixed[half:], context))
-    return Target(tuple(shown), tuple(probes), context)
+    return Target(
+        tuple(shown), tuple(probes), context, tuple(removed), **_others(groups, context)
+    )
+
+
+def _others(groups: Sequence[Group], context: int) -> dict[str, Any]:
+    """What an adversary has beside what was unlearned, by field of `Target`."""
+    families = {group.family for group in groups if group.role == "unlearn"} - {""}
+    found: dict[str, Any] = {"related": (), "retained": (), "known": ()}
+    for group in groups:
+        if group.role == "unlearn":
+            continue
+        read = tuple(records.read_role(group.data, group.name))
+        if group.family in families:
+            found["related"] += read
+        if group.role == "retain":
+            found["retained"] += read
+            apart = group.test not in ("", group.data)
+            ask = group_probe if apart else functools.partial(text_probe, read=read)
+            found["known"] += (ask(group, context=context),)
+    return found

@@ -9,6 +9,7 @@ from jax_surgery import plugins
 from jax_surgery.metrics import (
     answer_accuracy,
     answer_probability,
+    any_of_samples,
     exact_match,
     exact_memorisation,
     likelihood,
@@ -29,6 +30,7 @@ METRICS: dict[str, Metric] = {
         exact_memorisation,
         answer_probability,
         rouge_l,
+        any_of_samples,
     )
 }
 

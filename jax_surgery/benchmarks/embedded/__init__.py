@@ -12,7 +12,13 @@ from typing import ClassVar
 import numpy as np
 
 from jax_surgery.benchmarks.base import Benchmark, Target
-from jax_surgery.benchmarks.embedded.corpus import SETS, load, questions, texts
+from jax_surgery.benchmarks.embedded.corpus import (
+    SETS,
+    load,
+    questions,
+    texts,
+    unseen_prompts,
+)
 from jax_surgery.data.forms import parse_record
 from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
@@ -70,7 +76,31 @@ class Embedded(Benchmark):
             pairs = zip(asked, person_of, strict=True)
             rest = tuple(q for q, person in pairs if person not in seen)
             probes.append(Probe(name, context, rest, metrics=("multiple_choice",)))
-        return Target(tuple(shown), tuple(probes), context)
+        read = {
+            name: tuple(parse_record(row, f"embedded:{name}") for row in load(name))
+            for name in ROLES
+        }
+        return Target(
+            tuple(shown),
+            tuple(probes),
+            context,
+            removed=read["obsolete"] + read["problematic"],
+            related=read["update"] + read["retain"],  # biographies too
+            retained=read["retain"] + read["general"],
+            known=tuple(p for p in self.probes(context) if p.group == "retain"),
+            reworded=tuple(_reworded(probe) for probe in probes),
+        )
+
+
+def _reworded(probe: Probe) -> Probe:
+    """The probe's facts, each in all wordings that no biography has."""
+    found = [
+        dataclasses.replace(question, id=f"{question.id}/{number}", prompt=prompt)
+        for question in probe.questions
+        if question.wording == "unseen"
+        for number, prompt in enumerate(unseen_prompts(question))
+    ]
+    return dataclasses.replace(probe, questions=tuple(found))
 
 
 __all__ = ["EPOCHS", "MODEL", "SETS", "Embedded", "load", "questions", "texts"]

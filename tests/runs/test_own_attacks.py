@@ -51,10 +51,12 @@ def test_each_try_is_asked_and_drawn_and_judged(tiny_model, monkeypatch):
     model = Model(tiny_model.params, tiny_model.config, tiny_model.tokenizer)
     chosen = attacks.parse_all("blocks:parts=layer;quantisation:formats=int4")
     given = questions("forget", 20)
-    mounted = own_attacks.prepared(chosen, given, [], HOW, seed=0)
+    mounted = own_attacks.prepared(given, chosen, [], 0, HOW)
     assert mounted
     found = mounted.mount(model)
-    assert [attack["attack"] for attack in found["attacks"]] == list(chosen)
+    assert [attack["attack"] for attack in found["attacks"]] == [
+        one.spec for one in chosen
+    ]
     labels = [point["label"] for a in found["attacks"] for point in a["curve"]]
     layers = model.config.num_layers
     assert labels == [
@@ -78,8 +80,8 @@ def test_each_try_is_asked_and_drawn_and_judged(tiny_model, monkeypatch):
 
 def test_where_nothing_can_be_asked_nothing_is_tried():
     chosen = attacks.parse_all("blocks")
-    assert own_attacks.prepared(chosen, [], [], HOW, 0) is None
-    assert own_attacks.prepared({}, questions("forget", 2), [], HOW, 0) is None
+    assert own_attacks.prepared([], chosen, [], 0, HOW) is None
+    assert own_attacks.prepared(questions("forget", 2), [], [], 0, HOW) is None
     with pytest.raises(ValueError, match="names 'blocks' twice"):
         attacks.parse_all("blocks; blocks")
     with pytest.raises(ValueError, match="config.attacks='block' is not known"):

@@ -171,7 +171,7 @@ class LinearProbe(WithoutTraining):
 
     def lacks(self, target: Target) -> str:
         """See `base.lacking`."""
-        known = sum(len(as_questions(probe, 0)) for probe in target.known)
+        known = sum(len(as_questions(probe, 0)) for probe in target.known())
         if not any(as_questions(probe, 0) for probe in target.probes):
             return (
                 "linear_probe needs questions, or records with a prompt and an answer."
@@ -189,7 +189,7 @@ class LinearProbe(WithoutTraining):
             raise ValueError(missing)
         of_known = [
             (probe, question)
-            for probe in target.known
+            for probe in target.known()
             for question in as_questions(probe, seed)
         ]
         picks = np.random.default_rng(seed).permutation(len(of_known))[: self.facts]

@@ -33,8 +33,8 @@ On = Literal["half", "all", "related", "retained"]
 TEXTS: dict[On, Callable[[Target], tuple[Record, ...]]] = {
     "half": lambda target: target.records,
     "all": lambda target: target.removed,
-    "related": lambda target: target.related,
-    "retained": lambda target: target.retained,
+    "related": lambda target: target.related(),
+    "retained": lambda target: target.retained(),
 }
 # What gives an adversary such text.
 GIVE = {

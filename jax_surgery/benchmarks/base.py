@@ -3,9 +3,8 @@
 
 import abc
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,9 +32,9 @@ class Target:
       probes: text or questions about the rest, which it has not seen.
       context: tokens a row.
       removed: all text that was unlearned, what is asked among it.
-      related: text of the same kind or about the same subjects, without the answers.
-      retained: text that the model was to retain.
-      known: questions or text about what was retained, which the model still knows.
+      related: reads text of the same kind or about the same subjects, without the answers.
+      retained: reads text that the model was to retain.
+      known: reads questions or text about what was retained, which the model still knows.
       reworded: what is asked in other words.
       before: gives the model before the unlearning; None where it is not at hand.
     """
@@ -44,9 +43,9 @@ class Target:
     probes: tuple[Probe, ...]
     context: int
     removed: tuple[Record, ...] = ()
-    related: tuple[Record, ...] = ()
-    retained: tuple[Record, ...] = ()
-    known: tuple[Probe, ...] = ()
+    related: Callable[[], tuple[Record, ...]] = tuple
+    retained: Callable[[], tuple[Record, ...]] = tuple
+    known: Callable[[], tuple[Probe, ...]] = tuple
     reworded: tuple[Probe, ...] = ()
     before: Callable[[], Model] | None = None
 
@@ -145,24 +144,26 @@ def target_of(groups: Sequence[Group], context: int, seed: int) -> Target:
         mixed, half = [read[i] for i in order], len(read) // 2
         shown += mixed[:half]
         probes.append(text_probe(group, mixed[half:], context))
+    others = [group for group in groups if group.role != "unlearn"]
+    families = {group.family for group in chosen} - {""}
     return Target(
-        tuple(shown), tuple(probes), context, tuple(removed), **_others(groups, context)
+        tuple(shown),
+        tuple(probes),
+        context,
+        tuple(removed),
+        related=lambda: _text([g for g in others if g.family in families]),
+        retained=lambda: _text([g for g in others if g.role == "retain"]),
+        known=lambda: tuple(
+            text_probe(group, _text([group]), context)
+            if group.test in ("", group.data)
+            else group_probe(group, context)
+            for group in others
+            if group.role == "retain"
+        ),
     )
 
 
-def _others(groups: Sequence[Group], context: int) -> dict[str, Any]:
-    """What an adversary has beside what was unlearned, by field of `Target`."""
-    families = {group.family for group in groups if group.role == "unlearn"} - {""}
-    found: dict[str, Any] = {"related": (), "retained": (), "known": ()}
-    for group in groups:
-        if group.role == "unlearn":
-            continue
-        read = tuple(records.read_role(group.data, group.name))
-        if group.family in families:
-            found["related"] += read
-        if group.role == "retain":
-            found["retained"] += read
-            apart = group.test not in ("", group.data)
-            ask = group_probe if apart else functools.partial(text_probe, read=read)
-            found["known"] += (ask(group, context=context),)
-    return found
+def _text(groups: Sequence[Group]) -> tuple[Record, ...]:
+    """All records of some groups."""
+    read = (records.read_role(group.data, group.name) for group in groups)
+    return tuple(record for own in read for record in own)

@@ -155,8 +155,17 @@ def target_for(settings: AttackSettings) -> Target:
     target = _with_own(target, data)
     probes = tuple(asked.with_metrics(target.probes, settings.metrics, data.chat))
     reworded = tuple(asked.with_metrics(target.reworded, settings.metrics, data.chat))
-    known = tuple(asked.with_metrics(target.known, "", data.chat))
-    return dataclasses.replace(target, probes=probes, reworded=reworded, known=known)
+    return dataclasses.replace(
+        target,
+        probes=probes,
+        reworded=reworded,
+        # Each is read once, when an attack needs it.
+        related=functools.cache(target.related),
+        retained=functools.cache(target.retained),
+        known=functools.cache(
+            lambda: tuple(asked.with_metrics(target.known(), "", data.chat))
+        ),
+    )
 
 
 def _with_own(target: Target, data: AttackData) -> Target:
@@ -164,10 +173,12 @@ def _with_own(target: Target, data: AttackData) -> Target:
     new: dict[str, Any] = {}
     for field in ("related", "retained"):
         if sources := getattr(data, field):
-            new[field] = tuple(records.read_role(sources, field))
+            read = tuple(records.read_role(sources, field))
+            new[field] = functools.partial(tuple, read)
     if "retained" in new:
         group = Group("retained", "retain", data.retained)
-        new["known"] = (text_probe(group, new["retained"], data.context),)
+        probe = text_probe(group, new["retained"](), data.context)
+        new["known"] = lambda: (probe,)
     if data.reworded:
         first, *others = target.probes
         group = Group("reworded" if others else first.group, "unlearn", data.reworded)
@@ -287,7 +298,7 @@ class Mounted:
         trained = never_knew.trained(
             settings.never_knew,
             like,
-            self.target.retained,
+            self.target.retained(),
             data.context,
             seed,
             self.directory,

@@ -185,7 +185,7 @@ def test_passes_read_each_text_once_and_the_rate_falls_to_nothing(model, records
 
 
 def test_what_there_is_no_text_for_is_refused(model, records):
-    target = Target(records, (), CONTEXT, retained=records)
+    target = Target(records, (), CONTEXT, retained=lambda: records)
     attack = attacks.parse("relearning:on=related")
     with pytest.raises(ValueError, match="on=related needs such text.*data.related"):
         attack(model, target, Budget(), 0, ignore)

@@ -48,7 +48,7 @@ def target(tiny_model, model) -> Target:
         tuple(read),
         (ask(facts[:6]),),
         CONTEXT,
-        known=(ask(facts[6:]),),
+        known=lambda: (ask(facts[6:]),),
         reworded=(ask(facts[3:6]),),
         before=lambda: model.with_params(jax.tree.map(jnp.negative, model.params)),
     )

@@ -3,8 +3,10 @@
 
 import dataclasses
 import json
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from settings_cases import settings_of
@@ -16,8 +18,8 @@ from jax_surgery.data.forms import parse_record
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import encode
-from jax_surgery.metrics import METRICS, Metric, find, measure, rouge_l
-from jax_surgery.models import decoder, output_head
+from jax_surgery.metrics import METRICS, Metric, any_of_samples, find, measure, rouge_l
+from jax_surgery.models import decoder, output_head, sampling
 from jax_surgery.models.model import Model
 from jax_surgery.runs import evaluate
 
@@ -47,7 +49,12 @@ def probe() -> Probe:
             Question(f"q{i}", "numbers", wording, prompt, tuple(options), place)
         )
     return Probe(
-        "numbers", CONTEXT, tuple(questions), tuple(records), known_chance=1 / 13
+        "numbers",
+        CONTEXT,
+        tuple(questions),
+        tuple(records),
+        known_chance=1 / 13,
+        samples=2,
     )
 
 
@@ -62,6 +69,11 @@ def knowing(model, probe) -> Model:
 @pytest.fixture(autouse=True)
 def short_answers(monkeypatch):
     monkeypatch.setattr(rouge_l, "MAX_NEW_TOKENS", NEW_TOKENS)
+
+
+@jax.jit
+def _draw(key, step, logits):
+    return sampling.draw(jax.random.fold_in(key, step)[None], logits, 1.0, 1.0)
 
 
 class Twin:
@@ -103,6 +115,29 @@ class Twin:
             tokens = ids(q.prompt + option)
             logp = self.logp(tokens)
             found.append(sum(logp[t - 1, tokens[t]] for t in range(first, len(tokens))))
+        return found
+
+    def draws(self, prompt: str, row: int, new_tokens: int) -> str:
+        """What is drawn as the row of so high a number."""
+        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = [self.tokenizer.bos_token_id, *ids]
+        start, [key] = len(ids), sampling.row_keys(np.uint32(0), np.array([row]))
+        for step in range(new_tokens):
+            logits = jnp.asarray(self.logp(ids)[-1:], jnp.float32)
+            [token] = _draw(key, step, logits)
+            if int(token) == self.tokenizer.eos_token_id:
+                break
+            ids.append(int(token))
+        return self.tokenizer.decode(ids[start:], skip_special_tokens=True)
+
+    def any_says(self, probe: Probe) -> list[bool]:
+        """Of each question whether one of its samples has the right number in it."""
+        found = []
+        for number, q in enumerate(probe.questions):
+            rows = range(number * probe.samples, (number + 1) * probe.samples)
+            texts = [self.draws(q.prompt, row, any_of_samples.LENGTHS) for row in rows]
+            right = rf"(?<!\w){q.options[q.answer].strip()}(?!\d)"
+            found.append(any(re.search(right, text) for text in texts))
         return found
 
     def says(self, prompt: str) -> str:
@@ -147,6 +182,7 @@ TWINS = {
     "nats_per_token": _pooled(lambda right, count, logp: -logp / count),
     "exact_match": _mean(lambda right, count, logp: right == count),
     "answer_probability": _mean(lambda right, count, logp: np.exp(logp / count)),
+    "any_of_samples": lambda twin, probe: np.mean(twin.any_says(probe)),
     "rouge_l": lambda twin, probe: np.mean(
         [_recall(r.answer.split(), twin.says(r.prompt).split()) for r in probe.records]
     ),
@@ -173,7 +209,7 @@ def test_its_interval_holds_the_value(name, model, knowing, probe):
         if metric.unit == "share":
             assert low >= 0 and high <= 1
     few = metric(knowing, probe.first(3))
-    counted = {"questions": 3, "texts": 3, "tokens": few.n}
+    counted = {"questions": 3, "prompts": 3, "texts": 3, "tokens": few.n}
     assert few.n == counted[metric.counts] < found.n
 
 

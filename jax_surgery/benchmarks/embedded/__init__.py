@@ -19,7 +19,7 @@ from jax_surgery.benchmarks.embedded.corpus import (
     texts,
     unseen_prompts,
 )
-from jax_surgery.data.forms import parse_record
+from jax_surgery.data.forms import Record, parse_record
 from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
 
@@ -76,20 +76,26 @@ class Embedded(Benchmark):
             pairs = zip(asked, person_of, strict=True)
             rest = tuple(q for q, person in pairs if person not in seen)
             probes.append(Probe(name, context, rest, metrics=("multiple_choice",)))
-        read = {
-            name: tuple(parse_record(row, f"embedded:{name}") for row in load(name))
-            for name in ROLES
-        }
+        known = tuple(
+            probe for probe in self.probes(context) if probe.group == "retain"
+        )
         return Target(
             tuple(shown),
             tuple(probes),
             context,
-            removed=read["obsolete"] + read["problematic"],
-            related=read["update"] + read["retain"],  # biographies too
-            retained=read["retain"] + read["general"],
-            known=tuple(p for p in self.probes(context) if p.group == "retain"),
+            removed=_records("obsolete", "problematic"),
+            related=lambda: _records("update", "retain"),  # biographies too
+            retained=lambda: _records("retain", "general"),
+            known=lambda: known,
             reworded=tuple(_reworded(probe) for probe in probes),
         )
+
+
+def _records(*names: str) -> tuple[Record, ...]:
+    """The records of some sets."""
+    return tuple(
+        parse_record(row, f"embedded:{name}") for name in names for row in load(name)
+    )
 
 
 def _reworded(probe: Probe) -> Probe:

@@ -177,9 +177,10 @@ def of_probes(
 
 def _drawn(probe: Probe, rng: np.random.Generator) -> Probe:
     """Some of a probe's questions or texts."""
-    # Documents are read in the place of records.
-    fields = ("questions", "documents", "records")
+    fields = ("questions", "records", "documents")
     field = next((name for name in fields if getattr(probe, name)), "records")
     own = getattr(probe, field)
     some = tuple(own[i] for i in sorted(rng.permutation(len(own))[:QUESTIONS]))
-    return dataclasses.replace(probe, **{field: some})
+    # Attacks rewrite records, in whose place documents would be read.
+    documents = {} if field == "questions" else {"documents": ()}
+    return dataclasses.replace(probe, **documents | {field: some})

@@ -40,8 +40,14 @@ def rewritten(
     grown = probe.context
     if longest > grown:
         grown = -(-longest // STEP) * STEP
+    # Documents would be read in the place of the records.
+    documents = () if records else probe.documents
     return dataclasses.replace(
-        probe, questions=questions, records=records, context=grown
+        probe,
+        questions=questions,
+        records=records,
+        documents=documents,
+        context=grown,
     )
 
 

@@ -64,11 +64,14 @@ class Samples(WithoutTraining):
 
     def _drawn(self, probe: Probe, seed: int) -> Probe:
         """Some of the prompts of a probe."""
-        asked = probe.questions or tuple(r for r in probe.records if _has_prompt(r))
-        picks = np.random.default_rng(seed).permutation(len(asked))[: self.prompts]
-        some = tuple(asked[i] for i in sorted(picks))
-        field = "questions" if probe.questions else "records"
-        return dataclasses.replace(probe, documents=(), **{field: some})
+        questions, rng = probe.questions, np.random.default_rng(seed)
+        records = tuple(record for record in probe.records if _has_prompt(record))
+        picks = sorted(rng.permutation(len(questions or records))[: self.prompts])
+        if questions:
+            some = tuple(questions[i] for i in picks)
+            return dataclasses.replace(probe, questions=some)
+        some = tuple(records[i] for i in picks)
+        return dataclasses.replace(probe, records=some, documents=())
 
 
 def _has_prompt(record: Record) -> bool:

@@ -249,7 +249,7 @@ def run(settings: AttackSettings, directory: str) -> dict[str, Any]:
     for sentence in left_out:
         print(sentence)
     own = Mounted(settings, directory, target, chosen, left_out)
-    watched = Live(directory, own.shown())
+    watched = Live(directory, own.shown("", {}, {}))
     with devices.on_mesh(settings.mesh), watched.until_finished():
         reference, never = own.of_never_knew()
         results = own.of_model(reference, never, watched)
@@ -326,13 +326,14 @@ class Mounted:
         self._curves(self.settings.model, source, after)
         return self._results(reference, curves, never)
 
-    def shown(self, *known: Any) -> page.Page:
-        """The page of what is known so far.
-
-        Args:
-          known: see `_results`; nothing where no attack is done.
-        """
-        results = self._results(*(known or ("", {}, {})))
+    def shown(
+        self,
+        reference: str,
+        curves: dict[str, list[Point]],
+        never: dict[str, list[Point]],
+    ) -> page.Page:
+        """The page of what is known so far; see `_results`."""
+        results = self._results(reference, curves, never)
         return attack_report.shown(results, dataclasses.asdict(self.settings))
 
     def _results(

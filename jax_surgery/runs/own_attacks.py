@@ -176,11 +176,13 @@ def of_probes(
 
 
 def _drawn(probe: Probe, rng: np.random.Generator) -> Probe:
-    """Some of a probe's questions or texts."""
-    fields = ("questions", "records", "documents")
-    field = next((name for name in fields if getattr(probe, name)), "records")
-    own = getattr(probe, field)
-    some = tuple(own[i] for i in sorted(rng.permutation(len(own))[:QUESTIONS]))
-    # Attacks rewrite records, in whose place documents would be read.
-    documents = {} if field == "questions" else {"documents": ()}
-    return dataclasses.replace(probe, **documents | {field: some})
+    """Some of a probe's questions or texts, as records where it has them: attacks rewrite
+    those, and documents would be read in their place."""
+    asked = probe.questions or probe.records or probe.documents
+    picks = sorted(rng.permutation(len(asked))[:QUESTIONS])
+    some = lambda own: tuple(own[i] for i in picks)
+    if probe.questions:
+        return dataclasses.replace(probe, questions=some(probe.questions))
+    if probe.records:
+        return dataclasses.replace(probe, records=some(probe.records), documents=())
+    return dataclasses.replace(probe, documents=some(probe.documents))

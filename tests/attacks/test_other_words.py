@@ -52,6 +52,7 @@ def test_what_is_asked_stands_within_other_words(model):
         assert texts.records[1].question == frame.format("which number?")
         assert [r.answer for r in texts.records] == [r.answer for r in TEXTS]
     # Longer rows hold them.
+    questions, texts = found["after another sentence"]
     multiple_choice.answer(model, questions)
     assert np.isfinite(score_texts(model, texts).logp).all()
 

@@ -97,7 +97,10 @@ def test_tasks_that_were_removed_are_asked_as_they_are_scored(tmp_path):
         "source": subspace_run_cases.tasks_file(tmp_path),
         "targets": "dict_a,quiz",
     }
-    fields = {"tasks": tasks, "attacks": "blocks:parts=layer,last=1;hints:shots=1;way_back"}
+    fields = {
+        "tasks": tasks,
+        "attacks": "blocks:parts=layer,last=1;hints:shots=1;way_back",
+    }
     case = ByTasks(settings_of("unlearn", fields))
     model = case.load()
     found = case.attack(model)

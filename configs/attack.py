@@ -10,6 +10,11 @@ Command to run (DIR is the workdir of a finished run, or a model's directory):
 python -m jax_surgery.main --config=configs/attack.py --config.model=DIR \
     --config.benchmark=suite:targets=dict_a --config.reference_model=NEVER_KNEW
 
+All attacks, relearning as the worst over optimizers, rates, texts and seeds:
+python -m jax_surgery.main --config=configs/attack.py --config.model=DIR \
+    --config.benchmark=suite:targets=dict_a --config.attack=all \
+    --config.reference_model=train
+
 Your own records (half of them is held out, or say what is asked):
 python -m jax_surgery.main --config=configs/attack.py --config.model=DIR \
     --config.benchmark= --config.data.relearn=removed.jsonl \
@@ -24,19 +29,38 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.run = "attack"
     config.model = "suite"  # a finished run's workdir, a directory, or a hub name
-    config.reference_model = ""  # one that never knew, attacked in the same way
-    # Or "blocks", "exits", "quantisation", "hints"; several with semicolons between.
+    # One that never knew, attacked in the same way; or results.json of an attack on it;
+    # or "train", which trains one on retained text alone.
+    config.reference_model = ""
+    # The model before the unlearning, for way_back; "" is that of a finished run's workdir.
+    config.before = ""
+    # Or "blocks", "samples", ... (docs/attacks.md); several with semicolons between. Or
+    # "untrained", "standard", "grid", "all": several by one name. Several values of an
+    # option are tried one by one: "relearning:learning_rate=1e-4+1e-3,seed=0+1".
     config.attack = "relearning:learning_rate=3e-4,steps=80"
     config.benchmark = "suite:targets=dict_a"  # or "embedded", "tofu:dir=DIR", ""
     config.metrics = ""  # names, comma-separated; "" takes the benchmark's
-    config.measure_at = "5,10,20,40"  # steps; before and after in any case
+    config.measure_at = "5,20,80"  # steps; before and after in any case
     config.seed = 0
 
     config.data = ConfigDict()
     config.data.relearn = ""  # sources of what was removed, where benchmark is ""
     config.data.held_out = ""  # sources of what is asked; "" is half of relearn
+    # Sources; "" takes those of the benchmark, where it has some.
+    config.data.reworded = ""  # what is asked, in other words
+    config.data.related = ""  # text of the same kind, without the answers
+    config.data.retained = ""  # text that the model was to retain
     config.data.chat = "auto"  # questions in the model's chat template; or "never"
     config.data.context = 128  # tokens a row
+
+    # A model that never knew, where reference_model is "train".
+    config.never_knew = ConfigDict()
+    config.never_knew.start = (
+        ""  # of a model that has not read it; "" is random weights
+    )
+    config.never_knew.epochs = 6.0  # passes over the retained text
+    config.never_knew.rows = 8  # a batch
+    config.never_knew.learning_rate = 2e-3  # peak
 
     # What the adversary may spend; 0 sets no limit.
     config.budget = ConfigDict()

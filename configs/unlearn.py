@@ -54,6 +54,9 @@ def get_config() -> ConfigDict:
     # What the model says by itself, before and after: prompts of a group that are asked;
     # 0 asks none, and -1 asks 64 of a model that has a chat template of its own.
     config.free_form = -1
+    # Tried on the finished model, with what the targets are scored on: are they removed, or
+    # hidden? Names of configs/attack.py; those that train nothing take seconds.
+    config.attacks = "blocks;exits;quantisation"
 
     config.rounds = surgery.rounds()
 

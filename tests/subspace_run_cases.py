@@ -22,7 +22,7 @@ FAMILIES = {
     "people_a": "who",
     "people_b": "who",
 }
-NO_REPORT = {"report": "scores"}
+NO_REPORT = {"report": "scores", "attacks": ""}
 
 
 class FewRecords(Work):

@@ -2,10 +2,12 @@
 """The interface of an attack: the adversary's target, budget and result."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from jax_surgery.benchmarks.base import Target
 from jax_surgery.data.probes import Probe
+from jax_surgery.metrics.base import Estimate
 from jax_surgery.models.model import Model
 
 
@@ -46,6 +48,10 @@ class Budget:
         return all(not limit or value <= limit for limit, value in pairs)
 
 
+# Scores by group and metric.
+Found = Mapping[str, Mapping[str, Estimate]]
+
+
 class Watch(Protocol):
     """Is shown the model before the first step and after every step."""
 
@@ -56,6 +62,7 @@ class Watch(Protocol):
         *,
         label: str = "",
         probes: tuple[Probe, ...] | None = None,
+        found: Found | None = None,
     ) -> None:
         """Looks at a model, whose parameters the next step may donate.
 
@@ -64,6 +71,8 @@ class Watch(Protocol):
           label: what was done to the model, where steps are tries of their own, and not
             one after another on the way; each of these is asked.
           probes: what is asked instead of the target's, by an attack that rewrites it.
+          found: scores by group and metric, of an attack that reads the answers from the
+            model in another way; then nothing is asked.
         """
 
 
@@ -103,9 +112,26 @@ def ignore(
     *,
     label: str = "",
     probes: tuple[Probe, ...] | None = None,
+    found: Found | None = None,
 ) -> None:
     """A watch that does nothing."""
-    del spent, model, label, probes
+    del spent, model, label, probes, found
 
 
-__all__ = ["Attack", "Attacked", "Budget", "Target", "Watch", "ignore"]
+def lacking(attack: Attack, target: Target) -> str:
+    """What an attack needs that the adversary does not have, as a sentence; "" where it
+    has all. An attack says so in a method `lacks(target)`, where it needs something."""
+    lacks = getattr(attack, "lacks", None)
+    return lacks(target) if lacks else ""
+
+
+__all__ = [
+    "Attack",
+    "Attacked",
+    "Budget",
+    "Found",
+    "Target",
+    "Watch",
+    "ignore",
+    "lacking",
+]

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
-from jax_surgery.attacks.base import Attack, Budget, Target
+from jax_surgery.attacks.base import Attack, Budget, Found, Target
 from jax_surgery.data.probes import Probe
 from jax_surgery.models.model import Model
 
@@ -20,11 +20,13 @@ def all_measured(
     model: Model,
     target: Target,
     measure: Measure,
+    after: Callable[[str, list[Point]], object] = lambda name, points: None,
     **how: Any,
 ) -> dict[str, list[Point]]:
     """The curves of several attacks, by name; before them the model is asked once.
 
     Args:
+      after: is given each curve when it is there.
       how: see `measured`.
     """
     found: dict[str, list[Point]] = {}
@@ -32,6 +34,7 @@ def all_measured(
     for name, attack in attacks:
         found[name] = measured(attack, model, target, measure, before=before, **how)
         before = found[name][0]
+        after(name, found[name])
     return found
 
 
@@ -60,10 +63,7 @@ def measured(
     """
     points: list[Point] = []
 
-    def note(
-        spent: Budget, model: Model, probes: tuple[Probe, ...], label: str
-    ) -> None:
-        groups = measure(model, probes)
+    def note(spent: Budget, groups: dict[str, Any], label: str) -> None:
         points.append(dataclasses.asdict(spent) | {"label": label, "groups": groups})
 
     def watch(
@@ -72,15 +72,25 @@ def measured(
         *,
         label: str = "",
         probes: tuple[Probe, ...] | None = None,
+        found: Found | None = None,
     ) -> None:
         if label or (spent.steps and spent.steps in at):
-            note(spent, model, probes or target.probes, label)
+            asked = None if found else measure(model, probes or target.probes)
+            note(spent, asked or _plain(found or {}), label)
 
     if before:
         points.append(before)
     else:
-        note(Budget(), model, target.probes, "")
+        note(Budget(), measure(model, target.probes), "")
     attacked = attack(model, target, budget, seed, watch)
     if points[-1]["steps"] != attacked.spent.steps or len(points) == 1:
-        note(attacked.spent, attacked.model, attacked.probes, "")
+        note(attacked.spent, measure(attacked.model, attacked.probes), "")
     return points
+
+
+def _plain(found: Found) -> dict[str, Any]:
+    """Scores as `measure` gives them."""
+    return {
+        group: {name: dataclasses.asdict(one) for name, one in scores.items()}
+        for group, scores in found.items()
+    }

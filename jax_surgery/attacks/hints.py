@@ -12,14 +12,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from jax_surgery.attacks.base import Target
+from jax_surgery.attacks.prompting import rewritten
 from jax_surgery.attacks.without_training import Variant, WithoutTraining
 from jax_surgery.data.forms import Record
 from jax_surgery.data.probes import Probe
-from jax_surgery.data.tokens import encode_whole
 from jax_surgery.models.model import Model
 
 BETWEEN = "\n\n"
-STEP = 64  # tokens, that rows grow by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +36,19 @@ class Hints(WithoutTraining):
             given = "+".join(map(str, self.shots))
             raise ValueError(f"hints:shots={given} must be numbers of 1 or more.")
 
+    def lacks(self, target: Target) -> str:
+        """See `base.lacking`."""
+        if max(self.shots) <= len(target.records):
+            return ""
+        return (
+            f"hints:shots={max(self.shots)}: the adversary has {len(target.records)} "
+            "records; ask for no more of them, or give it more."
+        )
+
     def variants(self, model: Model, target: Target, seed: int) -> Iterator[Variant]:
         """See `WithoutTraining`."""
-        if max(self.shots) > len(target.records):
-            raise ValueError(
-                f"hints:shots={max(self.shots)}: the adversary has {len(target.records)} "
-                "records; ask for no more of them, or give it more."
-            )
+        if missing := self.lacks(target):
+            raise ValueError(missing)
         order = np.random.default_rng(seed).permutation(len(target.records))
         for count in self.shots:
             shown = [target.records[i] for i in order[:count]]
@@ -62,20 +67,11 @@ def _text(record: Record) -> str:
 def _after(shown: list[Record], probe: Probe, model: Model) -> Probe:
     """The probe with records before everything that is asked, in longer rows."""
     before = "".join(f"{_text(record).strip()}{BETWEEN}" for record in shown)
-    more = len(model.tokenizer(before, add_special_tokens=False)["input_ids"])
-    questions = tuple(
-        dataclasses.replace(q, prompt=before + q.prompt) for q in probe.questions
-    )
-    records = tuple(_record_after(before, record) for record in probe.records)
-    longest = max(
-        (len(d.tokens) for d in encode_whole(probe.records, model.tokenizer)), default=0
-    )
-    context = max(probe.context, longest) + more
-    return dataclasses.replace(
+    return rewritten(
         probe,
-        questions=questions,
-        records=records,
-        context=-(-context // STEP) * STEP,
+        model,
+        lambda question: dataclasses.replace(question, prompt=before + question.prompt),
+        lambda record: _record_after(before, record),
     )
 
 

@@ -20,7 +20,7 @@ from jax_surgery.attacks.without_training import Variant, WithoutTraining
 from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import as_matrices, matrix_name
 
-Format = Literal["int8", "int4", "nf4"]
+Format = Literal["int8", "int4", "nf4", "fp4"]
 GROUP = 64  # weights that share a scale in the formats of 4 bits
 # The outermost quantile of NF4 (bitsandbytes), so that its ends are the largest weight.
 OUTERMOST = 0.9677083
@@ -39,11 +39,22 @@ def nf4_levels() -> np.ndarray:
     return (levels / levels.max()).astype(np.float32)
 
 
+def fp4_levels() -> np.ndarray:
+    """The 15 values of a float of 4 bits, float32 [15], from -1 to 1: 1 bit of sign, 2 of
+    exponent, 1 of mantissa, as bitsandbytes has them (`load_in_4bit` by default)."""
+    positive = np.array([0.0625, 2, 3, 4, 6, 8, 12]) / 12
+    return np.concatenate([-positive[::-1], [0.0], positive]).astype(np.float32)
+
+
+# Formats whose values are not equally far apart.
+LEVELS = {"nf4": nf4_levels, "fp4": fp4_levels}
+
+
 def rounded(weight: jax.Array, form: str) -> jax.Array:
     """A matrix after a round trip through a format.
 
     int8 has a scale for each output (Dettmers et al. 2022, arXiv 2208.07339, section 2),
-    int4 and nf4 one for `GROUP` weights next to each other along the inputs; the largest
+    those of 4 bits one for `GROUP` weights next to each other along the inputs; the largest
     weight under a scale is the format's largest value.
 
     Args:
@@ -56,8 +67,8 @@ def rounded(weight: jax.Array, form: str) -> jax.Array:
     groups = padded.reshape(-1, size, outputs)
     largest = jnp.abs(groups).max(1, keepdims=True)
     scale = jnp.where(largest > 0, largest, 1)
-    if form == "nf4":
-        levels = nf4_levels()
+    if form in LEVELS:
+        levels = LEVELS[form]()
         middle = (levels[1:] + levels[:-1]) / 2
         there = jnp.asarray(levels)[
             jnp.searchsorted(jnp.asarray(middle), groups / scale)
@@ -87,14 +98,14 @@ class Quantisation(WithoutTraining):
     """Round trips through formats of few bits.
 
     Attributes:
-      formats: int8, int4 or nf4.
+      formats: int8, int4, nf4 or fp4.
     """
 
     formats: tuple[Format, ...] = ("int8", "int4", "nf4")
 
     def __post_init__(self):
         if not self.formats:
-            raise ValueError("quantisation:formats= must name int8, int4 or nf4.")
+            raise ValueError("quantisation:formats= must name int8, int4, nf4 or fp4.")
 
     def variants(self, model: Model, target: Target, seed: int) -> Iterator[Variant]:
         """See `WithoutTraining`."""

@@ -135,6 +135,46 @@ def verdict(attacks: Mapping[str, Attacked]) -> dict[str, Any]:
     }
 
 
+def excesses(families: Mapping[str, Mapping[str, Attacked]]) -> list[dict[str, Any]]:
+    """Of each family of attacks, group and metric the try that brings back most.
+
+    Args:
+      families: of each family its attacks, by what names them.
+
+    Returns:
+      of each {"family", "attack", "label", "steps", "group", "metric", "value", "n",
+      "reference", "by_chance", "above", "tries"; "before": the value without an attack, or
+      None; "robustness": see `_robustness`, or None}.
+    """
+    found = []
+    for family, attacks in families.items():
+        tries = [one for name, of in attacks.items() for one in _tries(name, of)]
+        before = {(one.group, one.metric): one for one in tries if not one.steps}
+        asked: dict[tuple[str, str], list[_Try]] = {}
+        for one in tries:
+            if one.steps:
+                asked.setdefault((one.group, one.metric), []).append(one)
+        for key, own in asked.items():
+            worst, first = max(own, key=lambda one: one.above), before.get(key)
+            told = worst.told() | {"family": family, "tries": len(own)}
+            told["before"] = first.value if first else None
+            told["robustness"] = _robustness(first, worst) if first else None
+            found.append(told)
+    return found
+
+
+def _robustness(before: _Try, after: _Try) -> float | None:
+    """From 0 to 1, where nothing comes back, of knowledge m (Dorna et al. 2025, arXiv
+    2506.12618): after training min(1, change of the model that never knew / change of the
+    model), None without that model; of other tries min(1, m before / m after)."""
+    if after.label:
+        return min(1.0, before.value / after.value) if after.value else 1.0
+    if after.by_chance or before.by_chance:
+        return None
+    change, learned = after.value - before.value, after.reference - before.reference
+    return min(1.0, max(0.0, learned) / change) if change > 0 else 1.0
+
+
 def sees_from(found: Mapping[str, Any]) -> float:
     """How far above a model that never knew a score had to lie for a verdict to see it.
 

@@ -6,7 +6,7 @@ import abc
 import dataclasses
 from collections.abc import Iterable
 
-from jax_surgery.attacks.base import Attacked, Budget, Target, Watch
+from jax_surgery.attacks.base import Attacked, Budget, Found, Target, Watch
 from jax_surgery.data.probes import Probe
 from jax_surgery.models.model import Model
 
@@ -19,11 +19,13 @@ class Variant:
       label: what was done to it, in a few words.
       model: which may be the attacked one.
       probes: what it is asked; None for the target's.
+      found: scores that were read in another way; then nothing is asked.
     """
 
     label: str
     model: Model
     probes: tuple[Probe, ...] | None = None
+    found: Found | None = None
 
 
 class WithoutTraining(abc.ABC):
@@ -51,5 +53,11 @@ class WithoutTraining(abc.ABC):
             if not budget.allows(spent.plus(Budget(1))):
                 break
             spent, last = spent.plus(Budget(1)), variant
-            watch(spent, variant.model, label=variant.label, probes=variant.probes)
+            watch(
+                spent,
+                variant.model,
+                label=variant.label,
+                probes=variant.probes,
+                found=variant.found,
+            )
         return Attacked(last.model, last.probes or target.probes, spent)

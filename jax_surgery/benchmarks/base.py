@@ -3,7 +3,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from jax_surgery.data.forms import Record
 from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import read_questions
+from jax_surgery.models.model import Model
 
 # The metric of each scorer that a group may name.
 SCORERS = {
@@ -30,11 +31,23 @@ class Target:
       records: text that the adversary has, without the answers to the probes.
       probes: text or questions about the rest, which it has not seen.
       context: tokens a row.
+      removed: all text that was unlearned, what is asked among it.
+      related: reads text of the same kind or about the same subjects, without the answers.
+      retained: reads text that the model was to retain.
+      known: reads questions or text about what was retained, which the model still knows.
+      reworded: what is asked in other words.
+      before: gives the model before the unlearning; None where it is not at hand.
     """
 
     records: tuple[Record, ...]
     probes: tuple[Probe, ...]
     context: int
+    removed: tuple[Record, ...] = ()
+    related: Callable[[], tuple[Record, ...]] = tuple
+    retained: Callable[[], tuple[Record, ...]] = tuple
+    known: Callable[[], tuple[Probe, ...]] = tuple
+    reworded: tuple[Probe, ...] = ()
+    before: Callable[[], Model] | None = None
 
 
 class Benchmark(abc.ABC):
@@ -99,7 +112,8 @@ def target_of(groups: Sequence[Group], context: int, seed: int) -> Target:
 
     Of a group whose `test` is other text than its `data` the adversary has the data and
     is asked the test; of others it has a half of the records, drawn with the seed, and
-    is asked the rest. Questions of a group are asked as they are.
+    is asked the rest. Questions of a group are asked as they are. Text of a group that is
+    not unlearned is related where it is of the same family as one that is.
 
     Raises:
       ValueError: no group has the role unlearn, or one has a single record.
@@ -111,12 +125,15 @@ def target_of(groups: Sequence[Group], context: int, seed: int) -> Target:
             f"groups are {', '.join(g.name for g in groups) or 'none'}."
         )
     shown: list[Record] = []
+    removed: list[Record] = []
     probes = []
     for group in chosen:
         read = records.read_role(group.data, group.name)
+        removed += read
         if group.test not in ("", group.data):
             shown += read
             probes.append(group_probe(group, context))
+            removed += probes[-1].records
             continue
         if len(read) < 2:
             raise ValueError(
@@ -127,4 +144,26 @@ def target_of(groups: Sequence[Group], context: int, seed: int) -> Target:
         mixed, half = [read[i] for i in order], len(read) // 2
         shown += mixed[:half]
         probes.append(text_probe(group, mixed[half:], context))
-    return Target(tuple(shown), tuple(probes), context)
+    others = [group for group in groups if group.role != "unlearn"]
+    families = {group.family for group in chosen} - {""}
+    return Target(
+        tuple(shown),
+        tuple(probes),
+        context,
+        tuple(removed),
+        related=lambda: _text([g for g in others if g.family in families]),
+        retained=lambda: _text([g for g in others if g.role == "retain"]),
+        known=lambda: tuple(
+            text_probe(group, _text([group]), context)
+            if group.test in ("", group.data)
+            else group_probe(group, context)
+            for group in others
+            if group.role == "retain"
+        ),
+    )
+
+
+def _text(groups: Sequence[Group]) -> tuple[Record, ...]:
+    """All records of some groups."""
+    read = (records.read_role(group.data, group.name) for group in groups)
+    return tuple(record for own in read for record in own)

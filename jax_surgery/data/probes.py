@@ -33,6 +33,7 @@ class Probe:
       ends: whether the end of a text (eos, or what closes a turn) is one of the tokens
         that are asked.
       chat: whether questions are asked in the model's chat template.
+      samples: answers that are drawn for each prompt, by metrics that draw some.
     """
 
     group: str
@@ -48,6 +49,7 @@ class Probe:
     known_chance: float | None = None
     ends: bool = True
     chat: AsChat = "auto"
+    samples: int = 10
 
     @property
     def chance(self) -> float | None:

@@ -225,6 +225,7 @@ class SurgerySettings:
             method=stage.text,
             tasks=Tasks("", role, "", data.chat, "never", data.context, *rows),
             free_form=0,
+            attacks="",
             rounds=self.rounds,
             statistics=TasksStatistics(cache=""),
             lora=Adapter(rank=0, alpha=1.0),

@@ -9,6 +9,7 @@ from jax_surgery import plugins
 from jax_surgery.metrics import (
     answer_accuracy,
     answer_probability,
+    any_of_samples,
     exact_match,
     exact_memorisation,
     knowmem,
@@ -53,6 +54,7 @@ METRICS: dict[str, Metric] = {
         verbmem,
         knowmem,
         min_k_auc,
+        any_of_samples,
     )
 }
 COMPARISONS: dict[str, Comparison] = {

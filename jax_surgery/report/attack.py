@@ -2,105 +2,13 @@
 """Writes the results of an attack: results.json, the report page, the printed table."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jax_surgery.report import page, pictures, table, writer
+from jax_surgery.report import page, table, writer
+from jax_surgery.report.attack_pictures import Point, figures, metrics_of, value_of
 
-Point = dict[str, Any]
-
-
-def curves(metric: str, curve: list[Point], reference: list[Point]) -> str:
-    """A metric over the steps of the attack, of every group, as SVG.
-
-    Args:
-      metric: its name.
-      curve, reference: of the model, and of the one that never knew, or [].
-    """
-    figure, axes = pictures.panel(pictures.WIDTH, 3.4)
-    colours = list(pictures.COLOURS.values())
-    for number, group in enumerate(curve[0]["groups"]):
-        for points, style, of in (
-            (curve, "o-", ""),
-            (reference, "x--", ", never knew"),
-        ):
-            drawn = [
-                (p["steps"], p["groups"][group][metric]["value"])
-                for p in points
-                if metric in p["groups"][group]
-            ]
-            if drawn:
-                colour = colours[number % len(colours)]
-                label = f"{group}{of}"
-                axes.plot(*zip(*drawn, strict=True), style, color=colour, label=label)
-    axes.set_xlabel("steps of the attack", color=pictures.GREY)
-    axes.set_ylabel(metric.replace("_", " "), color=pictures.GREY)
-    pictures.legend(axes)
-    return pictures.as_svg(figure, f"{metric} over the steps of the attack")
-
-
-def tries(metric: str, curve: list[Point], reference: list[Point]) -> str:
-    """A metric under each try of an attack, of every group, as SVG.
-
-    Args:
-      metric: its name.
-      curve, reference: of the model, and of the one that never knew, or [].
-    """
-    labels = [point["label"] or "before" for point in curve]
-    figure, axes = pictures.panel(pictures.WIDTH, 0.8 + 0.22 * len(labels))
-    colours = list(pictures.COLOURS.values())
-    for number, group in enumerate(curve[0]["groups"]):
-        for points, mark, of in ((curve, "o", ""), (reference, "x", ", never knew")):
-            drawn = [
-                (point["groups"][group][metric]["value"], place)
-                for place, point in enumerate(points)
-                if metric in point["groups"][group]
-            ]
-            if drawn:
-                colour = colours[number % len(colours)]
-                own = {
-                    "color": colour,
-                    "label": f"{group}{of}",
-                    "s": 22,
-                    "marker": mark,
-                }
-                axes.scatter(*zip(*drawn, strict=True), **own)
-    scores = (group.get(metric, {}) for group in curve[0]["groups"].values())
-    chances = {score.get("reference") for score in scores} - {None}
-    if len(chances) == 1 and not reference:
-        axes.axvline(chances.pop(), color=pictures.GREY, linestyle=":", label="chance")
-    axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
-    axes.set_xlim(left=0)
-    axes.set_xlabel(metric.replace("_", " "), color=pictures.GREY)
-    axes.grid(axis="x", color=pictures.GREY, alpha=0.25, linewidth=0.6)
-    pictures.legend(axes)
-    return pictures.as_svg(figure, f"{metric} under each try of the attack")
-
-
-def figures(attacks: list[dict[str, Any]]) -> list[page.Figure]:
-    """Pictures of attacks, as results.json holds them: a curve over the steps of those
-    that train, a row a try of the others."""
-    found = []
-    for attack in attacks:
-        curve, reference = attack["curve"], attack["reference_curve"]
-        by_try = any(point["label"] for point in curve)
-        draw = tries if by_try else curves
-        names = (name for group in curve[0]["groups"].values() for name in group)
-        found += [
-            page.Figure(
-                title=f"{attack['attack']}: how {metric.replace('_', ' ')} comes back",
-                svg=draw(metric, curve, reference),
-                caption="What lies above a model that never knew is what the attack "
-                "brings back."
-                + (
-                    ""
-                    if by_try
-                    else " The text that is asked is not the text that the adversary has."
-                ),
-            )
-            for metric in dict.fromkeys(names)
-        ]
-    return found
+Results = Mapping[str, Any]
 
 
 def sentence(found: dict[str, Any]) -> str:
@@ -108,48 +16,109 @@ def sentence(found: dict[str, Any]) -> str:
     return f"What was to go is {found['verdict']}: {found['why']}." if found else ""
 
 
-def with_attacks(shown: page.Page, found: dict[str, Any]) -> page.Page:
-    """A run's page that begins with the verdict of its own attacks, and draws them.
+def with_attacks(shown: page.Page, found: Results) -> page.Page:
+    """A run's page that begins with the verdict of its own attacks, and shows them.
 
     Args:
-      found: "verdict" and "attacks", as results.json holds them.
+      found: "verdict", "attacks" and "excess", as results.json holds them.
     """
     said = sentence(found["verdict"])
     figs = [*shown.get("figures", ()), *figures(found["attacks"])]
     first = [said] if said else []
     headlines = [*first, *shown.get("headlines", ())]
-    return page.Page(**shown | {"headlines": headlines, "figures": figs})
+    own = page.Page(headlines=headlines, figures=figs, attacks=excess_rows(found))
+    return page.Page(**shown | own)
 
 
-def _rows(attack: dict[str, Any]) -> list[table.Row]:
-    """Before an attack and at its end, or at the try with the highest values."""
+def excess_rows(found: Results) -> list[page.AttackRow]:
+    """What each family of attacks brings back of each group, at the try that brings back
+    most."""
+    rows = []
+    for one in found.get("excess", ()):
+        where = one["label"] or _cell(one)
+        rows.append(
+            page.AttackRow(
+                attack=one["family"],
+                where=where,
+                tries=one["tries"],
+                group=one["group"],
+                metric=table.LABELS.get(one["metric"], one["metric"].replace("_", " ")),
+                before="" if one["before"] is None else table.percent(one["before"]),
+                after=table.percent(one["value"]),
+                never=table.percent(one["reference"]),
+                by_chance=one["by_chance"],
+                above=f"{100 * one['above']:+.1f}",
+                robustness=(
+                    "" if one["robustness"] is None else f"{one['robustness']:.2f}"
+                ),
+                count=one["n"],
+            )
+        )
+    return rows
+
+
+def _cell(one: Results) -> str:
+    """Which try of a family that trains: its options where the family has several, and
+    after how many steps."""
+    own = (
+        f"{one['attack'].partition(':')[2]}, " if one["attack"] != one["family"] else ""
+    )
+    return f"{own}after {one['steps']} steps"
+
+
+def _sentences(rows: Sequence[page.AttackRow]) -> list[str]:
+    """The rows in words, for the terminal."""
+    return [
+        f"{row['attack']}, worst of {row['tries']}, {row['where']}: {row['after']} of "
+        f"{row['count']:,} about {row['group']!r} ({row['metric']}), {row['never']} "
+        f"{'by chance' if row['by_chance'] else 'of a model that never knew'}: "
+        f"{row['above']} points"
+        for row in rows
+    ]
+
+
+def _rows(attacks: Sequence[Results]) -> list[table.Row]:
+    """Before the attacks of a family and where values are highest after them, of the model
+    and of one that never knew."""
+    families: dict[str, list[Results]] = {}
+    for attack in attacks:
+        families.setdefault(attack["family"], []).append(attack)
     found = []
-    for points, of in (
-        (attack["curve"], "the model"),
-        (attack["reference_curve"], "a model that never knew"),
-    ):
-        if not points:
-            continue
-        tried = [point for point in points if point["label"]] or points[-1:]
-        for group, scores in points[0]["groups"].items():
-            for metric in scores:
-                value = lambda p, g=group, m=metric: p["groups"][g][m]["value"]
-                worst = max(tried, key=value)
-                old, new = (
-                    {group: {metric: p["groups"][group][metric]}}
-                    for p in (points[0], worst)
-                )
-                how = worst["label"] or attack["attack"]
-                found += [
-                    dataclasses.replace(row, name=f"{row.name}, of {of}, {how}")
-                    for row in table.metric_rows(old, new)
-                ]
+    for family, own in families.items():
+        for key, of in (
+            ("curve", "the model"),
+            ("reference_curve", "a model that never knew"),
+        ):
+            curves = [attack[key] for attack in own if attack[key]]
+            first = [points[0] for points in curves[:1]]
+            for metric in metrics_of(first):
+                for group in first[0]["groups"]:
+                    found += _row(curves, group, metric, f"of {of}", family)
     return found
 
 
-def write(directory: str, results: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Writes results.json and report/index.html, and prints the table, on the lead
-    process.
+def _row(
+    curves: Sequence[list[Point]], group: str, metric: str, of: str, family: str
+) -> list[table.Row]:
+    """One row; [] of a metric that is not measured of the group."""
+    tried = [point for points in curves for point in points[1:]] or curves[0]
+    tried = [p for p in tried if value_of(p, group, metric) is not None]
+    if value_of(curves[0][0], group, metric) is None or not tried:
+        return []
+    worst = max(tried, key=lambda point: value_of(point, group, metric) or 0.0)
+    old, new = (
+        {group: {metric: point["groups"][group][metric]}}
+        for point in (curves[0][0], worst)
+    )
+    how = worst["label"] or f"{family}, {worst['steps']} steps"
+    return [
+        dataclasses.replace(row, name=f"{row.name}, {of}, {how}")
+        for row in table.metric_rows(old, new)
+    ]
+
+
+def shown(results: Results, settings: dict[str, Any]) -> page.Page:
+    """The page of an attack run, which may not have come to its end.
 
     Args:
       results: see `runs.attack.run`.
@@ -162,14 +131,22 @@ def write(directory: str, results: dict[str, Any], settings: dict[str, Any]) -> 
         for own in [attack["spent"]]
     ]
     said, spent = sentence(results["verdict"]), "; ".join(costs)
-    shown = page.Page(
+    rows = excess_rows(results)
+    headlines = [said] if said else []
+    return page.Page(
         title="Attack",
         subtitle=f"on {results['model']} with {results['shown']} records; {spent}",
-        headlines=[said] if said else [],
-        sentences=[f"spent: {spent}"],
-        rows=[row for attack in results["attacks"] for row in _rows(attack)],
+        headlines=[*headlines, *results["left_out"]],
+        sentences=[*_sentences(rows), f"spent: {spent}"],
+        attacks=rows,
+        rows=_rows(results["attacks"]),
         intervals="95 %, see the metrics",
         figures=figures(results["attacks"]),
         settings=settings,
     )
-    writer.write(directory, results, shown)
+
+
+def write(directory: str, results: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Writes results.json and report/index.html, and prints the table, on the lead
+    process; see `shown`."""
+    writer.write(directory, results, shown(results, settings))

@@ -45,12 +45,14 @@ class Live:
         self._steps = False  # whether some were taken
         self._free = 0.0  # the time from which on a page that may wait is written
 
-    def write(self, where: str = FIRST) -> None:
+    def write(self, where: str = FIRST, shown: page.Page | None = None) -> None:
         """Writes the page.
 
         Args:
           where: how far the run has come, such as "at step 20".
+          shown: what it shows from now on; None leaves that as it is.
         """
+        self._shown = shown or self._shown
         self._steps = where != FIRST
         at = f"written {where}, {_now()}"
         self._write(

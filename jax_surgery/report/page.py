@@ -43,6 +43,30 @@ class Marked(TypedDict):
     tokens: Sequence[tuple[str, float]]
 
 
+class AttackRow(TypedDict):
+    """What attacks of a family bring back of a group, at the try that brings back most.
+
+    attack: the family. where: the try. tries: how many there were. group, metric: what was
+    asked, and how it is scored. before, after: the share without an attack ("" where it was
+    not asked) and under it. never: that of a model that never knew, or of chance
+    (by_chance). above: points that after lies above it. robustness: "" where that is not
+    known. count: how many were asked.
+    """
+
+    attack: str
+    where: str
+    tries: int
+    group: str
+    metric: str
+    before: str
+    after: str
+    never: str
+    by_chance: bool
+    above: str
+    robustness: str
+    count: int
+
+
 class Page(TypedDict, total=False):
     """What a page shows; a section appears only for what was measured.
 
@@ -54,6 +78,7 @@ class Page(TypedDict, total=False):
     rows: of the before/after table. single: whether they have no "before". now: the head
     of the column "after" where it is another. intervals: how theirs were found, or "".
     chances: the accuracy of guessing by group, of groups that were asked questions.
+    attacks: what each family of attacks brings back.
     chosen: what the run chose by itself, names and values. figures: pictures that stand
     below the table. metrics: lines of metrics.jsonl. curve: accuracies by step
     (fractions). examples: answers; more_examples: those that are folded away. knowledge:
@@ -73,6 +98,7 @@ class Page(TypedDict, total=False):
     now: str
     intervals: str
     chances: dict[str, float]
+    attacks: list[AttackRow]
     chosen: list[tuple[str, str]]
     figures: list[Figure]
     metrics: list[dict[str, float]]

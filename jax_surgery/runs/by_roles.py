@@ -189,11 +189,11 @@ class ByRoles:
         if not questions and self._free_form:
             questions = own_attacks.of_choices(self._free_form.removed)
         found = own_attacks.prepared(
-            self._attacks,
             questions,
+            self._attacks,
             self._records.by_role.get("unlearn", []),
-            Probe("", data.context, chat=data.chat),
             self.settings.seed,
+            Probe("", data.context, chat=data.chat),
         )
         return found.mount(model) if found else {}
 

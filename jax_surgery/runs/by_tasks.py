@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import jax
 from etils import epath
 
+from jax_surgery import attacks
 from jax_surgery.benchmarks import model_source
 from jax_surgery.benchmarks import tasks as task_files
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data.forms import Record
 from jax_surgery.data.groups import Group
+from jax_surgery.data.probes import Probe
 from jax_surgery.edits import apply, edit_file
 from jax_surgery.methods.subspace import adapters, measured, overlap
 from jax_surgery.methods.subspace.run import Changed, check_rank, run_stages
@@ -27,6 +29,7 @@ from jax_surgery.parallel import mesh as meshes
 from jax_surgery.report import examples, live, page, table, task_results
 from jax_surgery.report import free_form as evidence
 from jax_surgery.report.live import Live
+from jax_surgery.runs import own_attacks
 from jax_surgery.runs.free_form import FreeForm, prompts_a_group, speaks
 from jax_surgery.runs.patch import print_left_out, provenance
 from jax_surgery.storage import files
@@ -54,6 +57,7 @@ class ByTasks:
     def __init__(self, settings: TasksSettings):
         """Takes the settings; `load` reads the tasks."""
         self.settings = settings
+        self._attacks = attacks.parse_all(settings.attacks, "config.attacks")
         self.targets = [name for names in settings.tasks.stages for name in names]
         self.work: Work
         # What stages work on: `work`, with what the model wrote where it is to.
@@ -179,9 +183,23 @@ class ByTasks:
         return self._free_form
 
     def attack(self, model: Model) -> dict[str, Any]:
-        """Nothing: tasks are attacked by configs/attack.py, which knows their halves."""
-        del model
-        return {}
+        """What attacks say of the finished model; {} where none is to be tried, or tasks
+        were added.
+
+        The targets are asked as they are scored; of a model that is asked in its own words
+        they are asked with alternatives, so that chance is known.
+        """
+        if self.settings.learns:
+            return {}
+        texts = [self.work.texts[name] for name in self.targets]
+        records = [record for text in texts for record in text.records]
+        context, chat = self.settings.tasks.context, self.settings.tasks.chat
+        of = (self._attacks, records, self.settings.seed)
+        removed = self._free_form.removed if self._free_form else ()
+        found = own_attacks.prepared(
+            own_attacks.of_choices(removed), *of, Probe("", context, chat=chat)
+        ) or own_attacks.of_probes([text.probe for text in texts], *of)
+        return found.mount(model) if found else {}
 
     def examples(self, model: Model) -> examples.Examples | None:
         """Answers to the starts of some texts of every task; None where the model says

@@ -28,7 +28,7 @@ LEFT = {
     "report": "report/index.html",
 }
 # What is tried after the attack that configs/attack.py makes by default.
-UNTRAINED = "blocks;exits;quantisation"
+UNTRAINED = "untrained"
 Step = tuple[str, list[str]]  # what a command does, and its words
 
 
@@ -108,6 +108,8 @@ def _of_roles(data: Any, where: str) -> list[Step]:
     records = ",".join(dict.fromkeys(names(streams.bare(data.unlearn))))  # each once
     fields |= {"benchmark": "", "data.relearn": records, "data.context": data.context}
     fields |= {} if data.chat == "auto" else {"data.chat": data.chat}
+    if data.retain:
+        fields["data.retained"] = ",".join(dict.fromkeys(names(data.retain)))
     return [("To try whether what was removed comes back", command("attack", fields))]
 
 

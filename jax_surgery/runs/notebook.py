@@ -28,7 +28,7 @@ from jax_surgery.config import build
 from jax_surgery.models.compute import DEFAULT_COMPUTE
 from jax_surgery.parallel import host_memory
 from jax_surgery.report import attack as attack_report
-from jax_surgery.report import pictures, subspace_pictures
+from jax_surgery.report import attack_pictures, pictures, subspace_pictures
 from jax_surgery.runs import start
 from jax_surgery.runs.ask import Ask
 from jax_surgery.runs.settings import from_config, settings_class
@@ -203,7 +203,7 @@ def verdict(results: Mapping[str, Any]) -> Any:
       results: of `run`, of a run with attacks.
     """
     found = results["verdict"]
-    drawn = [figure["svg"] for figure in attack_report.figures(results["attacks"])]
+    drawn = [figure["svg"] for figure in attack_pictures.figures(results["attacks"])]
     said = html.escape(attack_report.sentence(found))
     if not found:
         return _framed("<p>Nothing that was to go can be asked.</p>", *drawn)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from jax_surgery import benchmarks
-from jax_surgery.attacks import verdict
-from jax_surgery.attacks.base import Attack, Target
-from jax_surgery.attacks.curve import all_measured
+from jax_surgery.attacks import Named, verdict
+from jax_surgery.attacks.base import Target, lacking
+from jax_surgery.attacks.curve import Point, all_measured
 from jax_surgery.attacks.verdict import Attacked
 from jax_surgery.benchmarks import BENCHMARKS
 from jax_surgery.data.alternatives import Choice
@@ -28,7 +28,7 @@ from jax_surgery.parallel import progress
 from jax_surgery.runs import asked
 from jax_surgery.runs.free_form import REMOVED
 
-QUESTIONS = 240  # of a group, that each try asks at most
+QUESTIONS = 240  # or texts of a group, that each try asks at most
 METRICS = ("multiple_choice",)
 
 
@@ -72,62 +72,117 @@ class OwnAttacks:
     """Attacks on a finished model.
 
     Attributes:
-      attacks: by what names them.
+      attacks: those that are tried.
       target: what the adversary has, and what it is asked.
       seed: of the attacks.
     """
 
-    attacks: Mapping[str, Attack]
+    attacks: Sequence[Named]
     target: Target
     seed: int
 
     def mount(self, model: Model) -> dict[str, Any]:
-        """{"verdict": see `verdict.verdict`; "attacks": of each {"attack", "curve",
-        "reference_curve": [] here}}."""
+        """{"verdict", "attacks", "excess"; see `summed_up`}; attacks that lack something
+        here are left out."""
+        able = [one for one in self.attacks if not lacking(one.attack, self.target)]
         named = progress.Bar(
-            self.attacks.items(), title="attacks without training", unit="attack"
+            [(one.spec, one.attack) for one in able],
+            title="attacks without training",
+            unit="attack",
         )
         of = (model, self.target, asked.measure)
-        curves = all_measured(named, *of, seed=self.seed)
-        return {
-            "verdict": verdict.verdict({s: Attacked(c) for s, c in curves.items()}),
-            "attacks": [
-                {"attack": spec, "curve": curve, "reference_curve": []}
-                for spec, curve in curves.items()
-            ],
-        }
+        return summed_up(able, all_measured(named, *of, seed=self.seed), {})
+
+
+def summed_up(
+    attacks: Sequence[Named],
+    curves: Mapping[str, list[Point]],
+    references: Mapping[str, list[Point]],
+) -> dict[str, Any]:
+    """What results.json holds of attacks.
+
+    Args:
+      curves: of the model, by what names the attack; some may not be there yet.
+      references: of a model that never knew; {} where there is none.
+
+    Returns:
+      {"verdict": see `verdict.verdict`; "excess": see `verdict.excesses`; "attacks": of
+      each {"attack", "family", "curve", "reference_curve": of a model that never knew, or
+      []}}.
+    """
+    there = [one for one in attacks if one.spec in curves]
+    of = {s: Attacked(c, references.get(s, ())) for s, c in curves.items()}
+    families: dict[str, dict[str, Attacked]] = {}
+    for one in there:
+        families.setdefault(one.family, {})[one.spec] = of[one.spec]
+    return {
+        "verdict": verdict.verdict(of),
+        "excess": verdict.excesses(families),
+        "attacks": [
+            {
+                "attack": one.spec,
+                "family": one.family,
+                "curve": curves[one.spec],
+                "reference_curve": references.get(one.spec, []),
+            }
+            for one in there
+        ],
+    }
 
 
 def prepared(
-    attacks: Mapping[str, Attack],
     questions: Sequence[Question],
+    attacks: Sequence[Named],
     records: Sequence[Record],
+    seed: int,
     how: Probe,
+) -> OwnAttacks | None:
+    """The attacks of a run that asks questions; None where there is nothing to ask.
+
+    Args:
+      questions: about what was to go.
+      attacks, records, seed: see `of_probes`.
+      how: a probe whose context and chat are taken.
+    """
+    groups: dict[str, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.group, []).append(question)
+    probes = [
+        dataclasses.replace(how, group=name, questions=tuple(own), metrics=METRICS)
+        for name, own in groups.items()
+    ]
+    return of_probes(probes, attacks, records, seed)
+
+
+def of_probes(
+    probes: Sequence[Probe],
+    attacks: Sequence[Named],
+    records: Sequence[Record],
     seed: int,
 ) -> OwnAttacks | None:
     """The attacks of a run; None where there is nothing to ask.
 
     Args:
-      questions: about what was to go.
+      probes: about what was to go.
       records: that were unlearned: what an adversary has of them.
-      how: a probe whose context and chat are taken.
-      seed: of the questions that are drawn, and of the attacks.
+      seed: of what is drawn of the probes, and of the attacks.
     """
-    if not questions or not attacks:
+    if not probes or not attacks:
         return None
-    groups: dict[str, list[Question]] = {}
-    for question in questions:
-        groups.setdefault(question.group, []).append(question)
     rng = np.random.default_rng(seed)
-    probes = tuple(
-        dataclasses.replace(
-            how,
-            group=name,
-            questions=tuple(
-                own[i] for i in sorted(rng.permutation(len(own))[:QUESTIONS])
-            ),
-            metrics=METRICS,
-        )
-        for name, own in groups.items()
-    )
-    return OwnAttacks(attacks, Target(tuple(records), probes, how.context), seed)
+    drawn = tuple(_drawn(probe, rng) for probe in probes)
+    context = max(probe.context for probe in probes)
+    return OwnAttacks(attacks, Target(tuple(records), drawn, context), seed)
+
+
+def _drawn(probe: Probe, rng: np.random.Generator) -> Probe:
+    """Some of a probe's questions or texts, as records where it has them: attacks rewrite
+    those, and documents would be read in their place."""
+    asked = probe.questions or probe.records or probe.documents
+    picks = sorted(rng.permutation(len(asked))[:QUESTIONS])
+    some = lambda own: tuple(own[i] for i in picks)
+    if probe.questions:
+        return dataclasses.replace(probe, questions=some(probe.questions))
+    if probe.records:
+        return dataclasses.replace(probe, records=some(probe.records), documents=())
+    return dataclasses.replace(probe, documents=some(probe.documents))

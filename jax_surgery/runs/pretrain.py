@@ -7,6 +7,7 @@ The run: text -> tokenizer -> model -> loop -> export and evaluation.
 import dataclasses
 import json
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -177,84 +178,133 @@ def _tokenizer(settings: PretrainSettings, texts: list[Record]) -> Any:
     return make([record.text for record in texts], model.vocab_size)
 
 
-def _run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
-    data = settings.data
-    found = read(settings, directory)
-    questions = found.questions
-    tokenizer = _tokenizer(settings, found.tokenizer_texts)
-    packer = Packer(
-        encode(found.texts, tokenizer, data.context), data.context, "tokens"
-    )
-    rows = devices.role_rows({"update": data.rows})
-    stream = devices.batch_stream(
-        {"update": packer}, {"update": data.rows}, rows, settings.seed
-    )
-    # The packed rows of an epoch vary a little with its order; the first is typical.
-    rows_an_epoch = len(packer.pack(settings.seed))
-    steps = round(data.epochs * rows_an_epoch / data.rows)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitted:
+    """A model that was trained, and what that took.
 
-    config = architecture(settings.new_model, tokenizer, data.context)
+    Attributes:
+      params: the parameters.
+      tokens: of text in an epoch.
+      steps, seconds: of the training loop.
+    """
+
+    params: Any
+    tokens: int
+    steps: int
+    seconds: float
+
+
+def fit(
+    start: Callable[[], Any],
+    model: Model,
+    texts: Sequence[Record],
+    data: PretrainData,
+    optimizer: Callable[[int], OptimizerChoice],
+    loop: Loop,
+    seed: int,
+    directory: str,
+    callbacks: Sequence[Callback] = (),
+) -> Fitted:
+    """Trains every parameter on texts, from the last checkpoint on where there is one.
+
+    Args:
+      start: makes the parameters of the first step, which are donated.
+      model: the architecture, tokenizer and compute; its parameters are not read.
+      texts: read in the place of `data.train`.
+      optimizer: of a number of steps.
+      directory: of checkpoints and metrics.
+
+    Raises:
+      TrainingDiverged, Interrupted: see `loop.train`.
+    """
+    context = data.context
+    documents = encode(texts, model.tokenizer, context)
+    packer = Packer(documents, context, "tokens")
+    rows = devices.role_rows({"update": data.rows})
+    stream = devices.batch_stream({"update": packer}, {"update": data.rows}, rows, seed)
+    # The packed rows of an epoch vary a little with its order; the first is typical.
+    steps = max(1, round(data.epochs * len(packer.pack(seed)) / data.rows))
+    made = make_optimizer(optimizer(steps), steps)
+    step = make_train_step(
+        model.config, LEARN_ONLY, rows, made, compute=model.compute, average="tokens"
+    )
+    print(
+        f"pretraining {decoder.parameter_count(model.config):,} parameters on "
+        f"{packer.num_tokens:,} tokens an epoch, {data.epochs:g} epochs, {steps} steps"
+    )
+    began = time.perf_counter()
+    state = train(
+        lambda state, batch: step(state, batch.place(rows.total), None),
+        init_state(start(), made),
+        stream,
+        steps=steps,
+        directory=directory,
+        settings=loop,
+        callbacks=list(callbacks),
+        title="pretrain",
+    )
+    seconds = time.perf_counter() - began
+    return Fitted(state.params, packer.num_tokens, steps, seconds)
+
+
+def new_params(config: ModelConfig, seed: int) -> Any:
+    """Random parameters, on the mesh that is set."""
     init = jax.jit(
         decoder.init_params,
         static_argnums=(0, 1),
         out_shardings=sharding.parameter_shardings(config),
     )
-    params = init(config, settings.seed)
-    optimizer = make_optimizer(settings.optimizer, steps)
-    step = make_train_step(
-        config,
-        LEARN_ONLY,
-        rows,
-        optimizer,
-        compute=settings.compute,
-        average="tokens",
-    )
-    print(
-        f"pretraining {decoder.parameter_count(config):,} parameters on "
-        f"{packer.num_tokens:,} tokens an epoch, {data.epochs:g} epochs, {steps} steps"
-    )
+    return init(config, seed)
+
+
+def _run(settings: PretrainSettings, directory: str) -> dict[str, Any]:
+    data = settings.data
+    found = read(settings, directory)
+    questions = found.questions
+    tokenizer = _tokenizer(settings, found.tokenizer_texts)
+    config = architecture(settings.new_model, tokenizer, data.context)
     few = multiple_choice.subsample(questions, settings.loop.evaluate_questions)
+    blank = Model(None, config, tokenizer, settings.compute)
 
     def show(number: int, state: TrainState) -> TrainState:
         if number:
-            model = Model(state.params, config, tokenizer, settings.compute)
+            model = blank.with_params(state.params)
             found = asked.accuracies(model, few, data.context, PLAIN)
             print(f"step {number}: {_short(found)}")
         return state
 
-    began = time.perf_counter()
-    state = train(
-        lambda state, batch: step(state, batch.place(rows.total), None),
-        init_state(params, optimizer),
-        stream,
-        steps=steps,
-        directory=directory,
-        settings=settings.loop,
-        callbacks=[Callback(settings.loop.evaluate_every, show)] if few else [],
-        title="pretrain",
+    fitted = fit(
+        lambda: new_params(config, settings.seed),
+        blank,
+        found.texts,
+        data,
+        lambda steps: settings.optimizer,
+        settings.loop,
+        settings.seed,
+        directory,
+        [Callback(settings.loop.evaluate_every, show)] if few else [],
     )
-    seconds = time.perf_counter() - began
     folder = str(epath.Path(directory) / "model")
     with progress.phase("writing the model"):
-        hf_weights.save_model(state.params, config, folder, dtype=settings.save_dtype)
+        hf_weights.save_model(fitted.params, config, folder, dtype=settings.save_dtype)
         hf_weights.save_tokenizer(tokenizer, folder)
     with progress.phase("asking the model"):
         saved = devices.load(folder, settings.compute, tokenizer)
         accuracies = asked.accuracies(saved, questions, data.context, PLAIN)
     results = {
         "directory": folder,
-        "tokens": round(data.epochs * packer.num_tokens),
-        "seconds": seconds,
+        "tokens": round(data.epochs * fitted.tokens),
+        "seconds": fitted.seconds,
         "evaluation": accuracies,
         "epochs": data.epochs,
-        "steps": steps,
+        "steps": fitted.steps,
         "settings": dataclasses.asdict(settings),
         "jax": jax.__version__,
     }
     if distributed.is_lead():
         text = json.dumps(results, indent=2)
         files.write_text(epath.Path(directory) / "results.json", text)
-    print(f"{seconds:.0f} s; {_short(accuracies)}")
+    print(f"{fitted.seconds:.0f} s; {_short(accuracies)}")
     return results
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few plain steps of Adam on text, on every parameter.
+"""A few plain steps of an optimizer on text, on every parameter or on low-rank deltas.
 
 What attacks and the hardening of a removal share: no loop, no checkpoints, no roles.
 """
@@ -18,6 +18,8 @@ from jax_surgery.data.tokens import Document
 from jax_surgery.models import decoder, logprobs, output_head, sharding, token_sums
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import shifted
+from jax_surgery.optim import lora
+from jax_surgery.optim.lora import LowRank
 from jax_surgery.parallel import mesh as meshes
 
 
@@ -90,3 +92,57 @@ def adam_step(
     gradient = jax.grad(cross_entropy)(params, config, batch, compute)
     updates, opt_state = optax.adam(rate).update(gradient, opt_state)
     return sharding.constrain((optax.apply_updates(params, updates), opt_state))
+
+
+# Directions of optimizers as they are used by default; the step is the rate times that.
+DIRECTIONS = {
+    "adam": optax.scale_by_adam,
+    "lion": optax.scale_by_lion,
+    "sgd": functools.partial(optax.trace, decay=0.9),
+}
+
+
+def init(optimizer: str, moving: Any) -> Any:
+    """The state of `step` before the first step.
+
+    Args:
+      optimizer: in `DIRECTIONS`.
+      moving: see `step`.
+    """
+    return DIRECTIONS[optimizer]().init(moving)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(5, 6))
+def step(
+    config: ModelConfig,
+    compute: decoder.Compute,
+    optimizer: str,
+    low_rank: LowRank,
+    base: Any,
+    moving: Any,
+    opt_state: Any,
+    batch: Batch,
+    rate: float,
+) -> tuple[Any, Any]:
+    """One step on the batch's `cross_entropy`; rates share a program.
+
+    Args:
+      optimizer: in `DIRECTIONS`.
+      low_rank: the deltas that move; of rank 0 for every parameter.
+      base: parameters that deltas are added to; None without.
+      moving: parameters, or the deltas' factors; donated, as is `opt_state`.
+      rate: the learning rate.
+
+    Returns:
+      (what moves, state) after the step.
+    """
+
+    def loss(moving):
+        params = lora.attach(base, moving, low_rank) if low_rank.rank else moving
+        return cross_entropy(params, config, batch, compute)
+
+    direction, opt_state = DIRECTIONS[optimizer]().update(
+        jax.grad(loss)(moving), opt_state
+    )
+    updates = jax.tree.map(lambda leaf: -rate * leaf, direction)
+    return sharding.constrain((optax.apply_updates(moving, updates), opt_state))

@@ -30,7 +30,7 @@ def tried(spec, model, budget=NO_LIMIT):
     """The models that are asked, by label."""
     found = {}
 
-    def watch(spent, model, *, label="", probes=None):
+    def watch(spent, model, *, label="", probes=None, **_):
         assert probes is None
         found[label] = model
 

@@ -32,7 +32,7 @@ def asked(model, probes, spec, records=SHOWN):
     """The probes of each try, by label."""
     found = {}
 
-    def watch(spent, model, *, label="", probes=None):
+    def watch(spent, model, *, label="", probes=None, **_):
         found[label] = probes
 
     target = Target(tuple(records), tuple(probes), 32)

@@ -17,6 +17,8 @@ NF4 = [
     *(0.33791524171829224, 0.44070982933044434, 0.5626170039176941),
     *(0.7229568362236023, 1.0),
 ]
+# Of 4 bits a sign, and of the other three what bitsandbytes makes of them, times 12.
+FP4 = sorted({s * v / 12 for v in (0, 0.0625, 8, 12, 4, 6, 2, 3) for s in (1, -1)})
 
 
 def test_the_values_of_nf4():
@@ -38,14 +40,15 @@ def test_whole_numbers_times_a_scale(form, steps):
         np.testing.assert_allclose(np.abs(part).max(0), np.abs(own).max(0), rtol=1e-6)
 
 
-def test_nf4_takes_the_nearest_value():
+@pytest.mark.parametrize(("form", "known"), [("nf4", NF4), ("fp4", FP4)])
+def test_the_nearest_value_is_taken(form, known):
     rng = np.random.default_rng(1)
     weight = rng.normal(size=(100, 3)).astype(np.float32)  # no whole number of groups
-    got = np.asarray(rounded(jnp.asarray(weight), "nf4"))
+    got = np.asarray(rounded(jnp.asarray(weight), form))
     for start in (0, quantisation.GROUP):
         own = weight[start : start + quantisation.GROUP]
         scale = np.abs(own).max(0)
-        values = scale * np.asarray(NF4)[:, None]
+        values = scale * np.asarray(known)[:, None]
         nearest = np.abs(values[:, None] - own).argmin(0)
         wanted = np.take_along_axis(values[:, None], nearest[None], 0)[0]
         np.testing.assert_allclose(
@@ -53,7 +56,7 @@ def test_nf4_takes_the_nearest_value():
         )
 
 
-@pytest.mark.parametrize("form", ["int8", "int4", "nf4"])
+@pytest.mark.parametrize("form", ["int8", "int4", "nf4", "fp4"])
 def test_a_second_trip_changes_nothing_more(form, tiny_model):
     once = quantised(tiny_model.params, form=form)
     twice = quantised(once, form=form)
@@ -72,8 +75,8 @@ def test_a_second_trip_changes_nothing_more(form, tiny_model):
     assert not rounded(jnp.zeros((70, 2)), form).any()
 
 
-def test_a_format_is_one_of_three():
-    with pytest.raises(ValueError, match="use one of int8, int4, nf4"):
+def test_a_format_is_one_of_four():
+    with pytest.raises(ValueError, match="use one of int8, int4, nf4, fp4"):
         parse("quantisation:formats=int2")
-    with pytest.raises(ValueError, match="must name int8, int4 or nf4"):
+    with pytest.raises(ValueError, match="must name int8, int4, nf4 or fp4"):
         parse("quantisation:formats=")

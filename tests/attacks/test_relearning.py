@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Relearning against Adam on all logits, and what it brings back."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,7 +115,88 @@ def test_seeds_draw_different_texts(model, records):
     assert not all(np.array_equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Relearning)])
+@pytest.mark.parametrize("field", ["learning_rate", "steps", "texts"])
 def test_options_are_positive(field):
-    with pytest.raises(ValueError, match=f"relearning:{field}=0(.0)? must be above"):
+    with pytest.raises(ValueError, match=f"relearning:{field}=0(.0)? must be positive"):
         attacks.parse(f"relearning:{field}=0")
+
+
+@pytest.mark.parametrize("field", ["rows", "rank", "passes", "seed"])
+def test_other_options_are_not_negative(field):
+    with pytest.raises(ValueError, match=f"relearning:{field}=-1; use 0 or more"):
+        attacks.parse(f"relearning:{field}=-1")
+
+
+def moved(model, attack, target) -> list[np.ndarray]:
+    """How far each leaf moves."""
+    found = attack(model, target, Budget(), 0, ignore).model
+    pairs = zip(
+        jax.tree.leaves(found.params), jax.tree.leaves(model.params), strict=True
+    )
+    return [np.asarray(a - b) for a, b in pairs]
+
+
+def test_the_first_step_of_lion_is_as_large_as_the_rate_and_that_of_sgd_is_the_gradient(
+    model, records
+):
+    target = Target(records[:3], (), CONTEXT)
+    few = {"steps": 1, "texts": 3, "rows": 2}
+    lion = moved(model, Relearning(RATE, optimizer="lion", **few), target)
+    assert max(np.abs(leaf).max() for leaf in lion) == pytest.approx(RATE, rel=1e-3)
+    documents = encode(records[:3], model.tokenizer, CONTEXT)
+    slope = jax.jit(jax.grad(lambda p: dense_loss(p, model, documents)))(model.params)
+    sgd = moved(model, Relearning(RATE, optimizer="sgd", **few), target)
+    for got, wanted in zip(sgd, jax.tree.leaves(slope), strict=True):
+        np.testing.assert_allclose(got, -RATE * wanted, atol=2e-6)
+
+
+def test_low_rank_deltas_move_matrices_alone_and_by_that_rank(model, records):
+    attack = Relearning(RATE, steps=3, texts=3, rows=2, rank=1)
+    target = Target(records[:3], (), CONTEXT)
+    seen = []
+    watch = lambda spent, model, **_: seen.append((spent.flops, model))
+    found = attack(model, target, Budget(), 0, watch).model
+    whole = Relearning(RATE, steps=1, texts=3, rows=2)
+    spent = whole(model, target, Budget(), 0, ignore).spent
+    assert 0 < seen[1][0] < spent.flops
+    base = found.params["layers"]["mlp"]["up"]["kernel"]
+    np.testing.assert_array_equal(base, model.params["layers"]["mlp"]["up"]["kernel"])
+    up = found.params["layers"]["mlp"]["up"]
+    assert up["lora_a"].shape[-1] == 1 and np.abs(up["lora_b"]).max() > 0
+    documents = encode(records[:3], model.tokenizer, CONTEXT)
+    batch, _ = finetune.text_batch(documents, CONTEXT, 2)
+    losses = [
+        float(finetune.cross_entropy(m.params, m.config, batch, m.compute))
+        for m in (model, found)
+    ]
+    assert losses[1] < losses[0]
+
+
+def test_passes_read_each_text_once_and_the_rate_falls_to_nothing(model, records):
+    spent = []
+    watch = lambda used, model, **_: spent.append(used)
+    attack = Relearning(RATE, texts=3, rows=0, passes=2, schedule="linear", on="all")
+    target = Target((), (), CONTEXT, removed=records)
+    attack(model, target, Budget(), 0, watch)
+    steps = 2 * -(-len(records) // 3)
+    assert [one.steps for one in spent] == list(range(steps + 1))
+    documents = encode(records, model.tokenizer, CONTEXT)
+    assert spent[-1].tokens == 2 * sum(len(d.tokens) for d in documents)
+
+
+def test_what_there_is_no_text_for_is_refused(model, records):
+    target = Target(records, (), CONTEXT, retained=lambda: records)
+    attack = attacks.parse("relearning:on=related")
+    with pytest.raises(ValueError, match="on=related needs such text.*data.related"):
+        attack(model, target, Budget(), 0, ignore)
+    assert not attacks.parse("relearning:on=retained").lacks(target)
+
+
+def test_the_seed_of_a_grid_draws_other_texts(model, records):
+    target = Target(records, (), CONTEXT)
+    how = {"steps": 2, "texts": 3, "rows": 2}
+    one, same, other = (
+        moved(model, Relearning(RATE, seed=seed, **how), target) for seed in (0, 0, 1)
+    )
+    assert all(map(np.array_equal, one, same))
+    assert not all(map(np.array_equal, one, other))

@@ -6,6 +6,7 @@ import itertools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from settings_cases import config_of
@@ -19,7 +20,12 @@ from jax_surgery.runs import start
 
 CONTEXT = 32
 # Options that make an attack small.
-OPTIONS = {"relearning": "steps=4,rows=2", "hints": "shots=1+2+3"}
+OPTIONS = {
+    "relearning": "steps=4,rows=2",
+    "hints": "shots=1+2+3",
+    "samples": "answers=1+2+3",
+    "linear_probe": "facts=20",
+}
 NO_LIMIT = Budget()
 
 
@@ -29,18 +35,36 @@ def model(tiny_model) -> Model:
 
 
 @pytest.fixture(scope="module")
-def target(tiny_model) -> Target:
+def target(tiny_model, model) -> Target:
     read = [parse_record({"text": t}, f"a:{i}") for i, t in enumerate(tiny_model.texts)]
-    probe = Probe("rest", CONTEXT, records=tuple(read[6:]), metrics=("likelihood",))
-    return Target(tuple(read[:6]), (probe,), CONTEXT)
+    rows = [
+        {"prompt": f"the number {i} is", "answer": f" {i * 7 % 13}"} for i in range(32)
+    ]
+    facts = [parse_record(row, f"b:{i}") for i, row in enumerate(rows)]
+    ask = lambda records: Probe(
+        "rest", CONTEXT, records=tuple(records), metrics=("likelihood",)
+    )
+    return Target(
+        tuple(read),
+        (ask(facts[:6]),),
+        CONTEXT,
+        known=lambda: (ask(facts[6:]),),
+        reworded=(ask(facts[3:6]),),
+        before=lambda: model.with_params(jax.tree.map(jnp.negative, model.params)),
+    )
 
 
 def attacked(name, model, target, budget=NO_LIMIT, seed=0):
-    """What the attack gives, and what it had spent whenever it could be watched."""
-    seen = []
+    """What the attack gives; what it had spent whenever it could be watched, and what it
+    had found by itself then."""
+    seen, read = [], []
     attack = attacks.parse(f"{name}:{OPTIONS.get(name, '')}")
-    watch = lambda spent, model, **_: seen.append(dataclasses.astuple(spent))
-    return attack(model, target, budget, seed, watch), seen
+
+    def watch(spent, model, found=None, **_):
+        seen.append(dataclasses.astuple(spent))
+        read.append(found)
+
+    return attack(model, target, budget, seed, watch), seen, read
 
 
 def leaves(model: Model) -> list[np.ndarray]:
@@ -54,18 +78,20 @@ def equal(one: Model, other: Model) -> bool:
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_same_seed_gives_the_same_attack(name, model, target):
     before = leaves(model)
-    one, seen = attacked(name, model, target)
-    again, seen_again = attacked(name, model, target)
+    one, seen, found = attacked(name, model, target)
+    again, seen_again, found_again = attacked(name, model, target)
     assert equal(one.model, again.model) and seen == seen_again
+    assert found == found_again
     assert [p.records for p in one.probes] == [p.records for p in again.probes]
     # The model that is attacked stays as it is.
     assert all(map(np.array_equal, before, leaves(model)))
-    assert not equal(one.model, model) or one.probes != target.probes
+    changed = not equal(one.model, model) or one.probes != target.probes
+    assert changed != any(found)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_what_is_spent_is_counted_from_nothing_on(name, model, target):
-    found, seen = attacked(name, model, target)
+    found, seen, _ = attacked(name, model, target)
     assert seen[0] == (0, 0, 0.0)
     assert all(a <= b for x, y in itertools.pairwise(seen) for a, b in zip(x, y))
     assert seen[-1] == dataclasses.astuple(found.spent)
@@ -75,15 +101,15 @@ def test_what_is_spent_is_counted_from_nothing_on(name, model, target):
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("field", ["steps", "tokens", "flops"])
 def test_no_more_is_spent_than_the_budget(name, field, model, target):
-    whole, seen = attacked(name, model, target)
+    whole, seen, _ = attacked(name, model, target)
     all_of_it = getattr(whole.spent, field)
     if not all_of_it or len(seen) < 4:
         pytest.skip(f"{name} spends no {field}, or takes fewer than three steps")
     place = [f.name for f in dataclasses.fields(Budget)].index(field)
     second = seen[2][place]
-    found, _ = attacked(name, model, target, Budget(**{field: second}))
+    found, *_ = attacked(name, model, target, Budget(**{field: second}))
     assert getattr(found.spent, field) == second < all_of_it
-    less, _ = attacked(name, model, target, Budget(**{field: second - 1}))
+    less, *_ = attacked(name, model, target, Budget(**{field: second - 1}))
     assert getattr(less.spent, field) == seen[1][place]
 
 

@@ -3,9 +3,11 @@
 
 import dataclasses
 import json
+import re
 import typing
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from settings_cases import settings_of
@@ -20,6 +22,7 @@ from jax_surgery.data.tokens import encode
 from jax_surgery.metrics import (
     METRICS,
     Metric,
+    any_of_samples,
     find,
     knowmem,
     measure,
@@ -28,7 +31,7 @@ from jax_surgery.metrics import (
     verbmem,
 )
 from jax_surgery.metrics.base import Protocol
-from jax_surgery.models import decoder, output_head
+from jax_surgery.models import decoder, output_head, sampling
 from jax_surgery.models.model import Model
 from jax_surgery.runs import evaluate
 
@@ -70,6 +73,7 @@ def probe() -> Probe:
         tuple(records),
         known_chance=1 / 13,
         others=tuple(others),
+        samples=2,
     )
 
 
@@ -86,6 +90,11 @@ def short_answers(monkeypatch):
     monkeypatch.setattr(rouge_l, "MAX_NEW_TOKENS", NEW_TOKENS)
     for metric in (verbmem, knowmem, said):
         monkeypatch.setattr(metric, "NEW_TOKENS", NEW_TOKENS)
+
+
+@jax.jit
+def _draw(key, step, logits):
+    return sampling.draw(jax.random.fold_in(key, step)[None], logits, 1.0, 1.0)
 
 
 class Twin:
@@ -148,6 +157,29 @@ class Twin:
         learned = d.learned[1:] & (asked != self.tokenizer.eos_token_id)
         own = np.sort(logp[np.arange(len(asked)), asked][learned])
         return own[: max(1, int(0.4 * len(own)))].mean()
+
+    def draws(self, prompt: str, row: int, new_tokens: int) -> str:
+        """What is drawn as the row of so high a number."""
+        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = [self.tokenizer.bos_token_id, *ids]
+        start, [key] = len(ids), sampling.row_keys(np.uint32(0), np.array([row]))
+        for step in range(new_tokens):
+            logits = jnp.asarray(self.logp(ids)[-1:], jnp.float32)
+            [token] = _draw(key, step, logits)
+            if int(token) == self.tokenizer.eos_token_id:
+                break
+            ids.append(int(token))
+        return self.tokenizer.decode(ids[start:], skip_special_tokens=True)
+
+    def any_says(self, probe: Probe) -> list[bool]:
+        """Of each question whether one of its samples has the right number in it."""
+        found = []
+        for number, q in enumerate(probe.questions):
+            rows = range(number * probe.samples, (number + 1) * probe.samples)
+            texts = [self.draws(q.prompt, row, any_of_samples.LENGTHS) for row in rows]
+            right = rf"(?<!\w){q.options[q.answer].strip()}(?!\d)"
+            found.append(any(re.search(right, text) for text in texts))
+        return found
 
     def says(self, prompt: str) -> str:
         """The greedy answer."""
@@ -212,6 +244,7 @@ TWINS = {
     "nats_per_token": _pooled(lambda right, count, logp: -logp / count),
     "exact_match": _mean(lambda right, count, logp: right == count),
     "answer_probability": _mean(lambda right, count, logp: np.exp(logp / count)),
+    "any_of_samples": lambda twin, probe: np.mean(twin.any_says(probe)),
     "rouge_l": _said(_recall),
     "verbmem": _said(_f_measure),
     "knowmem": _said(_f_measure),
@@ -252,7 +285,7 @@ def test_its_interval_holds_the_value(name, model, knowing, probe):
         if metric.unit == "share":
             assert low >= 0 and high <= 1
     few = metric(knowing, probe.first(3))
-    counted = {"questions": 3, "texts": 3, "cases": 3, "tokens": few.n}
+    counted = {"questions": 3, "prompts": 3, "texts": 3, "cases": 3, "tokens": few.n}
     if metric.observe is METRICS["min_k_auc"].observe:
         counted["texts"] = 6  # those that were read, and the others
     assert few.n == counted[metric.counts] < found.n

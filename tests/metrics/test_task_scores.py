@@ -103,7 +103,7 @@ def test_accuracy_is_of_the_tested_answers_tokens(tiny_model, documents, limit):
     assert found.value == right.sum() / count.sum() and 0 < found.value < 1
     assert found.n == len(documents[:limit])
     assert found.exact == (right == count).mean() and found.exact != found.value
-    assert found.interval == clustered_share(right, count)
+    assert found.interval == bootstrap_ratio(right, count)
     assert found.chance == 0.125
 
 

@@ -11,7 +11,7 @@ from report_cases import COST, EVIL, METRICS, parsed
 from jax_surgery.data.questions import Question
 from jax_surgery.metrics import multiple_choice
 from jax_surgery.metrics.multiple_choice import Answers
-from jax_surgery.report import attack, page, pictures, table
+from jax_surgery.report import attack_pictures, page, pictures, table
 
 ACCURACY = {
     "accuracy": 0.25,
@@ -71,7 +71,7 @@ def test_names_from_data_stay_text_in_pictures(name):
     svgs = [
         pictures.accuracy_curves(curve, {name: 0.25, "obsolete": 0.1}),
         pictures.cost_bars(COST | {"items": {name: 1e12}}),
-        attack.curves("rouge_l", [point], [point]),
+        attack_pictures.curves("rouge_l", [([point], [point])]),
         pictures.as_svg(pictures.sheet(1, 1), name),
     ]
     for svg in svgs:

@@ -73,6 +73,7 @@ def test_a_surgery_on_own_text_ends_with_the_attack_on_it(tmp_path, monkeypatch)
     attack = config_of_flags(words)
     assert attack.run == "attack" and attack.model == "runs/mine"
     assert attack.data.relearn == "a b.jsonl,c.jsonl" and not attack.benchmark
+    assert attack.data.retained == "embedded:retain,embedded:general"
     assert "To undo the run, use 'embedded' as before: it is unchanged." in lines
 
 

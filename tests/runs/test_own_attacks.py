@@ -2,6 +2,8 @@
 """Attacks that a run tries on its own finished model."""
 
 import pytest
+import subspace_run_cases
+from settings_cases import settings_of
 
 from jax_surgery import attacks
 from jax_surgery.data.alternatives import Choice
@@ -12,6 +14,7 @@ from jax_surgery.models.model import Model
 from jax_surgery.report import attack as attack_report
 from jax_surgery.report import page
 from jax_surgery.runs import asked, own_attacks
+from jax_surgery.runs.by_tasks import ByTasks
 
 HOW = Probe("", 32, chat="never")
 
@@ -51,10 +54,12 @@ def test_each_try_is_asked_and_drawn_and_judged(tiny_model, monkeypatch):
     model = Model(tiny_model.params, tiny_model.config, tiny_model.tokenizer)
     chosen = attacks.parse_all("blocks:parts=layer;quantisation:formats=int4")
     given = questions("forget", 20)
-    mounted = own_attacks.prepared(chosen, given, [], HOW, seed=0)
+    mounted = own_attacks.prepared(given, chosen, [], 0, HOW)
     assert mounted
     found = mounted.mount(model)
-    assert [attack["attack"] for attack in found["attacks"]] == list(chosen)
+    assert [attack["attack"] for attack in found["attacks"]] == [
+        one.spec for one in chosen
+    ]
     labels = [point["label"] for a in found["attacks"] for point in a["curve"]]
     layers = model.config.num_layers
     assert labels == [
@@ -78,9 +83,42 @@ def test_each_try_is_asked_and_drawn_and_judged(tiny_model, monkeypatch):
 
 def test_where_nothing_can_be_asked_nothing_is_tried():
     chosen = attacks.parse_all("blocks")
-    assert own_attacks.prepared(chosen, [], [], HOW, 0) is None
-    assert own_attacks.prepared({}, questions("forget", 2), [], HOW, 0) is None
+    assert own_attacks.prepared([], chosen, [], 0, HOW) is None
+    assert own_attacks.prepared(questions("forget", 2), [], [], 0, HOW) is None
     with pytest.raises(ValueError, match="names 'blocks' twice"):
         attacks.parse_all("blocks; blocks")
     with pytest.raises(ValueError, match="config.attacks='block' is not known"):
         attacks.parse_all("block", "config.attacks")
+
+
+def test_tasks_that_were_removed_are_asked_as_they_are_scored(tmp_path):
+    """Here nothing is removed, and they are all there."""
+    tasks = {
+        "source": subspace_run_cases.tasks_file(tmp_path),
+        "targets": "dict_a,quiz",
+    }
+    fields = {
+        "tasks": tasks,
+        "attacks": "blocks:parts=layer,last=1;hints:shots=1;way_back",
+    }
+    case = ByTasks(settings_of("unlearn", fields))
+    model = case.load()
+    found = case.attack(model)
+    # The model before is not at hand here.
+    assert [one["attack"] for one in found["attacks"]] == [
+        "blocks:parts=layer,last=1",
+        "hints:shots=1",
+    ]
+    assert found["verdict"]["verdict"] == "still there"
+    before = found["attacks"][0]["curve"][0]["groups"]
+    own = case.work.texts["dict_a"].probe
+    assert before["dict_a"]["answer_accuracy"]["reference"] == own.known_chance
+    assert before["quiz"]["multiple_choice"]["reference"] == pytest.approx(0.25)
+    assert {one["group"] for one in found["excess"]} == {"dict_a", "quiz"}
+    settings = settings_of("unlearn", fields | {"attacks": ""})
+    case = ByTasks(settings)
+    case.load()
+    assert case.attack(model) == {}
+    # What was added is not attacked.
+    case.settings = settings_of("learn", fields)
+    assert case.attack(model) == {}

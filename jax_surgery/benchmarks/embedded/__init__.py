@@ -12,8 +12,14 @@ from typing import ClassVar
 import numpy as np
 
 from jax_surgery.benchmarks.base import Benchmark, Target
-from jax_surgery.benchmarks.embedded.corpus import SETS, load, questions, texts
-from jax_surgery.data.forms import parse_record
+from jax_surgery.benchmarks.embedded.corpus import (
+    SETS,
+    load,
+    questions,
+    texts,
+    unseen_prompts,
+)
+from jax_surgery.data.forms import Record, parse_record
 from jax_surgery.data.groups import Group, Role
 from jax_surgery.data.probes import Probe
 
@@ -70,7 +76,37 @@ class Embedded(Benchmark):
             pairs = zip(asked, person_of, strict=True)
             rest = tuple(q for q, person in pairs if person not in seen)
             probes.append(Probe(name, context, rest, metrics=("multiple_choice",)))
-        return Target(tuple(shown), tuple(probes), context)
+        known = tuple(
+            probe for probe in self.probes(context) if probe.group == "retain"
+        )
+        return Target(
+            tuple(shown),
+            tuple(probes),
+            context,
+            removed=_records("obsolete", "problematic"),
+            related=lambda: _records("update", "retain"),  # biographies too
+            retained=lambda: _records("retain", "general"),
+            known=lambda: known,
+            reworded=tuple(_reworded(probe) for probe in probes),
+        )
+
+
+def _records(*names: str) -> tuple[Record, ...]:
+    """The records of some sets."""
+    return tuple(
+        parse_record(row, f"embedded:{name}") for name in names for row in load(name)
+    )
+
+
+def _reworded(probe: Probe) -> Probe:
+    """The probe's facts, each in all wordings that no biography has."""
+    found = [
+        dataclasses.replace(question, id=f"{question.id}/{number}", prompt=prompt)
+        for question in probe.questions
+        if question.wording == "unseen"
+        for number, prompt in enumerate(unseen_prompts(question))
+    ]
+    return dataclasses.replace(probe, questions=tuple(found))
 
 
 __all__ = ["EPOCHS", "MODEL", "SETS", "Embedded", "load", "questions", "texts"]

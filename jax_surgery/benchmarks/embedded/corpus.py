@@ -114,6 +114,17 @@ def _people_questions(group: str) -> list[Question]:
     return questions
 
 
+def unseen_prompts(question: Question) -> list[str]:
+    """All prompts that ask for what a question about a person asks, in wordings that no
+    biography has."""
+    group, index, attribute, _ = question.id.split("/")
+    person = world.people()[group][int(index)]
+    return [
+        world.fill(wording, person, attribute, person.name).stem
+        for wording in vocabulary.UNSEEN[attribute]
+    ]
+
+
 def _general_questions() -> list[Question]:
     questions: list[Question] = []
     wordings: dict[Wording, dict[str, list[str]]] = {

@@ -104,6 +104,7 @@ class TasksSettings:
     method: str  # "subspace" with its options, or "unlearn_paper"
     tasks: Tasks
     free_form: int  # prompts of a group that are asked; -1 chooses, 0 asks none
+    attacks: str  # tried on a model from which tasks were removed; "" for none
     rounds: Rounds
     statistics: TasksStatistics
     lora: Adapter

@@ -144,8 +144,8 @@ def test_the_cap_is_that_of_whole_distributions(weights, seed, cap):
                 [0.0],
             ]
         ),
-        np.zeros((1, 0)),
-        np.zeros((1, 0)),
+        drawn_BTK=np.zeros((1, 0)),
+        drawn_logq_BTK=np.zeros((1, 0)),
     )
     wanted = q.copy()
     wanted[0] = min(q[0], cap * rest.max())

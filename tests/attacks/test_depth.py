@@ -43,7 +43,8 @@ def texts(models):
 
 @pytest.fixture(scope="module")
 def found(models, texts):
-    return depth.drops(*models, texts)
+    original, never, model = models
+    return depth.drops(original, never, model, texts)
 
 
 def test_the_lens_reads_each_layer_with_norm_and_head(models, texts):

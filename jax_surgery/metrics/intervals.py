@@ -93,6 +93,8 @@ def bootstrap_ratio(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> Inte
     from scipy import stats
 
     sums, counts = np.asarray(sums, float), np.asarray(counts, float)
+    if not np.isfinite(sums).all():  # which `Metric.measured` refuses
+        return float("nan"), float("nan")
     if len(sums) == 1:  # every resample is the text itself
         value = float(sums[0] / counts[0])
         return value, value

@@ -181,6 +181,18 @@ def test_a_malformed_question_is_named(tmp_path, line, message):
         read_questions(str(path))
 
 
+def test_a_question_may_say_what_it_is_about(tmp_path):
+    bare = Question("i", "g", "trained", "p", (" a", " b"), 0)
+    about = Question("j", "g", "trained", "p", (" a", " b"), 0, "ada")
+    assert "about" not in bare.record()
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(q.record()) + "\n" for q in (bare, about)))
+    assert read_questions(str(path)) == (bare, about)
+    path.write_text(json.dumps(about.record() | {"about": 3}) + "\n")
+    with pytest.raises(ValueError, match="about are strings"):
+        read_questions(str(path))
+
+
 def test_a_line_separator_in_a_question_breaks_no_line(tmp_path):
     """A JSON string may hold U+2028 as it is, and a file may begin with a mark."""
     question = Question("i", "g", "trained", "one\u2028two\x85", (" a", " b"), 0)

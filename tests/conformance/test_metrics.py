@@ -33,7 +33,7 @@ from jax_surgery.metrics import (
 from jax_surgery.metrics.base import Protocol
 from jax_surgery.models import decoder, output_head, sampling
 from jax_surgery.models.model import Model
-from jax_surgery.runs import evaluate
+from jax_surgery.runs import asked, evaluate
 
 CONTEXT, NEW_TOKENS = 32, 6
 
@@ -292,6 +292,19 @@ def test_its_interval_holds_the_value(name, model, knowing, probe):
 
 
 @pytest.mark.parametrize("name", METRICS)
+def test_its_values_one_by_one_are_those_of_each_alone(name, model, probe):
+    """So that two models can be compared in pairs."""
+    metric = METRICS[name]
+    assert metric.each
+    found = metric.each(metric.observe(model, probe), probe)
+    assert len(set(found.ids)) == len(found.values) == len(found.about)
+    assert len(found.ids) == metric(model, probe).n
+    alone = metric(model, probe.first(1)).value
+    assert found.values[0] == pytest.approx(alone, rel=1e-4)
+    assert np.isfinite(found.values).all()
+
+
+@pytest.mark.parametrize("name", METRICS)
 def test_it_says_which_way_knowledge_lies(name, model, knowing, probe):
     metric = METRICS[name]
     before, after = metric(model, probe).value, metric(knowing, probe).value
@@ -303,7 +316,22 @@ def test_it_says_which_way_knowledge_lies(name, model, knowing, probe):
         assert after > 0.6
 
 
+def test_what_is_asked_has_its_value_and_the_metrics_metadata(model, probe):
+    probe = dataclasses.replace(probe, metrics=("multiple_choice", "nats_per_token"))
+    found, lines = asked.measured_each(model, [probe])
+    assert found == asked.measure(model, [probe])
+    own = found["numbers"]
+    assert own["multiple_choice"]["direction"] == "knows"
+    assert own["nats_per_token"]["direction"] == "ignorant"
+    assert own["nats_per_token"]["unit"] == "nats per token"
+    assert own["multiple_choice"]["counts"] == "questions"
+    right = [line["value"] for line in lines if line["metric"] == "multiple_choice"]
+    assert np.mean(right) == own["multiple_choice"]["value"]
+    assert {line["group"] for line in lines} == {"numbers"} and len(lines) == 24
+
+
 def test_the_reference_is_chance(model, probe):
+    assert METRICS["multiple_choice"].reference == "the mean of 1 / options"
     chances = [1 / len(q.options) for q in probe.questions]
     assert min(chances) < max(chances)
     found = METRICS["multiple_choice"](model, probe)

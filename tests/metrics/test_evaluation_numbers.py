@@ -126,6 +126,16 @@ def test_a_destroyed_model_knows_nothing(tiny_model):
     assert found.interval[0] < found.reference < found.interval[1]
 
 
+def test_a_model_that_has_diverged_is_not_at_chance(tiny_model):
+    broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), tiny_model.params)
+    model = dataclasses.replace(model_of(tiny_model), params=broken)
+    with pytest.raises(ValueError, match="4 of 4 questions cannot be scored: .* NaN"):
+        multiple_choice.answer(model, Probe("all", 64, QUESTIONS))
+    pairs = [parse_record({"text": text}, text) for text in tiny_model.texts]
+    with pytest.raises(ValueError, match="answer_probability of 'pairs' is nan"):
+        answer_probability.METRIC(model, probe_of(pairs, 64))
+
+
 def test_the_company_of_a_question_changes_no_answer(tiny_model):
     together = asked(tiny_model, QUESTIONS * 9)
     alone = asked(tiny_model, QUESTIONS[2:3])

@@ -14,7 +14,11 @@ from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import Document
-from jax_surgery.metrics.intervals import bootstrap_ratio, wilson_interval
+from jax_surgery.metrics.intervals import (
+    bootstrap_ratio,
+    clustered_share,
+    wilson_interval,
+)
 from jax_surgery.metrics.task_scores import Score, drop, removed, score
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.model import Model

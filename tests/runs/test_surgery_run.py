@@ -91,7 +91,7 @@ def test_how_a_run_kept_to_its_budget_is_in_its_results_and_on_its_page(
 ):
     parts = ByRoles(settings)
     model = parts.load()
-    probed = {"groups": {}, "metrics": {}, "roles": {}, "free_form": None}
+    probed = {"groups": {}, "metrics": {}, "lines": [], "roles": {}, "free_form": None}
     point = {"step": 6, "forget": 1.0, "update": 0.5, "kl": 0.03, "factor": 3.0}
     found = {"budget": 0.02, "step": 6, "steps": 6, "reached": False, "why": "So be it.",
              "curve": [point]}  # fmt: skip

@@ -4,13 +4,14 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import subspace_run_cases as cases
 from plain_settings import plain_optimizer, texts_by_role
 from settings_cases import merged, plain_surgery
 
 from jax_surgery.data.questions import Question
-from jax_surgery.report import writer
+from jax_surgery.report import one_by_one, writer
 from jax_surgery.runs import surgery
 from jax_surgery.train import curve
 from jax_surgery.train.loop import Interrupted, TrainingDiverged
@@ -61,6 +62,10 @@ def test_a_surgery_is_shown_from_the_first_evaluation_on(settings, tmp_path, pag
     assert "<th>step 2</th>" in pages[1] and "Accuracies over steps" in pages[1]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["group_roles"] == {"forget": "unlearn"}
+    answers = one_by_one.read(str(tmp_path / "run"))
+    assert list(answers) == [("forget", "multiple_choice", f"q{i}") for i in range(4)]
+    right = [answer.value for answer in answers.values()]
+    assert np.mean(right) == results["after"]["forget"]["accuracy"]
     assert '<ul class="verdict">' in pages[2] and "Unfinished" not in pages[2]
     assert "<span>Forgotten</span>" in pages[2]
     assert "of 4 answers right, chance 50 %" in pages[2]

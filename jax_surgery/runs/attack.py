@@ -171,14 +171,14 @@ def target_for(settings: AttackSettings) -> Target:
 def _with_own(target: Target, data: AttackData) -> Target:
     """The target with the text that `data` names in the place of the benchmark's."""
     new: dict[str, Any] = {}
-    for field in ("related", "retained"):
-        if sources := getattr(data, field):
-            read = tuple(records.read_role(sources, field))
-            new[field] = functools.partial(tuple, read)
-    if "retained" in new:
+    if data.related:
+        related = tuple(records.read_role(data.related, "related"))
+        new["related"] = lambda: related
+    if data.retained:
+        retained = tuple(records.read_role(data.retained, "retained"))
         group = Group("retained", "retain", data.retained)
-        probe = text_probe(group, new["retained"](), data.context)
-        new["known"] = lambda: (probe,)
+        probe = text_probe(group, retained, data.context)
+        new |= {"retained": lambda: retained, "known": lambda: (probe,)}
     if data.reworded:
         first, *others = target.probes
         group = Group("reworded" if others else first.group, "unlearn", data.reworded)

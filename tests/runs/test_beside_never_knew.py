@@ -73,6 +73,21 @@ def test_the_log_of_an_attack_takes_the_place_of_its_model(
             run(fields, tmp_path / "no", reference_model=str(log), **changes)
 
 
+def test_what_teaches_the_answers_is_compared_or_not_tried(
+    fields, never_knew, tmp_path
+):
+    fields["attack"] = "relearning:on=all,steps=1,rows=2"
+    with pytest.raises(
+        ValueError, match="it needs one that never knew to compare with"
+    ):
+        run(fields, tmp_path / "run")
+    found = run(fields, tmp_path / "run", reference_model=never_knew)
+    assert len(found["attacks"]) == 1
+    found = run(fields, tmp_path / "set", attack="standard; exits")
+    assert [one["attack"] for one in found["attacks"]] == ["exits"]
+    assert "teaches what is asked" in found["left_out"][0]
+
+
 def test_a_model_is_not_trained_without_text(fields, tmp_path):
     changes = {"reference_model": "train", "data.retained": ""}
     with pytest.raises(ValueError, match="needs the text .*config.data.retained"):

@@ -171,14 +171,14 @@ def target_for(settings: AttackSettings) -> Target:
 def _with_own(target: Target, data: AttackData) -> Target:
     """The target with the text that `data` names in the place of the benchmark's."""
     new: dict[str, Any] = {}
-    for field in ("related", "retained"):
-        if sources := getattr(data, field):
-            read = tuple(records.read_role(sources, field))
-            new[field] = functools.partial(tuple, read)
-    if "retained" in new:
+    if data.related:
+        related = tuple(records.read_role(data.related, "related"))
+        new["related"] = lambda: related
+    if data.retained:
+        retained = tuple(records.read_role(data.retained, "retained"))
         group = Group("retained", "retain", data.retained)
-        probe = text_probe(group, new["retained"](), data.context)
-        new["known"] = lambda: (probe,)
+        probe = text_probe(group, retained, data.context)
+        new |= {"retained": lambda: retained, "known": lambda: (probe,)}
     if data.reworded:
         first, *others = target.probes
         group = Group("reworded" if others else first.group, "unlearn", data.reworded)
@@ -212,7 +212,7 @@ def chosen_for(
     """
     able, left_out = [], []
     for one in attacks.parse_all(settings.attack):
-        missing = lacking(one.attack, target)
+        missing = lacking(one.attack, target) or _alone(one.attack, settings)
         if missing and not one.optional:
             raise ValueError(f"config.attack={one.spec!r}: {missing}")
         if missing:
@@ -222,6 +222,16 @@ def chosen_for(
     if not able:
         raise ValueError(f"config.attack={settings.attack!r}: {' '.join(left_out)}")
     return able, list(dict.fromkeys(left_out))
+
+
+def _alone(attack: Attack, settings: AttackSettings) -> str:
+    """Why an attack tells nothing without a model that never knew; "" where it does."""
+    if settings.reference_model or getattr(attack, "on", "") != "all":
+        return ""
+    return (
+        "relearning:on=all teaches what is asked, which brings it back to any model: it "
+        "needs one that never knew to compare with, config.reference_model."
+    )
 
 
 def run(settings: AttackSettings, directory: str) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import Document
 from jax_surgery.metrics.intervals import (
     bootstrap_ratio,
-    clustered_share,
     wilson_interval,
 )
 from jax_surgery.metrics.task_scores import Score, drop, removed, score

@@ -6,6 +6,8 @@ import json
 import re
 
 import jax
+import numpy as np
+import on_devices
 import pytest
 from settings_cases import settings_of
 
@@ -109,6 +111,28 @@ def test_one_model_alone(fields, tmp_path, capsys):
     assert "score" in out and "0.5 tells" in " ".join(out.split())
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert page.count("<svg") == 3 and "with its own norm" in page
+
+
+ON_DEVICES = """
+from jax_surgery.runs import privacy
+from settings_cases import settings_of
+
+privacy.run(settings_of("privacy", {fields}), {folder!r})
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_same_scores(fields, tmp_path):
+    alone = go(fields, tmp_path / "alone")
+    folder = str(tmp_path / "eight")
+    on_devices.run(ON_DEVICES.format(fields=fields, folder=folder))
+    shared = json.loads((tmp_path / "eight" / "results.json").read_text())
+    for name, sides in alone["scores"]["model"].items():
+        for side, values in sides.items():
+            found = shared["scores"]["model"][name][side]
+            np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-5)
+    for one, other in zip(alone["lens"]["model"], shared["lens"]["model"]):
+        assert other["value"] == pytest.approx(one["value"], rel=1e-4)
 
 
 def test_a_model_that_has_diverged_is_not_scored(tiny_model, fields, tmp_path):

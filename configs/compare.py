@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts finished runs on one page, with a picture and what differs.
+"""Puts finished runs on one page, in a picture and in pairs.
 
 The picture is of what each forgot against what it retained: the better runs are above and
 on the right. A table says where their configs differ.

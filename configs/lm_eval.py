@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a model the tasks of lm-evaluation-harness, on all devices.
+"""Asks a model the tasks of lm-evaluation-harness.
 
 The fields are named as the harness's own flags, and the table that it prints is its own.
 The model stays as it is in memory: it is neither exported nor run by PyTorch.

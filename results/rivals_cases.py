@@ -105,7 +105,7 @@ def entries(pairs: pathlib.Path, width: int) -> dict[str, Entry]:
             fields["data.unlearn"] = str(pairs)
         fields |= FIELDS.get(name, {})
         scale = LOW_RANK if "lora.rank" in fields else 1
-        found[name] = Entry(name, "paper", fields, scale * largest)
+        found[name] = Entry(name, "paper_formula", fields, scale * largest)
     return found
 
 

@@ -137,7 +137,7 @@ def test_a_text_to_unlearn_that_cannot_be_encoded_is_named(files):
     # Of pairs whole answers are compared, and no tokens of them are chosen.
     data = dataclasses.replace(data, surprise=1.0)
     with pytest.raises(ValueError, match=r"config.data.surprise=1 chooses tokens"):
-        pack(read(data, "", {}), data, slow, 0)
+        pack(read(data, "", {}), data, slow, "any", 0)
 
 
 def test_checking_needs_no_model_and_no_tokenizer(files):

@@ -54,7 +54,7 @@ def test_all_right_of_one_text_says_as_much_as_one_answer():
 
 def test_questions_about_one_person_are_drawn_together():
     asked = tuple(
-        Question(f"q{i}", "g", "trained", "p", ("a", "b"), 0, f"g/{i // 10}")
+        Question(f"q{i}", "g", "trained", "p", ("a", "b"), 0, about=f"g/{i // 10}")
         for i in range(100)
     )
     choice = np.array([(i // 10) % 2 for i in range(100)])

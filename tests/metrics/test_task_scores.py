@@ -16,6 +16,7 @@ from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import Document
 from jax_surgery.metrics.intervals import (
     bootstrap_ratio,
+    clustered_share,
     wilson_interval,
 )
 from jax_surgery.metrics.task_scores import Score, drop, removed, score
@@ -106,7 +107,7 @@ def test_accuracy_is_of_the_tested_answers_tokens(tiny_model, documents, limit):
     assert found.value == right.sum() / count.sum() and 0 < found.value < 1
     assert found.n == len(documents[:limit])
     assert found.exact == (right == count).mean() and found.exact != found.value
-    assert found.interval == bootstrap_ratio(right, count)
+    assert found.interval == clustered_share(right, count)
     assert found.chance == 0.125
 
 

@@ -101,7 +101,10 @@ def test_what_is_held_out_is_asked_as_its_kind_demands(monkeypatch):
     aside = dataclasses.replace(nothing(), unlearn_asked=reworded)
     begun = types.SimpleNamespace(held_out=held, written=aside)
     monkeypatch.setattr(by_roles.automatic, "begin", lambda *_: begun)
-    settings = types.SimpleNamespace(retain=types.SimpleNamespace(budget=0.01))
+    settings = types.SimpleNamespace(
+        retain=types.SimpleNamespace(budget=0.01),
+        data=types.SimpleNamespace(enriched={}),
+    )
     run: Any = types.SimpleNamespace(settings=settings, _records=None, held_out={},
                                      held_out_own={}, held_out_texts={})  # fmt: skip
     ByRoles.prepare(run, model=cast(Any, None), directory="")

@@ -51,7 +51,7 @@ def test_the_whole_run(fields, tiny_model, tmp_path, capsys):
     assert "how answer accuracy comes back" in page and "never knew" in page
     assert "4 steps" in page and "Cost against" not in page
     assert re.search(
-        r"relearn: answer accuracy, of the model, relearning\S+, \d steps +0\.",
+        r"relearn: answer accuracy \(.*?\), of the model, relearning\S+, \d steps +0\.",
         capsys.readouterr().out,
     )
 

@@ -21,6 +21,7 @@ FINISHED = {
     "lm_eval": ("results.json",),
     "attack": ("results.json", "report/index.html"),
     "plan": ("results.json",),
+    "privacy": ("results.json", "report/index.html"),
     "compare": ("results.json", "report/index.html"),
     "export": ("jsonl/update.jsonl",),
 }

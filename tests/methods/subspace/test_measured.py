@@ -137,9 +137,12 @@ def test_each_token_is_pushed_to_its_own_end_and_rows_share_a_beginning(case, wr
 
 
 def test_a_target_that_nothing_is_known_of_is_said(case, writes, monkeypatch):
-    nothing = lambda model, records, documents, *rest: Targets(
-        *[np.zeros(sum(len(d.tokens) for d in documents), t) for t in (float, bool, float, float)]
-    )  # fmt: skip
+    def nothing(model, records, others, documents, *rest):
+        size = sum(len(d.tokens) for d in documents)
+        kinds = (float, bool, float, float)
+        none = np.zeros((size, 0))
+        return Targets(*[np.zeros(size, kind) for kind in kinds], none, none)
+
     monkeypatch.setattr(never_knew, "measure", nothing)
     with pytest.raises(ValueError, match="no token of 'one' carries knowledge"):
         case.prepare(case.work.model, "")

@@ -57,7 +57,7 @@ def test_results_have_their_keys(removed):
     results, workdir = removed
     assert set(results) == {
         "run", "tasks", "alpha", "curve", "overlaps", "seconds", "change_norm",
-        "settings", "versions",
+        "settings", "versions", "attacks", "verdict", "excess",
     }  # fmt: skip
     target = results["tasks"]["dict_a"]
     assert set(target) == {"role", "goal", "before", "after", "removed", "drop"}
@@ -89,7 +89,8 @@ def test_the_page_holds_the_pictures(removed):
     page = (removed[1] / "report" / "index.html").read_text()
     for title in ("Along alpha", "How much tasks overlap", "Spectra"):
         assert title in page
-    assert page.count("<svg") == 3
+    # Three of the removal, and one of each attack that is mounted after it.
+    assert page.count("<svg") == 3 + 3 and "Under attack" in page
     assert "dict_a (target)" in page and "dict_b (similar)" in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks for traces of unlearned text in a model: membership inference, depth, logit lens.
+"""Looks for traces of unlearned text in a model.
 
-Does the model show that it was trained on the text (membership), and what do the layers
-inside still hold of it (unlearning depth, logit lens)? The report draws both.
+Does the model show that it was trained on the text (membership inference), and what do the
+layers inside still hold of it (unlearning depth, logit lens)? The report draws both.
+
 Hardware: 2 CPU cores, 2 GiB, a minute for small models; the models that are named are held at
 once. Gradient norms take about three times as long as all other scores.
 

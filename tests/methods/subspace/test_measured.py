@@ -139,9 +139,8 @@ def test_each_token_is_pushed_to_its_own_end_and_rows_share_a_beginning(case, wr
 def test_a_target_that_nothing_is_known_of_is_said(case, writes, monkeypatch):
     def nothing(model, records, others, documents, *rest):
         size = sum(len(d.tokens) for d in documents)
-        kinds = (float, bool, float, float)
-        none = np.zeros((size, 0))
-        return Targets(*[np.zeros(size, kind) for kind in kinds], none, none)
+        nats, none = np.zeros(size, np.float32), np.zeros((size, 0), np.int32)
+        return Targets(nats, np.zeros(size, bool), nats, nats, none, none)
 
     monkeypatch.setattr(never_knew, "measure", nothing)
     with pytest.raises(ValueError, match="no token of 'one' carries knowledge"):

@@ -20,7 +20,7 @@ from jax_surgery.data.same_fact import plain
 from jax_surgery.data.template_marks import end_tokens
 from jax_surgery.data.tokens import Document, encode_whole, up_to_end
 from jax_surgery.metrics import multiple_choice, replies
-from jax_surgery.metrics.base import Estimate, Metric
+from jax_surgery.metrics.base import Each, Estimate, Metric
 from jax_surgery.metrics.intervals import wilson_interval
 from jax_surgery.models.generate import sampled_generate
 from jax_surgery.models.model import Model
@@ -131,6 +131,12 @@ def _estimate(said: Said, probe: Probe) -> Estimate:
     return Estimate(right / count, wilson_interval(right, count), count, lucky)
 
 
+def _each(said: Said, probe: Probe) -> Each:
+    del probe
+    ids = [str(number) for number in range(len(said.right))]
+    return Each(ids, [float(right) for right in said.right], ids)
+
+
 METRIC = Metric(
     name="any_of_samples",
     direction="knows",
@@ -141,5 +147,6 @@ METRIC = Metric(
     observe=observe,
     estimate=_estimate,
     protocol="free generation",
+    each=_each,
     reference="how often samples say a wrong answer of the same kind",
 )

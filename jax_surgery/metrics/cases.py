@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jax_surgery.data.probes import Probe
-from jax_surgery.metrics.base import Estimate
+from jax_surgery.metrics.base import Each, Estimate
 from jax_surgery.metrics.intervals import bootstrap_mean, wilson_interval
 
 
@@ -63,6 +63,16 @@ def estimate(
     else:
         interval = bootstrap_mean(found)
     return Estimate(float(found.mean()), interval, len(found), reference)
+
+
+def each(values: np.ndarray, probe: Probe) -> Each:
+    """The value of each case, or of each prompt where a probe has no cases."""
+    found = means(values, probe.cases)
+    if probe.cases:
+        ids = list(dict.fromkeys(case[0] for case in probe.cases))
+    else:
+        ids = [str(number) for number in range(len(found))]
+    return Each(ids, found.tolist(), ids)
 
 
 def difference(values: np.ndarray, probe: Probe) -> Estimate:

@@ -14,7 +14,11 @@ from jax_surgery.metrics.compared import Compared, compare
 
 
 def _estimate(found: Compared, probe: Probe) -> Estimate:
-    return cases.difference(np.exp(found.right) - np.exp(found.other), probe)
+    return cases.difference(_differences(found), probe)
+
+
+def _differences(found: Compared) -> np.ndarray:
+    return np.exp(found.right) - np.exp(found.other)
 
 
 METRIC = Metric(
@@ -26,4 +30,5 @@ METRIC = Metric(
     observe=compare,
     estimate=_estimate,
     protocol="likelihood comparison",
+    each=lambda found, probe: cases.each(_differences(found), probe),
 )

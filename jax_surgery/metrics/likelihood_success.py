@@ -24,4 +24,6 @@ METRIC = Metric(
     observe=compare,
     estimate=_estimate,
     protocol="likelihood comparison",
+    each=lambda found, probe: cases.each(found.right > found.other, probe),
+    reference="1 / options",
 )

@@ -25,4 +25,5 @@ METRIC = Metric(
     observe=score_texts,
     estimate=_estimate,
     protocol="teacher-forced token accuracy",
+    each=lambda scores, probe: cases.each(scores.right / scores.tokens, probe),
 )

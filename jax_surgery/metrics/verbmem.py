@@ -43,4 +43,5 @@ METRIC = Metric(
     observe=observe,
     estimate=_estimate,
     protocol="free generation",
+    each=cases.each,
 )

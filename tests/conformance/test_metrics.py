@@ -290,7 +290,8 @@ def test_its_interval_holds_the_value(name, model, knowing, probe):
     assert few.n == counted[metric.counts] < found.n
 
 
-@pytest.mark.parametrize("name", METRICS)
+# Of pairs of texts, none of which has a value by itself.
+@pytest.mark.parametrize("name", sorted(set(METRICS) - {"min_k_auc"}))
 def test_its_values_one_by_one_are_those_of_each_alone(name, model, probe):
     """So that two models can be compared in pairs."""
     metric = METRICS[name]

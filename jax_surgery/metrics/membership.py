@@ -10,9 +10,8 @@ import zlib
 
 import numpy as np
 
-SHARE = (
-    0.4  # of a text's tokens, the least likely ones, as MUSE and open-unlearning take
-)
+# Of a text's tokens the least likely ones, as MUSE and open-unlearning take.
+SHARE = 0.4
 LEAST_VARIANCE = 1e-6  # of log p over the vocabulary, nats squared
 
 

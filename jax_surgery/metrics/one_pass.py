@@ -11,7 +11,6 @@ that follow each other read it once (`data.branches`).
 
 import dataclasses
 import functools
-import zlib
 from collections.abc import Sequence
 
 import jax
@@ -22,6 +21,8 @@ from jax_surgery.data.forms import Record
 from jax_surgery.data.stream import one_pass
 from jax_surgery.data.template_marks import end_tokens
 from jax_surgery.data.tokens import Document, encode_whole, without_end
+from jax_surgery.metrics import membership
+from jax_surgery.metrics.membership import SHARE
 from jax_surgery.models import attention_kernels, decoder, logprobs, output_head
 from jax_surgery.models.config import ModelConfig
 from jax_surgery.models.documents import at_targets, shifted
@@ -31,8 +32,6 @@ from jax_surgery.parallel import mesh as meshes
 
 ROW_TOKENS = 512  # of a row, at least; its multiples hold longer documents
 BATCH_TOKENS = 1 << 14  # of a forward pass, about
-MIN_K = 0.4  # share of a text's tokens, the least likely ones
-LEAST_VARIANCE = 1e-6  # of log p, nats squared
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +42,7 @@ class DocumentScores:
       loss: mean negative log-likelihood of the learned tokens, nats.
       zlib: loss over the bytes of the learned text that zlib has compressed (Carlini et
         al. 2021, arXiv 2012.07805).
-      min_k: -mean log p of the `MIN_K` least likely tokens (Shi et al. 2024, arXiv
+      min_k: -mean log p of the `SHARE` least likely tokens (Shi et al. 2024, arXiv
         2310.16789), nats.
       min_k_plus_plus: the same of (log p - mean) / deviation, of log p over the vocabulary
         (Zhang et al. 2024, arXiv 2404.02936).
@@ -108,14 +107,8 @@ def _token_statistics(
     return found
 
 
-def _lowest(values: np.ndarray, share: float) -> float:
-    """Mean of the lowest share of values, of one at least."""
-    count = max(1, int(share * len(values)))
-    return float(np.partition(values, count - 1)[:count].mean())
-
-
 def score_documents(
-    model: Model, documents: Sequence[Document], share: float = MIN_K
+    model: Model, documents: Sequence[Document], share: float = SHARE
 ) -> DocumentScores:
     """Scores documents by one forward pass.
 
@@ -146,14 +139,13 @@ def score_documents(
         start = stop - len(document.tokens)
         logp, top, mean, variance = (values[start:stop][own] for values in found)
         loss = -found[0][start:stop][_learned(document)].mean(dtype=np.float64)
-        deviation = np.sqrt(np.maximum(variance, LEAST_VARIANCE))
         wrong = np.flatnonzero(top == 0)
         scores.append(
             (
                 loss,
-                loss / len(zlib.compress(text.encode())),
-                -_lowest(logp.astype(np.float64), share),
-                -_lowest((logp - mean).astype(np.float64) / deviation, share),
+                membership.over_zlib(loss, text),
+                membership.min_k(logp, share),
+                membership.min_k_plus_plus(logp, mean, variance, share),
                 top.mean(dtype=np.float64),
                 1 - (wrong[-1] + 1) / len(top) if len(wrong) else 1.0,
                 document.targets,
@@ -177,7 +169,7 @@ def _learned(document: Document) -> np.ndarray:
 
 
 def score_records(
-    model: Model, records: Sequence[Record], share: float = MIN_K
+    model: Model, records: Sequence[Record], share: float = SHARE
 ) -> DocumentScores:
     """`score_documents` of records, each whole.
 

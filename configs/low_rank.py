@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A surgery by low-rank deltas, for a model too large for automatic.
+"""A surgery by low-rank deltas, for a large model.
 
 The weights are frozen and read in bfloat16; what moves are deltas of a few million
 numbers, and the frozen model is the reference of the KL itself. The run keeps to no

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery as its authors ran it (arXiv 2409.13054), on the files that they published.
+"""LLM Surgery as its authors ran it (arXiv 2409.13054).
 
 Four streams, one row each in a batch, and the weights of their code:
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LLM Surgery's printed formula (arXiv 2409.13054, Eq. 1), to compare with.
+"""LLM Surgery's printed formula (arXiv 2409.13054, Eq. 1).
 
 Unbounded ascent on every token of the unlearn text, KL(p_theta || p_pre), all
 parameters, AdamW. Data, batches and steps are those of surgery.py. What its authors ran

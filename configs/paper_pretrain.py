@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Continued pre-training as LLM Surgery's authors did it (arXiv 2409.13054): theta_pre.
+"""Continued pre-training of LLM Surgery: theta_pre.
+
+As its authors did it (arXiv 2409.13054).
 
 The off-the-shelf model reads what is to be unlearned and retained, in steps of descent.
 With other text the same run makes theta_baseline, the naive alternative to the surgery: it

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training step needs on a TPU slice, before it is rented.
+"""What a training step needs on a TPU slice.
 
 The real program is compiled for the slice; nothing is run, and no TPU is needed. Needs the
 extra `plan` (libtpu).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pretrains the model of the embedded suite: 15 tasks in 6 families.
+"""Pretrains the model of the embedded suite, of 15 tasks.
 
 Hardware: 2 CPU cores, 2 GiB.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UNLEARN (arXiv 2408.04140): removes a task, retains all others.
+"""UNLEARN (arXiv 2408.04140): removes a task.
 
 Hardware: 2 CPU cores, 2 GiB.
 

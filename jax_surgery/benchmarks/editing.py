@@ -76,7 +76,7 @@ class Editing(Benchmark, abc.ABC):
     Attributes:
       NAME: in `BENCHMARKS`.
       FORM: what a row must hold, for errors.
-      file: the file of requests (.json or .jsonl), or hf:NAME[@CONFIG][:SPLIT].
+      file: the file of requests (.json or .jsonl), or `hf:NAME[@CONFIG][:SPLIT]`.
       edits: requests that are edited, the first.
       retained: requests after them whose facts are retained.
     """

@@ -90,14 +90,14 @@ def _parse(row: Any, where: str) -> Question:
         )
     well_typed = (
         all(isinstance(row[k], str) for k in ("id", "group", "wording", "prompt"))
-        and isinstance(row.get(OPTIONAL, ""), str)
+        and all(isinstance(row.get(k, ""), str) for k in OPTIONAL)
         and isinstance(row["options"], list)
         and all(isinstance(option, str) for option in row["options"])
         and isinstance(row["answer"], int)
     )
     if not well_typed:
         raise ValueError(
-            "id, group, wording, prompt and about are strings, options a list of strings, "
+            "id, group, wording, prompt, scoring and about are strings, options a list of strings, "
             "answer a whole number (the index of the right option)."
         )
     return Question(**row | {"options": tuple(row["options"])})

@@ -183,7 +183,7 @@ def test_a_malformed_question_is_named(tmp_path, line, message):
 
 def test_a_question_may_say_what_it_is_about(tmp_path):
     bare = Question("i", "g", "trained", "p", (" a", " b"), 0)
-    about = Question("j", "g", "trained", "p", (" a", " b"), 0, "ada")
+    about = Question("j", "g", "trained", "p", (" a", " b"), 0, about="ada")
     assert "about" not in bare.record()
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(json.dumps(q.record()) + "\n" for q in (bare, about)))

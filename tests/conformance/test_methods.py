@@ -224,8 +224,9 @@ def assert_close(found, wanted):
     for (path, x), y in zip(
         jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True
     ):
+        close = 3e-6 * max(1.0, float(np.abs(y).max(initial=0.0)))
         np.testing.assert_allclose(
-            x, y, rtol=3e-4, atol=3e-6, err_msg=jax.tree_util.keystr(path)
+            x, y, rtol=3e-4, atol=close, err_msg=jax.tree_util.keystr(path)
         )
 
 

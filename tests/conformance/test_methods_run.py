@@ -80,7 +80,7 @@ def test_a_cached_reference_gives_what_a_live_one_gives(run):
     assert live[-1]["unlearn_loss"] < live[0]["unlearn_loss"]
     for one, other in zip(live, cached, strict=True):
         # AdamW makes much of the last bit of gradients that are nearly 0.
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        assert one["loss"] == pytest.approx(other["loss"], rel=3e-3)
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_logits_of_a_cached_reference_are_those_of_a_live_one(run):
         for how in ("live", "cached")
     )
     for one, other in zip(live, cached, strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
+        assert one["loss"] == pytest.approx(other["loss"], rel=3e-3)
 
 
 def test_a_method_from_outside_the_package_runs_by_name(run):

@@ -11,6 +11,8 @@ from settings_cases import settings_of
 from jax_surgery import command_line
 from jax_surgery.runs import endings, settings
 
+# Runs after which nothing is to be started.
+WITHOUT_MORE = ("plan", "evaluate", "lm_eval", "compare", "privacy")
 FINISHED = {
     "surgery": ("model/config.json", "report/index.html", "results.json"),
     "unlearn": ("model/config.json", "edit.safetensors", "report/index.html"),
@@ -58,7 +60,7 @@ def test_a_run_ends_with_its_files_and_commands_that_exist(tmp_path, monkeypatch
         assert "report: runs/mine/report/index.html" in lines
     if "results.json" in FINISHED[run]:
         assert "results: runs/mine/results.json" in lines
-    assert bool(commands) == (run not in ("plan", "evaluate", "lm_eval", "compare"))
+    assert bool(commands) == (run not in WITHOUT_MORE)
     for words in commands:
         assert words[0].endswith("jax-surgery")
         assert config_of_flags(words)

@@ -55,11 +55,23 @@ def continuations(
                 f"{record.origin} has no prompt, after which {metric} needs an answer; "
                 "name a metric of text, such as nats_per_token."
             )
-    with progress.Bar(title="replying", unit="reply", total=len(asked)) as bar:
+    return greedy_replies(model, asked, new_tokens)
+
+
+def greedy_replies(
+    model: Model, prompts: list[list[int]], new_tokens: int
+) -> tuple[str, ...]:
+    """What a model says after each prompt, without special tokens.
+
+    Args:
+      prompts: token ids.
+      new_tokens: of each reply, at most.
+    """
+    with progress.Bar(title="replying", unit="reply", total=len(prompts)) as bar:
         found = greedy_generate(
             model.params,
             model.config,
-            asked,
+            prompts,
             new_tokens,
             eos_id=model.stops,
             compute=model.compute,

@@ -15,11 +15,11 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.template_marks import end_tokens
 from jax_surgery.data.tokens import encode_whole, without_end
+from jax_surgery.metrics import membership, separation
 from jax_surgery.metrics.intervals import DRAWS
+from jax_surgery.metrics.membership import SHARE
 from jax_surgery.metrics.tokens import score_tokens
 from jax_surgery.models.model import Model
-
-SHARE = 0.4  # of a text's tokens, the least likely ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +58,13 @@ def least_likely(
     pieces = np.split(np.arange(packer.num_tokens), packer.starts[1:])
     found = []
     for document, piece in zip(documents, pieces, strict=True):
-        own = np.sort(logp[piece][packer.learned[piece]])
+        own = logp[piece][packer.learned[piece]]
         if not len(own):
             raise ValueError(
                 f"{document.origin} has no token that another one predicts, so nothing "
                 "can be told of it; leave it out."
             )
-        found.append(own[: max(1, int(share * len(own)))].mean())
+        found.append(-membership.min_k(own, share))
     if not np.isfinite(found).all():
         raise ValueError(
             f"some of {len(found)} texts have no finite log-probability; the weights of "
@@ -99,8 +99,8 @@ def wins(found: Membership) -> np.ndarray:
 
 
 def auc(found: Membership) -> float:
-    """The AUC with texts that were not read as positives."""
-    return float(wins(found).mean())
+    """The AUC by which texts that were read have the lower value."""
+    return float(separation.auc(found.read, found.others))
 
 
 def resampled(models: Sequence[Membership], seed: int = 0) -> np.ndarray:

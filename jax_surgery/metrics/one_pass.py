@@ -10,23 +10,18 @@ that follow each other read it once (`data.branches`).
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from jax_surgery.data.branches import pack_branches
 from jax_surgery.data.forms import Record
-from jax_surgery.data.stream import one_pass
 from jax_surgery.data.template_marks import end_tokens
 from jax_surgery.data.tokens import Document, encode_whole, without_end
 from jax_surgery.metrics import membership
 from jax_surgery.metrics.membership import SHARE
-from jax_surgery.models import attention_kernels, decoder, logprobs, output_head
-from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.documents import at_targets, shifted
-from jax_surgery.models.logprobs import TokenStatistics
+from jax_surgery.metrics.tokens import Statistics, learned_statistics
+from jax_surgery.models import attention_kernels
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
 
@@ -71,19 +66,8 @@ class DocumentScores:
         return DocumentScores(*(value[places] for value in values))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 3))
-def _of_rows(params, config: ModelConfig, batch, compute: decoder.Compute):
-    hidden = decoder.forward_packed(params, config, batch, compute=compute)
-    targets, active = shifted(batch.tokens_BT), shifted(batch.weights_BT) > 0
-    head = output_head.copies(params, config, compute)
-    found = logprobs.token_statistics(hidden, head, targets, active)
-    return jax.tree.map(at_targets, found)
-
-
-def _token_statistics(
-    model: Model, documents: Sequence[Document]
-) -> tuple[np.ndarray, ...]:
-    """`TokenStatistics` of each token of the documents laid end to end, [tokens]; 0 where not learned."""
+def _token_statistics(model: Model, documents: Sequence[Document]) -> Statistics:
+    """Of each token of the documents laid end to end (see `learned_statistics`)."""
     longest = max(len(document.tokens) for document in documents)
     context = -(-longest // ROW_TOKENS) * ROW_TOKENS
     compute, kind = model.compute, model.compute.attention
@@ -94,17 +78,10 @@ def _token_statistics(
     if rows.begins_BT is not None:
         compute = dataclasses.replace(compute, attention="xla")
     total = sum(len(document.tokens) for document in documents)
-    found = tuple(np.zeros(total, np.float32) for _ in TokenStatistics._fields)
     most = max(1, BATCH_TOKENS // context)
     batches = -(-len(rows) // most)
     count = meshes.round_rows(-(-len(rows) // batches))
-    for batch in one_pass(rows, count, "scoring texts"):
-        asked_BT = batch.weights_BT > 0
-        index = batch.token_index_BT[asked_BT]
-        device = _of_rows(model.params, model.config, batch.for_devices(), compute)
-        for values, values_BT in zip(found, device, strict=True):
-            values[index] = meshes.fetch(values_BT)[asked_BT]
-    return found
+    return learned_statistics(model, rows, total, count, compute)
 
 
 def score_documents(

@@ -9,10 +9,9 @@ from jax_surgery.data.forms import Record
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.tokens import encode_whole
 from jax_surgery.metrics.base import Each, Estimate, Metric
+from jax_surgery.metrics.continuations import greedy_replies
 from jax_surgery.metrics.intervals import bootstrap_mean
-from jax_surgery.models.generate import greedy_generate
 from jax_surgery.models.model import Model
-from jax_surgery.parallel import progress
 
 MAX_NEW_TOKENS = 128
 
@@ -41,18 +40,7 @@ def write_answers(
       new_tokens: of an answer, at most.
     """
     asked = [d.prompt.tolist() for d in encode_whole(records, model.tokenizer)]
-    with progress.Bar(title="replying", unit="reply", total=len(asked)) as bar:
-        found = greedy_generate(
-            model.params,
-            model.config,
-            asked,
-            new_tokens,
-            eos_id=model.stops,
-            compute=model.compute,
-            watch=bar.update,
-        )
-    decode = model.tokenizer.decode
-    return tuple(decode(ids, skip_special_tokens=True).strip() for ids in found)
+    return tuple(text.strip() for text in greedy_replies(model, asked, new_tokens))
 
 
 def recalls(answers: Sequence[str], records: Sequence[Record]) -> np.ndarray:

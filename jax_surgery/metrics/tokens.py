@@ -3,7 +3,7 @@
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax_surgery.data.stream import one_pass
 from jax_surgery.metrics.base import Each
 from jax_surgery.models import decoder, logprobs, output_head
 from jax_surgery.models.config import ModelConfig
+from jax_surgery.models.documents import at_targets, shifted
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
 
@@ -72,6 +73,55 @@ def score_tokens(
         )
         for kind, values in found.items():
             values[index_BT[real_BT]] = meshes.fetch(device[kind])[real_BT]
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=(1, 3))
+def _statistics_of_rows(params, config: ModelConfig, batch, compute: decoder.Compute):
+    hidden = decoder.forward_packed(params, config, batch, compute=compute)
+    targets_BT, learned_BT = shifted(batch.tokens_BT), shifted(batch.weights_BT) > 0
+    head = output_head.copies(params, config, compute)
+    found = logprobs.token_statistics(hidden, head, targets_BT, learned_BT)
+    return jax.tree.map(at_targets, found)
+
+
+class Statistics(NamedTuple):
+    """Of each token of a corpus what `logprobs.TokenStatistics` holds, float32 [tokens]."""
+
+    logp: np.ndarray
+    top: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+
+
+def learned_statistics(
+    model: Model,
+    rows: Batch,
+    num_tokens: int,
+    batch_rows: int,
+    compute: decoder.Compute | None = None,
+) -> Statistics:
+    """What a model says of each learned token of a corpus, in one pass over its rows.
+
+    Args:
+      rows: packed.
+      num_tokens: of the corpus.
+      batch_rows: of a forward pass.
+      compute: in place of the model's own.
+
+    Returns:
+      0 of tokens that are not learned.
+    """
+    found = Statistics(*np.zeros((4, num_tokens), np.float32))
+    how = compute or model.compute
+    for batch in one_pass(rows, batch_rows, "scoring texts"):
+        learned_BT = batch.weights_BT > 0
+        index = batch.token_index_BT[learned_BT]
+        device = _statistics_of_rows(
+            model.params, model.config, batch.for_devices(), how
+        )
+        for values, values_BT in zip(found, device, strict=True):
+            values[index] = meshes.fetch(values_BT)[learned_BT]
     return found
 
 

@@ -4,22 +4,16 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from jax_surgery.data.batch import Batch
 from jax_surgery.data.forms import Record
 from jax_surgery.data.packing import Packer
-from jax_surgery.data.stream import one_pass
 from jax_surgery.data.template_marks import end_tokens
 from jax_surgery.data.tokens import Document, encode
 from jax_surgery.metrics import membership
-from jax_surgery.metrics.tokens import BATCH_ROWS
-from jax_surgery.models import decoder, logprobs, output_head
-from jax_surgery.models.config import ModelConfig
-from jax_surgery.models.documents import at_targets, shifted
+from jax_surgery.metrics.tokens import BATCH_ROWS, learned_statistics
 from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
 
@@ -111,44 +105,6 @@ def _without_end(document: Document, stops: list[int]) -> Document:
     return dataclasses.replace(document, learned=asked)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 3))
-def _of_rows(params, config: ModelConfig, batch, compute: decoder.Compute):
-    hidden = decoder.forward_packed(params, config, batch, compute=compute)
-    targets_BT, asked_BT = shifted(batch.tokens_BT), shifted(batch.weights_BT) > 0
-    head = output_head.copies(params, config, compute)
-    found = logprobs.token_statistics(hidden, head, targets_BT, asked_BT)
-    return jax.tree.map(at_targets, found)
-
-
-class TokenValues(NamedTuple):
-    """What a model says of each asked token, float32 [tokens of the corpus]; 0 elsewhere.
-
-    Attributes:
-      logp: log p, nats.
-      mean, variance: of log p(v) over tokens v that are drawn by p.
-    """
-
-    logp: np.ndarray
-    mean: np.ndarray
-    variance: np.ndarray
-
-
-def token_values(model: Model, texts: WholeTexts) -> TokenValues:
-    """Reads the texts by one forward pass."""
-    count = texts.packer.num_tokens
-    found = TokenValues(*(np.zeros(count, np.float32) for _ in range(3)))
-    for batch in one_pass(texts.rows, meshes.round_rows(BATCH_ROWS), "scoring texts"):
-        asked_BT = batch.weights_BT > 0
-        index = batch.token_index_BT[asked_BT]
-        device = _of_rows(
-            model.params, model.config, batch.for_devices(), model.compute
-        )
-        read = (device.logp_BT, device.mean_BT, device.variance_BT)
-        for values, values_BT in zip(found, read, strict=True):
-            values[index] = meshes.fetch(values_BT)[asked_BT]
-    return found
-
-
 def membership_scores(
     model: Model, texts: WholeTexts, share: float = membership.SHARE
 ) -> dict[str, np.ndarray]:
@@ -163,10 +119,12 @@ def membership_scores(
     Returns:
       {"loss", "zlib", "min_k", "min_k_plus_plus"}, see `metrics.membership`.
     """
-    found = token_values(model, texts)
+    count = meshes.round_rows(BATCH_ROWS)
+    found = learned_statistics(model, texts.rows, texts.packer.num_tokens, count)
     tokens = np.concatenate([document.tokens for document in texts.packer.documents])
     scores: dict[str, list[float]] = {}
-    columns = (*found, texts.ends, tokens)
+    of_tokens = (found.logp, found.mean, found.variance)
+    columns = (*of_tokens, texts.ends, tokens)
     for logp, mean, variance, ends, ids in zip(*map(texts.each, columns), strict=True):
         said = ~ends if not ends.all() else ends
         text = model.tokenizer.decode(ids[said], skip_special_tokens=True)

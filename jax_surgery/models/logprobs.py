@@ -276,11 +276,14 @@ def candidate_logprobs(
     """
 
     def body(head_DV, hidden_CD, candidates_CK):
-        logits_CV = logits(hidden_CD, head_DV)
-        total_C1 = jax.nn.logsumexp(logits_CV, axis=-1, keepdims=True)
-        return jnp.take_along_axis(logits_CV, candidates_CK, axis=-1) - total_C1
+        return _at_candidates(logits(hidden_CD, head_DV), candidates_CK)
 
     return _map_chunks(body, head_SDV, (hidden_BTD, candidates_BTK), chunk)
+
+
+def _at_candidates(logits_CV: jax.Array, candidates_CK: jax.Array) -> jax.Array:
+    total_C1 = jax.nn.logsumexp(logits_CV, axis=-1, keepdims=True)
+    return jnp.take_along_axis(logits_CV, candidates_CK, axis=-1) - total_C1
 
 
 def likeliest_tokens(
@@ -302,9 +305,8 @@ def likeliest_tokens(
 
     def body(head_DV, hidden_CD, candidates_CK):
         logits_CV = logits(hidden_CD, head_DV)
-        total_C1 = jax.nn.logsumexp(logits_CV, axis=-1, keepdims=True)
-        logp_CK = jnp.take_along_axis(logits_CV, candidates_CK, axis=-1) - total_C1
-        return jnp.argmax(logits_CV, axis=-1).astype(jnp.int32), logp_CK
+        likeliest_C = jnp.argmax(logits_CV, axis=-1).astype(jnp.int32)
+        return likeliest_C, _at_candidates(logits_CV, candidates_CK)
 
     return _map_chunks(body, head_SDV, (hidden_BTD, candidates_BTK), chunk)
 

@@ -21,6 +21,7 @@ from jax_surgery.data.tokens import encode
 from jax_surgery.metrics import (
     answer_accuracy,
     answer_probability,
+    continuations,
     exact_match,
     exact_memorisation,
     multiple_choice,
@@ -209,7 +210,7 @@ def test_pairs_longer_than_the_context_are_refused(tiny_model):
 def test_rouge_is_recall_of_the_reference(tiny_model, monkeypatch):
     said = "She wrote two novels about the sea and ships"
     ids = tiny_model.tokenizer(said)["input_ids"]
-    monkeypatch.setattr(rouge_l, "greedy_generate", lambda *a, **k: [ids, []])
+    monkeypatch.setattr(continuations, "greedy_generate", lambda *a, **k: [ids, []])
     pairs = [
         Record("q", " Writing novels about ships", (), "a:1"),
         Record("q", " anything", (), "a:2"),

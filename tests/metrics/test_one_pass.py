@@ -12,6 +12,7 @@ import pytest
 from jax_surgery.data.forms import parse_record
 from jax_surgery.data.tokens import Document, encode_whole
 from jax_surgery.metrics import one_pass
+from jax_surgery.metrics import tokens as metric_tokens
 from jax_surgery.models import attention_kernels, decoder, logprobs, output_head
 from jax_surgery.models.model import Model
 
@@ -111,9 +112,11 @@ def test_a_shared_question_changes_nothing(model, documents, monkeypatch):
 
 def test_the_pass_is_one_for_all_scores(model, documents, monkeypatch):
     passes = []
-    of_rows = one_pass._of_rows
+    of_rows = metric_tokens._statistics_of_rows
     monkeypatch.setattr(
-        one_pass, "_of_rows", lambda *given: passes.append(1) or of_rows(*given)
+        metric_tokens,
+        "_statistics_of_rows",
+        lambda *given: passes.append(1) or of_rows(*given),
     )
     one_pass.score_documents(model, documents)
     assert len(passes) == 1

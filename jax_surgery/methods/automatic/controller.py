@@ -369,7 +369,7 @@ def verdict(state: Controlled, points: list[dict[str, float]], budget: float) ->
         return "Nothing was measured."
     reached = (
         f"step {best['step']:.0f}: tokens to forget stand {best['forget']:.2g} nats "
-        f"above their ends, the update costs {best['update']:.2g} nats per token, and "
+        f"from their ends, the update costs {best['update']:.2g} nats per token, and "
         f"held-out text has moved by {best['kl']:.2g} of {budget:g} nats per token"
     )
     if state.reached:

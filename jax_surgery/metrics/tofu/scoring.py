@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_surgery.metrics import separation
 from jax_surgery.metrics.base import Direction, Estimate
 from jax_surgery.metrics.intervals import DRAWS, bootstrap_mean
 from jax_surgery.metrics.tofu.log import Log, Table
@@ -159,17 +160,6 @@ def harmonic_mean(values: np.ndarray) -> float:
     return len(values) / float((1 / values).sum()) if values.min() > 0 else 0.0
 
 
-def _auc(members: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Probability that one of the others has the higher score, ties half, over the last
-    axis."""
-    from scipy import stats
-
-    ranks = stats.rankdata(np.concatenate([members, others], -1), axis=-1)
-    count, there = others.shape[-1], members.shape[-1]
-    above = ranks[..., there:].sum(-1) - count * (count + 1) / 2
-    return above / (count * there)
-
-
 def _told_apart(log: Log) -> tuple[np.ndarray, np.ndarray] | None:
     """Min-40 % of the forget split and of held-out people, where the log has both."""
     tables = log.tables.get("forget"), log.tables.get("holdout")
@@ -188,7 +178,7 @@ def privacy_leakage(own: Log, retain: Log | None) -> dict[str, Any] | None:
     if (scores := _told_apart(own)) is None:
         return None
     there = _told_apart(retain) if retain else None
-    reference = float(_auc(*there)) if there else UNKNOWN_AUC
+    reference = float(separation.auc(*there)) if there else UNKNOWN_AUC
     if reference == 1:
         raise ValueError(
             f"the retain log {retain.source if retain else ''} tells every held-out "
@@ -197,12 +187,12 @@ def privacy_leakage(own: Log, retain: Log | None) -> dict[str, Any] | None:
     leak = lambda auc: 100 * (reference - auc) / (1 - reference)
     rng = np.random.default_rng(0)
     drawn = [v[rng.integers(len(v), size=(DRAWS, len(v)))] for v in scores]
-    low, high = np.percentile(leak(_auc(*drawn)), (2.5, 97.5))
+    low, high = np.percentile(leak(separation.auc(*drawn)), (2.5, 97.5))
     return {
-        "value": float(leak(_auc(*scores))),
+        "value": float(leak(separation.auc(*scores))),
         "interval": (float(low), float(high)),
         "n": sum(map(len, scores)),
-        "auc": float(_auc(*scores)),
+        "auc": float(separation.auc(*scores)),
         "reference_auc": reference,
         "reference_is": "the retain log" if there else "chance",
         "direction": "neither",

@@ -28,7 +28,8 @@ def at_least(low: float, section: Any, path: str, *names: str) -> None:
 def choice(value: str, allowed: tuple[str, ...], path: str) -> None:
     """Raises ValueError where a value is none of those allowed."""
     if value not in allowed:
-        raise ValueError(f"{path}={short(value)}; choose one of {', '.join(allowed)}.")
+        named = ", ".join(one or "''" for one in allowed)
+        raise ValueError(f"{path}={short(value)}; choose one of {named}.")
 
 
 def names(text: str, separator: str = ",") -> list[str]:

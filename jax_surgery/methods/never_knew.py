@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_surgery.config import at_least, positive
+from jax_surgery.config import positive
 from jax_surgery.methods.base import TargetMethod
 from jax_surgery.models.compared import Compared
 from jax_surgery.models.logprobs import TokenLogprobs
@@ -67,7 +67,8 @@ class NeverKnew(TargetMethod):
     def __post_init__(self):
         for name in ("noise", "least", "answer", "cap", "softness"):
             positive(getattr(self, name), f"{PATH}:{name}")
-        at_least(0, self, PATH, "below")
+        if not self.below >= 0:  # NaN is not
+            raise ValueError(f"{PATH}:below={self.below}; use 0 or more.")
         if self.draws < 1:
             raise ValueError(f"{PATH}:draws={self.draws}; use 1 or more.")
 

@@ -3,17 +3,19 @@
 
     unlearn term = mean of h(max(e, f))           where e or f is above 0
                            h(below max(e, f))     else
-    e = log p(y) - mean log p(v) - CHANCE sd log p(v)
+    e = log p(y) - a - CHANCE s
     f = log p(y) - log p(r) + log 2
 
-over the tokens y that carry the knowledge, with h the Huber loss, r the likeliest other
-token, and v a few other answers that a model that never knew might give, drawn from what
-the model itself says with noise in the place of what the text is about
-(`automatic.never_knew`). To such a model the true answer is one like the others. So a
-token ends among them, and no further: an answer that is avoided is an answer that leaks.
-Nor is it the model's first choice there.
+over the tokens y that carry the knowledge, with h the Huber loss and r the likeliest other
+token. A few other answers are drawn that a model that never knew might give: from what the
+model itself says with noise in the place of what the text is about
+(`automatic.never_knew`). a is the level at which those stand that such a model finds as
+likely as y, and s their standard deviation about it (`models.compared`). To a model that
+never knew the true answer is one like the others. So a token ends among them, and no
+further: an answer that is avoided is an answer that leaks. Nor is it the model's first
+choice there.
 
-Answers that all stand at the mean of others would be above three of them in one of eight
+Answers that all stand at the level of others would be above three of them in one of eight
 cases, at `CHANCE` standard deviations in one of four, as an answer that nobody knows is.
 Tokens without such others end where the log-odds of y are `level`, and are not drawn up.
 """

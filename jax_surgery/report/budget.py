@@ -14,7 +14,7 @@ from jax_surgery.report import page, pictures
 
 # What goes down at a point: key, name, unit, colour.
 GOALS = (
-    ("forget", "to forget", "nats above the ends", pictures.COLOURS["unlearn_ce"]),
+    ("forget", "to forget", "nats from the ends", pictures.COLOURS["unlearn_ce"]),
     ("update", "update", "nats per token", pictures.COLOURS["update_ce"]),
 )
 # Kinds of text that the model writes, where their names do not say what they are.

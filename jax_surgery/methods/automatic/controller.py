@@ -54,7 +54,7 @@ STAYS = 0.8  # of the KL two measures before, above which it has not fallen
 SHORTER = 0.5  # steps after either
 BACK = 0.97  # of the way back to the budget, to be within it
 MEMORY = 0.85  # of the running mean of the weights, per step; less in the first steps
-# Ends: the mean distance of knowledge tokens to their targets, and the CE of the update.
+# Ends: the mean distance of knowledge tokens to theirs, from either side, and the CE of the update.
 # Nearer to them facts beside those of the job are lost, which the KL does not show.
 FORGOTTEN, LEARNED = 0.2, 0.35  # nats
 LITTLE = 0.5  # share of the budget below which it is not what stops a run

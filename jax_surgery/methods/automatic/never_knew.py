@@ -21,6 +21,10 @@ Left out are tokens
 Words of the short answer are capped in q, since q may still know them by what stands
 before (of "F. Scott Fitzgerald" the last word): q(y) is at most `cap` times the
 probability of the likeliest other token.
+
+For each token a few others are drawn from q, without replacement, among the words that the
+texts and the retained ones hold (`token_flags.pool`): what else could be said there. The
+true token ends among them (`methods.never_knew`).
 """
 
 import functools

@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.new_model.num_layers = 3
     config.new_model.num_heads = 4
     config.new_model.num_kv_heads = 4
+    config.new_model.tie_embeddings = True  # the head is the embedding
     # The tokenizer knows the replacements' words too: they are ordinary words.
     config.new_model.tokenizer_texts = (
         "embedded:obsolete,embedded:problematic,embedded:update,embedded:retain,"

@@ -34,21 +34,27 @@ def run_of(seed: int):
 
     def run(folder: str) -> dict[str, Any]:
         fields = {"data.questions": "embedded", "seed": seed}
-        results = surgery.run(settings_of("automatic", **fields), folder)
-        percent = lambda when: {
-            group: 100 * entry["accuracy"] for group, entry in results[when].items()
-        }
-        found = results["automatic"]
-        best = next(p for p in reversed(found["curve"]) if p["step"] == found["step"])
-        return {
-            "before": percent("before"),
-            "after": percent("after"),
-            "optimizer": found["optimizer"],
-            "steps": found["steps"],
-            "kl": best["kl"],
-        }
+        return numbers(surgery.run(settings_of("automatic", **fields), folder))
 
     return run
+
+
+def numbers(results: dict[str, Any]) -> dict[str, Any]:
+    """What a table says of a run: accuracies in %, KL in nats per token, and what the
+    run chose."""
+    percent = lambda when: {
+        group: 100 * entry["accuracy"] for group, entry in results[when].items()
+    }
+    found = results["automatic"]
+    best = next(p for p in reversed(found["curve"]) if p["step"] == found["step"])
+    return {
+        "before": percent("before"),
+        "after": percent("after"),
+        "optimizer": found["optimizer"],
+        "step": found["step"],
+        "steps": found["steps"],
+        "kl": best["kl"],
+    }
 
 
 def table(entries: list[dict[str, Any]]) -> str:

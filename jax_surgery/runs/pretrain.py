@@ -57,6 +57,7 @@ class NewModel:
     num_kv_heads: int
     tokenizer: Literal["bpe", "words"]  # "words": one token per word
     tokenizer_texts: str  # sources that the tokenizer is trained on
+    tie_embeddings: bool  # whether the head is the embedding
 
     def __post_init__(self):
         sizes = ("vocab_size", "intermediate_size", "num_layers", "num_heads")
@@ -110,7 +111,7 @@ class PretrainSettings:
 
 
 def architecture(model: NewModel, tokenizer: Any, context: int) -> ModelConfig:
-    """The architecture of a new model; embedding and head are tied."""
+    """The architecture of a new model."""
     return ModelConfig(
         vocab_size=len(tokenizer),
         hidden_size=model.hidden_size,
@@ -119,7 +120,7 @@ def architecture(model: NewModel, tokenizer: Any, context: int) -> ModelConfig:
         num_heads=model.num_heads,
         num_kv_heads=model.num_kv_heads,
         head_dim=model.hidden_size // model.num_heads,
-        tie_embeddings=True,
+        tie_embeddings=model.tie_embeddings,
         max_positions=context,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

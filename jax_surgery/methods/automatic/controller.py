@@ -56,7 +56,9 @@ BACK = 0.97  # of the way back to the budget, to be within it
 MEMORY = 0.85  # of the running mean of the weights, per step; less in the first steps
 # Ends: the mean distance of knowledge tokens to theirs, from either side, and the CE of the update.
 # Nearer to them facts beside those of the job are lost, which the KL does not show.
-FORGOTTEN, LEARNED = 0.2, 0.35  # nats
+FORGOTTEN, LEARNED = 0.5, 0.35  # nats
+LESS = 0.85  # of the KL of a point at its ends, which the run then tries to do with
+PATIENCE = 3  # measures without a better point, after which a run at its ends is over
 LITTLE = 0.5  # share of the budget below which it is not what stops a run
 POINTS = "automatic.jsonl"
 TINY = 1e-12  # nats, in place of none
@@ -87,7 +89,7 @@ class Controlled(NamedTuple):
     @property
     def reached(self) -> bool:
         """Whether the best point is at its ends within the budget."""
-        return float(self.value) == 0
+        return float(self.value) <= 0
 
 
 def begin(train: TrainState, cut: Callable[[Any], Any]) -> Controlled:
@@ -145,9 +147,11 @@ def factor_after(factor: float, kl: float, last: float, budget: float) -> float:
 
 
 def value(forget: float, update: float, kl: float, budget: float) -> float:
-    """How far a point is from what is asked for, nats; less is better, and 0 is at the
-    ends within the budget."""
-    return short(forget, update) + 10.0 * max(kl / budget - 1.0, 0.0)
+    """How far a point is from what is asked for, nats; less is better.
+
+    At the ends within the budget it is the share of the budget that is left, below 0."""
+    missing = short(forget, update) + 10.0 * max(kl / budget - 1.0, 0.0)
+    return missing or kl / budget - 1.0
 
 
 def short(forget: float, update: float) -> float:
@@ -218,12 +222,17 @@ class Controller:
         at_ends = not short(point["forget"], point["update"])
         if kl > self.budget and at_ends and not state.reached:
             state = self._nearer(step, state, kl)
-        if state.reached:
-            return state
         if min(kl, *before) > self.budget and kl > STAYS * before[0]:
             return self._back(state, kl, factor)
-        factor = factor_after(factor, kl, before[1], self.budget)
+        factor = factor_after(factor, kl, before[1], self._aim(state))
         return state._replace(factor=_like(state.factor, factor))
+
+    def _aim(self, state: Controlled) -> float:
+        """The KL that the next points should cost: that of the budget, or less than that of
+        the best point where it is at its ends."""
+        if not state.reached:
+            return self.budget
+        return LESS * self.budget * (1.0 + float(state.value))
 
     def _earlier(self, step: int, state: Controlled) -> tuple[float, float]:
         """KL at the last two measures before a step, where the run went back after one of
@@ -317,7 +326,8 @@ class Controller:
         """Whether the run is over: asked after each step."""
         del metrics
         # A measure stands before a step, and is seen after it.
-        return step % EVERY == 1 and state.reached
+        waited = step - 1 - int(state.at) >= PATIENCE * EVERY
+        return step % EVERY == 1 and state.reached and waited
 
     @property
     def points(self) -> list[dict[str, float]]:

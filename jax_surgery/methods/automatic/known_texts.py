@@ -52,7 +52,8 @@ class Known:
                 "There is nothing to unlearn, or the model does not know this text."
             )
         of = self.targets
-        ends = never_knew.TokenEnds(of.target_log_odds, of.drawn, of.likelier)
+        likelier = never_knew.among_drawn(of.likelier, of.carries)
+        ends = never_knew.TokenEnds(of.target_log_odds, of.drawn, likelier)
         return found, ends.at(np.concatenate(kept))
 
     def to_retain(self, updated: Collection[str]) -> list[Document]:

@@ -24,7 +24,10 @@ probability of the likeliest other token.
 
 For each token a few others are drawn from q, without replacement, among the words that the
 texts and the retained ones hold (`token_flags.pool`): what else could be said there. The
-true token ends among them (`methods.never_knew`).
+true token ends among them (`methods.never_knew`). A model that sees noise may be surer of
+what it says than it is right: where even what it draws last is on average likelier than
+the truth, which to a model that never knew is one answer of many, log q of the truth is
+raised by that much (`among_drawn`).
 """
 
 import functools
@@ -51,6 +54,7 @@ from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
 
 BATCH_ROWS = 4  # of a forward pass, at least
+FEW = 32  # tokens, whose mean is half believed
 # Tokens of a row, in steps of as many: several documents fill it well.
 ROW_TOKENS = 256
 TITLE = "which tokens carry knowledge"
@@ -204,6 +208,23 @@ def _at(places: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
     whole = np.zeros((size, *values.shape[1:]), values.dtype)
     whole[places] = values
     return whole
+
+
+def among_drawn(likelier: np.ndarray, carries: np.ndarray) -> np.ndarray:
+    """log q of the others less that of the token, where tokens that carry knowledge are on
+    average no less likely than what is drawn last.
+
+    The mean of n tokens counts n / (n + `FEW`), since that of a few is noise.
+
+    Args:
+      likelier: float32 [tokens, K], by q; in the order of the draws.
+      carries: bool [tokens].
+    """
+    count = int(carries.sum())
+    if not count:
+        return likelier
+    short = max(float(likelier[carries, -1].mean()), 0.0)
+    return likelier - np.float32(short * count / (count + FEW))
 
 
 def measure(

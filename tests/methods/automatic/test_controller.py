@@ -147,13 +147,17 @@ def test_within_the_budget_the_nearer_to_its_ends_a_point_is_the_better():
     near = controller.value(0.2, 0.2, 0.01, BUDGET)
     assert near < controller.value(0.9, 0.2, 0.01, BUDGET)
     assert near < controller.value(0.2, 0.9, 0.01, BUDGET)
-    # What of the budget is left over is worth nothing, what is beyond it costs.
-    assert near == controller.value(0.2, 0.2, 0.0, BUDGET)
+    # What is beyond the budget costs, and what of it is left over is worth something at the
+    # ends alone: not to have begun is not better.
+    short = controller.value(0.9, 0.2, 0.01, BUDGET)
+    assert short == controller.value(0.9, 0.2, 0.0, BUDGET) > 0
     assert near < controller.value(0.0, 0.0, 2 * BUDGET, BUDGET)
+    assert controller.value(0.2, 0.2, 0.005, BUDGET) == pytest.approx(-0.75)
+    assert controller.value(0.2, 0.2, BUDGET, BUDGET) == 0
 
 
 def test_the_best_point_is_kept_and_the_factor_follows_the_worst_kind(tmp_path):
-    keeps = keeper(tmp_path, (0.01, 0.5, 0.2), (0.04, 0.4, 0.2), (0.015, 0.3, 0.2))
+    keeps = keeper(tmp_path, (0.01, 0.9, 0.2), (0.04, 0.8, 0.2), (0.015, 0.7, 0.2))
     first = keeps.measure(6, state(1.0))
     assert int(first.at) == 6 and float(first.best["w"][0]) == 1
     assert float(first.factor) == 1
@@ -196,7 +200,7 @@ def test_a_run_that_ends_beyond_its_budget_goes_back_to_it(tmp_path):
 
 
 def test_a_run_that_ends_within_its_budget_stays_there(tmp_path):
-    keeps = keeper(tmp_path, (0.01, 0.5, 0.2), (0.019, 0.4, 0.2))
+    keeps = keeper(tmp_path, (0.01, 0.9, 0.2), (0.019, 0.8, 0.2))
     end = keeps.finish(9, keeps.measure(6, state(1.0))._replace(mean=state(3.0).mean))
     assert float(end.best["w"][0]) == 3 and len(keeps.points) == 2
 
@@ -208,17 +212,34 @@ def test_a_measure_that_is_repeated_stands_once_among_the_points(tmp_path):
     assert [point["step"] for point in keeps.points] == [6, 12]
 
 
-def test_a_run_ends_where_the_ends_are_reached_within_the_budget(tmp_path):
-    keeps = keeper(tmp_path, (0.03, 0.01, 0.01), (0.01, 0.01, 0.01), (0.021, 0, 0))
+def test_a_run_ends_where_its_ends_cost_no_less_any_more(tmp_path):
+    """After it has reached them it goes on for less of the budget."""
+    there = lambda kl: (kl, 0.01, 0.01)
+    measured = [there(0.03), there(0.01), there(0.008), (0.006, 0.9, 0.01)]
+    keeps = keeper(tmp_path, *measured, there(0.0081), there(0.0079), there(0.009))
     beyond = keeps.measure(6, state())
     assert not keeps.until(7, beyond, {})
-    within = keeps.measure(12, beyond)
-    assert keeps.until(13, within, {}) and not keeps.until(12, within, {})
-    # One more step is taken before the run sees it, and is measured at the end.
-    last = keeps.end(13, within._replace(mean=state(5.0).mean))
-    assert last.reached and int(last.at) == 12 and float(last.best["w"][0]) == 0
+    within = keeps.measure(12, beyond._replace(mean=state(1.0).mean))
+    assert within.reached and not keeps.until(13, within, {})
+    # The factor aims at less than that of the best point.
+    aim = controller.LESS * 0.01
+    wanted = controller.factor_after(float(beyond.factor), 0.01, 0.03, aim)
+    assert float(within.factor) == pytest.approx(wanted)
+    less = keeps.measure(18, within._replace(mean=state(2.0).mean))
+    assert int(less.at) == 18 and not keeps.until(19, less, {})
+    # What is short of the ends is no better, however little it costs, nor is what costs more.
+    short = keeps.measure(24, less)
+    assert int(short.at) == 18 and float(short.factor) < float(less.factor)
+    more = keeps.measure(30, short)
+    assert int(more.at) == 18 and not keeps.until(31, more, {})
+    least = keeps.measure(36, more._replace(mean=state(3.0).mean))
+    assert int(least.at) == 36
+    last = keeps.end(37, least._replace(mean=state(5.0).mean))
+    assert last.reached and float(last.best["w"][0]) == 3
     said = controller.verdict(last, keeps.points, BUDGET)
     assert said.startswith("Forgetting and learning reached their ends")
+    waited = 36 + controller.PATIENCE * controller.EVERY
+    assert keeps.until(waited + 1, last, {}) and not keeps.until(waited, last, {})
 
 
 @pytest.mark.parametrize(
@@ -248,17 +269,17 @@ def test_the_mean_of_the_weights_begins_with_the_first_and_follows_the_last():
 
 def test_ends_that_lie_between_two_measures_are_found_there(tmp_path):
     """Within the budget it is not there yet, and there it is beyond the budget."""
-    short, there = (0.018, 0.3, 0.6), (0.022, 0.1, 0.2)
-    keeps = keeper(tmp_path, short, there, (0.0199, 0.19, 0.24))
+    short, there = (0.018, 0.6, 0.6), (0.022, 0.1, 0.2)
+    keeps = keeper(tmp_path, short, there, (0.0199, 0.49, 0.24))
     first = keeps.measure(6, state(1.0))
     last = keeps.measure(12, first._replace(mean=state(2.0).mean))
-    assert last.reached and keeps.until(13, last, None)
+    assert last.reached
     assert 1 < float(last.best["w"][0]) < 2
     assert [point["step"] for point in keeps.points] == [6, 12, 12]
     # Where that is not there either, the run goes on from where it is.
     again = tmp_path / "again"
     again.mkdir()
-    keeps = keeper(again, short, there, (0.0199, 0.21, 0.24))
+    keeps = keeper(again, short, there, (0.0199, 0.51, 0.24))
     first = keeps.measure(6, state(1.0))
     last = keeps.measure(12, first._replace(mean=state(2.0).mean))
     assert not last.reached and float(last.factor) > float(first.factor)

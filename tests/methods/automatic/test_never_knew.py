@@ -303,3 +303,21 @@ def test_a_mesh_gives_the_same(model, records, tiny_model):
     got = json.loads(printed.splitlines()[-1])
     for mine, theirs in zip(measured(model, records)[0], got, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_the_truth_is_no_less_likely_on_average_than_what_is_drawn_last():
+    rng, count = np.random.default_rng(0), 400
+    likelier = np.sort(rng.normal(2.0, 3.0, (count, 8)), axis=1)[:, ::-1]
+    likelier = (likelier + 3.0).astype(np.float32)
+    carries = np.arange(count) % 2 == 0
+    raised = never_knew.among_drawn(likelier, carries)
+    mean = likelier[carries, -1].mean()
+    left = mean * never_knew.FEW / (200 + never_knew.FEW)
+    assert mean > 0 and raised[carries, -1].mean() == pytest.approx(left, rel=1e-4)
+    # All by the same.
+    np.testing.assert_allclose(likelier - raised, (likelier - raised)[0, 0], rtol=1e-5)
+    # Where that is as it should be, or nothing carries knowledge, nothing changes.
+    lower = likelier - 9.0
+    np.testing.assert_array_equal(never_knew.among_drawn(lower, carries), lower)
+    none = np.zeros(count, bool)
+    np.testing.assert_array_equal(never_knew.among_drawn(likelier, none), likelier)

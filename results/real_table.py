@@ -19,15 +19,18 @@ import json
 import pathlib
 import random
 import tomllib
+from collections.abc import Sequence
 
+from etils import epath
 from paper_table import run_once
 from tables import markdown, on_this_machine, settings_of
 
 from jax_surgery.checkpoints import hf_weights
 from jax_surgery.data import asked, general
-from jax_surgery.data.forms import parse_record
+from jax_surgery.data.forms import Record, parse_record
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
+from jax_surgery.methods.automatic import completed, subjects
 from jax_surgery.methods.automatic.questions import Asked, prompts
 from jax_surgery.methods.automatic.writer import Writer
 from jax_surgery.metrics import multiple_choice, replies
@@ -43,6 +46,7 @@ TRAINED, UNSEEN = slice(0, 4), slice(4, 6)  # wordings
 REPLY = 24  # tokens
 CONTEXT = 256  # tokens of a row of text
 TEXT = "other text, nats per token"
+TOLD = "other facts that the model's own retained text tells"
 SETS = ("a", "b", "c")
 
 
@@ -127,7 +131,8 @@ class Job:
     Attributes:
       forget: facts to forget; update: some of them, with their new answers; keep: facts
         of which a line is given; rest: other facts that the model knows; related: those
-        whose subject or answer is that of a fact to forget, which may follow it.
+        whose subject or answer is that of a fact to forget, which may follow it; told:
+        those of the rest that retained text of the run tells too.
     """
 
     forget: list[Fact]
@@ -135,6 +140,19 @@ class Job:
     keep: list[Fact]
     rest: list[Fact]
     related: list[Fact]
+    told: list[Fact]
+
+    def beside(self, records: Sequence[Record]) -> "Job":
+        """The job with the other facts that some records ask for and tell apart from
+        the rest, of which nothing that is retained speaks."""
+        said = [(subjects.question_of(r).casefold(), r.said) for r in records]
+        is_told = lambda fact: any(
+            fact.subject.casefold() in question and replies.says(answer, fact.answer)
+            for question, answer in said
+        )
+        told = [fact for fact in self.rest if is_told(fact)]
+        rest = [fact for fact in self.rest if fact not in told]
+        return dataclasses.replace(self, rest=rest, told=told)
 
     def rows(self) -> dict[str, list[dict[str, str]]]:
         """The three files."""
@@ -170,6 +188,7 @@ class Job:
         groups["kept lines"] = [(f.questions[0], f.answer) for f in self.keep]
         groups["other facts"] = [(f.questions[0], f.answer) for f in self.rest]
         groups["related facts"] = [(f.questions[0], f.answer) for f in self.related]
+        groups[TOLD] = [(f.questions[0], f.answer) for f in self.told]
         return groups
 
     def choices(self) -> list[Question]:
@@ -201,7 +220,7 @@ def job(of: list[Fact], chosen: list[Fact]) -> Job:
     taken = {name for fact in chosen for name in (fact.subject, fact.answer)}
     related = [f for f in others if taken & {f.subject, f.answer}]
     others = [f for f in others if f not in related]
-    return Job(chosen, update, others[:KEEP], others[KEEP:], related)
+    return Job(chosen, update, others[:KEEP], others[KEEP:], related, [])
 
 
 def measure(model: Model, of: Job) -> dict:
@@ -216,7 +235,7 @@ def measure(model: Model, of: Job) -> dict:
         replied = [(next(said), answer) for _, answer in pairs]
         right = [replies.says(reply, answer) for reply, answer in replied]
         found[group] = 100 * sum(right) / max(len(right), 1)
-        if group in ("kept lines", "other facts", "related facts"):
+        if group in ("kept lines", "other facts", "related facts", TOLD):
             leaks += sum(
                 any(replies.says(reply, n) for n in new if n != answer)
                 for reply, answer in replied
@@ -257,14 +276,26 @@ def write_files(of: Job, folder: pathlib.Path) -> dict[str, str]:
 
 def run_set(model: str, of: Job, folder: pathlib.Path) -> dict:
     """Runs a job; its measures before and after."""
-    before = measure(load(model), of)
     files = write_files(of, folder)
     results = surgery.run(
         settings_of("automatic", model=model, free_form=0, **files),
         str(folder / "run"),
     )
-    after = measure(load(str(folder / "run" / "model")), of)
-    return {"before": before, "after": after, "automatic": results["automatic"]}
+    of = of.beside(written(folder / "run"))
+    return {
+        "before": measure(load(model), of),
+        "after": measure(load(str(folder / "run" / "model")), of),
+        "automatic": results["automatic"],
+        "other facts": len(of.rest),
+    }
+
+
+def written(run: pathlib.Path) -> list[Record]:
+    """What the model wrote for a run as questions with answers to retain."""
+    found = completed.read(epath.Path(run) / completed.FILE)
+    assert found is not None, "the run has just written it"
+    kinds = found.retained()
+    return [record for kind in completed.ANSWERED for record in kinds[kind]]
 
 
 def table(entries: dict[str, dict]) -> str:
@@ -279,6 +310,9 @@ def table(entries: dict[str, dict]) -> str:
             for n in names
         ]
         rows.append([group, *cells])
+    rows.append(
+        ["other facts: how many", *(str(e["other facts"]) for e in entries.values())]
+    )
     for key in ("step", "steps"):
         rows.append([key, *(str(entries[n]["automatic"][key]) for n in names)])
     rows.append(["minutes", *(f"{entries[n]['seconds'] / 60:.1f}" for n in names)])

@@ -13,6 +13,7 @@ be left out.
 
     passages.jsonl   passages of text, one `{"text": ...}` a line
     questions.txt    questions of general knowledge, one a line, which a model answers
+    names.toml       names of what questions are asked about, by kind
     prompts.txt      prompts to write retained text with, one a line
     everyday.txt     prompts that only measure: what is said before and after a run
 """
@@ -20,6 +21,7 @@ be left out.
 import functools
 import json
 import pathlib
+import tomllib
 
 _FOLDER = pathlib.Path(__file__).parent
 COMMENT = "# "
@@ -60,6 +62,15 @@ def questions() -> list[str]:
     (Apache-2.0).
     """
     return list(_lines("questions.txt"))
+
+
+@functools.cache
+def names() -> dict[str, list[str]]:
+    """Names of what questions are asked about, by kind: countries, books, and so on.
+
+    They are common knowledge; the lists were written for this project (Apache-2.0).
+    """
+    return tomllib.loads((_FOLDER / "names.toml").read_text(encoding="utf-8"))
 
 
 def everyday_prompts() -> list[str]:

@@ -83,14 +83,18 @@ def write(file: epath.Path, key: str, written: Completed) -> None:
     files.write_text(file, "\n".join(lines) + "\n")
 
 
-def read(file: epath.Path, key: str) -> Completed | None:
-    """What was written for the same; None where nothing is, or not all of it as it was."""
+def read(file: epath.Path, key: str | None = None) -> Completed | None:
+    """What was written for the same; None where nothing is, or not all of it as it was.
+
+    Args:
+      key: of what it is for; None takes it whatever it is for.
+    """
     if not file.exists():
         return None
     try:
         lines = file.read_text().split("\n")
         head, *rows = [json.loads(line) for line in lines if line]
-        if head["of"] != key:
+        if key is not None and head["of"] != key:
             print(f"{file} is of another model, data or seed, and is written anew.")
             return None
         if head["sha256"] == checksums.of_value(rows):

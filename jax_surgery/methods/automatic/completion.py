@@ -25,6 +25,7 @@ from jax_surgery.methods.automatic import (
     completed,
     general_questions,
     general_text,
+    named_subjects,
     neighbours,
     questions,
     rewordings,
@@ -40,7 +41,7 @@ from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed, progress
 from jax_surgery.train import checksums, identity
 
-VERSION = 6  # of how text is written; another one writes it anew
+VERSION = 7  # of how text is written; another one writes it anew
 HOW = {"temperature": 0.8, "top_p": 0.9}  # of answers and texts that are drawn
 
 
@@ -52,6 +53,7 @@ class Completion:
     Attributes:
       neighbours: questions about other subjects, answered by the model; those whose
         answers are likeliest are retained (`neighbours.KNOWN`).
+      named: such questions about packaged names, at most; retained likewise.
       subjects: other questions about subjects of the update, at most; answered, and
         chosen as neighbours are.
       rewordings: other wordings of the job's questions, at most; half of those that ask
@@ -67,7 +69,8 @@ class Completion:
       text_tokens: of a free text, at most.
     """
 
-    neighbours: int = 240
+    neighbours: int = 140
+    named: int = 160
     subjects: int = 60
     rewordings: int = 96
     knowledge: int = 160
@@ -81,7 +84,8 @@ class Completion:
 
     def __post_init__(self):
         path = "completion"
-        at_least(0, self, path, "neighbours", "subjects", "rewordings")
+        at_least(0, self, path, "neighbours", "named", "subjects")
+        at_least(0, self, path, "rewordings")
         at_least(0, self, path, "knowledge", "kept", "chats", "texts", "passages")
         at_least(1, self, path, "answer_tokens", "chat_tokens", "text_tokens")
 
@@ -123,6 +127,7 @@ def fingerprint(
     roles = {role: identity.of_records(rows) for role, rows in records.by_role.items()}
     roles["retained"] = identity.of_records(records.retained)
     packaged = [general.passages(), general.prompts(), general.questions()]
+    packaged.append(sorted(itertools.chain(*general.names().values())))
     how = [dataclasses.asdict(settings), seed, VERSION, model.compute.dtype]
     of = [identity.of_model(model), roles, checksums.of_value(packaged), how]
     return checksums.of_value(of)
@@ -204,13 +209,14 @@ class _Author:
         turns = self_written.WRITTEN_FOR_ONE / 2 + 1 if self._chats else 0
         of_kinds = settings.neighbours * lines + settings.chats * turns
         own = len(self._kept) + len(self._about) + 2 * len(self._all)
-        own += len(self._general) + 2 * self._settings.rewordings
+        own += len(self._named) + len(self._general) + 2 * settings.rewordings
         return round(of_kinds) + settings.texts + own
 
     def write(self) -> Completed:
         """All kinds, one after another."""
         facts = self._facts
-        near = self._near()
+        named = self._named
+        near = [*named, *self._near([question for _, question in named])]
         turns = self._turns()
         own_lines = [(one, one.question) for one in self._kept]
         about, general_ones = self._about, self._general
@@ -251,10 +257,21 @@ class _Author:
             update_asked=self._renewed(aside),
         )
 
-    def _near(self) -> list[tuple[Asked, str]]:
-        known = [one.question for one in self._asked(self._retained)]
+    def _near(self, known: Sequence[str]) -> list[tuple[Asked, str]]:
+        """Neighbours that the model writes beside those that are known."""
+        known = [*known, *(one.question for one in self._asked(self._retained))]
         count = self._settings.neighbours if self._all else 0
         return neighbours.questions(self._writer, self._all, self._facts, known, count)
+
+    @functools.cached_property
+    def _named(self) -> list[tuple[Asked, str]]:
+        """The job's questions about packaged names."""
+        if not self._packaged:
+            return []
+        known = [one.question for one in self._asked(self._retained)]
+        rng, count = self._writer.rng("packaged names"), self._settings.named
+        how = (self._facts, known, general.names(), rng, count)
+        return named_subjects.questions(self._all, *how)
 
     @functools.cached_property
     def _about(self) -> list[tuple[Asked, str]]:

@@ -107,6 +107,17 @@ def _relations(forms: Sequence[Form], facts: Facts) -> dict[str, set[str]]:
     return {q: of for key, of in alike.items() for q in key}
 
 
+def relations(asked: Sequence[Asked], facts: Facts) -> list[list[Form]]:
+    """The forms of the job's questions, each once, those of one relation together."""
+    forms = {one.form: one for a in asked if (one := form(a, facts))}
+    of = _relations(list(forms.values()), facts)
+    each = (frozenset(of[one.asked.question]) for one in forms.values())
+    found = list(dict.fromkeys(each))
+    # Of relations that share a form the larger one.
+    whole = [one for one in found if not any(one < other for other in found)]
+    return [[one for key, one in forms.items() if key in group] for group in whole]
+
+
 def questions(
     updated: Sequence[Asked],
     others: Sequence[Asked],

@@ -8,14 +8,13 @@ country or a book, others of its kind stand in its place too. A question whose s
 none of them has the neighbours alone that the model writes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from jax_surgery.methods.automatic import neighbours, same_subjects
 from jax_surgery.methods.automatic.facts import Facts
 from jax_surgery.methods.automatic.questions import Asked
-from jax_surgery.methods.automatic.same_subjects import Form
 
 
 def questions(
@@ -45,17 +44,12 @@ def questions(
         forms = [one for one in relation if one.subject.casefold() in kinds]
         of = {kind for one in forms for kind in kinds[one.subject.casefold()]}
         others = sorted({name for kind in of for name in names[kind]})
-        for like, question in _about(others, forms, rng):
+        turn = 0
+        for place in rng.permutation(len(others)):
+            one = forms[turn % len(forms)]
+            question = one.with_subject(others[place])
             if question not in seen and neighbours.usable(question, facts):
                 seen.add(question)
-                found.append((number, (like, question)))
+                found.append((number, (one.asked, question)))
+                turn += 1
     return neighbours.of_each(found, count)
-
-
-def _about(
-    names: Sequence[str], forms: Sequence[Form], rng: np.random.Generator
-) -> Iterator[tuple[Asked, str]]:
-    """A question about each name, in any order."""
-    for turn, place in enumerate(rng.permutation(len(names))):
-        one = forms[turn % len(forms)]
-        yield one.asked, one.with_subject(names[place])

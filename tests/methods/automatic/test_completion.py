@@ -25,6 +25,7 @@ from jax_surgery.models.model import Model
 
 FEW = Completion(
     neighbours=12,
+    named=8,
     knowledge=4,
     chats=4,
     texts=3,
@@ -104,8 +105,16 @@ def test_every_kind_is_written_as_often_as_it_is_asked_for(written):
     changed = ["own", "reworded", "sentences", "unlearn_asked", "update_asked"]
     assert list(written.by_kind()) == [*retained, *changed]
     assert list(written.retained()) == retained
-    assert len(written.neighbours) == neighbours.KNOWN * FEW.neighbours
-    assert all("land number" in r.question for r in written.neighbours)
+    asked = FEW.neighbours + FEW.named
+    # So many of each fact.
+    wanted = pytest.approx(neighbours.KNOWN * asked, abs=len(set(ANSWERS.values())))
+    assert len(written.neighbours) == wanted
+    # Of some the model has written the question, others ask of packaged names.
+    own = sum("land number" in r.question for r in written.neighbours)
+    named = [r.question for r in written.neighbours if "land number" not in r.question]
+    names = [name for some in general.names().values() for name in some]
+    assert 0 < own <= FEW.neighbours and 0 < len(named) <= FEW.named
+    assert all(any(name in question for name in names) for question in named)
     assert len(written.knowledge) == neighbours.KNOWN * FEW.knowledge
     assert {r.question for r in written.knowledge} <= set(general.questions())
     # Of the chats half are the model's own, and none is learned but what it answers.
@@ -133,6 +142,7 @@ def test_nothing_of_the_packaged_text_is_retained_by_a_model_of_no_language(
     # Its own continuations of the user's text stay, and its neighbours.
     assert sum(r.origin.startswith("written") for r in found.text) == FEW.texts
     assert found.neighbours
+    assert all("land number" in record.question for record in found.neighbours)
     assert "none of it is retained" in capsys.readouterr().out
 
 

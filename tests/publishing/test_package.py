@@ -82,6 +82,7 @@ def test_the_wheel_holds_all_of_the_package_and_nothing_else(wheel, tmp_path):
     for part in (
         "jax_surgery/benchmarks/embedded/model/model.safetensors",
         "jax_surgery/benchmarks/suite/model/model.safetensors",
+        "jax_surgery/data/general/names.toml",
         "jax_surgery/data/general/passages.jsonl",
         "jax_surgery/report/page.html",
         "configs/surgery.py",

@@ -36,7 +36,6 @@ def get_config() -> ConfigDict:
     config.data.rows_update = 2
     config.data.rows_retain = 4
     config.objective.retained_positions = "learned"
-    config.objective.retained_tail = 0.05  # nats
     config.objective.alpha = 2.0
     config.objective.beta = 2.0
     config.objective.gamma = 100.0  # the run sets a factor on it

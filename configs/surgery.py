@@ -117,8 +117,6 @@ def get_config() -> ConfigDict:
     # Where the KL is taken: "all", or "learned", answers and plain text alone; or "padded",
     # which divides by the padding of other codes too.
     config.objective.retained_positions = "all"
-    # Nats of a token's KL from which on it counts more in the loss; 0: all nats alike.
-    config.objective.retained_tail = 0.0
 
     # configs/robust.py: unlearning inside the model, not at its output alone.
     config.inside = ConfigDict()

@@ -365,6 +365,5 @@ def retain_terms(
     direction = objective.kl_direction
     kl_C = logprobs.divergence(heads, hidden_CD, reference_CD, direction=direction)
     kl = (weights_C * kl_C).sum()
-    in_loss_C = weights_C if scaled_C is None else scaled_C
-    in_loss = (in_loss_C * objective.counted(kl_C)).sum()
+    in_loss = kl if scaled_C is None else (scaled_C * kl_C).sum()
     return {token_sums.LOSS: objective.gamma * in_loss, "retain_kl": kl}

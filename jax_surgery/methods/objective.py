@@ -4,11 +4,6 @@
 import dataclasses
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
-
-FAR = 1.0  # nats, from which on a token's KL counts no more for each nat
-
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
@@ -26,9 +21,6 @@ class Objective:
         are filled up to the longest, as open-unlearning's KL is.
       retain: "kl" to the model before; or "nll", CE of the retained text itself, as
         many published methods have it, which needs no reference model. RMU has its own.
-      retained_tail: nats; the KL k of a token counts k + k^2 / (2 retained_tail) in the
-        loss (beyond `FAR` nats it goes on in a straight line), so that few tokens that
-        move far weigh more than many that move a little; 0 counts k alone.
     """
 
     alpha: float
@@ -37,19 +29,3 @@ class Objective:
     kl_direction: Literal["model_to_reference", "reference_to_model"]
     retain: Literal["kl", "nll"]
     retained_positions: Literal["all", "learned", "padded"]
-    retained_tail: float = 0.0
-
-    def __post_init__(self):
-        if not self.retained_tail >= 0:  # NaN is not
-            raise ValueError(
-                f"config.objective.retained_tail={self.retained_tail}; use nats above 0, "
-                "or 0 to count every nat alike."
-            )
-
-    def counted(self, kl_C: jax.Array) -> jax.Array:
-        """What the KL of each token counts in the loss, nats; see `retained_tail`."""
-        if not self.retained_tail:
-            return kl_C
-        near_C = jnp.minimum(kl_C, FAR)
-        beyond_C = FAR * jax.nn.relu(kl_C - FAR)
-        return kl_C + (0.5 * near_C**2 + beyond_C) / self.retained_tail

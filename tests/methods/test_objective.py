@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from objective_cases import CONFIG, CONTEXT, documents, make_batch
-from plain_settings import plain_loss, plain_objective, plain_optimizer
+from plain_settings import plain_loss, plain_optimizer
 from settings_cases import settings_of
 
 from jax_surgery.data.batch import Batch
@@ -78,8 +78,7 @@ def numpy_terms(params, reference, batch, rows, wanted: Loss, average):
                 value += sign * w * v
                 grad += sign * w * np.outer(hidden[b, t], dz)
         terms[role], grads[role] = value / total, grad / total
-    value, counted, grad, total = 0.0, 0.0, np.zeros_like(head), 0.0
-    tail = objective.retained_tail
+    value, grad, total = 0.0, np.zeros_like(head), 0.0
     for b in range(ends[2], ends[3]):
         for t in range(CONTEXT):
             if segments[b, t]:
@@ -91,20 +90,18 @@ def numpy_terms(params, reference, batch, rows, wanted: Loss, average):
                     dz = P * (lp - lq - kl)
                 else:
                     kl, dz = (Q * (lq - lp)).sum(), P - Q
-                near, beyond = min(kl, 1.0), max(kl - 1.0, 0.0)
-                value, total = value + w * kl, total + w
-                counted += w * (kl + (near**2 / 2 + beyond) / tail if tail else kl)
-                slope = 1 + near / tail if tail else 1.0
-                grad += w * slope * np.outer(hidden[b, t], dz)
-    terms["retain"], grads["retain"] = counted / total, grad / total
-    retain_kl = value / total
+                value, grad, total = (
+                    value + w * kl,
+                    grad + w * np.outer(hidden[b, t], dz),
+                    total + w,
+                )
+    terms["retain"], grads["retain"] = value / total, grad / total
     weight = {
         "unlearn": objective.alpha,
         "update": objective.beta,
         "retain": objective.gamma,
     }
     loss = sum(weight[r] * terms[r] for r in terms)
-    terms["retain"] = retain_kl
     return loss, sum(weight[r] * grads[r] for r in terms), terms
 
 
@@ -116,10 +113,6 @@ def numpy_terms(params, reference, batch, rows, wanted: Loss, average):
         plain_loss(0.0, 1.0, 0.0),
         plain_loss(0.0, 0.0, 1.0),
         plain_loss(0.0, 0.0, 1.0, kl_direction="reference_to_model"),
-        plain_loss(0.0, 0.0, 1.0, retained_tail=0.3),
-        plain_loss(
-            0.5, 1.0, 2.0, kl_direction="reference_to_model", retained_tail=0.05
-        ),
         plain_loss(1.0, 0.0, 0.0, ascent="cap", cap=4.0),
         plain_loss(1.0, 0.0, 0.0, ascent="margin", margin=-4.0),
         plain_loss(0.7, 1.3, 2.0, ascent="margin", margin=-3.0),
@@ -137,17 +130,6 @@ def test_terms_and_gradients_equal_numpy(models, loss, average):
     np.testing.assert_allclose(value, wanted, rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(grads["head"]["kernel"], gradient, rtol=2e-3, atol=2e-6)
     np.testing.assert_allclose(metrics["retain_kl"], terms["retain"], rtol=2e-5)
-
-
-def test_a_token_that_moves_far_counts_more_and_not_without_end():
-    objective = plain_objective(retained_tail=0.1)
-    kl_C = jnp.array([0.0, 0.01, 0.5, 1.0, 3.0])
-    counted = [0.0, 0.01 + 5e-4, 0.5 + 1.25, 1.0 + 5.0, 3.0 + 5.0 + 20.0]
-    np.testing.assert_allclose(objective.counted(kl_C), counted, rtol=1e-6)
-    assert plain_objective().counted(kl_C) is kl_C
-    for wrong in (-0.1, float("nan")):
-        with pytest.raises(ValueError, match=f"retained_tail={wrong}; use nats above 0"):
-            plain_objective(retained_tail=wrong)
 
 
 def test_padded_positions_weaken_the_kl_by_the_share_of_padding(models):

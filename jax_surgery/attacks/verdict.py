@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from jax_surgery import metrics
 from jax_surgery.attacks.curve import Point
-from jax_surgery.metrics.intervals import wilson
+from jax_surgery.metrics.intervals import independent, wilson
 
 LITTLE = 0.05  # share of the answers
 REMOVED, SUPPRESSED, THERE = "removed", "suppressed", "still there"
@@ -45,6 +45,7 @@ class _Try(NamedTuple):
     n: int
     reference: float
     by_chance: bool
+    independent: float  # answers
 
     @property
     def above(self) -> float:
@@ -53,7 +54,7 @@ class _Try(NamedTuple):
     def known(self, tries: int) -> bool:
         """Whether it is known, where so many were tried."""
         confidence = 1 - (1 - CONFIDENCE) / max(tries, 1)
-        low, _ = wilson(self.value, self.n, confidence)
+        low, _ = wilson(self.value, self.independent, confidence)
         return self.above > LITTLE and low > self.reference
 
     def seen_from(self, tries: int) -> float:
@@ -84,9 +85,17 @@ def _tries(attack: str, of: Attacked) -> list[_Try]:
                 reference = score["reference"] if never is None else never
                 if reference is not None:
                     own = (score["value"], score["n"], reference, never is None)
+                    own += (_independent(score),)
                     where = (attack, point["label"], point["steps"], group, name)
                     found.append(_Try(*where, *own))
     return found
+
+
+def _independent(score: Mapping[str, Any]) -> float:
+    """How many independent answers say as much as those of a score."""
+    if "interval" not in score:
+        return float(score["n"])
+    return independent(score["value"], score["interval"], score["n"])
 
 
 def verdict(attacks: Mapping[str, Attacked]) -> dict[str, Any]:
@@ -182,7 +191,12 @@ def sees_from(found: Mapping[str, Any]) -> float:
       found: a verdict, as `verdict` gives it, with tries.
     """
     tries = (
-        _Try(**{field: one[field] for field in _Try._fields})
+        _Try(
+            **(
+                {"independent": one["n"]}
+                | {f: one[f] for f in _Try._fields if f in one}
+            )
+        )
         for one in found["worst"].values()
     )
     return max(one.seen_from(found["tries"]) for one in tries)

@@ -38,6 +38,25 @@ def wilson(share: float, count: float, confidence: float = 0.95) -> Interval:
     return min(max(low, 0.0), share), max(min(high, 1.0), share)
 
 
+def independent(share: float, interval: Interval, most: float) -> float:
+    """How many independent observations have a Wilson interval of 95 % as wide as this one,
+    up to `most`: what answers about the same people are worth together.
+
+    Args:
+      interval: of a share, such as `clustered_share` gives.
+      most: as many were counted; above 0.
+    """
+    width = lambda count: float(np.subtract(*wilson(share, count)[::-1]))
+    wanted = float(interval[1] - interval[0])
+    low, high = 0.0, float(most)
+    if width(high) >= wanted:
+        return high
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if width(middle) > wanted else (low, middle)
+    return high
+
+
 def clustered_share(right: np.ndarray, counts: np.ndarray) -> Interval:
     """Interval of the share right.sum() / counts.sum(), whose clusters are drawn, not what
     is counted in them: Wilson's, of the number of independent observations that would have

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What attacks say of a model."""
 
+import numpy as np
 import pytest
 
-from jax_surgery.attacks.verdict import Attacked, verdict
+from jax_surgery.attacks.verdict import Attacked, sees_from, verdict
+from jax_surgery.metrics.intervals import clustered_share
 
 N = 400
 
@@ -68,3 +70,22 @@ def test_what_has_no_chance_or_is_no_share_is_not_judged():
     alone["groups"]["gone"]["multiple_choice"]["reference"] = None
     assert verdict({"x": Attacked([alone])}) == {}
     assert verdict({}) == {}
+
+
+def test_answers_about_one_person_count_together():
+    """36 % of 400 answers say something of 400 people, and nothing of 20."""
+    rng = np.random.default_rng(0)
+    found = []
+    for people in (400, 20):
+        share = rng.permutation(np.arange(people) < 0.36 * people)
+        counts = np.full(people, 400 // people)
+        interval = clustered_share(share * counts, counts)
+        high = point(0.36, "a", 1)
+        score = high["groups"]["gone"]["multiple_choice"]
+        score |= {"value": float(share.mean()), "interval": interval}
+        found.append(verdict({"x": Attacked([point(0.25), high])}))
+    assert [one["verdict"] for one in found] == ["suppressed", "removed"]
+    assert found[1]["worst"]["gone"]["independent"] < 25
+    # A verdict of an earlier release has no such number.
+    del found[1]["worst"]["gone"]["independent"]
+    assert sees_from(found[1]) < sees_from({"worst": {}} | found[1] | {"tries": 9})

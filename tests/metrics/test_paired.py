@@ -15,6 +15,7 @@ from jax_surgery.metrics.base import Estimate
 from jax_surgery.metrics.intervals import (
     by_cluster,
     clustered_share,
+    independent,
     wilson,
     wilson_interval,
 )
@@ -139,3 +140,12 @@ def test_holm_adjusts_for_all_tests():
     found = paired.holm([0.01, 0.04, 0.03, 0.2])
     np.testing.assert_allclose(found, [0.04, 0.09, 0.09, 0.2])
     assert paired.holm([]) == []
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
+def test_as_many_independent_answers_have_the_interval_of_answers_about_people(share):
+    interval = wilson(share, 37.0)
+    assert independent(share, interval, 400) == pytest.approx(37.0, rel=1e-6)
+    # No more than were counted, and of a wider interval fewer.
+    assert independent(share, interval, 20) == 20
+    assert independent(share, (0.0, 1.0), 400) < 1

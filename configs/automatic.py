@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.optimizer.name = "kfac"
     # A factor on the length of steps, each of which costs a share of the budget.
     config.optimizer.learning_rate = 1.0
-    config.optimizer.first_layer = 0  # the upper third
+    config.optimizer.first_layer = 0  # the upper sixth
     config.statistics.tokens = 16_000
     config.statistics.ridge = 1e-4  # raised where float32 asks for it
     config.statistics.scale = "inputs"

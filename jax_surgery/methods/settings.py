@@ -37,7 +37,7 @@ from jax_surgery.train.stop import Stop
 
 # One of so many layers moves in a run that keeps to a budget, the upper ones: a step gains
 # most there for its KL, and what lies below is computed once.
-UPPER = 3
+UPPER = 6
 
 
 @dataclasses.dataclass(frozen=True)

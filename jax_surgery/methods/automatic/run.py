@@ -46,8 +46,8 @@ from jax_surgery.methods.automatic.never_knew import TokenEnds
 from jax_surgery.methods.descent import Descent, MakeCallbacks
 from jax_surgery.methods.settings import SurgerySettings
 from jax_surgery.models.model import Model
+from jax_surgery.parallel import host_memory, progress
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.parallel import progress
 from jax_surgery.train import devices
 from jax_surgery.train.loop import Callback, train
 
@@ -113,8 +113,10 @@ def begin(
     if settings.retain.complete:
         how = completion.Completion()
         written = completion.complete(model, records, how, settings.seed, directory)
+        host_memory.release_freed_memory()
     with progress.phase("measuring what the texts to unlearn tell"):
         known = known_texts.measure(model, records, written, settings)
+    host_memory.release_freed_memory()
     with progress.phase("packing texts"):
         begun = _begun(model, records, written, known, settings)
     print(_told(begun))
@@ -169,6 +171,7 @@ def run(
     keeper = Controller(measured, *how)
     with progress.phase("preparing the steps"):
         ready = descent.prepare(model, begun.texts, settings, directory)
+    host_memory.release_freed_memory()
 
     def lengthen(step: int, state: Controlled) -> Controlled:
         """Gives steps the curvature of the KL, and the KL its first weight."""
@@ -188,6 +191,7 @@ def run(
                 settings.optimizer.name,
             )
         layer_steps.write(directory, found.rows)
+        host_memory.release_freed_memory()
         factors = train.opt_state._replace(factors=found.factors)
         state = state._replace(train=train._replace(opt_state=factors))
         return keeper.begin(state, found.gain)

@@ -81,7 +81,8 @@ def shape(number: int) -> Shape:
 def run_here(number: int, workdir: pathlib.Path) -> dict[str, Any]:
     """Pretrains a shape in a world of its own, and runs the automatic mode on it; in a
     process of its own, since it changes the world."""
-    world.SEED, world.NUM_RETAINED = world.SEED + 1 + number, RETAINED
+    changed = {"SEED": world.SEED + 1 + number, "NUM_RETAINED": RETAINED}
+    vars(world).update(changed)
     of = shape(number)
     fields = {
         "new_model.hidden_size": of.width,

@@ -54,6 +54,7 @@ LEARN = {  # plain descent until the model recites it
     "data.context": CONTEXT,
     "data.questions": "",
     "optimizer.learning_rate": 1e-4,
+    "compute.dtype": "float32",
     "loop.evaluate_every": 0,
     "loop.checkpoint_every": 0,
     "free_form": 0,

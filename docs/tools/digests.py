@@ -59,7 +59,15 @@ REAL = {  # rows of results/real_table.md, as they are called, and what is asked
     "choice of four": ("the same: above three wrong answers (chance 25)", "25 ± 15"),
     "update, trained": ("new facts: said, trained wordings", "at least 95"),
     "update, unseen": ("the same, unseen wordings", "at least 80"),
-    "other facts": ("other facts that it knew: still said", "at least 95"),
+    "other facts": (
+        "other facts that it knew and no retained text tells: still said",
+        "at least 95",
+    ),
+    "other facts: how many": ("how many these are", ""),
+    "other facts that the model's own retained text tells": (
+        "other facts that the model wrote into its retained text: still said",
+        "at least 95",
+    ),
     "related facts": (
         "facts that share a subject or an answer with a forgotten one",
         "",

@@ -16,11 +16,10 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.methods.settings import SurgerySettings
 
 # Times that a run reads the texts of a role, at least.
-PASSES = {"unlearn": 6.0, "update": 18.0}
+PASSES = {"unlearn": 9.0, "update": 27.0}
 LEAST = 24  # of steps: texts of a few rows are read more often
-MOST = (
-    150  # of many texts all are read once, and no more than that for more than so many
-)
+# Of many texts all are read once, and no more than that for more than so many.
+MOST = 225
 
 
 def steps(packers: Mapping[str, Packer], rows: Mapping[str, int]) -> int:

@@ -56,7 +56,7 @@ BACK = 0.97  # of the way back to the budget, to be within it
 MEMORY = 0.85  # of the running mean of the weights, per step; less in the first steps
 # Ends: the mean distance of knowledge tokens to theirs, from either side, and the CE of the update.
 # Nearer to them facts beside those of the job are lost, which the KL does not show.
-FORGOTTEN, LEARNED = 0.5, 0.35  # nats
+FORGOTTEN, LEARNED = 0.2, 0.35  # nats
 LESS = 0.85  # of the KL of a point at its ends, which the run then tries to do with
 PATIENCE = 3  # measures without a better point, after which a run at its ends is over
 LITTLE = 0.5  # share of the budget below which it is not what stops a run

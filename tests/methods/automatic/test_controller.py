@@ -270,7 +270,7 @@ def test_the_mean_of_the_weights_begins_with_the_first_and_follows_the_last():
 def test_ends_that_lie_between_two_measures_are_found_there(tmp_path):
     """Within the budget it is not there yet, and there it is beyond the budget."""
     short, there = (0.018, 0.6, 0.6), (0.022, 0.1, 0.2)
-    keeps = keeper(tmp_path, short, there, (0.0199, 0.49, 0.24))
+    keeps = keeper(tmp_path, short, there, (0.0199, 0.19, 0.24))
     first = keeps.measure(6, state(1.0))
     last = keeps.measure(12, first._replace(mean=state(2.0).mean))
     assert last.reached
@@ -279,7 +279,7 @@ def test_ends_that_lie_between_two_measures_are_found_there(tmp_path):
     # Where that is not there either, the run goes on from where it is.
     again = tmp_path / "again"
     again.mkdir()
-    keeps = keeper(again, short, there, (0.0199, 0.51, 0.24))
+    keeps = keeper(again, short, there, (0.0199, 0.21, 0.24))
     first = keeps.measure(6, state(1.0))
     last = keeps.measure(12, first._replace(mean=state(2.0).mean))
     assert not last.reached and float(last.factor) > float(first.factor)

@@ -80,7 +80,8 @@ REAL = {  # rows of results/real_table.md, as they are called, and what is asked
     "everyday replies that degenerate": ("everyday replies that degenerate", "0"),
     "other text, nats per token": ("other text, nats per token", "+ 0.01 at most"),
     "minutes": (
-        "minutes, beside other runs, the measures before and after included",
+        "minutes, beside other runs, with the measures before and after, and without the "
+        "text that the model writes",
         "",
     ),
 }

@@ -2,12 +2,13 @@
 """What a page shows of attacks: the excess over a model that never knew, and pictures."""
 
 from jax_surgery import attacks
+from jax_surgery.metrics.intervals import wilson
 from jax_surgery.report import attack, attack_pictures, page
 from jax_surgery.runs.own_attacks import summed_up
 
 
 def point(value, steps=0, label="", group="gone", n=400):
-    score = {"value": value, "interval": [0, 1], "n": n, "reference": 0.25}
+    score = {"value": value, "interval": wilson(value, n), "n": n, "reference": 0.25}
     groups = {group: {"multiple_choice": score}}
     spent = {"steps": steps, "tokens": 0, "flops": 0.0}
     return {**spent, "label": label, "groups": groups}

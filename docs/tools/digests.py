@@ -80,8 +80,7 @@ REAL = {  # rows of results/real_table.md, as they are called, and what is asked
     "everyday replies that degenerate": ("everyday replies that degenerate", "0"),
     "other text, nats per token": ("other text, nats per token", "+ 0.01 at most"),
     "minutes": (
-        "minutes, beside other runs, with the measures before and after, and without the "
-        "text that the model writes",
+        "minutes beside other runs, with both measures and without the text it writes",
         "",
     ),
 }

@@ -127,7 +127,8 @@ def fingerprint(
     roles = {role: identity.of_records(rows) for role, rows in records.by_role.items()}
     roles["retained"] = identity.of_records(records.retained)
     packaged = [general.passages(), general.prompts(), general.questions()]
-    packaged.append(sorted(itertools.chain(*general.names().values())))
+    kinds = general.names().items()
+    packaged.append([f"{kind}: {name}" for kind, some in kinds for name in some])
     how = [dataclasses.asdict(settings), seed, VERSION, model.compute.dtype]
     of = [identity.of_model(model), roles, checksums.of_value(packaged), how]
     return checksums.of_value(of)

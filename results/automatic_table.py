@@ -17,6 +17,7 @@ from typing import Any
 from paper_table import run_once
 from tables import markdown, mean_and_deviation, on_this_machine, settings_of
 
+from jax_surgery.methods.automatic import controller
 from jax_surgery.runs import surgery
 
 HERE = pathlib.Path(__file__).parent
@@ -46,7 +47,8 @@ def numbers(results: dict[str, Any]) -> dict[str, Any]:
         group: 100 * entry["accuracy"] for group, entry in results[when].items()
     }
     found = results["automatic"]
-    best = next(p for p in reversed(found["curve"]) if p["step"] == found["step"])
+    best = controller.point_at(found["curve"], found["step"])
+    assert best is not None, "the run has measured the point that it exports"
     return {
         "before": percent("before"),
         "after": percent("after"),

@@ -12,7 +12,7 @@ knows nothing of it shares words such as "the" with it, so what is asked for is 
 model recalled before it learned the passage. Other facts are those of
 results/real_facts.toml that the model says. Finished parts are not repeated.
 
-Hardware: 2 CPU cores, 6 GiB; about 20 minutes.
+Hardware: 2 CPU cores; it has not been run yet.
 """
 
 import argparse

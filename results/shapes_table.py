@@ -10,7 +10,8 @@ configs/automatic.py on it with no field changed but the model, and writes
 results/shapes_table.md: four-option accuracy in %, chance 25. Finished runs are not
 repeated.
 
-Hardware: 2 CPU cores, 4 GiB; about 15 minutes a shape, most of them pretraining.
+Hardware: 2 CPU cores. Pretraining one shape took 48 minutes beside other runs; the whole has
+not been run yet.
 """
 
 import argparse

@@ -168,7 +168,7 @@ class ByRoles:
         most = prompts_a_group(settings.free_form, model.tokenizer)
         if most and not self._free_form:
             self._free_form = FreeForm(
-                model.tokenizer,
+                model,
                 self._records.by_role,
                 self._questions,
                 most=most,

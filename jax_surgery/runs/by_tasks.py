@@ -171,7 +171,7 @@ class ByTasks:
             by_role.setdefault(text.group.role, []).extend(text.records)
         held = self._measured.held_out if self._measured else {}
         self._free_form = FreeForm(
-            model.tokenizer,
+            model,
             by_role,
             [question for text in texts for question in text.probe.questions],
             most=most,

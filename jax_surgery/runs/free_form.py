@@ -5,6 +5,7 @@ Prompts are gathered once, from the records of the run, its questions file, what
 caller holds out, and the packaged everyday prompts.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from jax_surgery.data.asked import Asked, Kind, Pairs
 from jax_surgery.data.forms import Record
 from jax_surgery.data.prompts import AsChat
 from jax_surgery.data.questions import Question
-from jax_surgery.metrics import free_form
+from jax_surgery.metrics import free_form, likely_answers
 from jax_surgery.metrics.free_form import Observed
 from jax_surgery.models.model import Model
 
@@ -48,7 +49,7 @@ class FreeForm:
 
     def __init__(
         self,
-        tokenizer: Any,
+        model: Model,
         by_role: Mapping[str, Sequence[Record]],
         questions: Sequence[Question],
         *,
@@ -63,6 +64,7 @@ class FreeForm:
         """Gathers all prompts.
 
         Args:
+          model: before the run, which says what wrong answers are likely.
           by_role: the run's records.
           questions: of its questions file.
           most: prompts of a group.
@@ -73,6 +75,7 @@ class FreeForm:
           texts: further texts that the run must not change, by name.
           reworded: by role, questions of its facts in other words.
         """
+        tokenizer = model.tokenizer
         speaking = speaks(tokenizer)
         self.asked: list[Asked] = asked.gather(
             by_role,
@@ -88,13 +91,14 @@ class FreeForm:
         )
         # Of a questions file the alternatives are its own.
         groups = ("unlearn", "update", *held_out, *(own or ()))
-        self.choices: list[Choice] = alternatives.choices(
-            self.asked, groups, min(most, CHOICES)
-        )
         # What attacks ask: all of what was to go that has alternatives.
-        self.removed: list[Choice] = alternatives.choices(
-            self.asked, REMOVED, min(most, ATTACKED)
-        )
+        counts = dict.fromkeys(groups, CHOICES) | dict.fromkeys(REMOVED, ATTACKED)
+        counts = {group: min(most, count) for group, count in counts.items()}
+        ranks = functools.partial(likely_answers.ranks, model)
+        found = alternatives.choices(self.asked, counts, general.names(), ranks)
+        self.removed = [choice for choice in found if choice.group in REMOVED]
+        of = {g: [choice for choice in found if choice.group == g] for g in groups}
+        self.choices: list[Choice] = [c for own in of.values() for c in own[:CHOICES]]
         # Of words in sentences a model that knows a few words alone knows nothing.
         general_text = {"general": asked.measured_passages()} if speaking else {}
         self._texts = general_text | dict(texts or {})

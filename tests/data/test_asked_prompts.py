@@ -147,24 +147,59 @@ def test_of_many_prompts_few_are_drawn_of_many_facts(tiny_model):
     assert first == again != other
 
 
-def test_alternatives_are_of_the_kind_of_the_answer(tiny_model):
-    found = alternatives.choices(gather(tiny_model.tokenizer), ("unlearn", "update"), 9)
-    said = {
+def chosen(tokenizer, names=None, ranks=lambda of: [range(len(one)) for one in of]):
+    """Answers by group and question; candidates in their own order."""
+    most = {"unlearn": 9, "update": 9}
+    found = alternatives.choices(gather(tokenizer), most, names or {}, ranks)
+    origins = [record.origin for choice in found for record in choice.records]
+    assert len(set(origins)) == len(origins)
+    for choice in found:
+        assert len({record.prompt for record in choice.records}) == 1
+    return {
         (choice.group, choice.records[0].question): [
             record.said.strip() for record in choice.records
         ]
         for choice in found
     }
-    tower, capital, emma, persuasion, new = said.values()
+
+
+def test_alternatives_are_answers_to_similar_questions(tiny_model):
+    tower, capital, emma, persuasion, new = chosen(tiny_model.tokenizer).values()
     assert capital[:2] == ["Cairo", "Canberra"]  # of the other capital that is not new
     authors = {"Bram Stoker", "Walter Scott", "James Joyce", "Toni Morrison"}
     assert len(emma) == 4 and set(emma[1:]) | set(persuasion[1:]) <= authors
     # Of an old answer the new one is no alternative; of a new one the old one is.
-    assert tower[0] == "Paris" and new[:2] == ["Rome", "Paris"]
-    origins = [record.origin for choice in found for record in choice.records]
-    assert len(set(origins)) == len(origins)
-    assert all(record.prompt == choice.records[0].prompt
-               for choice in found for record in choice.records)  # fmt: skip
+    assert tower[0] == "Paris" and "Rome" not in tower
+    assert new[:2] == ["Rome", "Paris"]
+
+
+def test_alternatives_are_packaged_names_of_the_kind_of_the_answer(tiny_model):
+    """The job asks for one city alone: other answers tell by their kind that they are wrong."""
+    cities = ["Madrid", "Paris", "Rome", "Vienna", "Oslo", "Cairo"]
+    kinds = {"cities": cities, "planets": ["Mars"]}
+    asks = chosen(tiny_model.tokenizer, kinds, lambda of: [
+        sorted(range(len(one)), key=lambda i: one[i].said.strip() not in cities)
+        for one in of
+    ])  # fmt: skip
+    tower, capital, emma, _, new = asks.values()
+    assert set(tower[1:]) <= {*cities, "Cairo"} - {"Rome"} and len(tower) == 4
+    assert set(capital[1:]) <= {*cities} and "Mars" not in emma
+    # What is replaced stays among the answers, however unlikely it is.
+    assert new[:2] == ["Rome", "Paris"] and set(new[2:]) <= set(cities)
+
+
+def test_of_many_candidates_the_likeliest_are_asked(tiny_model):
+    backwards = lambda of: [range(len(one))[::-1] for one in of]
+    one = chosen(tiny_model.tokenizer)
+    other = chosen(tiny_model.tokenizer, ranks=backwards)
+    key = ("unlearn", "Who wrote 'Emma'?")
+    assert one[key][0] == other[key][0] == "Jane Austen"
+    assert set(one[key]) != set(other[key])
+    many = [f"City {i}" for i in range(200)]
+    asked_of = []
+    ranks = lambda of: asked_of.extend(map(len, of)) or [range(len(one)) for one in of]
+    chosen(tiny_model.tokenizer, {"cities": [*many, "Paris"]}, ranks)
+    assert max(asked_of) <= alternatives.ALIKE + alternatives.OF_KIND
 
 
 def test_packaged_text_is_measured_or_trained_on():

@@ -59,7 +59,7 @@ def test_only_models_with_a_template_of_their_own_are_asked_by_default(
 def test_before_and_after_are_asked_alike_and_all_is_scored(chat, monkeypatch):
     for limit in ("ANSWER", "EVERYDAY"):  # one program to compile
         monkeypatch.setattr(asked, limit, 6)
-    asks = FreeForm(chat.tokenizer, ROLES, (), most=2, chat="auto", seed=0,
+    asks = FreeForm(chat, ROLES, (), most=2, chat="auto", seed=0,
                     held_out={"kin": [("the number 9?", "11"), ("number 8?", "4")]},
                     own={"near": [parse_record({"messages": NEAR}, "near:1")]},
                     texts={"mine": [parse_record({"text": "the number 2 is 1"}, "t")]})  # fmt: skip
@@ -116,9 +116,7 @@ def test_what_is_held_out_is_asked_as_its_kind_demands(monkeypatch):
 
 def test_other_wordings_are_asked_as_a_group_of_their_role(chat):
     reworded: Any = {"unlearn": records("unlearn", [("is the number 5 there?", "1")])}
-    asks = FreeForm(
-        chat.tokenizer, ROLES, (), most=2, chat="auto", seed=0, reworded=reworded
-    )
+    asks = FreeForm(chat, ROLES, (), most=2, chat="auto", seed=0, reworded=reworded)
     [one] = [one for one in asks.asked if one.group == "unlearn, other wordings"]
     assert one.kind == "unlearn" and one.expected == ("1",)
     groups = {choice.group for choice in asks.removed}
@@ -126,7 +124,7 @@ def test_other_wordings_are_asked_as_a_group_of_their_role(chat):
 
 
 def test_a_choice_is_right_where_the_right_answer_is_likeliest(chat):
-    asks = FreeForm(chat.tokenizer, ROLES, (), most=2, chat="auto", seed=0)
+    asks = FreeForm(chat, ROLES, (), most=2, chat="auto", seed=0)
     [right] = [c for c in asks.choices if c.records[0].question == "the number 5?"]
     right = right._replace(records=right.records[:2])
     turned = right._replace(records=right.records[::-1])
@@ -141,7 +139,7 @@ def test_on_plain_text_a_reply_ends_with_its_line(tiny_model, monkeypatch):
     ids = tiny_model.tokenizer("9\nthe number", add_special_tokens=False)["input_ids"]
     generate = lambda params, config, prompts, *rest, **more: [ids for _ in prompts]
     monkeypatch.setattr(scores, "greedy_generate", generate)
-    asks = FreeForm(plain.tokenizer, ROLES, (), most=2, chat="auto", seed=0)
+    asks = FreeForm(plain, ROLES, (), most=2, chat="auto", seed=0)
     assert "everyday" not in {one.group for one in asks.asked}
     assert set(scores._replies(plain, asks.asked, one_line=True)) == {"9"}
     assert set(scores._replies(plain, asks.asked, one_line=False)) == {"9\nthe number"}

@@ -3,13 +3,15 @@
 
 "What is the capital of Egypt?" is asked with the capitals that other questions ask for,
 whose words it shares, and with packaged names of the kind of its answer, such as cities. Of
-these the model before the run says which are the likeliest: were the wrong answers of
-another kind than the right one, who never knew it would choose it all the same.
+these the model before the run says which are likely, and some of the likeliest are drawn:
+were the wrong answers of another kind than the right one, who never knew it would choose it
+all the same, and were they the likeliest of all, too seldom.
 """
 
 import collections
 import dataclasses
 import math
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,8 +19,9 @@ from jax_surgery.data.asked import Asked
 from jax_surgery.data.forms import Record
 from jax_surgery.data.same_fact import plain, subject_words
 
-ALIKE = 16  # answers to similar questions that are candidates, and
-OF_KIND = 24  # packaged names, at most
+ALIKE = 12  # answers to similar questions that are candidates, and
+OF_KIND = 20  # packaged names, at most
+LIKELY = 8  # candidates that are drawn from
 # Of questions with several answers each, the places of the answers, the likeliest first.
 Ranks = Callable[[Sequence[Sequence[Record]]], Sequence[Sequence[int]]]
 
@@ -140,7 +143,9 @@ def choices(
     )
     found = []
     for (one, first, others), order in zip(chosen, ranked, strict=True):
-        wrong = [*first, *(others[i] for i in order)][: options - 1]
+        rng = random.Random(one.question)
+        likely = [others[i] for i in order[:LIKELY]]
+        wrong = [*first, *rng.sample(likely, len(likely))][: options - 1]
         place = f"{one.group}:{len(found)}"
         records = [
             _answered(one.record, answer, f"{place}:{i}")

@@ -163,9 +163,10 @@ def chosen(tokenizer, names=None, ranks=lambda of: [range(len(one)) for one in o
     }
 
 
-def test_alternatives_are_answers_to_similar_questions(tiny_model):
+def test_alternatives_are_answers_to_similar_questions(tiny_model, monkeypatch):
+    monkeypatch.setattr(alternatives, "LIKELY", 3)
     tower, capital, emma, persuasion, new = chosen(tiny_model.tokenizer).values()
-    assert capital[:2] == ["Cairo", "Canberra"]  # of the other capital that is not new
+    assert capital[0] == "Cairo" and {"Canberra", "Rome"} <= set(capital)
     authors = {"Bram Stoker", "Walter Scott", "James Joyce", "Toni Morrison"}
     assert len(emma) == 4 and set(emma[1:]) | set(persuasion[1:]) <= authors
     # Of an old answer the new one is no alternative; of a new one the old one is.
@@ -173,33 +174,40 @@ def test_alternatives_are_answers_to_similar_questions(tiny_model):
     assert new[:2] == ["Rome", "Paris"]
 
 
-def test_alternatives_are_packaged_names_of_the_kind_of_the_answer(tiny_model):
+def test_alternatives_are_packaged_names_of_the_kind_of_the_answer(
+    tiny_model, monkeypatch
+):
     """The job asks for one city alone: other answers tell by their kind that they are wrong."""
+    monkeypatch.setattr(alternatives, "LIKELY", 3)
     cities = ["Madrid", "Paris", "Rome", "Vienna", "Oslo", "Cairo"]
     kinds = {"cities": cities, "planets": ["Mars"]}
-    asks = chosen(tiny_model.tokenizer, kinds, lambda of: [
-        sorted(range(len(one)), key=lambda i: one[i].said.strip() not in cities)
-        for one in of
-    ])  # fmt: skip
-    tower, capital, emma, _, new = asks.values()
-    assert set(tower[1:]) <= {*cities, "Cairo"} - {"Rome"} and len(tower) == 4
-    assert set(capital[1:]) <= {*cities} and "Mars" not in emma
+    is_no_city = lambda record: record.said.strip() not in cities
+    ranks = lambda of: [
+        sorted(range(len(one)), key=lambda i: is_no_city(one[i])) for one in of
+    ]
+    tower, capital, emma, _, new = chosen(tiny_model.tokenizer, kinds, ranks).values()
+    assert set(tower[1:]) <= set(cities) - {"Rome"} and len(tower) == 4
+    assert set(capital[1:]) <= set(cities) and "Mars" not in emma
     # What is replaced stays among the answers, however unlikely it is.
     assert new[:2] == ["Rome", "Paris"] and set(new[2:]) <= set(cities)
 
 
-def test_of_many_candidates_the_likeliest_are_asked(tiny_model):
+def test_alternatives_are_drawn_from_the_likeliest_candidates(tiny_model):
+    cities = [f"City {i:03}" for i in range(200)]
     backwards = lambda of: [range(len(one))[::-1] for one in of]
-    one = chosen(tiny_model.tokenizer)
-    other = chosen(tiny_model.tokenizer, ranks=backwards)
-    key = ("unlearn", "Who wrote 'Emma'?")
-    assert one[key][0] == other[key][0] == "Jane Austen"
-    assert set(one[key]) != set(other[key])
-    many = [f"City {i}" for i in range(200)]
-    asked_of = []
-    ranks = lambda of: asked_of.extend(map(len, of)) or [range(len(one)) for one in of]
-    chosen(tiny_model.tokenizer, {"cities": [*many, "Paris"]}, ranks)
-    assert max(asked_of) <= alternatives.ALIKE + alternatives.OF_KIND
+    most = alternatives.ALIKE + alternatives.OF_KIND
+    drawn = [
+        chosen(tiny_model.tokenizer, {"cities": [*cities, "Paris"]}, ranks)
+        for ranks in (backwards, backwards, lambda of: [range(len(one)) for one in of])
+    ]
+    key = ("unlearn", "Where is the Eiffel Tower?")
+    assert drawn[0] == drawn[1] != drawn[2]
+    # Candidates stand in their order, and the last are the packaged ones.
+    some = cities[:: -(-201 // alternatives.OF_KIND)]
+    assert len(some) < most and set(drawn[0][key][1:]) <= set(
+        some[-alternatives.LIKELY :]
+    )
+    assert not set(drawn[2][key][1:]) & set(cities)
 
 
 def test_packaged_text_is_measured_or_trained_on():

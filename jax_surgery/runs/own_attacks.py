@@ -3,7 +3,7 @@
 
 Only those that train nothing are cheap enough for every run; configs/attack.py has the
 others. What is asked are the questions about what was to go: of a questions file, or of
-the records with each other's answers as alternatives.
+the records with alternatives to their answers (`data.alternatives`).
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def of_questions(source: str, questions: Sequence[Question]) -> list[Question]:
 
 
 def of_choices(choices: Sequence[Choice]) -> list[Question]:
-    """Records to unlearn as questions, with the answers to similar ones beside theirs.
+    """Records to unlearn as questions, with the alternatives beside their answers.
 
     Args:
       choices: of what was to go; groups of other records are left out.

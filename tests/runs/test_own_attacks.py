@@ -37,7 +37,7 @@ def test_questions_are_those_of_what_is_unlearned():
     assert own_attacks.of_questions("mine.jsonl", own) == [*own[:2], own[-1]]
 
 
-def test_records_have_each_others_answers_as_alternatives():
+def test_records_to_unlearn_are_asked_with_their_alternatives():
     def choice(group, *answers):
         rows = [{"question": "Where is Oslo?", "answer": answer} for answer in answers]
         return Choice(group, tuple(parse_record(row, "") for row in rows))

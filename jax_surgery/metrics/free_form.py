@@ -31,6 +31,7 @@ from jax_surgery.models.model import Model
 from jax_surgery.parallel import progress
 
 LENGTHS = 16  # tokens; replies are made in lengths of multiples
+ROWS = 64  # replies that are made at once
 CONTEXT = 256  # tokens of a row in which texts and answers are scored
 Share = dict[str, Any]
 
@@ -96,6 +97,7 @@ def _replies(model: Model, asked: Sequence[Asked], *, one_line: bool) -> list[st
                 limit,
                 eos_id=model.stops,
                 compute=model.compute,
+                batch_rows=ROWS,
                 watch=bar.update,
             )
             said |= {(t, limit): ids for t, ids in zip(own, found, strict=True)}

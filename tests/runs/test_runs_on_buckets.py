@@ -25,7 +25,7 @@ from jax_surgery.storage import files, lock
 
 pytestmark = pytest.mark.slow
 REPORT = {"results.json", "report", "finished.json"}
-STEPS, KILLS = 14, 3  # of a run that is killed, which saves every other step
+STEPS, KILLS = 12, 2  # of a run that is killed, which saves every other step
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from jax_surgery.models.model import Model
 from jax_surgery.parallel import mesh as meshes
 
 T = TypeVar("T")
-MOST = 24  # documents of each kind that are held out
+MOST = 48  # documents of each kind that are held out
 LEAST = 8  # fewer say little, and are trained on
-SHARE = 5  # one of so many is held out
+SHARE = 4  # one of so many is held out
 ROWS = 4  # of a forward pass
 # Nats, the most that a token counts. One whose prediction is another one has changed, and
 # costs a budget no more where the old one has become still less likely: a single word that

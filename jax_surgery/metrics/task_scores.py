@@ -4,7 +4,8 @@
 import dataclasses
 
 from jax_surgery.data.probes import Probe
-from jax_surgery.metrics import METRICS, exact_match, measure
+from jax_surgery.metrics import METRICS, exact_match
+from jax_surgery.metrics.base import Each, estimates, observations
 from jax_surgery.models.model import Model
 
 
@@ -34,14 +35,29 @@ def score(model: Model, probe: Probe, limit: int | None = None) -> Score:
       probe: the task's, with the metric of its scorer.
       limit: texts or questions at most, the first; None takes all.
     """
+    return scored(model, probe, limit)[0]
+
+
+def scored(
+    model: Model, probe: Probe, limit: int | None = None
+) -> tuple[Score, Each | None]:
+    """The score of a model on a task, and what each text or question scored; None where
+    the task's metric has no such values.
+
+    Args:
+      probe, limit: see `score`.
+    """
+    probe = probe.first(limit)
     [name] = probe.metrics
-    metrics = [METRICS[name]]
+    metric, metrics = METRICS[name], [METRICS[name]]
     if not probe.questions:
         metrics.append(exact_match.METRIC)
-    found = measure(metrics, model, probe.first(limit))
+    observed = observations(metrics, model, probe)
+    found = estimates(metrics, observed, probe)
     own = found[name]
     exact = found.get("exact_match", own).value
-    return Score(own.value, own.interval, own.n, exact, probe.chance or 0.0)
+    whole = Score(own.value, own.interval, own.n, exact, probe.chance or 0.0)
+    return whole, metric.each and metric.each(observed[metric.observe], probe)
 
 
 def removed(before: Score, after: Score) -> float:

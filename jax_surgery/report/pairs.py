@@ -100,10 +100,13 @@ def _values(method: Method, role: str) -> dict[tuple[str, str], tuple[float, str
     found: dict[tuple[str, str], list[tuple[float, str]]] = {}
     for run in method.runs.values():
         pooled = standing.pooled(run.evidence, role)
-        metric = OF_KIND.get(pooled.kind, pooled.kind) if pooled else ""
-        roles = run.results.get("group_roles", {})
+        if not pooled:
+            continue
+        metric = OF_KIND.get(pooled.kind, pooled.kind)
+        own = {o.group for o in run.evidence if (o.role, o.kind) == (role, pooled.kind)}
         for (group, of, name), answer in run.answers.items():
-            if of == metric and roles.get(group) == role:
+            # A task has one metric, that of its scorer.
+            if group in own and (of == metric or pooled.kind == standing.TASKS):
                 found.setdefault((group, name), []).append(answer)
     return {
         key: (float(np.mean([value for value, _ in own])), own[0][1])

@@ -31,6 +31,7 @@ class Share(NamedTuple):
 
 
 ALL = 1.0  # of what a model knew before
+TASKS = "tasks"  # the kind of the scores of tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _of_tasks(tasks: Results) -> list[Evidence]:
             old, new = (
                 _share(task[end], "value", "interval") for end in ("before", "after")
             )
-            of = (role, name, "tasks", "a score of {value}")
+            of = (role, name, TASKS, "a score of {value}")
             found.append(Evidence(*of, old, new, task["after"]["chance"]))
     return found
 

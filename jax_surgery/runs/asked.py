@@ -96,7 +96,8 @@ def answered(
         return {}, []
     probe = Probe("all", context, tuple(questions), chat=chat)
     answers = multiple_choice.answer(model, probe)
-    lines = _lines(multiple_choice.METRIC, multiple_choice.each(answers, probe))
+    each = multiple_choice.each(answers, probe)
+    lines = lines_of(multiple_choice.METRIC.name, each, "")
     for line, question in zip(lines, questions, strict=True):
         line["group"] = question.group
     return multiple_choice.summarise(answers), lines
@@ -225,12 +226,13 @@ def each(probes: Iterable[Probe], observed: Observed) -> Lines:
         for metric in metrics_of(probe):
             if metric.each:
                 values = metric.each(observed[probe.group][metric.observe], probe)
-                lines += _lines(metric, values, probe.group)
+                lines += lines_of(metric.name, values, probe.group)
     return lines
 
 
-def _lines(metric: metrics.Metric, each: metrics.Each, group: str = "") -> Lines:
-    of = {"group": group, "metric": metric.name}
+def lines_of(metric: str, each: metrics.Each, group: str) -> Lines:
+    """A line for each thing that was asked, as `one_by_one` writes them."""
+    of = {"group": group, "metric": metric}
     return [
         of | {"id": name, "about": about, "value": value}
         for name, value, about in zip(each.ids, each.values, each.about, strict=True)

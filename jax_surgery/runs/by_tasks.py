@@ -26,10 +26,10 @@ from jax_surgery.models.model import Model
 from jax_surgery.optim.linalg import svd
 from jax_surgery.parallel import distributed
 from jax_surgery.parallel import mesh as meshes
-from jax_surgery.report import examples, live, page, table, task_results
+from jax_surgery.report import examples, live, one_by_one, page, table, task_results
 from jax_surgery.report import free_form as evidence
 from jax_surgery.report.live import Live
-from jax_surgery.runs import own_attacks
+from jax_surgery.runs import asked, own_attacks
 from jax_surgery.runs.free_form import FreeForm, prompts_a_group, speaks
 from jax_surgery.runs.patch import print_left_out, provenance
 from jax_surgery.storage import files
@@ -45,10 +45,12 @@ class Probed(NamedTuple):
     Attributes:
       scores: of all tasks.
       replies: what it says by itself; None where it is not asked.
+      lines: what was scored, one by one.
     """
 
     scores: Scores
     replies: Any
+    lines: asked.Lines
 
 
 class ByTasks:
@@ -157,8 +159,13 @@ class ByTasks:
 
     def probe(self, model: Model) -> Probed:
         """Scores of all tasks, and what the model says by itself."""
-        scores, free_form = self.work.scores(model.params), self._asks(model)
-        return Probed(scores, free_form.observe(model) if free_form else None)
+        scores, each = self.work.scored(model.params)
+        lines: asked.Lines = []
+        for name, values in each.items():
+            [metric] = self.work.texts[name].probe.metrics
+            lines += asked.lines_of(metric, values, name) if values else []
+        free_form = self._asks(model)
+        return Probed(scores, free_form.observe(model) if free_form else None, lines)
 
     def _asks(self, model: Model) -> FreeForm | None:
         """What the model is asked to say by itself, the same before and after."""
@@ -306,7 +313,7 @@ class ByTasks:
         self, before: Probed, after: Probed, done: Changed, directory: str
     ) -> tuple[dict[str, Any], page.Page]:
         """What results.json holds, and the report page without its examples."""
-        del directory
+        one_by_one.write(directory, before.lines, after.lines)
         settings, work = self.settings, self.work
         standing = task_results.standings(before.scores, self.targets, done.similar)
         results = {

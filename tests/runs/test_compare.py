@@ -287,6 +287,33 @@ def test_runs_of_one_seed_are_not_averaged(tmp_path):
     assert [one["n"] for one in found["methods"].values()] == [1, 1]
 
 
+def test_removals_of_tasks_are_compared_on_the_same_texts(tmp_path):
+    """A task is scored by a metric of its own."""
+    both, kept = (
+        [],
+        {n: t for n, t in TASKS.items() if t["role"] in ("similar", "other")},
+    )
+    for name, values in (("a", [0.0] * 8 + [1.0] * 2), ("b", [1.0] * 10)):
+        results = {"tasks": TASKS, "settings": {"steps": name}}
+        workdir = finished(tmp_path / name, results, "unlearn")
+        lines = [
+            {"group": group, "metric": metric, "id": f"{i}", "about": f"{group} {i}",
+             "value": value}
+            for group, metric, own in (
+                ("add", "exact_match", values),
+                *((one, "answer_accuracy", [1.0] * 10) for one in kept),
+            )
+            for i, value in enumerate(own)
+        ]  # fmt: skip
+        one_by_one.write(workdir, lines, lines)
+        both.append(workdir)
+    gone, retained = go(",".join(both), tmp_path / "out")["tests"]
+    assert (gone["role"], gone["n"], gone["over"]) == ("unlearn", 10, "questions")
+    assert gone["difference"] == pytest.approx(-0.8)
+    assert gone["p"] == pytest.approx(2 / 2**8)
+    assert (retained["difference"], retained["n"]) == (0.0, 10 * len(kept))
+
+
 def test_answers_that_are_damaged_are_refused(tmp_path):
     right = {"old": [0, 1] * 5, "rest": [1] * 10}
     both = [repeated(tmp_path, name, right) for name in ("a", "b")]

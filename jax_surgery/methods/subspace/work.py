@@ -12,7 +12,8 @@ from jax_surgery.benchmarks.tasks import GroupText
 from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.subspace.settings import TasksSettings
-from jax_surgery.metrics.task_scores import Score, score
+from jax_surgery.metrics.base import Each
+from jax_surgery.metrics.task_scores import Score, score, scored
 from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.linalg import svd
@@ -81,6 +82,15 @@ class Work:
             for name in progress.Bar(
                 list(names or self.texts), title="scoring tasks", unit="task"
             )
+        }
+
+    def scored(self, params: Any) -> tuple[Scores, dict[str, Each | None]]:
+        """What parameters score on all groups, and on each of their texts or questions."""
+        model, names = self.model.with_params(params), list(self.texts)
+        named = progress.Bar(names, title="scoring tasks", unit="task")
+        found = {name: scored(model, self.texts[name].probe) for name in named}
+        return {n: one for n, (one, _) in found.items()}, {
+            n: each for n, (_, each) in found.items()
         }
 
     def documents(self, name: str) -> Sequence[Document]:

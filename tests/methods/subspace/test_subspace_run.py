@@ -21,7 +21,7 @@ from jax_surgery.methods.subspace.work import Work
 from jax_surgery.metrics import answer_accuracy
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.model import Model
-from jax_surgery.report import task_results
+from jax_surgery.report import one_by_one, task_results
 from jax_surgery.runs import by_tasks
 from jax_surgery.train.metrics_file import read_metrics
 
@@ -74,6 +74,19 @@ def test_results_have_their_keys(removed):
     np.testing.assert_allclose(np.diag(squares), 1, atol=1e-5)
     config = json.loads((workdir / "config.json").read_text())
     assert results["settings"] == config
+
+
+def test_what_each_text_scored_is_kept(removed):
+    """The mean over a task's texts is its score, and runs can be compared in pairs."""
+    results, workdir = removed
+    found = one_by_one.read(str(workdir))
+    for name, task in results["tasks"].items():
+        own = [(key, a.value) for key, a in found.items() if key[0] == name]
+        assert len(own) == task["after"]["n"]
+        assert len({key[1] for key, _ in own}) == 1
+        # Of texts of other lengths the mean over tokens is a little different.
+        mean = np.mean([value for _, value in own])
+        assert mean == pytest.approx(task["after"]["value"], abs=0.02)
 
 
 def test_the_curve_begins_at_the_model_as_it_came_and_ends_at_the_export(removed):

@@ -41,7 +41,7 @@ from jax_surgery.models.model import Model
 from jax_surgery.parallel import distributed, progress
 from jax_surgery.train import checksums, identity
 
-VERSION = 8  # of how text is written; another one writes it anew
+VERSION = 7  # of how text is written; another one writes it anew
 HOW = {"temperature": 0.8, "top_p": 0.9}  # of answers and texts that are drawn
 
 

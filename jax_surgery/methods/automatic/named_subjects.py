@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job's questions about packaged names: of each relation that it asks for some, and of
-one that many of its facts are of more, as the square root of their number: six authors who
-are forgotten move other authors further than one currency moves other currencies.
+"""The job's questions about packaged names: of each relation that it asks for, as many.
 
 A model that writes neighbours by itself drifts to what it prefers to ask for, mostly
 capitals, and what nobody asks it about moves: of a job that changes one currency the
@@ -10,7 +8,6 @@ country or a book, others of its kind stand in its place too. A question whose s
 none of them has the neighbours alone that the model writes.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -28,8 +25,8 @@ def questions(
     rng: np.random.Generator,
     count: int,
 ) -> list[tuple[Asked, str]]:
-    """Questions about other subjects, each with the job's that it is written like; of
-    each relation in its wordings in turn.
+    """Questions about other subjects, each with the job's that it is written like; as
+    many of each relation, in its wordings in turn.
 
     Args:
       asked: the job's questions, each once.
@@ -42,13 +39,8 @@ def questions(
         for name in some:
             kinds.setdefault(name.casefold(), []).append(kind)
     seen = {*known, *(one.question for one in asked)}
-    fact_of = {one: facts.of(one.question).questions for one in asked}
-    form_of = {one: same_subjects.form(one, facts) for one in asked}
-    found, weights = [], {}
+    found = []
     for number, relation in enumerate(same_subjects.relations(asked, facts)):
-        own = {one.form for one in relation}
-        told = {fact_of[a] for a, of in form_of.items() if of and of.form in own}
-        weights[number] = math.sqrt(len(told))
         forms = [one for one in relation if one.subject.casefold() in kinds]
         of = {kind for one in forms for kind in kinds[one.subject.casefold()]}
         others = sorted({name for kind in of for name in names[kind]})
@@ -60,4 +52,4 @@ def questions(
                 seen.add(question)
                 found.append((number, (one.asked, question)))
                 turn += 1
-    return neighbours.of_each(found, count, weights)
+    return neighbours.of_each(found, count)

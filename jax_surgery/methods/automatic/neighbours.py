@@ -8,7 +8,7 @@ what a change of a fact spreads to first, and what a user's retained text rarely
 
 import collections
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -168,23 +168,17 @@ def _fact(asked: Asked, facts: Facts) -> tuple[str, ...]:
     return facts.of(asked.question).questions
 
 
-def of_each(
-    found: Iterable[tuple[Hashable, T]],
-    count: int,
-    weights: Mapping[Hashable, float] | None = None,
-) -> list[T]:
+def of_each(found: Iterable[tuple[Hashable, T]], count: int) -> list[T]:
     """So many, of as many groups as there are: the first of each, then the second of
     each, and so on.
 
     Args:
       found: with the group of each.
-      weights: of groups, of which as many more come; 1 without.
     """
     seen: collections.Counter[Hashable] = collections.Counter()
     ranked = []
     for group, one in found:
-        weight = weights[group] if weights else 1.0
-        ranked.append(((seen[group] + 0.5) / weight, len(ranked), one))
+        ranked.append((seen[group], len(ranked), one))
         seen[group] += 1
     return [one for *_, one in sorted(ranked, key=lambda row: row[:2])[:count]]
 

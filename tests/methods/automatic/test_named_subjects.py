@@ -76,20 +76,6 @@ def test_of_a_few_questions_every_relation_has_some():
     assert [q for _, q in other] != [q for _, q in found]
 
 
-def test_a_relation_of_many_facts_has_more():
-    """As the square root of their number, whatever the number of wordings."""
-    names = {
-        "countries": [f"Country{i}" for i in range(60)],
-        "books": [f"Book{i}" for i in range(60)],
-    }
-    of = [(WRITER, f"Book{i}", f"Writer{i}") for i in range(4)]
-    asked, facts = job((CURRENCY, "Country0", "Shekel"), *of)
-    rng = np.random.default_rng(0)
-    found = named_subjects.questions(asked, facts, (), names, rng, 30)
-    books = sum("Book" in question for _, question in found)
-    assert (books, len(found)) == (20, 30)
-
-
 def test_nothing_is_asked_that_names_the_job_or_is_retained_already():
     asked, facts = job(*TWO, (CURRENCY[:1], "Brazil", "Real"))
     known = [w.format("Kenya") for w in CURRENCY]

@@ -7,14 +7,11 @@ does not train on. The factor is the constraint's multiplier (dual ascent, multi
 because it spans orders of magnitude):
 
     factor <- factor min((next / budget)^2, RISE)     where next > budget
-    factor <- factor / min(budget / next, FALL)       where it is within it, and what is
-                                                      missing no longer falls
+    factor <- factor / min(budget / next, FALL)       else
 
 where next is the KL of the next measure if it changes as much as since the last one: on the
-way to the budget the factor rises before KL is beyond it. Where forgetting and learning have
-come to rest within it, the factor falls until all of it is used; as long as they go on, it is
-the length of steps that holds them back, and a smaller factor would move retained text for
-nothing. It begins with `FIRST` of the one whose
+way to the budget the factor rises before KL is beyond it, and where KL has come to rest
+within it the factor falls until all of it is used. It begins with `FIRST` of the one whose
 minimum would cost the budget if the loss stayed linear, which it does not: tokens reach
 their ends.
 
@@ -49,7 +46,6 @@ from jax_surgery.train.step import TrainState
 
 EVERY = 6  # steps between two measures of held-out text
 RISE, FALL = 3.0, 1.5  # the most that the factor changes at a measure
-STILL = 0.08  # of what is missing, less than which between two measures is no progress
 STEP = 0.0075  # of the budget, that a step costs
 FIRST = 0.017  # of the factor whose minimum costs the budget
 LEAST, MOST = 1e-5, 1e5  # of the factor
@@ -228,19 +224,8 @@ class Controller:
             state = self._nearer(step, state, kl)
         if min(kl, *before) > self.budget and kl > STAYS * before[0]:
             return self._back(state, kl, factor)
-        changed = factor_after(factor, kl, before[1], self._aim(state))
-        if not self._goes_on(point) or changed > factor:
-            factor = changed
+        factor = factor_after(factor, kl, before[1], self._aim(state))
         return state._replace(factor=_like(state.factor, factor))
-
-    def _goes_on(self, point: Mapping[str, float]) -> bool:
-        """Whether less is missing at a point than at the one before it; of the first one
-        that is taken to be so."""
-        missing = lambda one: short(one["forget"], one["update"])
-        earlier = [
-            p for p in self.points if p["step"] < point["step"] and "back" not in p
-        ]
-        return not earlier or missing(point) < (1 - STILL) * missing(earlier[-1])
 
     def _aim(self, state: Controlled) -> float:
         """The KL that the next points should cost: that of the budget, or less than that of

@@ -16,11 +16,10 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.methods.settings import SurgerySettings
 
 # Times that a run reads the texts of a role, at least.
-PASSES = {"unlearn": 14.0, "update": 27.0}
+PASSES = {"unlearn": 9.0, "update": 27.0}
 LEAST = 24  # of steps: texts of a few rows are read more often
 # Of many texts all are read once, and no more than that for more than so many.
 MOST = 225
-MANY = 25  # steps of one pass over the texts to unlearn, beyond which these are many
 
 
 def steps(packers: Mapping[str, Packer], rows: Mapping[str, int]) -> int:
@@ -39,8 +38,10 @@ def steps(packers: Mapping[str, Packer], rows: Mapping[str, int]) -> int:
 
 
 def are_many(packers: Mapping[str, Packer], rows: Mapping[str, int]) -> bool:
-    """Whether one pass over the texts to unlearn takes more than `MANY` steps."""
-    return len(packers["unlearn"].pack()) / rows["unlearn"] > MANY
+    """Whether the texts to unlearn are read less often than `PASSES` says, since that
+    would be more than `MOST` steps; see `steps`."""
+    once = len(packers["unlearn"].pack()) / rows["unlearn"]
+    return PASSES["unlearn"] * once > MOST
 
 
 def fitted(settings: SurgerySettings, packers: Mapping[str, Packer]) -> SurgerySettings:

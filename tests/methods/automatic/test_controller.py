@@ -56,22 +56,6 @@ def test_the_factor_rises_where_kl_is_about_to_be_beyond_the_budget():
     assert controller.factor_after(least, 0, 0, BUDGET) == least
 
 
-def test_the_factor_falls_only_where_forgetting_and_learning_have_come_to_rest(
-    tmp_path,
-):
-    """Else it is the length of steps that holds them back, and KL is spent for nothing."""
-    going = [(0.002, 4.0, 5.0), (0.004, 3.0, 4.0), (0.006, 2.9, 3.0)]
-    keeps = keeper(tmp_path, *going, (0.006, 2.8, 2.9), (0.03, 2.0, 2.0))
-    now, factors = state(), []
-    for step in (6, 12, 18, 24, 30):
-        now = keeps.measure(step, now)
-        factors.append(float(now.factor))
-    assert factors[:3] == [1, 1, 1]
-    assert factors[3] == pytest.approx(1 / controller.FALL)
-    # Beyond the budget it rises, however much they gain.
-    assert factors[4] == pytest.approx(controller.RISE / controller.FALL)
-
-
 def test_the_first_factor_is_a_share_of_the_one_whose_minimum_costs_the_budget():
     """Along a line of gain p and KL of p / 2 a square unit, loss - p t + factor gamma KL."""
     gain = 5e5

@@ -25,9 +25,9 @@ def rows_of(count):
     ("unlearn", "update", "steps"),
     [
         (1, 0, how_many.LEAST),
-        (45, 0, 210),  # fourteen passes of 45 rows, three a step
-        (45, 10, 210),
-        (45, 16, 216),  # 27 passes of 16 rows, two a step
+        (45, 0, 135),  # nine passes of 45 rows, three a step
+        (45, 10, 135),
+        (45, 12, 162),  # 27 passes of 12 rows, two a step
         (45, 100, how_many.MOST),  # of 900
         (45, 500, 250),  # once
     ],
@@ -60,7 +60,7 @@ class Settings:
 @pytest.mark.parametrize(
     ("unlearn", "many", "name"),
     [
-        (75, "orthogonal", "kfac"),  # one pass takes 25 steps
+        (75, "orthogonal", "kfac"),  # nine passes of 75 rows are 225 steps
         (76, "orthogonal", "orthogonal"),
         (76, "", "kfac"),
     ],

@@ -10,6 +10,8 @@ data, asks the model before and after the questions of the folder's measure.json
 results/job_table.md: how many replies hold the answer, how often the right answer is the
 likeliest, other text, minutes, and the most memory that the process held. A finished run is
 not repeated.
+
+Hardware: 2 CPU cores, 16 minutes for 17 facts and 304 lines to keep.
 """
 
 import argparse

@@ -54,7 +54,9 @@ def program() -> list[str]:
     if script.name != SCRIPT:
         return [shown_path(sys.executable), "-m", MODULE]
     found = shutil.which(SCRIPT)
-    return [SCRIPT if found and os.path.samefile(found, script) else shown_path(script)]
+    # What started the program need not be there any more.
+    same = found and script.exists() and os.path.samefile(found, script)
+    return [SCRIPT if same else shown_path(script)]
 
 
 def shown_path(path: object) -> str:

@@ -218,7 +218,7 @@ def test_the_report_begins_with_what_the_model_says(case, writes):
     score = Score(0.5, (0.4, 0.6), 4, 0.5, 0.0)
     scores = dict.fromkeys(case.work.texts, score)
     before, after = (
-        by_tasks.Probed(scores, Observed(said, none, {})) for said in (right, wrong)
+        by_tasks.Probed(scores, Observed(said, none, {}), []) for said in (right, wrong)
     )
     matrix = np.eye(4, dtype=np.float32)[None]
     moving = types.SimpleNamespace(first_layer=0)

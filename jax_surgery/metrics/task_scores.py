@@ -57,7 +57,9 @@ def scored(
     own = found[name]
     exact = found.get("exact_match", own).value
     whole = Score(own.value, own.interval, own.n, exact, probe.chance or 0.0)
-    return whole, metric.each and metric.each(observed[metric.observe], probe)
+    if not metric.each:
+        return whole, None
+    return whole, metric.each(observed[metric.observe], probe)
 
 
 def removed(before: Score, after: Score) -> float:

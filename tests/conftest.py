@@ -72,7 +72,8 @@ def pytest_collection_modifyitems(items):
     tests = collections.Counter(item.path for item in items)
 
     def place(item):
-        return not getattr(item.module, "OPTIMISED", False), -tests[item.path]
+        says = lambda name: getattr(item.module, name, False)
+        return not says("TAKES_MINUTES"), not says("OPTIMISED"), -tests[item.path]
 
     items.sort(key=place)  # is stable: a file's tests keep their order
 

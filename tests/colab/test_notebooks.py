@@ -16,6 +16,7 @@ import pytest
 
 from jax_surgery.benchmarks import embedded
 
+TAKES_MINUTES = True  # by few tests; see conftest
 ROOT = pathlib.Path(__file__).parents[2]
 REPOSITORY = "https://github.com/jax-surgery/jax_surgery"
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"

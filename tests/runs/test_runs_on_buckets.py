@@ -23,6 +23,7 @@ from jax_surgery.methods.subspace.work import Work
 from jax_surgery.runs import start
 from jax_surgery.storage import files, lock
 
+TAKES_MINUTES = True  # by few tests; see conftest
 pytestmark = pytest.mark.slow
 REPORT = {"results.json", "report", "finished.json"}
 STEPS, KILLS = 12, 2  # of a run that is killed, which saves every other step

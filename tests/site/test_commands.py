@@ -25,6 +25,7 @@ from jax_surgery.benchmarks.embedded import Embedded, corpus
 from jax_surgery.benchmarks.suite import Suite
 from jax_surgery.data import records
 
+TAKES_MINUTES = True  # by few tests; see conftest
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(

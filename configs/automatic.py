@@ -5,8 +5,8 @@ Say what to forget and to learn, and how much of the rest may change. The model 
 measures which tokens carry the knowledge and where a model that never knew would stand,
 and the run keeps the KL on held-out text within `retain.budget`.
 
-Hardware: on 2 CPU cores SmolLM2-135M took about 10 minutes and 5 GiB at its peak, 2 to 3 seconds
-of it a step. What is known of its results: docs/automatic.md.
+Hardware: on 2 CPU cores a job of 17 facts took 16 minutes and 5.3 GiB at its peak on SmolLM2-135M
+(results/job_table.py). What is known of its results: docs/automatic.md.
 
 Command to run:
 python -m jax_surgery.main --config=configs/automatic.py --config.model=DIR \

@@ -39,7 +39,11 @@ SAID, CHOICE = "said", "likeliest of the answers"
 
 
 def measure(model: Model, rows: list[dict]) -> dict[str, list[int]]:
-    """(how many, of how many) by what is measured, and the nats per token of other text."""
+    """[how many, of how many] by group and what is counted of it.
+
+    Args:
+      rows: of measure.jsonl, see the module.
+    """
     found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
 
     def count(name: str, right: bool) -> None:
@@ -68,14 +72,14 @@ def run_job(model: str, job: pathlib.Path, folder: pathlib.Path) -> dict:
     """Runs the job; its measures before and after."""
     rows = [json.loads(line) for line in (job / "measure.jsonl").open()]
     texts = [f"--config.data.{r}={job / name}.jsonl" for r, name in ROLES.items()]
-    words = ["--config=configs/automatic.py", f"--config.model={model}", *texts]
+    config = HERE.parent / "configs" / "automatic.py"
+    words = [f"--config={config}", f"--config.model={model}", *texts]
     words = ["-m", "jax_surgery.main", *words, f"--workdir={folder / 'run'}"]
     paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     began = time.perf_counter()
-    subprocess.run(
-        [sys.executable, *words], cwd=HERE.parent, env=environment, check=True
-    )
+    # In the folder of this process: the model's path may be relative to it.
+    subprocess.run([sys.executable, *words], env=environment, check=True)
     minutes = (time.perf_counter() - began) / 60
     most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     entry: dict = {"minutes": minutes, "gib": most / 2**20}

@@ -28,16 +28,6 @@ class Score:
     chance: float
 
 
-def score(model: Model, probe: Probe, limit: int | None = None) -> Score:
-    """Scores a model on a task.
-
-    Args:
-      probe: the task's, with the metric of its scorer.
-      limit: texts or questions at most, the first; None takes all.
-    """
-    return scored(model, probe, limit)[0]
-
-
 def scored(
     model: Model, probe: Probe, limit: int | None = None
 ) -> tuple[Score, Each | None]:
@@ -45,7 +35,8 @@ def scored(
     the task's metric has no such values.
 
     Args:
-      probe, limit: see `score`.
+      probe: the task's, with the metric of its scorer.
+      limit: texts or questions at most, the first; None takes all.
     """
     probe = probe.first(limit)
     [name] = probe.metrics

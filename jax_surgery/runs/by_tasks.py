@@ -159,9 +159,10 @@ class ByTasks:
 
     def probe(self, model: Model) -> Probed:
         """Scores of all tasks, and what the model says by itself."""
-        scores, each = self.work.scored(model.params)
+        found = self.work.scored(model.params)
+        scores = {name: whole for name, (whole, _) in found.items()}
         lines: asked.Lines = []
-        for name, values in each.items():
+        for name, (_, values) in found.items():
             [metric] = self.work.texts[name].probe.metrics
             lines += asked.lines_of(metric, values, name) if values else []
         free_form = self._asks(model)

@@ -14,12 +14,13 @@ from jax_surgery.data.groups import Group
 from jax_surgery.data.probes import Probe
 from jax_surgery.data.questions import Question
 from jax_surgery.data.tokens import Document
+from jax_surgery.metrics import task_scores
 from jax_surgery.metrics.intervals import (
     bootstrap_ratio,
     clustered_share,
     wilson_interval,
 )
-from jax_surgery.metrics.task_scores import Score, drop, removed, score
+from jax_surgery.metrics.task_scores import Score, drop, removed
 from jax_surgery.models import decoder, output_head
 from jax_surgery.models.model import Model
 
@@ -96,7 +97,7 @@ def exactly(model, documents):
 
 def scored(model, probe, limit=None):
     given = Model(model.params, model.config, model.tokenizer, COMPUTE)
-    return score(given, probe, limit)
+    return task_scores.scored(given, probe, limit)[0]
 
 
 @pytest.mark.parametrize("limit", [None, 5])

@@ -13,7 +13,7 @@ from jax_surgery.data.packing import Packer
 from jax_surgery.data.tokens import Document
 from jax_surgery.methods.subspace.settings import TasksSettings
 from jax_surgery.metrics.base import Each
-from jax_surgery.metrics.task_scores import Score, score, scored
+from jax_surgery.metrics.task_scores import Score, scored
 from jax_surgery.models.model import Model
 from jax_surgery.models.trainable import Trainable
 from jax_surgery.optim.linalg import svd
@@ -76,21 +76,19 @@ class Work:
         self, params: Any, names: Iterable[str] = (), limit: int | None = None
     ) -> Scores:
         """What parameters score on groups; all of them where none is named."""
+        found = self.scored(params, names, limit)
+        return {name: whole for name, (whole, _) in found.items()}
+
+    def scored(
+        self, params: Any, names: Iterable[str] = (), limit: int | None = None
+    ) -> dict[str, tuple[Score, Each | None]]:
+        """`scores`, each with what every text or question of the group scored."""
         model = self.model.with_params(params)
         return {
-            name: score(model, self.texts[name].probe, limit)
+            name: scored(model, self.texts[name].probe, limit)
             for name in progress.Bar(
                 list(names or self.texts), title="scoring tasks", unit="task"
             )
-        }
-
-    def scored(self, params: Any) -> tuple[Scores, dict[str, Each | None]]:
-        """What parameters score on all groups, and on each of their texts or questions."""
-        model, names = self.model.with_params(params), list(self.texts)
-        named = progress.Bar(names, title="scoring tasks", unit="task")
-        found = {name: scored(model, self.texts[name].probe) for name in named}
-        return {n: one for n, (one, _) in found.items()}, {
-            n: each for n, (_, each) in found.items()
         }
 
     def documents(self, name: str) -> Sequence[Document]:
